@@ -1,0 +1,45 @@
+"""The values a critique produces. Owns the category names and their letters; decides nothing."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+CATEGORIES: tuple[str, ...] = (
+    "harassment",
+    "harassment/threatening",
+    "hate",
+    "hate/threatening",
+    "illicit",
+    "illicit/violent",
+    "self-harm",
+    "self-harm/instructions",
+    "self-harm/intent",
+    "sexual",
+    "sexual/minors",
+    "violence",
+    "violence/graphic",
+)
+"""OpenAI's 13 moderation categories, in the order of their letters A to M in the category read."""
+
+CATEGORY_LETTERS: Mapping[str, str] = dict(zip("ABCDEFGHIJKLM", CATEGORIES, strict=True))
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the critic read about one text.
+
+    harm: probability in [0, 1] that the text is harmful.
+    category_scores: joint probability per category, P(harmful and category), summing to `harm`;
+        None when the category read was not run.
+    reads: how many label reads it took (one per window, plus the category read).
+    """
+
+    harm: float
+    category_scores: Mapping[str, float] | None
+    reads: int = 1
+
+    @property
+    def top_category(self) -> str | None:
+        """The most probable category, or None when categories were not read."""
+        if self.category_scores is None:
+            return None
+        return max(CATEGORIES, key=self.category_scores.__getitem__)

@@ -1,0 +1,1 @@
+"""The process and its HTTP face: command line, settings, launcher, plugin, routes, metrics."""
