@@ -43,3 +43,19 @@ class Verdict:
         if self.category_scores is None:
             return None
         return max(CATEGORIES, key=self.category_scores.__getitem__)
+
+    @property
+    def named(self) -> tuple[str, ...]:
+        """The categories the text is about: the top one and any with a quarter of the harm mass.
+
+        In the order of CATEGORIES; empty when categories were not read.
+        """
+        scores = self.category_scores
+        if scores is None:
+            return ()
+        mass = sum(scores.values())
+        return tuple(
+            name
+            for name in CATEGORIES
+            if name == self.top_category or (mass > 0 and scores[name] >= mass / 4)
+        )
