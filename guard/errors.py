@@ -1,13 +1,13 @@
 """The exceptions the guard raises. Owns their names and stable codes; knows no HTTP (see server/).
 
     GuardError
-    ├── PolicyInvalid        policy_invalid        the policy file does not say what it must
-    ├── StoreUnavailable     store_unavailable     the flag store cannot be reached or is not migrated
-    ├── CriticUnavailable    critic_unavailable    no verdict could be had, so nothing may be released
-    ├── InputTooLong         input_too_long        the text does not fit the model, whatever is done
-    ├── UnguardedRoute       unguarded_route       a route or handler would reach the engine unguarded
-    ├── Unsupported          unsupported           the request asks for what cannot be guarded
-    └── TemplateUnusable     template_unusable     the chat template takes no user turn after an answer
+    ├── PolicyInvalid      policy_invalid      the policy file does not say what it must
+    ├── StoreUnavailable   store_unavailable   the flag store is unreachable or not migrated
+    ├── CriticUnavailable  critic_unavailable  no verdict could be had, so nothing may go out
+    ├── InputTooLong       input_too_long      the text does not fit the model
+    ├── UnguardedRoute     unguarded_route     a route or handler would reach the engine unguarded
+    ├── Unsupported        unsupported         the request asks for what cannot be guarded
+    └── TemplateUnusable   template_unusable   the chat template takes no user turn after an answer
 
 Messages name the field and the fix, and never hold any text of an answer.
 """
@@ -49,6 +49,12 @@ class UnguardedRoute(GuardError):
     """The start-up proof found a way past the guard."""
 
     code = "unguarded_route"
+
+
+class InputBlocked(GuardError):
+    """The request itself was flagged, and its caller asked for that to block it."""
+
+    code = "content_filter"
 
 
 class Unsupported(GuardError):
