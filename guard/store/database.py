@@ -1,0 +1,104 @@
+"""Connections to the store's database. Owns the URL's forms, timeouts and what failures become.
+
+SQLite and PostgreSQL only. Knows no table; creates none (see migrate.py).
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from asyncpg import InterfaceError, PostgresError
+from sqlalchemy import URL, Connection, event, make_url
+from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+
+from guard.errors import StoreUnavailable
+
+CONNECT_TIMEOUT_S = 5
+STATEMENT_TIMEOUT_S = 15
+LOCK_TIMEOUT_S = 30
+"""How long a writer waits for its turn on SQLite, or for a free connection on either."""
+
+POSTGRES_OPTIONS = {"host", "port", "ssl", "sslmode", "prepared_statement_cache_size"}
+
+
+def parse_url(text: str) -> URL:
+    """The database URL with its async driver; raises ValueError that says what to write."""
+    try:
+        url = make_url(text)
+    except ArgumentError:
+        raise ValueError(
+            "not a database URL; write sqlite:///file.db or postgresql://user:password@host/name"
+        ) from None
+    backend = "postgresql" if url.drivername == "postgres" else url.get_backend_name()
+    if backend == "sqlite":
+        return _sqlite_url(url)
+    if backend == "postgresql":
+        return _postgres_url(url)
+    raise ValueError(f"{url.drivername!r} is not supported; use sqlite or postgresql")
+
+
+def _sqlite_url(url: URL) -> URL:
+    if url.database in (None, "", ":memory:"):
+        raise ValueError("SQLite in memory would lose its flags; name a file: sqlite:///file.db")
+    return url.set(drivername="sqlite+aiosqlite")
+
+
+def _postgres_url(url: URL) -> URL:
+    options = dict(url.query)
+    for name in options.keys() - POSTGRES_OPTIONS:
+        known = ", ".join(sorted(POSTGRES_OPTIONS))
+        raise ValueError(f"unknown option {name!r} in the database URL; use {known} or remove it")
+    # libpq, and so most hosts, says sslmode where asyncpg says ssl.
+    if "sslmode" in options:
+        options["ssl"] = options.pop("sslmode")
+    return url.set(drivername="postgresql+asyncpg", query=options)
+
+
+def connect(url: URL) -> AsyncEngine:
+    """An engine for a URL from parse_url. Nothing is opened before its first use."""
+    # Parameters stay out of errors and logs: they hold withheld answers.
+    common: dict[str, Any] = {"hide_parameters": True, "pool_timeout": LOCK_TIMEOUT_S}
+    if url.get_backend_name() == "postgresql":
+        timeouts = {"timeout": CONNECT_TIMEOUT_S, "command_timeout": STATEMENT_TIMEOUT_S}
+        return create_async_engine(url, pool_pre_ping=True, connect_args=timeouts, **common)
+    engine = create_async_engine(url, connect_args={"timeout": LOCK_TIMEOUT_S}, **common)
+    event.listen(engine.sync_engine, "connect", _prepare_sqlite)
+    event.listen(engine.sync_engine, "begin", _begin_sqlite)
+    return engine
+
+
+def _prepare_sqlite(connection: Any, _record: object) -> None:
+    # The driver would otherwise begin transactions itself, late, and never around DDL.
+    connection.isolation_level = None
+    cursor = connection.cursor()
+    # FULL: a commit that returned survives a power cut. A flag must.
+    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+        cursor.execute(f"PRAGMA {pragma}")
+    cursor.close()
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    # IMMEDIATE waits for its turn; a reader that turns writer midway would fail instead.
+    connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+
+def make_folder(url: URL) -> None:
+    """Makes the folder of an SQLite file; raises StoreUnavailable when that is not allowed."""
+    if url.get_backend_name() == "sqlite" and url.database:
+        with store_errors(url):
+            Path(url.database).parent.mkdir(parents=True, exist_ok=True)
+
+
+@contextmanager
+def store_errors(url: URL) -> Iterator[None]:
+    """Turns every failure of the database into StoreUnavailable, without password or row text."""
+    try:
+        yield
+    except (SQLAlchemyError, PostgresError, InterfaceError, OSError) as error:
+        cause = getattr(error, "orig", None) or error
+        # Later lines may quote the row, and so the withheld answer; hence also `from None`.
+        problem = (str(cause).splitlines() or [""])[0] or type(cause).__name__
+        where = url.set(drivername=url.get_backend_name()).render_as_string(hide_password=True)
+        raise StoreUnavailable(f"The flag store {where} failed: {problem}") from None

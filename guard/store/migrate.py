@@ -1,0 +1,58 @@
+"""Brings the database to the newest schema, and tells whether it is there.
+
+Owns how Alembic is run; works from an installed wheel too. The revisions are in migrations/.
+"""
+
+from pathlib import Path
+
+from alembic import command
+from alembic.config import Config
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from alembic.util import CommandError
+from sqlalchemy import URL, Connection
+
+import migrations
+from guard.errors import StoreUnavailable
+from guard.store import database
+
+
+def alembic_config(url: URL) -> Config:
+    """What Alembic's commands need to work on the database at `url`."""
+    config = Config()
+    folder = str(Path(migrations.__file__).parent)
+    # Alembic reads % as the start of an interpolation.
+    config.set_main_option("script_location", folder.replace("%", "%%"))
+    config.attributes["url"] = url
+    return config
+
+
+def upgrade(url: URL) -> str:
+    """Migrates to the newest revision and returns its name; makes SQLite's folder and file.
+
+    Several processes may do it at once: one migrates, the others wait and find it done. Runs its
+    own event loop, so call it from none. Raises StoreUnavailable.
+    """
+    database.make_folder(url)
+    config = alembic_config(url)
+    try:
+        with database.store_errors(url):
+            command.upgrade(config, "head")
+    except CommandError as error:
+        raise StoreUnavailable(f"The database cannot be migrated: {error}. {_NEWER}") from error
+    return ", ".join(ScriptDirectory.from_config(config).get_heads())
+
+
+def require_newest(connection: Connection) -> None:
+    """Raises StoreUnavailable, naming the fix, unless the schema is the one this code needs."""
+    current = set(MigrationContext.configure(connection).get_current_heads())
+    scripts = ScriptDirectory.from_config(alembic_config(connection.engine.url))
+    if current == set(scripts.get_heads()):
+        return
+    known = {script.revision for script in scripts.walk_revisions()}
+    if current <= known:
+        raise StoreUnavailable("The database is not migrated; run `setback db upgrade`")
+    raise StoreUnavailable(f"The database is at revision {', '.join(current)}. {_NEWER}")
+
+
+_NEWER = "A newer Setback may have migrated it: install that version, or restore a backup"

@@ -1,0 +1,1 @@
+"""The revisions, oldest date first. A released one is never edited."""

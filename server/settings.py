@@ -1,0 +1,142 @@
+"""The server's settings. Owns their names, defaults, sources and checks; acts on none.
+
+Sources, the first that names a setting wins:
+1. SETBACK_<NAME> in the environment (for the database also DATABASE_URL, after it);
+2. the TOML file named by SETBACK_CONFIG, or else setback.toml in the working folder.
+
+Which model to serve and vLLM's own options are arguments of `setback serve`, not settings.
+"""
+
+import os
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, SecretStr, ValidationError
+from pydantic_settings import (
+    BaseSettings,
+    InitSettingsSource,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+from sqlalchemy import URL
+
+from guard.store.database import parse_url
+
+PREFIX = "SETBACK_"
+CONFIG_VARIABLE = "SETBACK_CONFIG"
+CONFIG_DEFAULT = "setback.toml"
+
+
+class SettingsInvalid(Exception):
+    """One line per wrong setting: the variable or TOML key, what is wrong, and the fix."""
+
+
+def _route_list(value: Any) -> Any:
+    return [part.strip() for part in value.split(",")] if isinstance(value, str) else value
+
+
+def _database(value: Any) -> URL:
+    return parse_url(value) if isinstance(value, str) else value
+
+
+Route = Annotated[str, Field(pattern=r"^/\S*$", description="a path that begins with /")]
+
+
+class Settings(BaseSettings):
+    """All of them, checked and frozen. Make it with load_settings()."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX,
+        env_ignore_empty=True,
+        extra="forbid",
+        frozen=True,
+        arbitrary_types_allowed=True,
+        hide_input_in_errors=True,
+    )
+
+    database_url: Annotated[URL, NoDecode, BeforeValidator(_database)] = parse_url(
+        "sqlite:///data/setback.db"
+    )
+    """Where flags go: sqlite:///file.db (relative to the working folder) or postgresql://..."""
+
+    policy_file: Path | None = None
+    """The policy; guard/policy.toml documents its fields and is the default."""
+
+    reminder: bool = True
+    """Guided answering: put the paper's reminder with each instruction."""
+
+    on_failure: Literal["closed", "open"] = "closed"
+    """When the critic or the store fails: withhold the answer (closed) or release it (open)."""
+
+    user_salt: SecretStr | None = Field(default=None, min_length=16)
+    """Salts the hashes of user names. Unset: a random one that the database keeps for all server
+    processes; set it to keep the salt out of the database that holds the hashes."""
+
+    open_routes: Annotated[tuple[Route, ...], NoDecode, BeforeValidator(_route_list)] = ()
+    """Routes served although the guard does not cover them; in the environment, comma-separated."""
+
+    critic_timeout_s: float = Field(default=30, gt=0, allow_inf_nan=False)
+    """Seconds a critique may take before it counts as failed."""
+
+    log_format: Literal["console", "json"] = "console"
+    """Log lines for people or for machines."""
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Arguments (tests), environment, DATABASE_URL, file."""
+        usual = os.environ.get("DATABASE_URL")
+        database = InitSettingsSource(settings_cls, {"database_url": usual} if usual else {})
+        file = TomlConfigSettingsSource(settings_cls, config_file())
+        return init_settings, env_settings, database, file
+
+
+def config_file() -> Path:
+    """The TOML file in force; only the default one need not exist."""
+    return Path(os.environ.get(CONFIG_VARIABLE) or CONFIG_DEFAULT)
+
+
+def load_settings() -> Settings:
+    """The settings in force; raises SettingsInvalid."""
+    path = config_file()
+    if os.environ.get(CONFIG_VARIABLE) and not path.is_file():
+        raise SettingsInvalid(f"{CONFIG_VARIABLE}: there is no file {path}; correct it or unset it")
+    try:
+        return Settings()
+    except ValidationError as error:
+        raise SettingsInvalid(explain(error)) from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SettingsInvalid(f"{path}: not a TOML file in UTF-8: {error}") from error
+    except OSError as error:
+        raise SettingsInvalid(f"{path}: cannot be read: {error.strerror}") from error
+
+
+def explain(error: ValidationError) -> str:
+    """One line per wrong setting, naming it as the reader wrote it; never its value."""
+    return "\n".join(_explain_one(str(item["loc"][0]), item) for item in error.errors())
+
+
+def _explain_one(name: str, item: Any) -> str:
+    if item["type"] == "extra_forbidden":
+        known = ", ".join(Settings.model_fields)
+        return f"{config_file()}: {name}: unknown setting; remove it or use one of {known}"
+    problem = item["msg"].removeprefix("Value error, ")
+    return f"{_written_as(name)}: {problem[0].lower()}{problem[1:]}"
+
+
+def _written_as(name: str) -> str:
+    variables = [f"{PREFIX}{name.upper()}"] + ["DATABASE_URL"] * (name == "database_url")
+    given = {variable.upper() for variable, value in os.environ.items() if value}
+    for variable in variables:
+        if variable in given:
+            return variable
+    return f"{config_file()}: {name}"
