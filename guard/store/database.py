@@ -91,6 +91,12 @@ def make_folder(url: URL) -> None:
             Path(url.database).parent.mkdir(parents=True, exist_ok=True)
 
 
+def require_file(url: URL) -> None:
+    """Raises StoreUnavailable when an SQLite file is not there: SQLite would make an empty one."""
+    if url.get_backend_name() == "sqlite" and not Path(str(url.database)).is_file():
+        raise StoreUnavailable(f"There is no database {url.database}; run `setback db upgrade`")
+
+
 @contextmanager
 def store_errors(url: URL) -> Iterator[None]:
     """Turns every failure of the database into StoreUnavailable, without password or row text."""

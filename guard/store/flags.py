@@ -137,6 +137,7 @@ class FlagStore:
 
     async def check(self) -> None:
         """Raises StoreUnavailable, naming the fix, unless reachable and migrated to the newest."""
+        database.require_file(self._url)
         with database.store_errors(self._url):
             async with self._engine.connect() as connection:
                 await connection.run_sync(migrate.require_newest)
