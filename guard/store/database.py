@@ -27,7 +27,7 @@ def parse_url(text: str) -> URL:
     """The database URL with its async driver; raises ValueError that says what to write."""
     try:
         url = make_url(text)
-    except ArgumentError:
+    except (ArgumentError, ValueError):
         raise ValueError(
             "not a database URL; write sqlite:///file.db or postgresql://user:password@host/name"
         ) from None

@@ -26,7 +26,7 @@ def upgrade() -> None:
         sa.Column("choice", sa.Integer(), nullable=False),
         sa.Column("messages", sa.JSON(), nullable=False),
         sa.Column("answer", sa.Text(), nullable=False),
-        sa.Column("harm", sa.Float(), nullable=False),
+        sa.Column("harm", sa.Double(), nullable=False),
         sa.Column("category_scores", sa.JSON(), nullable=False),
         sa.Column("categories", sa.JSON(), nullable=False),
         sa.Column("action", sa.Text(), nullable=False),
