@@ -1,0 +1,70 @@
+"""One guarded request as it travels from the HTTP face to the engine and back. Owns what the
+caller asked of the guard and what the guard found; decides nothing.
+"""
+
+from collections.abc import Sequence
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+
+from guard.errors import GuardError
+from guard.policy import Action, Decision
+from guard.verdict import Verdict
+
+Message = dict[str, str]
+
+
+@dataclass(frozen=True)
+class Ruling:
+    """What was found and decided about one text: a draft or the input.
+
+    verdict is None when the critique failed and failures are configured to let answers out.
+    """
+
+    verdict: Verdict | None
+    decision: Decision
+
+    @property
+    def blocked(self) -> bool:
+        """Whether the text is withheld."""
+        return self.decision.action is Action.BLOCK
+
+
+@dataclass
+class GuardCall:
+    """The guard's side of one HTTP request; filled by the guarded engine.
+
+    wants_moderation: the caller asked for scores of input and output.
+    block_input, block_output: the caller asked that flagged text be blocked whatever the policy.
+    output_rulings: by engine request id and choice index, since one call may make several of each.
+    """
+
+    route: str
+    messages: Sequence[Message] = ()
+    user: str | None = None
+    wants_moderation: bool = False
+    block_input: bool = False
+    block_output: bool = False
+    adapter: str | None = None
+    input_ruling: Ruling | None = None
+    output_rulings: dict[tuple[str, int], Ruling] = field(default_factory=dict)
+    error: GuardError | None = None
+
+    @property
+    def settled(self) -> bool:
+        """Whether the guard has come to a first outcome, good or bad."""
+        return bool(self.output_rulings) or self.error is not None
+
+    @property
+    def blocked(self) -> bool:
+        """Whether any choice was withheld."""
+        return any(ruling.blocked for ruling in self.output_rulings.values())
+
+    @property
+    def annotated(self) -> bool:
+        """Whether the response carries the moderation field: asked for, or something flagged."""
+        flagged = any(ruling.decision.flagged for ruling in self.output_rulings.values())
+        return self.wants_moderation or flagged
+
+
+current_call: ContextVar[GuardCall | None] = ContextVar("current_call", default=None)
+"""The call that the running task serves; None for work that no HTTP request asked for."""

@@ -1,0 +1,208 @@
+"""The self-critique: reads, from the served model itself, whether a text is harmful and how.
+Owns the prompts' assembly in token ids, the label reads and their windows. Does not decide what
+follows from a verdict (policy.py) and stores nothing.
+"""
+
+import asyncio
+from collections.abc import AsyncGenerator, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any, cast
+from uuid import uuid4
+
+from vllm.entrypoints.generate.label_reads import next_token_label_reads
+from vllm.inputs import tokens_input
+from vllm.lora.request import LoRARequest
+from vllm.sampling_params import RequestOutputKind, SamplingParams
+
+from guard import prompts
+from guard.errors import CriticUnavailable, GuardError
+from guard.labels import LabelSet, category_labels, harm_labels
+from guard.template import ChatFormat, TextFrame, Tokenizer
+from guard.verdict import Verdict
+from guard.windows import windows
+
+_READS_AT_ONCE = 64
+_CONTEXT_SHARE = 0.25
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is judged: the token ids of each window, not yet followed by a question.
+
+    kind: "answer" (in its conversation) or "text" (free-standing).
+    extras: the engine input's other parts, such as images and the cache salt.
+    """
+
+    kind: str
+    pieces: tuple[Sequence[int], ...]
+    extras: dict[str, Any]
+
+
+class Critic:
+    """Judges answers and texts by one-token label reads on the served model.
+
+    engine: the unguarded engine client. max_model_len: its context in tokens.
+    timeout_s: for each round of reads, after which CriticUnavailable is raised.
+    """
+
+    def __init__(
+        self,
+        engine: Any,
+        tokenizer: Tokenizer,
+        chat_format: ChatFormat,
+        *,
+        max_model_len: int,
+        timeout_s: float,
+    ) -> None:
+        self._engine = engine
+        self._format = chat_format
+        self._timeout_s = timeout_s
+        self._harm = harm_labels(tokenizer)
+        self._category = category_labels(tokenizer)
+        self._questions = {
+            question: chat_format.question_after_answer(question.format(subject="answer"))
+            for question in (prompts.CRITIQUE, prompts.CATEGORY)
+        }
+        self._frames = {
+            question: _text_frame(chat_format, question)
+            for question in (prompts.CRITIQUE, prompts.CATEGORY)
+        }
+        longest = max(*map(len, self._questions.values()), *map(len, self._frames.values()))
+        # One more token is the label itself.
+        self._room = max_model_len - longest - 1
+        if self._room < longest:
+            raise CriticUnavailable(
+                f"The critique needs {longest} tokens of its own; a context of {max_model_len} "
+                "tokens leaves too little to judge. Raise --max-model-len."
+            )
+
+    def answer(
+        self, prompt: dict[str, Any], prompt_ids: Sequence[int], answer_ids: Sequence[int]
+    ) -> Subject:
+        """An answer in its conversation.
+
+        prompt: the engine input it was generated from (its multimodal parts are kept).
+        answer_ids: its tokens, without the end mark.
+        Raises CriticUnavailable when a multimodal conversation leaves no room for the question.
+        """
+        extras = {k: v for k, v in prompt.items() if k not in ("prompt", "prompt_token_ids")}
+        if len(prompt_ids) + len(answer_ids) <= self._room:
+            return Subject("answer", ([*prompt_ids, *answer_ids],), extras)
+        if extras.get("type") != "token":
+            raise CriticUnavailable(
+                "The conversation with its images leaves no room for the critique; "
+                "ask for fewer tokens with max_tokens."
+            )
+        context = list(prompt_ids[-int(self._room * _CONTEXT_SHARE) :])
+        pieces = windows(answer_ids, self._room - len(context))
+        return Subject("answer", tuple([*context, *piece] for piece in pieces), extras)
+
+    def text(self, text_ids: Sequence[int]) -> Subject:
+        """A free-standing text."""
+        return Subject("text", tuple(windows(text_ids, self._room)), {"type": "token"})
+
+    async def judge(
+        self,
+        subject: Subject,
+        *,
+        categories_from: float,
+        lora_request: LoRARequest | None = None,
+        priority: int = 0,
+    ) -> Verdict:
+        """The verdict on the worst window; categories are read when its harm reaches
+        `categories_from`, a probability (0 for always).
+
+        The paper's step 3, unguided: nothing in the prompt hints at the verdict.
+        Raises CriticUnavailable when the engine fails or is too slow.
+        """
+        engine_options = {"lora_request": lora_request, "priority": priority}
+        reads = await self._read(subject, prompts.CRITIQUE, self._harm, engine_options)
+        harms = [probabilities["yes"] for probabilities in reads]
+        worst = max(range(len(harms)), key=harms.__getitem__)
+        harm = harms[worst]
+        if harm < categories_from:
+            return Verdict(harm, None, reads=len(harms))
+        window = replace(subject, pieces=(subject.pieces[worst],))
+        (shares,) = await self._read(window, prompts.CATEGORY, self._category, engine_options)
+        scores = {category: harm * share for category, share in shares.items()}
+        return Verdict(harm, scores, reads=len(harms) + 1)
+
+    async def explain(
+        self,
+        subject: Subject,
+        *,
+        max_tokens: int = 128,
+        lora_request: LoRARequest | None = None,
+    ) -> str:
+        """The unguided analysis in words, of the first window: what the label read is the first
+        word of. Not itself judged: the caller must, before letting it out."""
+        params = SamplingParams(
+            temperature=0.0, max_tokens=max_tokens, output_kind=RequestOutputKind.FINAL_ONLY
+        )
+        prompt = self._prompt(subject.pieces[0], subject, prompts.CRITIQUE)
+        outputs = self._engine.generate(
+            prompt, params, f"critique-{uuid4().hex}", lora_request=lora_request
+        )
+        text = ""
+        with _as_critic_failure():
+            async with asyncio.timeout(self._timeout_s):
+                async for output in cast("AsyncGenerator[Any, None]", outputs):
+                    text = output.outputs[0].text
+        return text.strip()
+
+    def _prompt(self, piece: Sequence[int], subject: Subject, question: str) -> Any:
+        if subject.kind == "text":
+            token_ids = self._frames[question].around(piece)
+        else:
+            token_ids = [*piece, *self._questions[question]]
+        return {**tokens_input(token_ids), **subject.extras}
+
+    async def _read(
+        self,
+        subject: Subject,
+        question: str,
+        labels: LabelSet,
+        engine_options: dict[str, Any],
+    ) -> list[dict[str, float]]:
+        """Label probabilities per window of `subject`."""
+        params = SamplingParams(
+            max_tokens=1,
+            logprob_token_ids=labels.token_ids,
+            detokenize=False,
+            output_kind=RequestOutputKind.FINAL_ONLY,
+        )
+        found: list[dict[str, float]] = []
+        with _as_critic_failure():
+            for start in range(0, len(subject.pieces), _READS_AT_ONCE):
+                batch = subject.pieces[start : start + _READS_AT_ONCE]
+                async with asyncio.timeout(self._timeout_s):
+                    reads = await next_token_label_reads(
+                        self._engine,
+                        [self._prompt(piece, subject, question) for piece in batch],
+                        [params] * len(batch),
+                        f"critique-{uuid4().hex}",
+                        **engine_options,
+                    )
+                found += [
+                    labels.probabilities(dict(zip(labels.token_ids, read.logprobs, strict=True)))
+                    for read in reads
+                ]
+        return found
+
+
+@contextmanager
+def _as_critic_failure() -> Iterator[None]:
+    try:
+        yield
+    except TimeoutError as error:
+        raise CriticUnavailable("The critique did not finish in time.") from error
+    except GuardError:
+        raise
+    except Exception as error:
+        raise CriticUnavailable(f"The critique failed: {type(error).__name__}.") from error
+
+
+def _text_frame(chat_format: ChatFormat, question: str) -> TextFrame:
+    before, _, after = prompts.TEXT.partition("{text}")
+    return chat_format.text_frame(before, after + question.format(subject="text"))

@@ -1,0 +1,71 @@
+"""Turns a flagged answer into a row of the flag store. Owns what a flag says about where it came
+from; does not decide what is flagged, nor how rows are kept (store/).
+"""
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from guard import prompts
+from guard.call import GuardCall, Ruling
+from guard.store.flags import Flag, FlagStore, hash_user
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """What produced the answers of this server.
+
+    model_revision: the hub's commit, or a fingerprint of local files.
+    user_salt: keeps the hashes of user names from being guessed.
+    """
+
+    model: str
+    model_revision: str
+    policy_hash: str
+    user_salt: str
+
+
+class Recorder:
+    """Writes the flags of one server."""
+
+    def __init__(self, store: FlagStore, provenance: Provenance) -> None:
+        self._store = store
+        self._provenance = provenance
+
+    async def record(
+        self,
+        call: GuardCall,
+        ruling: Ruling,
+        *,
+        request_id: str,
+        choice: int,
+        prompt: str,
+        answer: str,
+    ) -> None:
+        """Commits one flag before it returns; a caller that is cancelled meanwhile loses nothing.
+
+        prompt: stands in for the messages when the request carried none.
+        Raises StoreUnavailable.
+        """
+        verdict = ruling.verdict
+        if verdict is None or verdict.category_scores is None:
+            raise ValueError("only a full verdict can be recorded as a flag")
+        source = self._provenance
+        flag = Flag(
+            request_id=request_id,
+            route=call.route,
+            choice=choice,
+            messages=list(call.messages) or [{"role": "user", "content": prompt}],
+            answer=answer,
+            harm=verdict.harm,
+            category_scores=verdict.category_scores,
+            categories=ruling.decision.categories,
+            action=ruling.decision.action,
+            adapter=call.adapter or "",
+            model=source.model,
+            model_revision=source.model_revision,
+            policy_hash=source.policy_hash,
+            prompt_version=prompts.VERSION,
+            user_hash=hash_user(call.user, source.user_salt) if call.user else None,
+            created_at=datetime.now(UTC),
+        )
+        await self._store.add(flag)

@@ -1,0 +1,143 @@
+"""Puts questions after answers in the model's own chat format. Owns everything learned from the
+chat template: the turn that follows an answer, the prompt that holds one text, and where the
+instruction ends. Owns no wording (prompts.py) and calls no engine.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from guard.errors import TemplateUnusable
+
+_USER = "SETBACKUSER"
+_ANSWER = "SETBACKANSWER"
+_QUESTION = "SETBACKQUESTION"
+
+
+class Tokenizer(Protocol):
+    """What the guard needs of a Hugging Face tokenizer."""
+
+    def encode(self, text: str, **options: Any) -> list[int]:
+        """Token ids of `text`."""
+
+    def decode(self, token_ids: Sequence[int], **options: Any) -> str:
+        """Text of `token_ids`."""
+
+    def apply_chat_template(self, conversation: list[dict[str, str]], **options: Any) -> Any:
+        """The conversation in the model's chat format."""
+
+
+@dataclass(frozen=True)
+class TextFrame:
+    """A prompt with a gap: `head`, then any tokens of a text, then `tail`."""
+
+    head: tuple[int, ...]
+    tail: tuple[int, ...]
+
+    def around(self, text_ids: Sequence[int]) -> list[int]:
+        """The whole prompt with `text_ids` in the gap."""
+        return [*self.head, *text_ids, *self.tail]
+
+    def __len__(self) -> int:
+        return len(self.head) + len(self.tail)
+
+
+class ChatFormat:
+    """A chat template taken apart once, at start-up, with thinking switched off.
+
+    Raises TemplateUnusable when the template refuses a user turn after the assistant's or
+    does not reproduce the turns' text.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, chat_template: str | None = None) -> None:
+        self._tokenizer = tokenizer
+        self._chat_template = chat_template
+        rendered = self._render(
+            [
+                {"role": "user", "content": _USER},
+                {"role": "assistant", "content": _ANSWER},
+                {"role": "user", "content": _QUESTION},
+            ]
+        )
+        _, found_answer, after_answer = rendered.rpartition(_ANSWER)
+        self._before_question, found_question, self._after_question = after_answer.partition(
+            _QUESTION
+        )
+        if not (found_answer and found_question):
+            raise TemplateUnusable(
+                "The chat template does not show the assistant's answer and the user's next turn "
+                "as they were given. Serve a template that does with --chat-template."
+            )
+        self._tails = self._generation_tails()
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of text from outside: special tokens spelled out in it stay plain text."""
+        return self._tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """Readable text of `token_ids`, special tokens left out."""
+        return self._tokenizer.decode(list(token_ids), skip_special_tokens=True)
+
+    def question_after_answer(self, question: str) -> tuple[int, ...]:
+        """Ids that follow an answer's last word: its end of turn, `question`, the reply's start."""
+        return self._ids(self._before_question + question + self._after_question)
+
+    def text_frame(self, before: str, after: str) -> TextFrame:
+        """A one-turn prompt whose user says `before`, a text, and `after`."""
+        rendered = self._render([{"role": "user", "content": before + _USER + after}])
+        head, _, tail = rendered.partition(_USER)
+        return TextFrame(self._ids(head), self._ids(tail))
+
+    def conversation(self, messages: list[dict[str, str]]) -> list[int]:
+        """Ids of a conversation up to where the assistant begins to answer.
+
+        Raises TemplateUnusable when the template refuses these roles in this order.
+        """
+        return list(self._ids(self._render(messages)))
+
+    def is_chat_prompt(self, prompt_ids: Sequence[int]) -> bool:
+        """Whether `prompt_ids` end where this template lets the assistant begin."""
+        return self._tail_of(prompt_ids) is not None
+
+    def after_instruction(self, prompt_ids: Sequence[int], addition: str) -> list[int] | None:
+        """`prompt_ids` with `addition` put at the end of the last user turn, or None if there is
+        no such turn at the end (a raw completion, a continued assistant message)."""
+        tail = self._tail_of(prompt_ids)
+        if tail is None:
+            return None
+        return [*prompt_ids[: -len(tail)], *self._ids("\n\n" + addition), *tail]
+
+    def _tail_of(self, prompt_ids: Sequence[int]) -> tuple[int, ...] | None:
+        for tail in self._tails:
+            if tuple(prompt_ids[-len(tail) :]) == tail:
+                return tail
+        return None
+
+    def _generation_tails(self) -> tuple[tuple[int, ...], ...]:
+        """What can stand between a user's last word and the reply, longest first."""
+        conversation = [{"role": "user", "content": _USER}]
+        tails = {
+            self._ids(self._render(conversation, **thinking).rpartition(_USER)[2])
+            for thinking in ({}, {"enable_thinking": True}, {"enable_thinking": False})
+        }
+        return tuple(sorted((t for t in tails if t), key=len, reverse=True))
+
+    def _ids(self, text: str) -> tuple[int, ...]:
+        return tuple(self._tokenizer.encode(text, add_special_tokens=False))
+
+    def _render(self, conversation: list[dict[str, str]], **options: Any) -> str:
+        settings = {"enable_thinking": False} | options
+        try:
+            rendered = self._tokenizer.apply_chat_template(
+                conversation,
+                chat_template=self._chat_template,
+                tokenize=False,
+                add_generation_prompt=True,
+                **settings,
+            )
+        except Exception as error:
+            raise TemplateUnusable(
+                f"The chat template cannot be used for a critique: {error}. Serve a model with a "
+                "chat template, or name one with --chat-template."
+            ) from error
+        return str(rendered)

@@ -1,0 +1,143 @@
+"""Writes the guard's findings into responses, in each API's own words. Owns OpenAI's `moderation`
+field and how each API says "withheld"; changes nothing else of what vLLM answers.
+"""
+
+import json
+from collections.abc import Iterable
+from typing import Any
+
+from guard.call import GuardCall, Ruling
+from guard.verdict import CATEGORIES
+
+Body = dict[str, Any]
+
+_CHAT = "/v1/chat/completions"
+_RESPONSES = "/v1/responses"
+_MESSAGES = "/v1/messages"
+_DONE = "data: [DONE]"
+_NOT_RUN = {
+    "type": "error",
+    "code": "not_run",
+    "message": "The input was not judged: send the moderation field to have it judged.",
+}
+
+
+def moderation_result(ruling: Ruling, model: str) -> Body:
+    """One `moderation_result`; needs a verdict whose categories were read."""
+    return {"type": "moderation_result", "model": model, **category_fields(ruling)}
+
+
+def category_fields(ruling: Ruling) -> Body:
+    """`flagged`, `categories`, `category_scores` and `category_applied_input_types`."""
+    verdict = ruling.verdict
+    assert verdict is not None
+    assert verdict.category_scores is not None
+    return {
+        "flagged": ruling.decision.flagged,
+        "categories": {name: name in ruling.decision.categories for name in CATEGORIES},
+        "category_scores": {name: verdict.category_scores[name] for name in CATEGORIES},
+        "category_applied_input_types": {name: ["text"] for name in CATEGORIES},
+    }
+
+
+def moderation_field(call: GuardCall, model: str) -> Body:
+    """The `moderation` field of a moderated completion.
+
+    Output results are in the order of the choices. Where nobody asked for scores, choices that
+    were not flagged have none and are left out.
+    """
+    outputs = [call.output_rulings[key] for key in sorted(call.output_rulings)]
+    return {
+        "input": _side([call.input_ruling], model) if call.input_ruling else _NOT_RUN,
+        "output": _side(outputs, model),
+    }
+
+
+def _side(rulings: Iterable[Ruling], model: str) -> Body:
+    rulings = list(rulings)
+    if any(ruling.verdict is None for ruling in rulings):
+        message = "The critique failed, and this server is set to let answers out when it does."
+        return {"type": "error", "code": "critic_unavailable", "message": message}
+    results = [
+        moderation_result(ruling, model)
+        for ruling in rulings
+        if ruling.verdict and ruling.verdict.category_scores is not None
+    ]
+    return {"type": "moderation_results", "model": model, "results": results}
+
+
+def annotate_body(call: GuardCall, body: Body) -> Body:
+    """A whole JSON response with the guard's findings put in."""
+    if call.route == _CHAT:
+        return body | {"moderation": moderation_field(call, body["model"])}
+    if call.route == _RESPONSES:
+        return _annotated_response(call, body)
+    if call.route == _MESSAGES and call.blocked:
+        return body | {"stop_reason": "refusal"}
+    return body
+
+
+def _annotated_response(call: GuardCall, response: Body) -> Body:
+    response = response | {"moderation": moderation_field(call, response["model"])}
+    if call.blocked:
+        details = {"reason": "content_filter"}
+        response |= {"status": "incomplete", "incomplete_details": details}
+    return response
+
+
+class StreamAnnotator:
+    """Passes one stream's server-sent events on, adding what the guard found where it belongs."""
+
+    def __init__(self, call: GuardCall) -> None:
+        self._call = call
+        self._last = ""
+
+    def events(self, event: str) -> Iterable[str]:
+        """What to send in place of `event`, both without the blank line that ends an event."""
+        if not self._call.annotated:
+            return (event,)
+        if self._call.route == _CHAT:
+            return self._chat(event)
+        if self._call.route == _RESPONSES and "response.completed" in event:
+            return (self._response(event),)
+        if self._call.route == _MESSAGES and self._call.blocked and "message_delta" in event:
+            return (self._message(event),)
+        return (event,)
+
+    def _chat(self, event: str) -> Iterable[str]:
+        if event != _DONE:
+            self._last = event
+            return (event,)
+        return (self._moderation_chunk(), event)
+
+    def _moderation_chunk(self) -> str:
+        _, last = _parsed(self._last)
+        same = {key: last.get(key) for key in ("id", "object", "created", "model")}
+        field = moderation_field(self._call, str(last.get("model")))
+        return _rendered("", {**same, "choices": [], "moderation": field})
+
+    def _response(self, event: str) -> str:
+        name, data = _parsed(event)
+        if data.get("type") != "response.completed":
+            return event
+        data["response"] = _annotated_response(self._call, data["response"])
+        if self._call.blocked:
+            name = data["type"] = "response.incomplete"
+        return _rendered(name, data)
+
+    def _message(self, event: str) -> str:
+        name, data = _parsed(event)
+        if data.get("type") == "message_delta":
+            data["delta"]["stop_reason"] = "refusal"
+        return _rendered(name, data)
+
+
+def _parsed(event: str) -> tuple[str, Body]:
+    """An event's name ("" if none) and its JSON object."""
+    lines = dict(line.split(": ", 1) for line in event.split("\n") if ": " in line)
+    return lines.get("event", ""), json.loads(lines["data"])
+
+
+def _rendered(name: str, data: Body) -> str:
+    head = f"event: {name}\n" if name else ""
+    return f"{head}data: {json.dumps(data)}"

@@ -1,0 +1,115 @@
+"""Reads what the guard needs to know from a request's body: who asks, what was said, and how much
+moderation the caller wants. Owns that reading for each API; leaves all else to vLLM.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from guard.call import GuardCall, Message
+from server.errors import BadRequest
+
+MODERATION_ALIASES: frozenset[str] = frozenset(
+    {
+        "omni-moderation-2024-09-26",
+        "omni-moderation-latest",
+        "text-moderation-007",
+        "text-moderation-latest",
+        "text-moderation-stable",
+    }
+)
+"""OpenAI's moderation model names, all meaning the served model's own critique."""
+
+
+class _Side(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    mode: Literal["score", "block"]
+
+
+class _Policy(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    input: _Side | None = None
+    output: _Side | None = None
+
+
+class _Moderation(BaseModel):
+    """The request field `moderation`, as the openai package sends it."""
+
+    model_config = ConfigDict(extra="forbid")
+    model: str
+    policy: _Policy | None = None
+
+    def blocks(self, side: Literal["input", "output"]) -> bool:
+        asked: _Side | None = getattr(self.policy, side, None)
+        return asked is not None and asked.mode == "block"
+
+
+def read_call(route: str, body: Mapping[str, Any]) -> GuardCall:
+    """The guard's view of one request.
+
+    Raises BadRequest when `moderation` is not as OpenAI defines it. Everything else that is wrong
+    with the body is left for vLLM to say.
+    """
+    moderation = _moderation(body)
+    return GuardCall(
+        route=route,
+        messages=list(_messages(body)),
+        user=_user(body),
+        wants_moderation=moderation is not None,
+        block_input=moderation is not None and moderation.blocks("input"),
+        block_output=moderation is not None and moderation.blocks("output"),
+    )
+
+
+def check_moderation_model(name: str, served: Iterable[str], param: str) -> None:
+    """Raises BadRequest unless `name` is one of OpenAI's names or the served model's."""
+    if name not in MODERATION_ALIASES and name not in served:
+        known = ", ".join(sorted(MODERATION_ALIASES | set(served)))
+        raise BadRequest(f"Unknown model {name!r}; use one of {known}.", param, "model_not_found")
+
+
+def _moderation(body: Mapping[str, Any]) -> _Moderation | None:
+    given = body.get("moderation")
+    if given is None:
+        return None
+    try:
+        return _Moderation.model_validate(given)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(["moderation", *map(str, first["loc"])])
+        raise BadRequest(f"{where}: {first['msg']}.", where) from error
+
+
+def _user(body: Mapping[str, Any]) -> str | None:
+    metadata = body.get("metadata")
+    candidates = (
+        body.get("safety_identifier"),
+        body.get("user"),
+        metadata.get("user_id") if isinstance(metadata, dict) else None,
+    )
+    return next((name for name in candidates if isinstance(name, str) and name), None)
+
+
+def _messages(body: Mapping[str, Any]) -> Iterable[Message]:
+    """The conversation of any of the APIs as role and text, oldest first."""
+    for role, key in (("system", "system"), ("system", "instructions"), ("user", "prompt")):
+        if body.get(key):
+            yield {"role": role, "content": text_of(body[key])}
+    turns = body.get("messages") or body.get("input") or ()
+    if isinstance(turns, str):
+        yield {"role": "user", "content": turns}
+    for turn in turns if isinstance(turns, list) else ():
+        if isinstance(turn, dict):
+            role, content = str(turn.get("role", "user")), turn.get("content", "")
+            yield {"role": role, "content": text_of(content)}
+
+
+def text_of(content: object) -> str:
+    """The text in a content field: a string, or the text of its parts, one per line."""
+    if isinstance(content, str):
+        return content
+    if not isinstance(content, list):
+        return ""
+    parts = (part.get("text") if isinstance(part, dict) else part for part in content)
+    return "\n".join(part for part in parts if isinstance(part, str))

@@ -1,0 +1,75 @@
+"""Errors as OpenAI's clients expect them. Owns the status and shape of every guard error and of
+the server's own; does not decide when one is raised.
+"""
+
+from dataclasses import dataclass
+
+from fastapi import Request
+from fastapi.responses import JSONResponse
+
+from guard.errors import (
+    CriticUnavailable,
+    GuardError,
+    InputBlocked,
+    InputTooLong,
+    PolicyInvalid,
+    StoreUnavailable,
+    TemplateUnusable,
+    UnguardedRoute,
+    Unsupported,
+)
+
+STATUS: dict[type[GuardError], int] = {
+    CriticUnavailable: 503,
+    InputBlocked: 400,
+    InputTooLong: 400,
+    PolicyInvalid: 500,
+    StoreUnavailable: 503,
+    TemplateUnusable: 500,
+    UnguardedRoute: 503,
+    Unsupported: 400,
+}
+"""HTTP status per guard error; tests hold that none is missing."""
+
+_PARAMS: dict[type[GuardError], str] = {InputBlocked: "prompt"}
+
+
+@dataclass
+class BadRequest(Exception):
+    """A request field that is wrong; the message says what to send instead."""
+
+    message: str
+    param: str
+    code: str = "invalid_value"
+
+
+def error_response(
+    status: int, message: str, *, code: str, param: str | None = None
+) -> JSONResponse:
+    """`{"error": {message, type, param, code}}`, as the OpenAI API sends it."""
+    kind = "invalid_request_error" if status < 500 else "server_error"
+    error = {"message": message, "type": kind, "param": param, "code": code}
+    return JSONResponse({"error": error}, status_code=status)
+
+
+def guard_error_response(error: GuardError) -> JSONResponse:
+    """What a client sees of a guard error."""
+    param = getattr(error, "param", None) or _PARAMS.get(type(error))
+    return error_response(STATUS[type(error)], str(error), code=error.code, param=param)
+
+
+def bad_request_response(error: BadRequest) -> JSONResponse:
+    """What a client sees of a wrong field."""
+    return error_response(400, error.message, code=error.code, param=error.param)
+
+
+async def on_guard_error(_request: Request, error: Exception) -> JSONResponse:
+    """FastAPI handler for GuardError."""
+    assert isinstance(error, GuardError)
+    return guard_error_response(error)
+
+
+async def on_bad_request(_request: Request, error: Exception) -> JSONResponse:
+    """FastAPI handler for BadRequest."""
+    assert isinstance(error, BadRequest)
+    return bad_request_response(error)

@@ -1,0 +1,101 @@
+"""The guard's place in the HTTP stack: opens a GuardCall around each guarded request. Also refuses
+to start an API process whose engine is not guarded, since vLLM skips plugins that fail to load.
+Owns neither verdicts nor what responses look like (response.py).
+"""
+
+import json
+from collections.abc import Iterator
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from guard.call import GuardCall, current_call
+from guard.errors import GuardError, UnguardedRoute
+from server.calls import check_moderation_model, read_call
+from server.errors import BadRequest, bad_request_response, guard_error_response
+from server.response import GuardedResponse
+from server.routes import GUARDED
+from server.seal import prove
+
+
+class GuardMiddleware:
+    """Named to vLLM with --middleware, which fails hard where a plugin would be skipped."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await self._start_up(scope, receive, send)
+        elif scope["type"] == "http" and _path(scope) in GUARDED and scope["method"] == "POST":
+            await self._guarded(scope, receive, send)
+        else:
+            await self._app(scope, receive, send)
+
+    async def _start_up(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            prove(scope["app"].state)
+        except UnguardedRoute as error:
+            await receive()
+            await send({"type": "lifespan.startup.failed", "message": str(error)})
+        else:
+            await self._app(scope, receive, send)
+
+    async def _guarded(self, scope: Scope, receive: Receive, send: Send) -> None:
+        body, replay = await _buffered(receive)
+        try:
+            call = _read_call(scope, body)
+        except BadRequest as error:
+            await bad_request_response(error)(scope, receive, send)
+            return
+        response = GuardedResponse(call, scope, receive, send)
+        token = current_call.set(call)
+        try:
+            await self._app(scope, replay, response.send)
+        except GuardError as error:
+            if response.started:
+                raise
+            await guard_error_response(error)(scope, receive, send)
+        finally:
+            current_call.reset(token)
+
+
+def _read_call(scope: Scope, body: bytes) -> GuardCall:
+    try:
+        content = json.loads(body)
+    except ValueError as error:
+        raise BadRequest(
+            f"The body is not JSON in UTF-8: {error}.", "body", "invalid_json"
+        ) from error
+    if not isinstance(content, dict):
+        raise BadRequest("The body must be a JSON object.", "body", "invalid_type")
+    call = read_call(_path(scope), content)
+    moderation = content.get("moderation")
+    if moderation is not None:
+        check_moderation_model(moderation["model"], _served(scope), "moderation.model")
+    return call
+
+
+def _served(scope: Scope) -> Iterator[str]:
+    return (path.name for path in scope["app"].state.openai_serving_models.base_model_paths)
+
+
+def _path(scope: Scope) -> str:
+    path: str = scope["path"]
+    return path.removeprefix(scope.get("root_path", ""))
+
+
+async def _buffered(receive: Receive) -> tuple[bytes, Receive]:
+    """The whole body, and a `receive` that gives it once more and then goes on as before."""
+    body, more = b"", True
+    while more:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            break
+        body += message.get("body", b"")
+        more = message.get("more_body", False)
+    pending = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def replay() -> Message:
+        return pending.pop() if pending else await receive()
+
+    return body, replay

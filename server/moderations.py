@@ -1,0 +1,138 @@
+"""POST /v1/moderations: OpenAI's endpoint, answered by the served model's own critique. Owns its
+request and response; does not judge (guard/critic.py) and records nothing.
+
+Beyond OpenAI: `messages` judges the last answer in its conversation, and `explain` adds the
+analysis in words.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal
+from uuid import uuid4
+
+from fastapi import APIRouter, Request, Response
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
+
+from guard.call import Message, Ruling
+from guard.critic import Critic, Subject
+from guard.engine import BASE_ADAPTER
+from guard.policy import Policy
+from guard.template import ChatFormat
+from server.annotate import category_fields
+from server.calls import check_moderation_model, text_of
+from server.errors import BadRequest
+from server.response import ADAPTER_HEADER
+
+router = APIRouter()
+
+_WITHHELD = "The analysis was itself flagged and is withheld."
+
+
+class TextPart(BaseModel):
+    """One part of a multi-part input. Images are refused by name: the critique reads text only."""
+
+    model_config = ConfigDict(extra="forbid")
+    type: Literal["text"]
+    text: str
+
+
+class Turn(BaseModel):
+    """One message of a conversation."""
+
+    role: str
+    content: str | list[TextPart]
+
+
+def _input_kind(value: object) -> str:
+    if isinstance(value, str):
+        return "text"
+    parts = isinstance(value, list) and any(isinstance(item, dict) for item in value)
+    return "parts" if parts else "texts"
+
+
+Input = Annotated[
+    Annotated[str, Tag("text")]
+    | Annotated[list[str], Field(min_length=1), Tag("texts")]
+    | Annotated[list[TextPart], Field(min_length=1), Tag("parts")],
+    Discriminator(_input_kind),
+]
+
+
+class ModerationRequest(BaseModel):
+    """Either `input` as OpenAI defines it, or `messages` ending with the answer to judge."""
+
+    model_config = ConfigDict(extra="forbid")
+    model: str = "omni-moderation-latest"
+    input: Input | None = None
+    messages: Annotated[list[Turn], Field(min_length=2)] | None = None
+    explain: bool = False
+
+
+class Moderator:
+    """Judges what a moderation request holds, all of it at once."""
+
+    def __init__(
+        self, critic: Critic, chat_format: ChatFormat, policy: Policy, served: Sequence[str]
+    ) -> None:
+        self._critic = critic
+        self._format = chat_format
+        self._policy = policy
+        self.served = served
+
+    async def results(self, request: ModerationRequest) -> list[dict[str, Any]]:
+        """One moderation object per subject, in order. Raises CriticUnavailable, BadRequest."""
+        subjects = self._subjects(request)
+        return await asyncio.gather(*(self._result(each, request.explain) for each in subjects))
+
+    def _subjects(self, request: ModerationRequest) -> list[Subject]:
+        if (request.input is None) == (request.messages is None):
+            raise BadRequest(
+                "Send either input or messages.", "input", "missing_required_parameter"
+            )
+        if request.messages is not None:
+            return [self._conversation(request.messages)]
+        given = request.input
+        if isinstance(given, list) and not isinstance(given[0], TextPart):
+            return [self._text(str(text)) for text in given]
+        return [self._text(given if isinstance(given, str) else _joined(given))]
+
+    def _text(self, text: str) -> Subject:
+        return self._critic.text(self._format.encode(text))
+
+    def _conversation(self, turns: list[Turn]) -> Subject:
+        *before, last = [Message(role=turn.role, content=_joined(turn.content)) for turn in turns]
+        if last["role"] != "assistant":
+            raise BadRequest(
+                "The last message must be the assistant's.", "messages", "invalid_value"
+            )
+        prompt_ids = self._format.conversation(before)
+        prompt = {"type": "token", "prompt_token_ids": prompt_ids}
+        return self._critic.answer(prompt, prompt_ids, self._format.encode(last["content"]))
+
+    async def _result(self, subject: Subject, explain: bool) -> dict[str, Any]:
+        verdict = await self._critic.judge(subject, categories_from=0.0)
+        fields = category_fields(Ruling(verdict, self._policy.decide(verdict)))
+        return fields | {"analysis": await self._analysis(subject)} if explain else fields
+
+    async def _analysis(self, subject: Subject) -> str:
+        """The analysis, unless it says what it should only speak about."""
+        analysis = await self._critic.explain(subject)
+        verdict = await self._critic.judge(self._text(analysis), categories_from=0.0)
+        return _WITHHELD if self._policy.decide(verdict).flagged else analysis
+
+
+@router.post("/v1/moderations")
+async def create_moderation(
+    body: ModerationRequest, request: Request, response: Response
+) -> dict[str, Any]:
+    """Classifies texts, or the last answer of a conversation, by OpenAI's 13 categories."""
+    moderator: Moderator = request.app.state.setback.moderator
+    check_moderation_model(body.model, moderator.served, "model")
+    results = await moderator.results(body)
+    response.headers[ADAPTER_HEADER] = BASE_ADAPTER
+    return {"id": f"modr-{uuid4().hex}", "model": moderator.served[0], "results": results}
+
+
+def _joined(content: Any) -> str:
+    parts = content if isinstance(content, str) else [part.model_dump() for part in content]
+    return text_of(parts)

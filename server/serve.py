@@ -1,0 +1,141 @@
+"""`setback serve`: vLLM's own server, started with the guard in it. Owns the options it adds, the
+defaults it changes, the checks before the long start-up and the refusal of modes that would run
+past the guard. What happens in each API-server process is plugin.py's.
+"""
+
+import argparse
+import asyncio
+import os
+import sys
+from collections.abc import Sequence
+from importlib.metadata import entry_points
+from typing import Any
+
+from refine.practice.model import MODEL_NAME, check_model
+
+from guard.errors import GuardError, Unsupported
+from guard.policy import load_policy
+from guard.store.flags import FlagStore
+from refine.practice.recipe import MODEL_DIR
+from server.settings import PREFIX, Settings, SettingsInvalid, load_settings
+
+MIDDLEWARE = "server.middleware.GuardMiddleware"
+_SECRETS = frozenset({"user_salt"})
+_CPU_BLOCK_SIZE = 32
+_PAST_THE_GUARD = {
+    "grpc": "--grpc",
+    "grpc_port": "--grpc-port",
+    "headless": "--headless",
+    "tokens_only": "--tokens-only",
+}
+
+
+def serve(arguments: Sequence[str]) -> None:
+    """Serves until it is stopped. Ends the process with one message when it cannot begin."""
+    if not {"-h", "--help"} & {argument.split("=")[0] for argument in arguments}:
+        _check_settings()
+    # Imported late: it takes many seconds, and wrong settings should be told at once.
+    from vllm.entrypoints.cli.serve import ServeSubcommand
+    from vllm.entrypoints.launchers.cli_args import validate_parsed_serve_args
+    from vllm.entrypoints.serve.utils.api_utils import cli_env_setup
+    from vllm.logger import configure_logging_from_args
+
+    cli_env_setup()  # type: ignore[no-untyped-call]
+    options = _parse(arguments)
+    try:
+        _refuse_unguarded_modes(options)
+        _check_settings()
+        if options.model_tag == str(MODEL_DIR):
+            check_model(MODEL_DIR)
+    except (GuardError, SettingsInvalid, ValueError) as error:
+        sys.exit(f"setback: {error}")
+    _load_plugin()
+    configure_logging_from_args(options)
+    validate_parsed_serve_args(options)
+    ServeSubcommand.cmd(options)
+
+
+def _check_settings() -> None:
+    """Ends the process unless settings, policy and database are as they must be."""
+
+    async def check_store(settings: Settings) -> None:
+        store = FlagStore(settings.database_url)
+        try:
+            await store.check()
+        finally:
+            await store.close()
+
+    try:
+        settings = load_settings()
+        load_policy(settings.policy_file)
+        asyncio.run(check_store(settings))
+    except (GuardError, SettingsInvalid) as error:
+        sys.exit(f"setback: {error}")
+
+
+def _parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """vLLM's options with ours; argparse names and refuses any other."""
+    from vllm.entrypoints.launchers.cli_args import make_arg_parser
+    from vllm.platforms import current_platform
+    from vllm.utils.argparse_utils import FlexibleArgumentParser
+
+    parser = FlexibleArgumentParser(  # type: ignore[no-untyped-call]
+        prog="setback serve",
+        description="Serve a model with the guard in front of every answer. Without MODEL: the "
+        "practice model. Takes vLLM's options too; --help=GROUP or --help=all shows more of them.",
+    )
+    make_arg_parser(parser)
+    _add_settings(parser)
+    parser.set_defaults(host="127.0.0.1", enable_request_id_headers=True)
+    if current_platform.is_cpu():
+        # A smaller block lets a critique reuse more of its answer's cache.
+        parser.set_defaults(enforce_eager=True, block_size=_CPU_BLOCK_SIZE)
+    options: argparse.Namespace = parser.parse_args(list(arguments))
+    if options.model_tag is None:
+        options.model_tag = str(MODEL_DIR)
+        options.served_model_name = options.served_model_name or [MODEL_NAME]
+    options.middleware = [*options.middleware, MIDDLEWARE]
+    return options
+
+
+def _add_settings(parser: Any) -> None:
+    """One option per setting; it is put into the environment, which child processes inherit."""
+    group = parser.add_argument_group("Setback", "Also as SETBACK_* variables or in setback.toml.")
+    for name, field in Settings.model_fields.items():
+        if name not in _SECRETS:
+            group.add_argument(
+                f"--{name.replace('_', '-')}",
+                action=_IntoEnvironment,
+                metavar=name.upper(),
+                help=field.description,
+            )
+
+
+class _IntoEnvironment(argparse.Action):
+    def __call__(
+        self,
+        _parser: argparse.ArgumentParser,
+        _namespace: argparse.Namespace,
+        values: Any,
+        _option: str | None = None,
+    ) -> None:
+        os.environ[f"{PREFIX}{self.dest.upper()}"] = str(values)
+
+
+def _refuse_unguarded_modes(options: argparse.Namespace) -> None:
+    """Raises Unsupported for ways of serving in which vLLM loads no endpoint plugin."""
+    for name, flag in _PAST_THE_GUARD.items():
+        if getattr(options, name, None):
+            raise Unsupported(f"{flag} would serve past the guard; leave it out.", flag)
+    if os.environ.get("VLLM_USE_RUST_FRONTEND", "0") not in ("", "0"):
+        raise Unsupported("VLLM_USE_RUST_FRONTEND would serve past the guard; unset it.")
+
+
+def _load_plugin() -> None:
+    """Names our plugin to vLLM without hiding the others, which a set VLLM_PLUGINS would."""
+    if "VLLM_PLUGINS" in os.environ:
+        named = os.environ["VLLM_PLUGINS"].split(",")
+    else:
+        groups = (group for group in entry_points().groups if group.startswith("vllm."))
+        named = [point.name for group in groups for point in entry_points(group=group)]
+    os.environ["VLLM_PLUGINS"] = ",".join(dict.fromkeys([*named, "setback"]))
