@@ -6,12 +6,13 @@ add() returns only after the commit. Does not decide what is flagged (see policy
 import asyncio
 import hashlib
 import hmac
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
 
 from sqlalchemy import URL, Text, cast, select
-from sqlalchemy.ext.asyncio import async_sessionmaker
+from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 
 from guard.errors import StoreUnavailable
 from guard.policy import Action
@@ -90,16 +91,14 @@ class FlagStore:
 
     async def _write(self, flag: Flag) -> int:
         row = FlagRow(**{**storable(vars(flag)), "created_at": flag.created_at})
-        with database.store_errors(self._url):
-            async with self._sessions.begin() as session:
-                session.add(row)
+        async with self._transaction() as session:
+            session.add(row)
         return row.id
 
     async def get(self, number: int) -> StoredFlag | None:
         """The flag of that number, or None."""
-        with database.store_errors(self._url):
-            async with self._sessions() as session:
-                row = await session.get(FlagRow, number)
+        async with self._transaction() as session:
+            row = await session.get(FlagRow, number)
         return None if row is None else _stored(row)
 
     async def list(
@@ -119,16 +118,14 @@ class FlagStore:
             query = query.where(named.contains(f'"{category}"', autoescape=True))
         if request_id is not None:
             query = query.where(FlagRow.request_id == request_id)
-        with database.store_errors(self._url):
-            async with self._sessions() as session:
-                rows = await session.scalars(query)
-                return [_stored(row) for row in rows]
+        async with self._transaction() as session:
+            rows = await session.scalars(query)
+            return [_stored(row) for row in rows]
 
     async def user_salt(self) -> str:
         """The salt for hash_user that all processes on this database share."""
-        with database.store_errors(self._url):
-            async with self._sessions() as session:
-                row = await session.get(SecretRow, "user_salt")
+        async with self._transaction() as session:
+            row = await session.get(SecretRow, "user_salt")
         if row is None:
             raise StoreUnavailable(
                 "The user_salt is gone from the table `secrets`; set SETBACK_USER_SALT instead"
@@ -137,16 +134,23 @@ class FlagStore:
 
     async def check(self) -> None:
         """Raises StoreUnavailable, naming the fix, unless reachable and migrated to the newest."""
-        database.require_file(self._url)
-        with database.store_errors(self._url):
-            async with self._engine.connect() as connection:
-                await connection.run_sync(migrate.require_newest)
+        async with self._transaction() as session:
+            connection = await session.connection()
+            await connection.run_sync(migrate.require_newest)
 
     async def close(self) -> None:
         """Closes the connections once the writes under way are committed."""
         if self._writes:
             await asyncio.wait(self._writes)
         await self._engine.dispose()
+
+    @asynccontextmanager
+    async def _transaction(self) -> AsyncIterator[AsyncSession]:
+        # Each time: an open connection goes on writing to a file that somebody deleted.
+        database.require_file(self._url)
+        with database.store_errors(self._url):
+            async with self._sessions.begin() as session:
+                yield session
 
 
 def _stored(row: FlagRow) -> StoredFlag:

@@ -12,6 +12,7 @@ from sqlalchemy import URL
 
 from guard.errors import StoreUnavailable
 from guard.policy import Action
+from guard.store import migrate
 from guard.store.database import connect, parse_url
 from guard.store.flags import Flag, FlagStore, StoredFlag, hash_user
 
@@ -148,6 +149,17 @@ async def test_check_names_the_command_for_an_empty_file(tmp_path: Path) -> None
     store = FlagStore(parse_url(f"sqlite:///{file}"))
     with pytest.raises(StoreUnavailable, match="not migrated; run `setback db upgrade`"):
         await store.check()
+    await store.close()
+
+
+async def test_a_file_deleted_meanwhile_is_noticed(tmp_path: Path, flag: Flag) -> None:
+    url = parse_url(f"sqlite:///{tmp_path}/setback.db")
+    await asyncio.to_thread(migrate.upgrade, url)
+    store = FlagStore(url)
+    await store.add(flag)
+    (tmp_path / "setback.db").unlink()
+    with pytest.raises(StoreUnavailable, match="There is no database"):
+        await store.add(flag)
     await store.close()
 
 
