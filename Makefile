@@ -1,0 +1,58 @@
+# Everything from a fresh clone: `make serve`, `make test`. Each sets up what it needs, once.
+#
+#   make serve     the guarded server on 127.0.0.1:8000; PORT=8123 moves it, ARGS="..." passes options
+#   make test      the tests; ARGS="-k policy" picks some
+#   make lint      ruff, as checker and as formatter's judge
+#   make types     mypy, strict
+#   make clean     removes the virtual environment and the caches, never the data
+
+PORT ?= 8000
+ARGS ?=
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+# Where PyTorch publishes its CPU builds; asked only when the configured index does not have them.
+TORCH_INDEX := https://download.pytorch.org/whl/cpu
+
+VENV := .venv
+BIN := $(VENV)/bin
+# A stamp is the last thing an install makes, so half an install leaves none.
+SERVER := $(VENV)/.installed-server
+DEV := $(VENV)/.installed-dev
+
+# --no-deps: the files pin everything, and leave out torchvision, torchaudio and torchcodec, which
+# vLLM names but which break next to the CPU build of torch.
+PIP := $(BIN)/python -m pip install --disable-pip-version-check --no-deps
+
+.PHONY: serve test lint types clean
+.DELETE_ON_ERROR:
+
+serve: $(SERVER)
+	$(BIN)/setback db upgrade
+	exec $(BIN)/setback serve --port $(PORT) $(ARGS)
+
+test: $(DEV)
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: $(DEV)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(DEV)
+	$(BIN)/mypy
+
+clean:
+	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .coverage
+
+$(VENV)/.made:
+	@test -n "$(PYTHON)" && $(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13))' \
+		|| { echo 'Setback needs Python 3.11 or 3.12; name one: make PYTHON=/path/to/python3.11 $(MAKECMDGOALS)'; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	touch $@
+
+$(SERVER): requirements/cpu.txt pyproject.toml $(VENV)/.made
+	$(PIP) -r requirements/cpu.txt || $(PIP) --extra-index-url $(TORCH_INDEX) -r requirements/cpu.txt
+	$(PIP) --no-build-isolation --editable .
+	touch $@
+
+$(DEV): requirements/dev.txt $(SERVER)
+	$(PIP) -r requirements/dev.txt
+	touch $@
