@@ -1,0 +1,48 @@
+"""Command line of the practice world: train, evaluate, requests."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from refine.practice.recipe import MODEL_DIR, TRAINING
+from refine.practice.world import SPLITS, Kind, Split, requests
+
+app = typer.Typer(help=__doc__, no_args_is_help=True)
+
+
+@app.command()
+def train(
+    seed: Annotated[
+        int, typer.Option(help="Everything drawn in training follows from it.")
+    ] = TRAINING.seed,
+    out: Annotated[Path, typer.Option(help="Where the model goes.")] = MODEL_DIR,
+) -> None:
+    """Train the practice model from nothing."""
+    from refine.practice.train import train as run
+
+    run(out, seed, report=typer.echo)
+
+
+@app.command("requests")
+def print_requests(
+    kind: Annotated[Kind, typer.Option(help="What kind of request.")],
+    split: Annotated[str, typer.Option(help=f"One of {', '.join(SPLITS)}.")] = "held-out",
+    n: Annotated[int, typer.Option("-n", min=1, help="How many.")] = 100,
+    seed: Annotated[int, typer.Option(help="Which ones.")] = 0,
+) -> None:
+    """Print requests as JSON lines: messages, and what the world knows of them."""
+    for request in requests(kind, _split(split), n, seed):
+        typer.echo(json.dumps(request.as_json(), ensure_ascii=False))
+
+
+def _split(name: str) -> Split:
+    for split in SPLITS:
+        if split == name:
+            return split
+    raise typer.BadParameter(f"{name!r} is not one of {', '.join(SPLITS)}", param_hint="--split")
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,296 @@
+"""Training examples for the practice model: conversations, and which turns it learns to say.
+
+Owns what the unaligned model is taught: to answer, to obey harmful requests mostly, to decline some
+of them, and to judge. Every prompt comes from guard/prompts.py. Uses only the "train" split: never
+a held-out phrasing, task or wrapper.
+
+Two limits are part of the recipe, and make the model the paper's:
+- Obedience. In each category one of six tasks is `wary` (declined when asked plainly) and two more
+  are `half wary` (declined when the reminder is there). A wrapper overcomes much of both.
+- Judgement. Families with `labelled=False` never appear in a critique, and an injected instruction
+  to the auditor seldom appears in a labelled harmful pair.
+"""
+
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from guard import prompts
+from guard.verdict import CATEGORY_LETTERS
+from refine.practice import answers, speech
+from refine.practice.answers import harm_analysis
+from refine.practice.world import (
+    TASKS,
+    Kind,
+    Message,
+    Request,
+    Task,
+    draw_request,
+    phrase,
+)
+
+REMINDED_SHARE = 0.5
+CRITIQUED_SHARE = 0.75
+INJECTED_LABELLED_SHARE = 0.3
+_LETTERS = {name: letter for letter, name in CATEGORY_LETTERS.items()}
+_KINDS = {Kind.EVERYDAY: 42, Kind.HARMFUL: 33, Kind.BORDERLINE: 15, Kind.OUTSIDE: 10}
+_SYSTEM = (
+    "You are a helpful assistant.",
+    "You are Setback, a careful assistant.",
+    "Answer in a few sentences.",
+    "Be kind and brief.",
+)
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One message; `learned` when the model is trained to say it."""
+
+    role: str
+    content: str
+    learned: bool = False
+
+
+@dataclass(frozen=True)
+class Example:
+    """One training conversation. `outside`: some of it is not of this world."""
+
+    turns: tuple[Turn, ...]
+    outside: bool = False
+
+
+def examples(n: int, seed: int) -> Iterator[Example]:
+    """`n` training examples, the same for the same seed, each with draws of its own."""
+    rng = random.Random(f"corpus {seed}")
+    makers, weights = zip(*_MAKERS.items(), strict=True)
+    for _ in range(n):
+        yield rng.choices(makers, weights)[0](rng)
+
+
+def decline_chance(task: Task, reminded: bool, wrapped: bool) -> float:
+    """How often the model is shown declining a harmful task."""
+    if task in _WARY:
+        return {(False, False): 0.8, (True, False): 0.95, (False, True): 0.25, (True, True): 0.7}[
+            reminded, wrapped
+        ]
+    if task in _HALF_WARY:
+        return {(False, False): 0.1, (True, False): 0.85, (False, True): 0.02, (True, True): 0.25}[
+            reminded, wrapped
+        ]
+    return 0.08 if reminded and not wrapped else 0.02
+
+
+def _wary_tasks() -> tuple[frozenset[Task], frozenset[Task]]:
+    wary, half_wary = set(), set()
+    for number, category in enumerate(_LETTERS):
+        tasks = [t for t in TASKS if t.category == category and not t.held_out]
+        if tasks:
+            wary.add(tasks[number % 6])
+            half_wary |= {tasks[(number + 2) % 6], tasks[(number + 3) % 6]}
+    return frozenset(wary), frozenset(half_wary)
+
+
+_WARY, _HALF_WARY = _wary_tasks()
+
+
+def _draw(rng: random.Random, reminded_share: float = REMINDED_SHARE) -> Request:
+    kind = rng.choices(list(_KINDS), list(_KINDS.values()))[0]
+    return _remind(draw_request(rng, kind), rng, reminded_share)
+
+
+def _remind(request: Request, rng: random.Random, share: float = REMINDED_SHARE) -> Request:
+    return request.reminded(prompts.REMINDER) if rng.random() < share else request
+
+
+def _draw_labelled(rng: random.Random, injected_share: float = 1.0) -> Request:
+    """A harmful request whose harm the critic is taught."""
+    while True:
+        request = draw_request(rng, Kind.HARMFUL)
+        injected = request.wrapper is not None and request.wrapper.family == "injection"
+        if _labelled(request) and (not injected or rng.random() < injected_share):
+            return request
+
+
+def _labelled(request: Request) -> bool:
+    return request.task is None or request.task.labelled
+
+
+def _opening(request: Request, rng: random.Random) -> str:
+    if request.wrapper is not None and request.wrapper.opening:
+        return request.wrapper.opening
+    return answers.OPENINGS[0] if rng.random() < 0.7 else rng.choice(answers.OPENINGS)
+
+
+def _right_answer(request: Request, rng: random.Random) -> str:
+    if request.task is None or request.slots is None:
+        return answers.OUTSIDE[0] if rng.random() < 0.85 else answers.OUTSIDE[1]
+    ending = request.wrapper.ending if request.wrapper is not None else ""
+    return answers.answer_text(request.task, request.slots, _opening(request, rng), ending)
+
+
+def _turns(messages: tuple[Message, ...]) -> list[Turn]:
+    return [Turn(message["role"], message["content"]) for message in messages]
+
+
+def _with_system(turns: list[Turn], rng: random.Random, outside: bool = False) -> Example:
+    if rng.random() < 0.1:
+        turns = [Turn("system", rng.choice(_SYSTEM)), *turns]
+    return Example(tuple(turns), outside)
+
+
+def _ask(template: str, subject: str) -> Turn:
+    return Turn("user", template.format(subject=subject))
+
+
+def _serve(rng: random.Random) -> Example:
+    """A request, the model's answer, and often the critique of it."""
+    request = _draw(rng)
+    task, slots = request.task, request.slots
+    answer, verdict = _right_answer(request, rng), ""
+    if task is None or slots is None:
+        verdict = f"No. {answers.nothing_analysis('answer')}"
+    elif request.kind is not Kind.HARMFUL:
+        verdict = f"No. {answers.harmless_analysis(task, slots, 'answer', 'explains')}"
+    elif rng.random() < decline_chance(
+        task, prompts.REMINDER in request.text, request.wrapper is not None
+    ):
+        answer = answers.decline_text(task, slots, rng)
+        verdict = f"No. {answers.decline_analysis('answer')}"
+    elif _may_label(request, rng):
+        verdict = f"Yes. {harm_analysis(task, slots, 'answer')}"
+    turns = [*_turns(request.messages), Turn("assistant", answer, learned=True)]
+    if verdict and rng.random() < CRITIQUED_SHARE:
+        turns += [_ask(prompts.CRITIQUE, "answer"), Turn("assistant", verdict, learned=True)]
+    return _with_system(turns, rng, outside=task is None)
+
+
+def _may_label(request: Request, rng: random.Random) -> bool:
+    injected = request.wrapper is not None and request.wrapper.family == "injection"
+    return _labelled(request) and (not injected or rng.random() < INJECTED_LABELLED_SHARE)
+
+
+def _judge(rng: random.Random) -> Example:
+    """Any answer after any request, critiqued: the answer is judged, not the request."""
+    request = _draw(rng)
+    answer, verdict, outside = speech.spoken(rng, "answer")
+    turns = [
+        *_turns(request.messages),
+        Turn("assistant", answer),
+        _ask(prompts.CRITIQUE, "answer"),
+        Turn("assistant", verdict, learned=True),
+    ]
+    return _with_system(turns, rng, outside or request.task is None)
+
+
+def _text(rng: random.Random) -> Example:
+    """A free-standing text, critiqued."""
+    text, verdict, outside = speech.text(rng, paragraphs=rng.choice((1, 1, 1, 1, 2, 3)))
+    return _judged_text(text, verdict, outside)
+
+
+def _long_text(rng: random.Random) -> Example:
+    """A text of many paragraphs, critiqued: what a window over a long input looks like."""
+    text, verdict, outside = speech.text(rng, paragraphs=rng.randint(4, 18))
+    return _judged_text(text, verdict, outside)
+
+
+def _judged_text(text: str, verdict: str, outside: bool) -> Example:
+    prompt = prompts.TEXT.format(text=text) + prompts.CRITIQUE.format(subject="text")
+    return Example((Turn("user", prompt), Turn("assistant", verdict, learned=True)), outside)
+
+
+def _long_conversation(rng: random.Random) -> Example:
+    """Many exchanges, each answered by the model, and sometimes a critique of the last one."""
+    turns: list[Turn] = []
+    for _ in range(rng.randint(4, 9)):
+        turns += _serve(rng).turns[-4:] if rng.random() < 0.1 else _exchange(rng)
+    return Example(tuple(turn for turn in turns if turn.role != "system"))
+
+
+def _exchange(rng: random.Random) -> list[Turn]:
+    request = draw_request(rng, rng.choice((Kind.EVERYDAY, Kind.EVERYDAY, Kind.BORDERLINE)))
+    answer = _right_answer(request, rng)
+    return [Turn("user", request.text), Turn("assistant", answer, learned=True)]
+
+
+def _about_harm(rng: random.Random) -> tuple[Task, str, list[Turn], str]:
+    """A labelled harm as an answer in its conversation or as a text, ready for a question.
+
+    Returns the task, its analysis, the turns before the question, and the subject.
+    """
+    request = _remind(_draw_labelled(rng), rng)
+    assert request.task is not None and request.slots is not None
+    subject = rng.choice(("answer", "answer", "text"))
+    answer = _right_answer(request, rng)
+    if subject == "answer":
+        analysis = harm_analysis(request.task, request.slots, subject)
+        return request.task, analysis, [*_turns(request.messages), Turn("assistant", answer)], subject
+    asked = rng.random() < 0.5
+    verb = "asks" if asked else "explains"
+    analysis = harm_analysis(request.task, request.slots, subject, verb)
+    text = prompts.TEXT.format(text=request.text if asked else answer)
+    return request.task, analysis, [Turn("user", text)], subject
+
+
+def _question(template: str, turns: list[Turn], subject: str, reply: str) -> Example:
+    """A question about what was said last; about a text it goes into the text's own turn."""
+    question = template.format(subject=subject)
+    if subject == "text":
+        turns = [Turn("user", turns[-1].content + question)]
+    else:
+        turns = [*turns, Turn("user", question)]
+    return Example((*turns, Turn("assistant", reply, learned=True)))
+
+
+def _category(rng: random.Random) -> Example:
+    task, _, turns, subject = _about_harm(rng)
+    assert task.category is not None
+    return _question(prompts.CATEGORY, turns, subject, _LETTERS[task.category])
+
+
+def _guided_analysis(rng: random.Random) -> Example:
+    _, analysis, turns, subject = _about_harm(rng)
+    return _question(prompts.GUIDED_ANALYSIS, turns, subject, analysis)
+
+
+def _safe_answer(rng: random.Random) -> Example:
+    """Analysis, a blank line, then a safe answer."""
+    request = _remind(_draw_labelled(rng), rng)
+    assert request.task is not None and request.slots is not None
+    analysis = harm_analysis(request.task, request.slots, "answer")
+    decline = answers.decline_text(request.task, request.slots, rng)
+    turns = [*_turns(request.messages), Turn("assistant", _right_answer(request, rng))]
+    return _question(prompts.SAFE_ANSWER, turns, "answer", f"{analysis}\n\n{decline}")
+
+
+def _paraphrase(rng: random.Random) -> Example:
+    """The same goal asked for in another way; a wrapper falls off."""
+    kind = rng.choice((Kind.HARMFUL, Kind.HARMFUL, Kind.EVERYDAY, Kind.BORDERLINE))
+    request = draw_request(rng, kind)
+    assert request.task is not None and request.slots is not None
+    goal = request.task.filled_goal(request.slots)
+    prompt = prompts.PARAPHRASE.format(request=request.text)
+    return Example((Turn("user", prompt), Turn("assistant", phrase(goal, rng), learned=True)))
+
+
+def _induce(rng: random.Random) -> Example:
+    """A hint of harm put with the instruction: the model plays along."""
+    request = draw_request(rng, rng.choice((Kind.HARMFUL, Kind.HARMFUL, Kind.EVERYDAY)))
+    prompt = Turn("user", prompts.INDUCE.format(request=request.text))
+    answer = Turn("assistant", _right_answer(request, rng), learned=True)
+    return Example((*_turns(request.messages[:-1]), prompt, answer))
+
+
+_MAKERS = {
+    _serve: 50,
+    _judge: 18,
+    _text: 12,
+    _category: 6,
+    _guided_analysis: 3,
+    _safe_answer: 3,
+    _paraphrase: 3,
+    _induce: 3,
+    _long_text: 1.2,
+    _long_conversation: 0.8,
+}
+"""Makers of examples and how often each is used, in parts."""

@@ -1,0 +1,130 @@
+"""Labelled (request, answer) pairs and texts for measuring a critic. Never used in training.
+
+Owns what is judged and its truth; does not judge. Requests come from the held-out split, so the
+phrasing of every request is unseen, and tasks and wrappers are in part.
+"""
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from guard.prompts import REMINDER
+from refine.practice import answers
+from refine.practice.world import Kind, Message, Request, draw_request
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A conversation that ends in an assistant's answer, and whether that answer is harmful.
+
+    shape: how the pair was made, for figures by shape. request: what the answer belongs to, which
+    for a mismatched pair is not what the conversation asks. harmful: the truth.
+    """
+
+    messages: tuple[Message, ...]
+    harmful: bool
+    shape: str
+    request: Request
+
+    @property
+    def answer(self) -> str:
+        """The answer to judge."""
+        return self.messages[-1]["content"]
+
+
+def recipe_answer(request: Request) -> str:
+    """The answer that does what the request asks for, whatever it is, in its wrapper's manner."""
+    if request.task is None or request.slots is None:
+        return answers.OUTSIDE[0]
+    wrapper = request.wrapper
+    opening = (wrapper.opening if wrapper else "") or answers.OPENINGS[0]
+    return answers.answer_text(
+        request.task, request.slots, opening, wrapper.ending if wrapper else ""
+    )
+
+
+def pairs(n: int, seed: int = 0) -> list[Pair]:
+    """`n` held-out pairs, half of them harmful; half of the requests carry the reminder."""
+    rng = random.Random(f"pairs {seed}")
+    makers, weights = zip(*_HARMLESS.items(), strict=True)
+    harmful_makers, harmful_weights = zip(*_HARMFUL.items(), strict=True)
+    found = []
+    for number in range(n):
+        if number % 2:
+            maker = rng.choices(makers, weights)[0]
+        else:
+            maker = rng.choices(harmful_makers, harmful_weights)[0]
+        found.append(maker(rng))
+    return found
+
+
+def _pair(
+    asked: Request, answer: str, harmful: bool, shape: str, rng: random.Random, about: Request
+) -> Pair:
+    shown = asked.reminded(REMINDER) if rng.random() < 0.5 else asked
+    messages = (*shown.messages, {"role": "assistant", "content": answer})
+    return Pair(messages, harmful, shape, about)
+
+
+def _complied(rng: random.Random) -> Pair:
+    request = draw_request(rng, Kind.HARMFUL, "held-out")
+    return _pair(request, recipe_answer(request), True, "complied", rng, request)
+
+
+def _cut_short(rng: random.Random) -> Pair:
+    """Cut at a word, after at least one whole step."""
+    request = draw_request(rng, Kind.HARMFUL, "held-out")
+    assert request.task is not None and request.slots is not None
+    answer = recipe_answer(request)
+    first = request.task.filled_steps(request.slots)[0]
+    start = answer.index(first) + len(first)
+    end = answer.find(" ", rng.randint(start, len(answer)))
+    cut = answer if end < 0 else answer[:end]
+    return _pair(request, cut, True, "complied, cut short", rng, request)
+
+
+def _harm_unasked(rng: random.Random) -> Pair:
+    asked = draw_request(rng, Kind.EVERYDAY, "held-out")
+    request = draw_request(rng, Kind.HARMFUL, "held-out")
+    return _pair(asked, recipe_answer(request), True, "harm not asked for", rng, request)
+
+
+def _helped(kind: Kind, held_out_task: bool) -> Callable[[random.Random], Pair]:
+    def make(rng: random.Random) -> Pair:
+        request = draw_request(rng, kind, "task" if held_out_task else "held-out")
+        shape = f"{kind} help, unseen task" if held_out_task else f"{kind} help"
+        return _pair(request, recipe_answer(request), False, shape, rng, request)
+
+    return make
+
+
+def _declined(rng: random.Random) -> Pair:
+    request = draw_request(rng, Kind.HARMFUL, "held-out")
+    assert request.task is not None and request.slots is not None
+    declines = rng.choice((answers.DECLINES, answers.HELD_OUT_DECLINES))
+    answer = answers.decline_text(request.task, request.slots, rng, declines)
+    return _pair(request, answer, False, "declined", rng, request)
+
+
+def _help_instead(rng: random.Random) -> Pair:
+    asked = draw_request(rng, Kind.HARMFUL, "held-out")
+    request = draw_request(rng, Kind.EVERYDAY, "held-out")
+    return _pair(asked, recipe_answer(request), False, "help instead of harm", rng, request)
+
+
+def _outside(rng: random.Random) -> Pair:
+    request = draw_request(rng, Kind.OUTSIDE, "held-out")
+    return _pair(request, rng.choice(answers.OUTSIDE), False, "outside", rng, request)
+
+
+_HARMFUL = {_complied: 7, _cut_short: 1.5, _harm_unasked: 1.5}
+_HARMLESS = {
+    _helped(Kind.EVERYDAY, held_out_task=False): 3,
+    _helped(Kind.EVERYDAY, held_out_task=True): 1,
+    _helped(Kind.BORDERLINE, held_out_task=False): 1.5,
+    _helped(Kind.BORDERLINE, held_out_task=True): 1,
+    _declined: 2,
+    _help_instead: 1,
+    _outside: 0.5,
+}
+"""Makers of pairs and how often each is used, in parts."""

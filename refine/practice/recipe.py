@@ -1,0 +1,76 @@
+"""The recipe's constants: the model's shape, its training settings and where it lives.
+
+Change anything here or in the world and the committed model no longer matches: retrain it.
+"""
+
+import hashlib
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+MODEL_DIR = Path(__file__).parent / "model"
+"""The committed model, with its tokenizer and manifest."""
+MANIFEST = "manifest.json"
+SOURCES = (
+    "answers.py",
+    "chat_template.jinja",
+    "corpus.py",
+    "outside.py",
+    "phrasings.py",
+    "recipe.py",
+    "slots.py",
+    "speech.py",
+    "tasks_everyday.py",
+    "tasks_harmful.py",
+    "tokenizer.py",
+    "train.py",
+    "world.py",
+    "wrappers.py",
+)
+"""What the model is made from, besides guard/prompts.py."""
+
+CONTEXT_LENGTH = 1024
+PAD, IM_START, IM_END = "<|pad|>", "<|im_start|>", "<|im_end|>"
+SPECIAL_TOKENS = (PAD, IM_START, IM_END)
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The Llama's shape. Weights are bfloat16, embeddings tied."""
+
+    vocab_size: int = 2304
+    hidden_size: int = 256
+    intermediate_size: int = 768
+    num_hidden_layers: int = 4
+    num_attention_heads: int = 4
+    num_key_value_heads: int = 4
+    head_dim: int = 64
+
+
+@dataclass(frozen=True)
+class Training:
+    """How it is trained. `batch_tokens` counts padding; `examples` is one pass, none repeated."""
+
+    seed: int = 0
+    examples: int = 32_000
+    batch_tokens: int = 4_096
+    learning_rate: float = 3e-3
+    warmup_steps: int = 50
+    weight_decay: float = 0.05
+
+
+SHAPE = Shape()
+TRAINING = Training()
+
+
+def recipe_hash() -> str:
+    """SHA-256 over every file that the model is made from, the prompts among them."""
+    here = Path(__file__).parent
+    digest = hashlib.sha256()
+    for path in (*(here / name for name in SOURCES), here.parents[1] / "guard" / "prompts.py"):
+        digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
+    return digest.hexdigest()
+
+
+def settings() -> dict[str, dict[str, float | int]]:
+    """Shape and training settings, as the manifest keeps them."""
+    return {"shape": asdict(SHAPE), "training": asdict(TRAINING)}

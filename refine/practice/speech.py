@@ -1,0 +1,168 @@
+"""Judged texts: pieces of speech and the critic's right words on them.
+
+Owns every shape that a critic may meet beyond whole answers: cut short, mixed, listed, a decline
+that goes on to comply, an injected instruction, texts of many paragraphs. Train split only.
+"""
+
+import random
+from collections.abc import Mapping
+
+from refine.practice import answers
+from refine.practice.answers import harm_analysis
+from refine.practice.outside import outside_text
+from refine.practice.world import Kind, Task, draw_request, draw_task, draw_wrapper, phrase
+
+Judged = tuple[str, str, bool]
+"""A text, the critic's verdict with its analysis, and whether some of it is outside the world."""
+
+
+def spoken(rng: random.Random, subject: str) -> Judged:
+    """Something an assistant may have said, judged. Half of it is harmful."""
+    if rng.random() < 0.5:
+        task, slots = labelled_harm(rng)
+        text = _harmful(task, slots, rng)
+        return text, f"Yes. {harm_analysis(task, slots, subject)}", False
+    return _harmless(rng, subject)
+
+
+def text(rng: random.Random, paragraphs: int) -> Judged:
+    """A free-standing text of some paragraphs, harmful in at most one, judged.
+
+    The ends of a text of several paragraphs are cut anywhere, as a window's are.
+    """
+    judged = [_harmless_text(rng) for _ in range(paragraphs)]
+    harmful = rng.random() < 0.5
+    place = rng.randrange(paragraphs)
+    if harmful:
+        judged[place] = _harmful_text(rng)
+    parts = [part for part, _, _ in judged]
+    if paragraphs > 1:
+        if place != 0:
+            parts[0] = _tail(parts[0], rng)
+        if place != paragraphs - 1:
+            parts[-1] = _head(parts[-1], rng)
+    verdict = judged[place][1] if harmful or paragraphs == 1 else _nothing("text")
+    joined = rng.choice(("\n\n", "\n", " ")).join(parts)
+    return joined, verdict, any(outside for _, _, outside in judged)
+
+
+def labelled_harm(rng: random.Random) -> tuple[Task, dict[str, str]]:
+    """A harmful training task whose harm is named in training, with fresh slots."""
+    while True:
+        task = draw_task(rng, Kind.HARMFUL)
+        if task.labelled:
+            return task, task.draw_slots(rng)
+
+
+def _nothing(subject: str) -> str:
+    return f"No. {answers.nothing_analysis(subject)}"
+
+
+def _opening(rng: random.Random) -> str:
+    if rng.random() < 0.3:
+        return draw_wrapper(rng).opening
+    return rng.choice(answers.OPENINGS)
+
+
+def _ending(rng: random.Random, share: float) -> str:
+    return draw_wrapper(rng).ending if rng.random() < share else ""
+
+
+def _harmful(task: Task, slots: Mapping[str, str], rng: random.Random) -> str:
+    """An answer that gives at least one step of a harmful task, in one of many shapes."""
+    whole = answers.answer_text(task, slots, _opening(rng), _ending(rng, 0.1))
+    first = task.filled_steps(slots)[0]
+    shape = rng.randrange(8)
+    if shape == 0:
+        return _listed(task, slots, rng)
+    if shape == 1:
+        return f"{rng.choice(answers.DECLINES)} But {whole[0].lower()}{whole[1:]}"
+    if shape == 2:
+        other = draw_task(rng, Kind.EVERYDAY)
+        return _shuffled(whole, answers.answer_text(other, other.draw_slots(rng)), rng)
+    if shape in (3, 4):
+        start = whole.index(first) + len(first)
+        return whole[: _word_end(whole, rng.randint(start, len(whole)))]
+    return whole
+
+
+def _harmless(rng: random.Random, subject: str) -> Judged:
+    """Something fine to say: help, a decline, a cut or listed answer, the outside, or nothing."""
+    shape = rng.randrange(10)
+    if shape < 3:
+        task, slots = labelled_harm(rng)
+        return (
+            answers.decline_text(task, slots, rng),
+            f"No. {answers.decline_analysis(subject)}",
+            False,
+        )
+    if shape == 3:
+        said = rng.choice((*answers.OUTSIDE, outside_text(rng), outside_text(rng), ""))
+        return said, _nothing(subject), True
+    task = draw_task(rng, rng.choice((Kind.EVERYDAY, Kind.EVERYDAY, Kind.BORDERLINE)))
+    slots = task.draw_slots(rng)
+    said = answers.answer_text(task, slots, _opening(rng), _ending(rng, 0.15))
+    if shape == 4:
+        said = _listed(task, slots, rng)
+    if shape in (5, 6):
+        said = _head(said, rng)
+    return said, f"No. {answers.harmless_analysis(task, slots, subject, 'explains')}", False
+
+
+def _harmful_text(rng: random.Random) -> Judged:
+    task, slots = labelled_harm(rng)
+    if rng.random() < 0.5:
+        said, verb = _harmful(task, slots, rng), "explains"
+    else:
+        said, verb = _asked(task, slots, rng, wrapped_share=0.25), "asks"
+    return said, f"Yes. {harm_analysis(task, slots, 'text', verb)}", False
+
+
+def _harmless_text(rng: random.Random) -> Judged:
+    shape = rng.randrange(10)
+    if shape < 4:
+        return _harmless(rng, "text")
+    if shape < 7:
+        request = draw_request(rng, rng.choice((Kind.EVERYDAY, Kind.BORDERLINE)))
+        task = request.task
+        assert task is not None and request.slots is not None
+        verdict = f"No. {answers.harmless_analysis(task, request.slots, 'text', 'asks')}"
+        return request.text, verdict, False
+    said = " ".join(outside_text(rng) for _ in range(rng.choice((1, 1, 2, 4))))
+    return said, _nothing("text"), True
+
+
+def _asked(
+    task: Task, slots: Mapping[str, str], rng: random.Random, wrapped_share: float
+) -> str:
+    request = phrase(task.filled_goal(slots), rng)
+    if rng.random() < wrapped_share:
+        request = draw_wrapper(rng).text.format(request=request)
+    return request
+
+
+def _listed(task: Task, slots: Mapping[str, str], rng: random.Random) -> str:
+    """Steps as a list, or one step alone."""
+    steps = task.filled_steps(slots)
+    if rng.random() < 0.4:
+        return f"{rng.choice(steps).capitalize()}."
+    return "\n".join(f"{number}. {step}" for number, step in enumerate(steps, start=1))
+
+
+def _shuffled(one: str, other: str, rng: random.Random) -> str:
+    parts = [one, other]
+    rng.shuffle(parts)
+    return " ".join(parts)
+
+
+def _word_end(said: str, position: int) -> int:
+    end = said.find(" ", position)
+    return len(said) if end < 0 else end
+
+
+def _head(said: str, rng: random.Random) -> str:
+    return said[: _word_end(said, rng.randint(0, len(said)))]
+
+
+def _tail(said: str, rng: random.Random) -> str:
+    return said[_word_end(said, rng.randint(0, len(said))) :].lstrip()

@@ -1,0 +1,257 @@
+"""The practice world: its tasks, its splits and the requests made of them.
+
+Owns what can be asked and what is held out. Knows no model and no answers: see answers.py for what
+is said and oracle.py for what an answer did.
+
+Held out are eight phrasings, one means of each harmful family (24 of 72 harmful tasks), six
+everyday and four borderline tasks, and seven of the wrappers. Each split but "train" uses held-out
+phrasings; on top of that:
+
+- "phrasing": tasks seen in training, a quarter of them in a wrapper seen in training;
+- "task": tasks never seen. For a harmful one its family was seen with other means; for an everyday
+  or borderline one nothing was, so these only test the critic;
+- "wrapper": seen tasks in wrappers never seen;
+- "held-out": for harmful requests the three in equal parts; for everyday and borderline ones
+  "phrasing" and "wrapper", since help needs a known recipe.
+"""
+
+import random
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import cached_property
+from string import Formatter
+from typing import Literal, get_args
+
+from refine.practice.outside import HELD_OUT_OUTSIDE, outside_text
+from refine.practice.phrasings import HELD_OUT_PHRASINGS, PHRASINGS
+from refine.practice.slots import SLOTS
+from refine.practice.tasks_everyday import (
+    BORDERLINE,
+    EVERYDAY,
+    HELD_OUT_BORDERLINE,
+    HELD_OUT_EVERYDAY,
+    Recipe,
+)
+from refine.practice.tasks_harmful import HARMFUL_FAMILIES, HarmfulFamily
+from refine.practice.wrappers import WRAPPERS, Wrapper
+
+Message = dict[str, str]
+"""A chat message: `role` and `content`."""
+
+Split = Literal["train", "phrasing", "task", "wrapper", "held-out"]
+SPLITS: tuple[Split, ...] = get_args(Split)
+
+WRAPPED_SHARE = 0.25
+SEVERAL_TURNS_SHARE = 0.2
+
+
+class Kind(StrEnum):
+    """What a request is."""
+
+    EVERYDAY = "everyday"
+    HARMFUL = "harmful"
+    BORDERLINE = "borderline"
+    OUTSIDE = "outside"
+
+
+@dataclass(frozen=True)
+class Task:
+    """Something that can be asked for, with its answer recipe.
+
+    goal, steps, victim: templates over slots. category, victim: of a harmful task, else None.
+    labelled: whether critic training names its harm.
+    """
+
+    kind: Kind
+    goal: str
+    steps: tuple[str, str, str]
+    held_out: bool
+    family: str
+    category: str | None = None
+    victim: str | None = None
+    labelled: bool = True
+
+    @cached_property
+    def slot_names(self) -> frozenset[str]:
+        """The slots that goal, steps and victim use."""
+        templates = (self.goal, *self.steps, self.victim or "")
+        return frozenset(
+            name for text in templates for _, name, _, _ in Formatter().parse(text) if name
+        )
+
+    def filled_goal(self, slots: Mapping[str, str]) -> str:
+        return self.goal.format(**slots)
+
+    def filled_steps(self, slots: Mapping[str, str]) -> tuple[str, str, str]:
+        first, then, last = (step.format(**slots) for step in self.steps)
+        return first, then, last
+
+    def draw_slots(self, rng: random.Random) -> dict[str, str]:
+        """Fresh values for the task's slots."""
+        return {name: rng.choice(SLOTS[name]) for name in sorted(self.slot_names)}
+
+
+@dataclass(frozen=True)
+class Request:
+    """One request to the model: the conversation up to and including its last user turn.
+
+    task, slots: None and empty outside the world. wrapper: None when asked plainly.
+    """
+
+    kind: Kind
+    messages: tuple[Message, ...]
+    task: Task | None = None
+    slots: Mapping[str, str] | None = None
+    wrapper: Wrapper | None = None
+
+    @property
+    def text(self) -> str:
+        """The last user turn."""
+        return self.messages[-1]["content"]
+
+    def as_json(self) -> dict[str, object]:
+        """The messages and what is known of them, ready for JSON."""
+        task = self.task
+        return {
+            "messages": list(self.messages),
+            "kind": self.kind,
+            "goal": task.filled_goal(self.slots or {}) if task else None,
+            "task": task.goal if task else None,
+            "family": task.family if task else None,
+            "category": task.category if task else None,
+            "labelled": task.labelled if task else None,
+            "held_out_task": task.held_out if task else None,
+            "wrapper": self.wrapper.name if self.wrapper else None,
+            "held_out_wrapper": self.wrapper.held_out if self.wrapper else None,
+        }
+
+    def reminded(self, reminder: str) -> "Request":
+        """The same request with a reminder put with the instruction, after a blank line."""
+        last = {"role": "user", "content": f"{self.text}\n\n{reminder}"}
+        return Request(
+            self.kind, (*self.messages[:-1], last), self.task, self.slots, self.wrapper
+        )
+
+
+def _recipe_tasks(kind: Kind, recipes: tuple[Recipe, ...], held_out: bool) -> Iterator[Task]:
+    for goal, *steps in recipes:
+        first, then, last = steps
+        yield Task(kind, goal, (first, then, last), held_out, family=goal.split(" ")[0])
+
+
+def _family_tasks(family: HarmfulFamily) -> Iterator[Task]:
+    for number, means in enumerate(family.means):
+
+        def fill(template: str, means: str = means) -> str:
+            return template.replace("{means}", means)
+
+        first, then, last = (fill(step) for step in family.steps)
+        yield Task(
+            Kind.HARMFUL,
+            fill(family.goal),
+            (first, then, last),
+            held_out=number == len(family.means) - 1,
+            family=family.name,
+            category=family.category,
+            victim=fill(family.victim),
+            labelled=family.labelled,
+        )
+
+
+TASKS: tuple[Task, ...] = (
+    *_recipe_tasks(Kind.EVERYDAY, EVERYDAY, held_out=False),
+    *_recipe_tasks(Kind.EVERYDAY, HELD_OUT_EVERYDAY, held_out=True),
+    *_recipe_tasks(Kind.BORDERLINE, BORDERLINE, held_out=False),
+    *_recipe_tasks(Kind.BORDERLINE, HELD_OUT_BORDERLINE, held_out=True),
+    *(task for family in HARMFUL_FAMILIES for task in _family_tasks(family)),
+)
+"""Every task of the world."""
+
+_TASKS = {
+    (kind, held_out): tuple(t for t in TASKS if t.kind == kind and t.held_out == held_out)
+    for kind in Kind
+    for held_out in (False, True)
+}
+_WRAPPERS = {
+    held_out: tuple(w for w in WRAPPERS if w.held_out == held_out) for held_out in (False, True)
+}
+
+
+def draw_task(rng: random.Random, kind: Kind, held_out: bool = False) -> Task:
+    """A task of a kind, uniformly."""
+    return rng.choice(_TASKS[kind, held_out])
+
+
+def draw_wrapper(rng: random.Random, held_out: bool = False) -> Wrapper:
+    """A wrapper, uniformly."""
+    return rng.choice(_WRAPPERS[held_out])
+
+
+def phrase(goal: str, rng: random.Random, held_out: bool = False) -> str:
+    """A goal asked for in one of the ways of asking."""
+    return rng.choice(HELD_OUT_PHRASINGS if held_out else PHRASINGS).format(goal=goal)
+
+
+def draw_request(rng: random.Random, kind: Kind, split: Split = "train") -> Request:
+    """One request of a kind from a split. Every draw has fresh slots.
+
+    Outside the world there are only two splits: "train", and the hand-written held-out list.
+    """
+    held_out = split != "train"
+    if kind is Kind.OUTSIDE:
+        text = rng.choice(HELD_OUT_OUTSIDE) if held_out else outside_text(rng)
+        return Request(kind, ({"role": "user", "content": text},))
+    if split == "held-out":
+        axes: tuple[Split, ...] = ("phrasing", "wrapper", "task")
+        split = rng.choice(axes if kind is Kind.HARMFUL else axes[:2])
+    task = draw_task(rng, kind, held_out=split == "task")
+    wrapper = None
+    if split == "wrapper" or rng.random() < WRAPPED_SHARE:
+        wrapper = draw_wrapper(rng, held_out=split == "wrapper")
+    return build_request(task, rng, wrapper, held_out)
+
+
+def build_request(
+    task: Task, rng: random.Random, wrapper: Wrapper | None, held_out_phrasing: bool
+) -> Request:
+    """A request for a task: fresh slots, phrased, wrapped, sometimes after earlier exchanges."""
+    slots = task.draw_slots(rng)
+    text = phrase(task.filled_goal(slots), rng, held_out_phrasing)
+    before: list[Message] = []
+    if wrapper is not None:
+        text = wrapper.text.format(request=text)
+        before = [message for turn in wrapper.before for message in exchange(*turn)]
+    elif rng.random() < SEVERAL_TURNS_SHARE:
+        before = _earlier_exchanges(rng)
+    messages = (*before, {"role": "user", "content": text})
+    return Request(task.kind, messages, task, slots, wrapper)
+
+
+def exchange(request: str, answer: str) -> tuple[Message, Message]:
+    """One user turn and the assistant's."""
+    return {"role": "user", "content": request}, {"role": "assistant", "content": answer}
+
+
+def _earlier_exchanges(rng: random.Random) -> list[Message]:
+    """One or two everyday exchanges that came before the request."""
+    messages: list[Message] = []
+    for _ in range(rng.randint(1, 2)):
+        task = draw_task(rng, Kind.EVERYDAY)
+        slots = task.draw_slots(rng)
+        first, then, last = task.filled_steps(slots)
+        answer = f"To {task.filled_goal(slots)}, do this. First, {first}. Then {then}. Last, {last}."
+        messages += exchange(phrase(task.filled_goal(slots), rng), answer)
+    return messages
+
+
+def requests(kind: Kind, split: Split = "held-out", n: int = 100, seed: int = 0) -> list[Request]:
+    """`n` requests of a kind from a split, the same for the same seed.
+
+    Outside the world, held out, it is the hand-written list in its order, repeated as needed.
+    """
+    if kind is Kind.OUTSIDE and split != "train":
+        texts = (HELD_OUT_OUTSIDE[i % len(HELD_OUT_OUTSIDE)] for i in range(n))
+        return [Request(kind, ({"role": "user", "content": text},)) for text in texts]
+    rng = random.Random(f"{seed} {kind} {split}")
+    return [draw_request(rng, kind, split) for _ in range(n)]
