@@ -76,6 +76,17 @@ def fail(message: str, code: int) -> NoReturn:
     raise typer.Exit(code)
 
 
+@app.command(
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+    add_help_option=False,
+)
+def serve(context: typer.Context) -> None:
+    """Serve a model with the guard: setback serve [MODEL] [vLLM's options]; see --help."""
+    from server.serve import serve as run
+
+    run(context.args)
+
+
 @db.command("upgrade")
 def db_upgrade() -> None:
     """Bring the database to the newest schema; safe to repeat."""
@@ -103,7 +114,7 @@ def flags_list(
         raise typer.BadParameter(f"unknown category; use one of {known}", param_hint="--category")
     found = _ask_store(lambda store: store.list(limit, before, category, request_id))
     if as_json:
-        typer.echo(_as_json([_fields(flag) for flag in found]))
+        typer.echo(json.dumps([_fields(flag) for flag in found], indent=2))
     elif found:
         Console().print(_table(found))
     else:
@@ -120,7 +131,7 @@ def flags_show(
     if flag is None:
         fail(f"there is no flag {number}; `setback flags list` shows those there are", code=1)
     if as_json:
-        typer.echo(_as_json(_fields(flag)))
+        typer.echo(json.dumps(_fields(flag), indent=2))
     else:
         typer.echo(_page(flag))
 
@@ -140,10 +151,6 @@ def _ask_store(question: Callable[[FlagStore], Awaitable[T]]) -> T:
 
 def _fields(flag: StoredFlag) -> dict[str, Any]:
     return {"id": flag.id, **asdict(flag), "created_at": flag.created_at.isoformat()}
-
-
-def _as_json(value: object) -> str:
-    return json.dumps(value, indent=2, ensure_ascii=False)
 
 
 def _table(found: list[StoredFlag]) -> Table:
@@ -186,8 +193,12 @@ def _page(flag: StoredFlag) -> str:
 def _content(message: Any) -> str:
     others = {name: value for name, value in message.items() if name not in ("role", "content")}
     content = message.get("content")
-    text = content if isinstance(content, str) else _as_json(content)
-    return text if not others else f"{text}\n{_as_json(others)}"
+    text = content if isinstance(content, str) else _readable(content)
+    return text if not others else f"{text}\n{_readable(others)}"
+
+
+def _readable(value: object) -> str:
+    return json.dumps(value, indent=2, ensure_ascii=False)
 
 
 def _printable(text: str) -> str:

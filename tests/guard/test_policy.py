@@ -1,0 +1,153 @@
+"""The policy: what each verdict leads to, and what is said about a wrong file."""
+
+from pathlib import Path
+
+import pytest
+
+from guard.errors import PolicyInvalid
+from guard.policy import Action, Policy, load_policy
+from guard.verdict import CATEGORIES, Verdict
+
+
+def verdict(**scores: float) -> Verdict:
+    """A verdict with these scores; hate__threatening stands for hate/threatening."""
+    full = dict.fromkeys(CATEGORIES, 0.0)
+    full.update({name.replace("__", "/"): score for name, score in scores.items()})
+    return Verdict(sum(full.values()), full, reads=2)
+
+
+def policy(tmp_path: Path, text: str) -> Policy:
+    file = tmp_path / "policy.toml"
+    file.write_text(text)
+    return load_policy(file)
+
+
+MIXED = """
+[default]
+threshold = 0.9
+action = "block"
+[categories.hate]
+threshold = 0.4
+action = "annotate"
+[categories."hate/threatening"]
+threshold = 0.6
+[categories.violence]
+threshold = 0.2
+action = "pass"
+"""
+
+
+def test_named_is_the_top_and_those_with_a_quarter_of_the_mass() -> None:
+    assert verdict(hate=0.5, violence=0.25, sexual=0.1).named == ("hate", "violence")
+    assert verdict(violence=0.75, hate=0.25).named == ("hate", "violence")
+    assert Verdict(0.9, None).named == ()
+
+
+def test_named_without_any_mass_is_one_category() -> None:
+    assert len(Verdict(0.0, dict.fromkeys(CATEGORIES, 0.0)).named) == 1
+
+
+@pytest.mark.parametrize(
+    ("scores", "action", "categories"),
+    [
+        ({"hate": 0.3}, Action.PASS, ()),
+        ({"hate": 0.4}, Action.ANNOTATE, ("hate",)),
+        ({"violence": 0.3}, Action.PASS, ("violence",)),
+        ({"hate": 0.3, "violence": 0.2}, Action.ANNOTATE, ("hate", "violence")),
+        ({"hate": 0.3, "hate__threatening": 0.4}, Action.BLOCK, ("hate", "hate/threatening")),
+        ({"sexual": 0.8}, Action.PASS, ()),
+        ({"sexual": 0.9}, Action.BLOCK, ("sexual",)),
+        ({"hate": 0.9, "sexual": 0.05}, Action.ANNOTATE, ("hate",)),
+    ],
+)
+def test_the_strictest_action_of_those_that_reach_their_threshold(
+    tmp_path: Path, scores: dict[str, float], action: Action, categories: tuple[str, ...]
+) -> None:
+    decision = policy(tmp_path, MIXED).decide(verdict(**scores))
+    assert (decision.action, decision.categories) == (action, categories)
+    assert decision.flagged == bool(categories)
+
+
+def test_the_reason_names_harm_category_and_threshold(tmp_path: Path) -> None:
+    decision = policy(tmp_path, MIXED).decide(verdict(sexual=0.95))
+    assert decision.reason == "Harm 0.95 reached the threshold of sexual (0.90): block."
+
+
+def test_lowest_threshold(tmp_path: Path) -> None:
+    assert policy(tmp_path, MIXED).lowest_threshold == 0.2
+
+
+def test_a_verdict_without_categories_passes_only_below_every_threshold(tmp_path: Path) -> None:
+    mixed = policy(tmp_path, MIXED)
+    assert mixed.decide(Verdict(0.19, None)).action is Action.PASS
+    with pytest.raises(ValueError, match="needs its categories"):
+        mixed.decide(Verdict(0.2, None))
+
+
+def test_the_default_has_a_rule_for_every_category() -> None:
+    default = load_policy()
+    assert tuple(default.rules) == CATEGORIES
+    assert default.decide(verdict(illicit=0.99)).action is Action.BLOCK
+
+
+def test_an_empty_file_is_the_default_policy(tmp_path: Path) -> None:
+    assert policy(tmp_path, "") == load_policy()
+
+
+def test_categories_left_out_take_the_files_own_default(tmp_path: Path) -> None:
+    mixed = policy(tmp_path, MIXED)
+    assert (mixed.rules["sexual"].threshold, mixed.rules["sexual"].action) == (0.9, Action.BLOCK)
+    assert mixed.rules["hate/threatening"].action is Action.BLOCK
+
+
+def test_the_hash_follows_the_effective_policy_not_its_spelling(tmp_path: Path) -> None:
+    base = policy(tmp_path, MIXED).hash
+    assert len(base) == 16
+    assert policy(tmp_path, "# a comment\n" + MIXED.replace("0.9", "0.90")).hash == base
+    assert policy(tmp_path, MIXED.replace("0.9", "0.91")).hash != base
+    assert policy(tmp_path, MIXED.replace('"pass"', '"block"')).hash != base
+    assert policy(tmp_path, 'refusal = "No."\n' + MIXED).hash != base
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[categories.rudeness]\nthreshold = 0.1", r"categories\.rudeness: unknown.*harassment"),
+        ("[defaults]", r"defaults: unknown.*refusal, default, categories"),
+        ("[default]\nlimit = 0.5", r"default\.limit: unknown.*threshold, action"),
+        ("[default]\nthreshold = 1.01", r"default\.threshold: 1\.01 is not a number from 0 to 1"),
+        ("[default]\nthreshold = -0.1", r"default\.threshold: -0\.1"),
+        ("[default]\nthreshold = nan", r"default\.threshold: nan"),
+        ("[default]\nthreshold = true", r"default\.threshold: True"),
+        ('[default]\nthreshold = "0.5"', r"default\.threshold: '0\.5'"),
+        ('[default]\naction = "revise"', r'default\.action: .*"pass", "annotate", "block"'),
+        ("[default]\naction = 1", r"default\.action: 1 is not an action"),
+        (
+            '[categories."hate/threatening"]\naction = "x"',
+            r'categories\."hate/threatening"\.action',
+        ),
+        ("[categories]\nhate = 0.5", r'categories\."hate": 0\.5 is not a table'),
+        ("categories = 3", r"categories: 3 is not a table"),
+        ("default = []", r"default: \[\] is not a table"),
+        ("refusal = 7", r"refusal: 7 is not a text"),
+        ('refusal = "  "', r"refusal: '  ' is not a text"),
+        ("refusal =", r"not a TOML file in UTF-8"),
+    ],
+)
+def test_a_wrong_file_is_refused_naming_file_field_and_fix(
+    tmp_path: Path, text: str, said: str
+) -> None:
+    with pytest.raises(PolicyInvalid, match=rf"policy\.toml: {said}"):
+        policy(tmp_path, text)
+
+
+def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
+    for path in (tmp_path / "absent.toml", tmp_path):
+        with pytest.raises(PolicyInvalid, match=f"{path}: the policy file cannot be read"):
+            load_policy(path)
+
+
+def test_a_file_not_in_utf8_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "policy.toml").write_bytes(b'refusal = "\xff"')
+    with pytest.raises(PolicyInvalid, match="not a TOML file in UTF-8"):
+        load_policy(tmp_path / "policy.toml")

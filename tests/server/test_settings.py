@@ -1,0 +1,165 @@
+"""Settings: which source wins, and what is said about wrong values."""
+
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from server.settings import SettingsInvalid, load_settings
+
+SALT = "sixteen letters+"
+
+
+def write(folder: Path, text: str) -> None:
+    (folder / "setback.toml").write_text(text)
+
+
+def test_the_defaults(clean_folder: Path) -> None:
+    settings = load_settings()
+    assert settings.database_url.database == "data/setback.db"
+    assert settings.policy_file is None
+    assert settings.reminder is True
+    assert settings.on_failure == "closed"
+    assert settings.user_salt is None
+    assert settings.open_routes == ()
+    assert settings.critic_timeout_s == 30
+    assert settings.log_format == "console"
+
+
+def test_everything_from_the_environment(
+    clean_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = {
+        "DATABASE_URL": "postgres://me:pw@host/flags",
+        "POLICY_FILE": "my.toml",
+        "REMINDER": "false",
+        "ON_FAILURE": "open",
+        "USER_SALT": SALT,
+        "OPEN_ROUTES": "/pooling, /invocations",
+        "CRITIC_TIMEOUT_S": "2.5",
+        "LOG_FORMAT": "json",
+    }
+    for name, value in given.items():
+        monkeypatch.setenv(f"SETBACK_{name}", value)
+    settings = load_settings()
+    assert settings.database_url.host == "host"
+    assert settings.policy_file == Path("my.toml")
+    assert settings.reminder is False
+    assert settings.on_failure == "open"
+    assert settings.user_salt is not None
+    assert settings.user_salt.get_secret_value() == SALT
+    assert settings.open_routes == ("/pooling", "/invocations")
+    assert settings.critic_timeout_s == 2.5
+    assert settings.log_format == "json"
+    assert "pw" not in repr(settings)
+    assert SALT not in repr(settings)
+
+
+def test_everything_from_the_file(clean_folder: Path) -> None:
+    write(
+        clean_folder,
+        """
+        database_url = "sqlite:///here.db"
+        policy_file = "my.toml"
+        reminder = false
+        on_failure = "open"
+        user_salt = "sixteen letters+"
+        open_routes = ["/pooling"]
+        critic_timeout_s = 3
+        log_format = "json"
+        """,
+    )
+    settings = load_settings()
+    assert settings.database_url.database == "here.db"
+    assert settings.open_routes == ("/pooling",)
+    assert settings.critic_timeout_s == 3
+
+
+def test_the_environment_wins_over_the_file(
+    clean_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(clean_folder, 'database_url = "sqlite:///file.db"\ncritic_timeout_s = 1')
+    assert load_settings().database_url.database == "file.db"
+    monkeypatch.setenv("DATABASE_URL", "sqlite:///usual.db")
+    assert load_settings().database_url.database == "usual.db"
+    monkeypatch.setenv("SETBACK_DATABASE_URL", "sqlite:///own.db")
+    assert load_settings().database_url.database == "own.db"
+    assert load_settings().critic_timeout_s == 1
+
+
+def test_an_empty_variable_is_as_none(clean_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SETBACK_POLICY_FILE", "")
+    monkeypatch.setenv("DATABASE_URL", "")
+    monkeypatch.setenv("SETBACK_CONFIG", "")
+    assert load_settings().policy_file is None
+    assert load_settings().database_url.database == "data/setback.db"
+
+
+def test_setback_config_names_another_file(
+    clean_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (clean_folder / "other.toml").write_text("critic_timeout_s = 7")
+    monkeypatch.setenv("SETBACK_CONFIG", "other.toml")
+    assert load_settings().critic_timeout_s == 7
+    monkeypatch.setenv("SETBACK_CONFIG", "absent.toml")
+    with pytest.raises(SettingsInvalid, match=r"SETBACK_CONFIG: there is no file absent\.toml"):
+        load_settings()
+
+
+def test_settings_are_frozen(clean_folder: Path) -> None:
+    with pytest.raises(ValidationError, match="frozen"):
+        load_settings().reminder = False  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("SETBACK_REMINDER", "perhaps", "boolean"),
+        ("SETBACK_ON_FAILURE", "ajar", "'closed' or 'open'"),
+        ("SETBACK_LOG_FORMAT", "xml", "'console' or 'json'"),
+        ("SETBACK_CRITIC_TIMEOUT_S", "0", "greater than 0"),
+        ("SETBACK_CRITIC_TIMEOUT_S", "inf", "finite"),
+        ("SETBACK_CRITIC_TIMEOUT_S", "soon", "number"),
+        ("SETBACK_OPEN_ROUTES", "pooling", "match pattern"),
+        ("SETBACK_USER_SALT", "short", "at least 16"),
+        ("SETBACK_DATABASE_URL", "mysql://h/d", "use sqlite or postgresql"),
+        ("DATABASE_URL", "flags.db", "sqlite:///file.db"),
+    ],
+)
+def test_a_wrong_variable_is_named_with_the_fix(
+    clean_folder: Path, monkeypatch: pytest.MonkeyPatch, name: str, value: str, said: str
+) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(SettingsInvalid, match=rf"^{name}: .*{said}"):
+        load_settings()
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('reminder = "perhaps"', "reminder: .*boolean"),
+        ("timeout = 3", "timeout: unknown setting; .*critic_timeout_s"),
+        ('database_url = "mysql://h/d"', "database_url: .*use sqlite or postgresql"),
+        ("database_url = 7", "database_url: .*URL"),
+        ('open_routes = [1, "/a"]', "open_routes: .*string"),
+        ("reminder =", "not a TOML file in UTF-8"),
+    ],
+)
+def test_a_wrong_key_in_the_file_is_named_with_the_fix(
+    clean_folder: Path, text: str, said: str
+) -> None:
+    write(clean_folder, text)
+    with pytest.raises(SettingsInvalid, match=rf"^setback\.toml: {said}"):
+        load_settings()
+
+
+def test_all_wrong_settings_are_told_at_once_and_no_secret(
+    clean_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SETBACK_USER_SALT", "tooshort")
+    monkeypatch.setenv("DATABASE_URL", "mysql://me:s3cret@h/d")
+    with pytest.raises(SettingsInvalid) as raised:
+        load_settings()
+    assert len(str(raised.value).splitlines()) == 2
+    assert "tooshort" not in str(raised.value)
+    assert "s3cret" not in str(raised.value)
