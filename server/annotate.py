@@ -3,7 +3,7 @@ field and how each API says "withheld"; changes nothing else of what vLLM answer
 """
 
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from guard.call import GuardCall, Ruling
@@ -18,7 +18,12 @@ _DONE = "data: [DONE]"
 _NOT_RUN = {
     "type": "error",
     "code": "not_run",
-    "message": "The input was not judged: send the moderation field to have it judged.",
+    "message": "Not judged: send the moderation field to have the input judged.",
+}
+_CRITIC_FAILED = {
+    "type": "error",
+    "code": "critic_unavailable",
+    "message": "The critique failed, and this server is set to let answers out when it does.",
 }
 
 
@@ -40,36 +45,50 @@ def category_fields(ruling: Ruling) -> Body:
     }
 
 
-def moderation_field(call: GuardCall, model: str) -> Body:
-    """The `moderation` field of a moderated completion.
+def completion_moderation(call: GuardCall, model: str) -> Body:
+    """The `moderation` field of a moderated chat completion.
 
     Output results are in the order of the choices. Where nobody asked for scores, choices that
     were not flagged have none and are left out.
     """
+
+    def side(results: list[Body]) -> Body:
+        return {"type": "moderation_results", "model": model, "results": results}
+
+    return _sides(call, model, side)
+
+
+def response_moderation(call: GuardCall, model: str) -> Body:
+    """The `moderation` field of a moderated response: one result each, the worst."""
+
+    def side(results: list[Body]) -> Body:
+        return max(results, key=lambda result: sum(result["category_scores"].values()))
+
+    return _sides(call, model, side)
+
+
+def _sides(call: GuardCall, model: str, side: Callable[[list[Body]], Body]) -> Body:
+    def told(rulings: list[Ruling]) -> Body:
+        if any(ruling.verdict is None for ruling in rulings):
+            return _CRITIC_FAILED
+        results = [moderation_result(ruling, model) for ruling in rulings if _has_scores(ruling)]
+        return side(results) if results else _NOT_RUN
+
     outputs = [call.output_rulings[key] for key in sorted(call.output_rulings)]
     return {
-        "input": _side([call.input_ruling], model) if call.input_ruling else _NOT_RUN,
-        "output": _side(outputs, model),
+        "input": told([call.input_ruling] if call.input_ruling else []),
+        "output": told(outputs),
     }
 
 
-def _side(rulings: Iterable[Ruling], model: str) -> Body:
-    rulings = list(rulings)
-    if any(ruling.verdict is None for ruling in rulings):
-        message = "The critique failed, and this server is set to let answers out when it does."
-        return {"type": "error", "code": "critic_unavailable", "message": message}
-    results = [
-        moderation_result(ruling, model)
-        for ruling in rulings
-        if ruling.verdict and ruling.verdict.category_scores is not None
-    ]
-    return {"type": "moderation_results", "model": model, "results": results}
+def _has_scores(ruling: Ruling) -> bool:
+    return ruling.verdict is not None and ruling.verdict.category_scores is not None
 
 
 def annotate_body(call: GuardCall, body: Body) -> Body:
     """A whole JSON response with the guard's findings put in."""
     if call.route == _CHAT:
-        return body | {"moderation": moderation_field(call, body["model"])}
+        return body | {"moderation": completion_moderation(call, body["model"])}
     if call.route == _RESPONSES:
         return _annotated_response(call, body)
     if call.route == _MESSAGES and call.blocked:
@@ -78,7 +97,7 @@ def annotate_body(call: GuardCall, body: Body) -> Body:
 
 
 def _annotated_response(call: GuardCall, response: Body) -> Body:
-    response = response | {"moderation": moderation_field(call, response["model"])}
+    response = response | {"moderation": response_moderation(call, response["model"])}
     if call.blocked:
         details = {"reason": "content_filter"}
         response |= {"status": "incomplete", "incomplete_details": details}
@@ -113,7 +132,7 @@ class StreamAnnotator:
     def _moderation_chunk(self) -> str:
         _, last = _parsed(self._last)
         same = {key: last.get(key) for key in ("id", "object", "created", "model")}
-        field = moderation_field(self._call, str(last.get("model")))
+        field = completion_moderation(self._call, str(last.get("model")))
         return _rendered("", {**same, "choices": [], "moderation": field})
 
     def _response(self, event: str) -> str:

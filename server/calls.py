@@ -2,6 +2,8 @@
 moderation the caller wants. Owns that reading for each API; leaves all else to vLLM.
 """
 
+import json
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
@@ -20,6 +22,9 @@ MODERATION_ALIASES: frozenset[str] = frozenset(
     }
 )
 """OpenAI's moderation model names, all meaning the served model's own critique."""
+
+
+_TYPE_NAME = re.compile(r"\[|^str$|^[A-Z]\w*$")
 
 
 class _Side(BaseModel):
@@ -43,6 +48,28 @@ class _Moderation(BaseModel):
     def blocks(self, side: Literal["input", "output"]) -> bool:
         asked: _Side | None = getattr(self.policy, side, None)
         return asked is not None and asked.mode == "block"
+
+
+def parse_body(body: bytes) -> dict[str, Any]:
+    """A request's JSON object; raises BadRequest when it is none."""
+    try:
+        content = json.loads(body)
+    except (ValueError, RecursionError) as error:
+        raise BadRequest(
+            f"The body is not JSON in UTF-8: {error}.", "body", "invalid_json"
+        ) from error
+    if not isinstance(content, dict):
+        raise BadRequest("The body must be a JSON object.", "body", "invalid_type")
+    return content
+
+
+def bad_field(error: ValidationError, prefix: str = "") -> BadRequest:
+    """The wrong field by its path in the body; of a union's complaints the most specific."""
+    worst = max(error.errors(), key=lambda item: (item["type"] != "string_type", len(item["loc"])))
+    # A union's branches stand in the path by their types' names.
+    steps = [str(step) for step in worst["loc"] if not _TYPE_NAME.search(str(step))]
+    where = ".".join([*([prefix] if prefix else []), *steps])
+    return BadRequest(f"{where}: {worst['msg'].removeprefix('Value error, ')}.", where)
 
 
 def read_call(route: str, body: Mapping[str, Any]) -> GuardCall:
@@ -76,9 +103,7 @@ def _moderation(body: Mapping[str, Any]) -> _Moderation | None:
     try:
         return _Moderation.model_validate(given)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(["moderation", *map(str, first["loc"])])
-        raise BadRequest(f"{where}: {first['msg']}.", where) from error
+        raise bad_field(error, "moderation") from error
 
 
 def _user(body: Mapping[str, Any]) -> str | None:

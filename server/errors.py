@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from fastapi import Request
 from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
 
 from guard.errors import (
     CriticUnavailable,
@@ -61,6 +62,16 @@ def guard_error_response(error: GuardError) -> JSONResponse:
 def bad_request_response(error: BadRequest) -> JSONResponse:
     """What a client sees of a wrong field."""
     return error_response(400, error.message, code=error.code, param=error.param)
+
+
+async def on_http_error(request: Request, error: Exception) -> JSONResponse:
+    """FastAPI handler for what the router itself refuses: unknown or closed paths, methods."""
+    assert isinstance(error, HTTPException)
+    path = request.url.path
+    message = (
+        f"{request.method} {path}: {error.detail}. Closed routes are opened by SETBACK_OPEN_ROUTES."
+    )
+    return error_response(error.status_code, message, code="route_unavailable")
 
 
 async def on_guard_error(_request: Request, error: Exception) -> JSONResponse:

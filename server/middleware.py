@@ -3,14 +3,14 @@ to start an API process whose engine is not guarded, since vLLM skips plugins th
 Owns neither verdicts nor what responses look like (response.py).
 """
 
-import json
-from collections.abc import Iterator
+from uuid import uuid4
 
+from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from guard.call import GuardCall, current_call
 from guard.errors import GuardError, UnguardedRoute
-from server.calls import check_moderation_model, read_call
+from server.calls import check_moderation_model, parse_body, read_call
 from server.errors import BadRequest, bad_request_response, guard_error_response
 from server.response import GuardedResponse
 from server.routes import GUARDED
@@ -41,6 +41,7 @@ class GuardMiddleware:
             await self._app(scope, receive, send)
 
     async def _guarded(self, scope: Scope, receive: Receive, send: Send) -> None:
+        _name_request(scope)
         body, replay = await _buffered(receive)
         try:
             call = _read_call(scope, body)
@@ -59,15 +60,14 @@ class GuardMiddleware:
             current_call.reset(token)
 
 
+def _name_request(scope: Scope) -> None:
+    """Gives the request an id unless it has one, which vLLM then uses in its own ids and header."""
+    headers = MutableHeaders(scope=scope)
+    headers.setdefault("x-request-id", uuid4().hex)
+
+
 def _read_call(scope: Scope, body: bytes) -> GuardCall:
-    try:
-        content = json.loads(body)
-    except ValueError as error:
-        raise BadRequest(
-            f"The body is not JSON in UTF-8: {error}.", "body", "invalid_json"
-        ) from error
-    if not isinstance(content, dict):
-        raise BadRequest("The body must be a JSON object.", "body", "invalid_type")
+    content = parse_body(body)
     call = read_call(_path(scope), content)
     moderation = content.get("moderation")
     if moderation is not None:
@@ -75,8 +75,8 @@ def _read_call(scope: Scope, body: bytes) -> GuardCall:
     return call
 
 
-def _served(scope: Scope) -> Iterator[str]:
-    return (path.name for path in scope["app"].state.openai_serving_models.base_model_paths)
+def _served(scope: Scope) -> list[str]:
+    return [path.name for path in scope["app"].state.openai_serving_models.base_model_paths]
 
 
 def _path(scope: Scope) -> str:

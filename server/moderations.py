@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 from uuid import uuid4
 
 from fastapi import APIRouter, Request, Response
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from guard.call import Message, Ruling
 from guard.critic import Critic, Subject
@@ -19,7 +19,7 @@ from guard.engine import BASE_ADAPTER
 from guard.policy import Policy
 from guard.template import ChatFormat
 from server.annotate import category_fields
-from server.calls import check_moderation_model, text_of
+from server.calls import bad_field, check_moderation_model, parse_body, text_of
 from server.errors import BadRequest
 from server.response import ADAPTER_HEADER
 
@@ -29,11 +29,18 @@ _WITHHELD = "The analysis was itself flagged and is withheld."
 
 
 class TextPart(BaseModel):
-    """One part of a multi-part input. Images are refused by name: the critique reads text only."""
+    """One part of a multi-part input or message."""
 
     model_config = ConfigDict(extra="forbid")
     type: Literal["text"]
     text: str
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_images(cls, part: Any) -> Any:
+        if isinstance(part, dict) and part.get("type") in ("image_url", "input_image", "image"):
+            raise ValueError("images cannot be judged, only text; leave this part out")
+        return part
 
 
 class Turn(BaseModel):
@@ -43,29 +50,22 @@ class Turn(BaseModel):
     content: str | list[TextPart]
 
 
-def _input_kind(value: object) -> str:
-    if isinstance(value, str):
-        return "text"
-    parts = isinstance(value, list) and any(isinstance(item, dict) for item in value)
-    return "parts" if parts else "texts"
-
-
-Input = Annotated[
-    Annotated[str, Tag("text")]
-    | Annotated[list[str], Field(min_length=1), Tag("texts")]
-    | Annotated[list[TextPart], Field(min_length=1), Tag("parts")],
-    Discriminator(_input_kind),
-]
-
-
 class ModerationRequest(BaseModel):
     """Either `input` as OpenAI defines it, or `messages` ending with the answer to judge."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", strict=True)
     model: str = "omni-moderation-latest"
-    input: Input | None = None
+    input: str | Annotated[list[str | TextPart], Field(min_length=1)] | None = None
     messages: Annotated[list[Turn], Field(min_length=2)] | None = None
     explain: bool = False
+
+
+_OPENAPI = {
+    "requestBody": {
+        "required": True,
+        "content": {"application/json": {"schema": ModerationRequest.model_json_schema()}},
+    }
+}
 
 
 class Moderator:
@@ -92,9 +92,13 @@ class Moderator:
         if request.messages is not None:
             return [self._conversation(request.messages)]
         given = request.input
-        if isinstance(given, list) and not isinstance(given[0], TextPart):
-            return [self._text(str(text)) for text in given]
-        return [self._text(given if isinstance(given, str) else _joined(given))]
+        if isinstance(given, str):
+            return [self._text(given)]
+        texts = [item for item in given or () if isinstance(item, str)]
+        parts = [item for item in given or () if not isinstance(item, str)]
+        if texts and parts:
+            raise BadRequest("input holds either texts or parts, not both.", "input")
+        return [self._text(text) for text in texts] or [self._text(_joined(parts))]
 
     def _text(self, text: str) -> Subject:
         return self._critic.text(self._format.encode(text))
@@ -121,11 +125,17 @@ class Moderator:
         return _WITHHELD if self._policy.decide(verdict).flagged else analysis
 
 
-@router.post("/v1/moderations")
-async def create_moderation(
-    body: ModerationRequest, request: Request, response: Response
-) -> dict[str, Any]:
+def _read(body: bytes) -> ModerationRequest:
+    try:
+        return ModerationRequest.model_validate(parse_body(body))
+    except ValidationError as error:
+        raise bad_field(error) from error
+
+
+@router.post("/v1/moderations", openapi_extra=_OPENAPI)
+async def create_moderation(request: Request, response: Response) -> dict[str, Any]:
     """Classifies texts, or the last answer of a conversation, by OpenAI's 13 categories."""
+    body = _read(await request.body())
     moderator: Moderator = request.app.state.setback.moderator
     check_moderation_model(body.model, moderator.served, "model")
     results = await moderator.results(body)

@@ -9,6 +9,7 @@ from typing import Any
 from fastapi import APIRouter, FastAPI, Request
 from fastapi.responses import JSONResponse, Response
 from starlette.datastructures import State
+from starlette.exceptions import HTTPException as StarletteHTTPException
 from vllm.renderers.chat_utils import load_chat_template
 
 from guard.critic import Critic
@@ -20,7 +21,7 @@ from guard.store.flags import FlagStore
 from guard.tasks import spawn
 from guard.template import ChatFormat
 from server import moderations
-from server.errors import BadRequest, error_response, on_bad_request, on_guard_error
+from server.errors import BadRequest, error_response, on_bad_request, on_guard_error, on_http_error
 from server.metrics import PrometheusObserver
 from server.moderations import Moderator
 from server.revision import model_revision
@@ -65,6 +66,7 @@ class GuardPlugin:
         app.include_router(moderations.router)
         app.add_exception_handler(GuardError, on_guard_error)
         app.add_exception_handler(BadRequest, on_bad_request)
+        app.add_exception_handler(StarletteHTTPException, on_http_error)
         close_other_routes(app, load_settings().open_routes)
 
     async def init_state(self, engine_client: Any, state: State, args: Namespace) -> None:

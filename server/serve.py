@@ -11,17 +11,17 @@ from collections.abc import Sequence
 from importlib.metadata import entry_points
 from typing import Any
 
-from refine.practice.model import MODEL_NAME, check_model
-
 from guard.errors import GuardError, Unsupported
 from guard.policy import load_policy
 from guard.store.flags import FlagStore
+from refine.practice.integrity import MODEL_NAME, check_model
 from refine.practice.recipe import MODEL_DIR
 from server.settings import PREFIX, Settings, SettingsInvalid, load_settings
 
 MIDDLEWARE = "server.middleware.GuardMiddleware"
 _SECRETS = frozenset({"user_salt"})
 _CPU_BLOCK_SIZE = 32
+_PRACTICE_CACHE_BYTES = 512 * 1024**2
 _PAST_THE_GUARD = {
     "grpc": "--grpc",
     "grpc_port": "--grpc-port",
@@ -81,6 +81,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
 
     parser = FlexibleArgumentParser(  # type: ignore[no-untyped-call]
         prog="setback serve",
+        usage="setback serve [MODEL] [OPTIONS]",
         description="Serve a model with the guard in front of every answer. Without MODEL: the "
         "practice model. Takes vLLM's options too; --help=GROUP or --help=all shows more of them.",
     )
@@ -94,6 +95,10 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     if options.model_tag is None:
         options.model_tag = str(MODEL_DIR)
         options.served_model_name = options.served_model_name or [MODEL_NAME]
+        options.enable_auto_tool_choice = True
+        options.tool_call_parser = options.tool_call_parser or "hermes"
+        # vLLM's default would reserve nearly all memory on a CPU, for a model of 8 MB.
+        options.kv_cache_memory_bytes = options.kv_cache_memory_bytes or _PRACTICE_CACHE_BYTES
     options.middleware = [*options.middleware, MIDDLEWARE]
     return options
 

@@ -1,0 +1,151 @@
+"""An engine that follows a script, for tests of whatever stands on the engine boundary. Owns the
+part of vLLM's EngineClient that the guard uses: drafts in scripted pieces, label reads with
+scripted probabilities, delays and failures. Runs no model and checks no sampling parameters.
+"""
+
+import asyncio
+import math
+from collections.abc import AsyncGenerator, Callable, Sequence
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any
+
+from vllm.logprobs import Logprob
+from vllm.outputs import CompletionOutput, RequestOutput
+from vllm.sampling_params import RequestOutputKind, SamplingParams
+
+from guard.verdict import CATEGORIES, CATEGORY_LETTERS
+
+_LETTER = {category: letter for letter, category in CATEGORY_LETTERS.items()}
+
+
+@dataclass
+class Script:
+    """What the engine does.
+
+    answers: the draft of each choice, for a prompt's text.
+    harm: the probability of "yes" for a critique's whole prompt text.
+    category: what the category read names, with certainty.
+    piece_tokens: how many tokens each streamed piece holds.
+    critique_delay_s: seconds each label read takes.
+    fail_draft, fail_critique: raised instead of an output.
+    """
+
+    answers: Callable[[str], Sequence[str]] = lambda prompt: ("All is well.",)
+    harm: Callable[[str], float] = lambda prompt: 0.0
+    category: str = "violence"
+    piece_tokens: int = 2
+    critique_delay_s: float = 0.0
+    fail_draft: Exception | None = None
+    fail_critique: Exception | None = None
+
+
+@dataclass
+class ScriptedEngine:
+    """Stands where vLLM's engine client would; `log` keeps what was asked, in order.
+
+    log: ("draft" | "read", prompt text), and ("closed", request id) when a draft was given up.
+    """
+
+    tokenizer: Any
+    script: Script = field(default_factory=Script)
+    max_model_len: int = 1024
+    log: list[tuple[str, str]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.renderer = SimpleNamespace(get_tokenizer=lambda: self.tokenizer)
+        self.model_config = SimpleNamespace(
+            max_model_len=self.max_model_len, try_get_generation_config=dict
+        )
+
+    def check_admission(self, n: int = 1, request_id: str | None = None) -> None:
+        """Admits everything."""
+
+    async def generate(
+        self, prompt: Any, sampling_params: SamplingParams, request_id: str, **_options: Any
+    ) -> AsyncGenerator[RequestOutput, None]:
+        """As EngineClient.generate."""
+        token_ids = prompt["prompt_token_ids"]
+        if len(token_ids) >= self.max_model_len:
+            raise ValueError(f"{len(token_ids)} tokens exceed the scripted context")
+        text = self.tokenizer.decode(token_ids)
+        if sampling_params.logprob_token_ids:
+            self.log.append(("read", text))
+            yield await self._read(text, token_ids, sampling_params, request_id)
+            return
+        self.log.append(("draft", text))
+        try:
+            for output in self._drafts(text, token_ids, sampling_params, request_id):
+                # A real engine gives the event loop its turn between pieces.
+                await asyncio.sleep(0)
+                yield output
+        except GeneratorExit:
+            self.log.append(("closed", request_id))
+            raise
+
+    async def _read(
+        self, text: str, token_ids: list[int], params: SamplingParams, request_id: str
+    ) -> RequestOutput:
+        await asyncio.sleep(self.script.critique_delay_s)
+        if self.script.fail_critique is not None:
+            raise self.script.fail_critique
+        assert params.logprob_token_ids is not None
+        chosen = self._probabilities(text, params.logprob_token_ids)
+        logprobs = {
+            token: Logprob(math.log(p) if p > 0 else -math.inf) for token, p in chosen.items()
+        }
+        best = max(chosen, key=chosen.__getitem__)
+        output = CompletionOutput(0, "", [best], None, [logprobs], finish_reason="length")
+        return RequestOutput(request_id, None, token_ids, None, [output], finished=True)
+
+    def _probabilities(self, text: str, token_ids: list[int]) -> dict[int, float]:
+        words = {token: self.tokenizer.decode([token]).strip() for token in token_ids}
+        if len(set(words.values())) == len(CATEGORIES):
+            letter = _LETTER[self.script.category]
+            return {token: float(word == letter) for token, word in words.items()}
+        harm = self.script.harm(text)
+        odds = {"Yes": harm, "No": 1 - harm}
+        # The whole probability goes to one spelling of each label.
+        return {token: odds.pop(word, 0.0) for token, word in words.items()}
+
+    def _drafts(
+        self, text: str, prompt_ids: list[int], params: SamplingParams, request_id: str
+    ) -> Sequence[RequestOutput]:
+        if self.script.fail_draft is not None:
+            raise self.script.fail_draft
+        choices = [
+            self._pieces(index, answer, params)
+            for index, answer in enumerate(self.script.answers(text))
+        ]
+        if params.output_kind is RequestOutputKind.FINAL_ONLY:
+            steps = [[pieces[-1] for pieces in choices]]
+        else:
+            longest = max(map(len, choices))
+            steps = [[p[i] for p in choices if i < len(p)] for i in range(longest)]
+        return [
+            RequestOutput(request_id, None, prompt_ids, None, outputs, finished=step is steps[-1])
+            for step in steps
+            for outputs in [step]
+        ]
+
+    def _pieces(self, index: int, answer: str, params: SamplingParams) -> list[CompletionOutput]:
+        """The choice's outputs, each a delta or the whole so far, as the parameters ask."""
+        ids = [*self.tokenizer.encode(answer), self.tokenizer.eos_token_id]
+        deltas = params.output_kind is RequestOutputKind.DELTA
+        pieces = []
+        for start in range(0, len(ids), self.script.piece_tokens):
+            end = start + self.script.piece_tokens
+            shown = ids[start if deltas else 0 : end]
+            pieces.append(
+                CompletionOutput(
+                    index,
+                    self.tokenizer.decode(shown, skip_special_tokens=True),
+                    shown,
+                    None,
+                    [{t: Logprob(-0.5, 1, self.tokenizer.decode([t]))} for t in shown]
+                    if params.logprobs
+                    else None,
+                    finish_reason="stop" if end >= len(ids) else None,
+                )
+            )
+        return pieces
