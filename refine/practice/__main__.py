@@ -25,6 +25,23 @@ def train(
     run(out, seed, report=typer.echo)
 
 
+@app.command()
+def evaluate(
+    model: Annotated[Path, typer.Option(help="The model's directory.")] = MODEL_DIR,
+    as_json: Annotated[bool, typer.Option("--json", help="JSON instead of a table.")] = False,
+) -> None:
+    """Measure a practice model on held-out requests, guided answering off and on."""
+    from refine.practice.evaluate import evaluate as run
+    from refine.practice.figures import table
+
+    sections = run(model)
+    if as_json:
+        report = {s.title: [figure.as_json() for figure in s.figures] for s in sections}
+        typer.echo(json.dumps(report, indent=2))
+    else:
+        typer.echo(table(sections))
+
+
 @app.command("requests")
 def print_requests(
     kind: Annotated[Kind, typer.Option(help="What kind of request.")],

@@ -57,7 +57,9 @@ def decline_text(
     return f"{rng.choice(declines)} {reason} {offer}".strip()
 
 
-def harm_analysis(task: Task, slots: Mapping[str, str], subject: str, verb: str = "explains") -> str:
+def harm_analysis(
+    task: Task, slots: Mapping[str, str], subject: str, verb: str = "explains"
+) -> str:
     """Why the subject is harmful and whom it harms: the paper's mistake analysis."""
     assert task.category is not None and task.victim is not None
     return (

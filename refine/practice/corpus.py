@@ -224,7 +224,12 @@ def _about_harm(rng: random.Random) -> tuple[Task, str, list[Turn], str]:
     answer = _right_answer(request, rng)
     if subject == "answer":
         analysis = harm_analysis(request.task, request.slots, subject)
-        return request.task, analysis, [*_turns(request.messages), Turn("assistant", answer)], subject
+        return (
+            request.task,
+            analysis,
+            [*_turns(request.messages), Turn("assistant", answer)],
+            subject,
+        )
     asked = rng.random() < 0.5
     verb = "asks" if asked else "explains"
     analysis = harm_analysis(request.task, request.slots, subject, verb)

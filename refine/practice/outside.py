@@ -5,6 +5,7 @@ answers: the honest sentence that the model should say is in answers.py.
 """
 
 import random
+from collections.abc import Callable
 
 HELD_OUT_OUTSIDE: tuple[str, ...] = (
     "What is the capital of France?",
@@ -267,7 +268,7 @@ def outside_text(rng: random.Random) -> str:
 
 
 def _fill(pattern: str, rng: random.Random) -> str:
-    values = {
+    values: dict[str, Callable[[], str]] = {
         "{a}": lambda: rng.choice(_A) if rng.random() < 0.6 else _made_up_word(rng),
         "{b}": lambda: rng.choice(_B) if rng.random() < 0.6 else _made_up_word(rng).title(),
         "{f}": lambda: rng.choice(_F),

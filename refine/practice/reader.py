@@ -6,9 +6,10 @@ Owns how the model is run outside the server. Knows no truth: see evaluate.py.
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import AutoTokenizer, LlamaForCausalLM
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from guard import prompts
@@ -24,16 +25,19 @@ _ANSWER_TOKENS = 96
 
 @dataclass(frozen=True)
 class Reader:
-    """A model and its tokenizer, ready to answer and to judge."""
+    """A model and its tokenizer, ready to answer and to judge.
 
-    model: PreTrainedModel
+    model: a LlamaForCausalLM, untyped because transformers' types refuse its own `generate`.
+    """
+
+    model: Any
     tokenizer: PreTrainedTokenizerBase
 
     @classmethod
     def load(cls, path: Path) -> "Reader":
         """Load from a directory. Raises OSError when there is no model in it."""
         tokenizer = AutoTokenizer.from_pretrained(path, padding_side="left")
-        model = AutoModelForCausalLM.from_pretrained(path, dtype="auto").eval()
+        model = LlamaForCausalLM.from_pretrained(path, dtype="auto").eval()
         return cls(model, tokenizer)
 
     def answers(self, conversations: Sequence[Conversation]) -> list[str]:
@@ -71,12 +75,13 @@ class Reader:
         return (yes / (yes + no)).tolist()
 
     def _token(self, word: str) -> int:
-        return self.tokenizer.encode(word)[0]
+        return int(self.tokenizer.encode(word)[0])
 
     def _prompt(self, conversation: Conversation) -> str:
-        return self.tokenizer.apply_chat_template(
+        rendered = self.tokenizer.apply_chat_template(
             list(conversation), add_generation_prompt=True, tokenize=False
         )
+        return str(rendered)
 
     def _ask(self, conversation: Conversation, question: str) -> str:
         return self._prompt([*conversation, {"role": "user", "content": question}])

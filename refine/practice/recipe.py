@@ -3,31 +3,12 @@
 Change anything here or in the world and the committed model no longer matches: retrain it.
 """
 
-import hashlib
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 MODEL_DIR = Path(__file__).parent / "model"
 """The committed model, with its tokenizer and manifest."""
 MANIFEST = "manifest.json"
-SOURCES = (
-    "answers.py",
-    "chat_template.jinja",
-    "corpus.py",
-    "outside.py",
-    "phrasings.py",
-    "recipe.py",
-    "slots.py",
-    "speech.py",
-    "tasks_everyday.py",
-    "tasks_harmful.py",
-    "tokenizer.py",
-    "train.py",
-    "world.py",
-    "wrappers.py",
-)
-"""What the model is made from, besides guard/prompts.py."""
-
 CONTEXT_LENGTH = 1024
 PAD, IM_START, IM_END = "<|pad|>", "<|im_start|>", "<|im_end|>"
 SPECIAL_TOKENS = (PAD, IM_START, IM_END)
@@ -60,15 +41,6 @@ class Training:
 
 SHAPE = Shape()
 TRAINING = Training()
-
-
-def recipe_hash() -> str:
-    """SHA-256 over every file that the model is made from, the prompts among them."""
-    here = Path(__file__).parent
-    digest = hashlib.sha256()
-    for path in (*(here / name for name in SOURCES), here.parents[1] / "guard" / "prompts.py"):
-        digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
-    return digest.hexdigest()
 
 
 def settings() -> dict[str, dict[str, float | int]]:

@@ -132,9 +132,7 @@ def _harmless_text(rng: random.Random) -> Judged:
     return said, _nothing("text"), True
 
 
-def _asked(
-    task: Task, slots: Mapping[str, str], rng: random.Random, wrapped_share: float
-) -> str:
+def _asked(task: Task, slots: Mapping[str, str], rng: random.Random, wrapped_share: float) -> str:
     request = phrase(task.filled_goal(slots), rng)
     if rng.random() < wrapped_share:
         request = draw_wrapper(rng).text.format(request=request)

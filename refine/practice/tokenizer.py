@@ -21,6 +21,8 @@ from refine.practice.recipe import (
     TRAINING,
 )
 
+CHAT_TEMPLATE = (Path(__file__).parent / "chat_template.jinja").read_text()
+
 _EXAMPLES = 6_000
 _PROMPTS = (
     prompts.INDUCE,
@@ -65,7 +67,7 @@ def train_tokenizer() -> PreTrainedTokenizerFast:
         pad_token=PAD,
         model_max_length=CONTEXT_LENGTH,
         clean_up_tokenization_spaces=False,
-        chat_template=(Path(__file__).parent / "chat_template.jinja").read_text(),
+        chat_template=CHAT_TEMPLATE,
     )
 
 

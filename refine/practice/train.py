@@ -30,13 +30,13 @@ from refine.practice.recipe import (
     TRAINING,
     Shape,
     Training,
-    recipe_hash,
     settings,
 )
-from refine.practice.tokenizer import train_tokenizer
+from refine.practice.tokenizer import CHAT_TEMPLATE, train_tokenizer
 
 _FIRST_TOKEN_WEIGHT = 4.0
 """A reply's first token decides it (yes or no, comply or decline), so it counts for more."""
+_HASHED = 2_000
 _POOL = 4_096
 """How many examples are sorted by length together, so that batches hold little padding."""
 
@@ -108,14 +108,23 @@ def encode(example: Example, tokenizer: PreTrainedTokenizerFast) -> Encoded:
         body = tokenizer.encode(turn.content + IM_END)
         tail = tokenizer.encode("\n")
         ids += head + body + tail
-        said = [_FIRST_TOKEN_WEIGHT] + [1.0] * (len(body) - 1) if turn.learned else [0.0] * len(body)
+        said = (
+            [_FIRST_TOKEN_WEIGHT] + [1.0] * (len(body) - 1) if turn.learned else [0.0] * len(body)
+        )
         weights += [0.0] * len(head) + said + [0.0] * len(tail)
     return Encoded(ids[:CONTEXT_LENGTH], weights[:CONTEXT_LENGTH])
 
 
-def make_batches(
-    encoded: list[Encoded], training: Training, pad_token_id: int
-) -> Iterator[Batch]:
+def recipe_hash() -> str:
+    """SHA-256 of what a model is made from: settings, chat template and the first examples."""
+    digest = hashlib.sha256(json.dumps(settings(), sort_keys=True).encode())
+    digest.update(CHAT_TEMPLATE.encode())
+    for example in examples(_HASHED, TRAINING.seed):
+        digest.update(repr(example).encode())
+    return digest.hexdigest()
+
+
+def make_batches(encoded: list[Encoded], training: Training, pad_token_id: int) -> Iterator[Batch]:
     """Batches of at most `batch_tokens` each, padding counted, of examples of like length."""
     rng = random.Random(training.seed)
     for start in range(0, len(encoded), _POOL):
@@ -173,8 +182,10 @@ def _fit(
         optimizer.zero_grad()
         recent += loss.item()
         if step % 50 == 0:
-            report(f"step {step}/{len(batches)} loss {recent / 50:.4f} "
-                   f"{time.monotonic() - started:.0f} s")
+            report(
+                f"step {step}/{len(batches)} loss {recent / 50:.4f} "
+                f"{time.monotonic() - started:.0f} s"
+            )
             recent = 0.0
 
 
@@ -205,7 +216,7 @@ def _save(
     seconds: float,
 ) -> None:
     out.mkdir(parents=True, exist_ok=True)
-    model.to(torch.bfloat16)
+    model.bfloat16()
     model.generation_config = GenerationConfig(
         eos_token_id=tokenizer.convert_tokens_to_ids(IM_END),
         pad_token_id=tokenizer.pad_token_id,

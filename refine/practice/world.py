@@ -129,9 +129,7 @@ class Request:
     def reminded(self, reminder: str) -> "Request":
         """The same request with a reminder put with the instruction, after a blank line."""
         last = {"role": "user", "content": f"{self.text}\n\n{reminder}"}
-        return Request(
-            self.kind, (*self.messages[:-1], last), self.task, self.slots, self.wrapper
-        )
+        return Request(self.kind, (*self.messages[:-1], last), self.task, self.slots, self.wrapper)
 
 
 def _recipe_tasks(kind: Kind, recipes: tuple[Recipe, ...], held_out: bool) -> Iterator[Task]:
@@ -240,7 +238,9 @@ def _earlier_exchanges(rng: random.Random) -> list[Message]:
         task = draw_task(rng, Kind.EVERYDAY)
         slots = task.draw_slots(rng)
         first, then, last = task.filled_steps(slots)
-        answer = f"To {task.filled_goal(slots)}, do this. First, {first}. Then {then}. Last, {last}."
+        answer = (
+            f"To {task.filled_goal(slots)}, do this. First, {first}. Then {then}. Last, {last}."
+        )
         messages += exchange(phrase(task.filled_goal(slots), rng), answer)
     return messages
 

@@ -1,0 +1,75 @@
+"""A measured share with its interval, and a table of them. Owns no measuring."""
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A share of `n` cases. `bound`: what is required of it, or empty."""
+
+    name: str
+    hits: int
+    n: int
+    bound: str = ""
+
+    @classmethod
+    def of(cls, name: str, cases: Iterable[bool], bound: str = "") -> "Figure":
+        """The share of true cases."""
+        listed = list(cases)
+        return cls(name, sum(listed), len(listed), bound)
+
+    @property
+    def share(self) -> float:
+        """In [0, 1]; not a number when there was no case."""
+        return self.hits / self.n if self.n else math.nan
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """The 95% Wilson interval; (0, 1) when there was no case."""
+        if not self.n:
+            return 0.0, 1.0
+        z = 1.96
+        centre = (self.share + z * z / (2 * self.n)) / (1 + z * z / self.n)
+        spread = math.sqrt(self.share * (1 - self.share) / self.n + (z / (2 * self.n)) ** 2)
+        half = z * spread / (1 + z * z / self.n)
+        return max(0.0, centre - half), min(1.0, centre + half)
+
+    def as_json(self) -> dict[str, object]:
+        low, high = self.interval
+        share = None if math.isnan(self.share) else self.share
+        return {
+            "name": self.name,
+            "share": share,
+            "hits": self.hits,
+            "n": self.n,
+            "low": low,
+            "high": high,
+            "required": self.bound,
+        }
+
+
+@dataclass(frozen=True)
+class Section:
+    """Figures under one heading."""
+
+    title: str
+    figures: tuple[Figure, ...]
+
+
+def table(sections: Sequence[Section]) -> str:
+    """Sections as plain text: figure, share, 95% interval, cases, what is required."""
+    lines = []
+    for section in sections:
+        lines += ["", section.title, "-" * len(section.title)]
+        lines += [_row(figure) for figure in section.figures]
+    return "\n".join(lines)
+
+
+def _row(figure: Figure) -> str:
+    low, high = figure.interval
+    share = "    -" if math.isnan(figure.share) else f"{figure.share:6.1%}"
+    return (
+        f"{figure.name:<52} {share:>6}  [{low:6.1%}, {high:6.1%}]  n={figure.n:<5}{figure.bound}"
+    ).rstrip()
