@@ -79,7 +79,7 @@ class ScriptedEngine:
                 # A real engine gives the event loop its turn between pieces.
                 await asyncio.sleep(0)
                 yield output
-        except GeneratorExit:
+        except (GeneratorExit, asyncio.CancelledError):
             self.log.append(("closed", request_id))
             raise
 

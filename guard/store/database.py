@@ -20,6 +20,7 @@ STATEMENT_TIMEOUT_S = 15
 LOCK_TIMEOUT_S = 30
 """How long a writer waits for its turn on SQLite, or for a free connection on either."""
 
+LARGEST_PORT = 65535
 POSTGRES_OPTIONS = {"host", "port", "ssl", "sslmode", "prepared_statement_cache_size"}
 
 
@@ -42,6 +43,8 @@ def parse_url(text: str) -> URL:
 def _sqlite_url(url: URL) -> URL:
     if url.database in (None, "", ":memory:"):
         raise ValueError("SQLite in memory would lose its flags; name a file: sqlite:///file.db")
+    if url.query:
+        raise ValueError(f"options ({', '.join(url.query)}) are not taken for SQLite; remove them")
     return url.set(drivername="sqlite+aiosqlite")
 
 
@@ -53,7 +56,19 @@ def _postgres_url(url: URL) -> URL:
     # libpq, and so most hosts, says sslmode where asyncpg says ssl.
     if "sslmode" in options:
         options["ssl"] = options.pop("sslmode")
-    return url.set(drivername="postgresql+asyncpg", query=options)
+    if url.port is not None and url.port > LARGEST_PORT:
+        raise ValueError(f"the port of the database URL is at most {LARGEST_PORT}")
+    url = url.set(drivername="postgresql+asyncpg", query=options)
+    try:
+        url.get_dialect()().create_connect_args(url)
+    except (ArgumentError, ValueError) as error:
+        raise ValueError(f"wrong option in the database URL: {error}") from error
+    return url
+
+
+def without_driver(url: URL) -> str:
+    """The URL as its owner wrote it, less the password."""
+    return url.set(drivername=url.get_backend_name()).render_as_string(hide_password=True)
 
 
 def connect(url: URL) -> AsyncEngine:
@@ -106,5 +121,4 @@ def store_errors(url: URL) -> Iterator[None]:
         cause = getattr(error, "orig", None) or error
         # Later lines may quote the row, and so the withheld answer; hence also `from None`.
         problem = (str(cause).splitlines() or [""])[0] or type(cause).__name__
-        where = url.set(drivername=url.get_backend_name()).render_as_string(hide_password=True)
-        raise StoreUnavailable(f"The flag store {where} failed: {problem}") from None
+        raise StoreUnavailable(f"The flag store {without_driver(url)} failed: {problem}") from None

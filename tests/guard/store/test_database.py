@@ -37,6 +37,10 @@ def test_sslmode_is_understood() -> None:
         ("sqlite:///:memory:", "name a file"),
         ("postgres://h/d?channel_binding=require", "unknown option 'channel_binding'"),
         ("postgres://h:port/d", "sqlite:///file.db"),
+        ("postgres://h:99999/d", "at most 65535"),
+        ("postgres:///d?host=/run&port=abc", "wrong option.*'abc'"),
+        ("postgres://h/d?prepared_statement_cache_size=abc", "wrong option.*'abc'"),
+        ("sqlite:///file.db?mode=ro", "options .mode. are not taken"),
     ],
 )
 def test_other_forms_are_refused_with_the_fix(given: str, said: str) -> None:
