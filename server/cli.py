@@ -19,6 +19,7 @@ from rich.text import Text
 
 from guard.errors import GuardError
 from guard.store import migrate
+from guard.store.database import without_driver
 from guard.store.flags import FlagStore, StoredFlag
 from guard.verdict import CATEGORIES
 from server.settings import SettingsInvalid, load_settings
@@ -93,7 +94,7 @@ def db_upgrade() -> None:
     with reported_errors():
         url = load_settings().database_url
         revision = migrate.upgrade(url)
-    typer.echo(f"{url.render_as_string(hide_password=True)} is at revision {revision}")
+    typer.echo(f"{without_driver(url)} is at revision {revision}")
 
 
 @flags.command("list")
