@@ -4,10 +4,11 @@ from; does not decide what is flagged, nor how rows are kept (store/).
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Protocol
 
 from guard import prompts
 from guard.call import GuardCall, Ruling
-from guard.store.flags import Flag, FlagStore, hash_user
+from guard.store.flags import Flag, hash_user
 
 
 @dataclass(frozen=True)
@@ -24,10 +25,17 @@ class Provenance:
     user_salt: str
 
 
+class FlagSink(Protocol):
+    """The part of FlagStore that is needed here."""
+
+    async def add(self, flag: Flag) -> int:
+        """The flag's number, once it is committed."""
+
+
 class Recorder:
     """Writes the flags of one server."""
 
-    def __init__(self, store: FlagStore, provenance: Provenance) -> None:
+    def __init__(self, store: FlagSink, provenance: Provenance) -> None:
         self._store = store
         self._provenance = provenance
 

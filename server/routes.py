@@ -5,7 +5,7 @@ route that a later vLLM adds stays closed until someone has looked at it.
 from collections.abc import Collection
 
 from fastapi import FastAPI
-from starlette.routing import Mount, Route
+from starlette.routing import Mount, Route, WebSocketRoute
 
 GUARDED: frozenset[str] = frozenset(
     {
@@ -51,5 +51,5 @@ def close_other_routes(app: FastAPI, named: Collection[str]) -> list[str]:
 
 
 def _path(route: object) -> str:
-    assert isinstance(route, Route | Mount), f"a route of unknown kind: {route!r}"
+    assert isinstance(route, Route | WebSocketRoute | Mount), f"a route of unknown kind: {route!r}"
     return route.path

@@ -40,7 +40,7 @@ def serve(arguments: Sequence[str]) -> None:
     from vllm.entrypoints.serve.utils.api_utils import cli_env_setup
     from vllm.logger import configure_logging_from_args
 
-    cli_env_setup()  # type: ignore[no-untyped-call]
+    cli_env_setup()
     options = _parse(arguments)
     try:
         _refuse_unguarded_modes(options)
@@ -79,7 +79,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     from vllm.platforms import current_platform
     from vllm.utils.argparse_utils import FlexibleArgumentParser
 
-    parser = FlexibleArgumentParser(  # type: ignore[no-untyped-call]
+    parser = FlexibleArgumentParser(
         prog="setback serve",
         usage="setback serve [MODEL] [OPTIONS]",
         description="Serve a model with the guard in front of every answer. Without MODEL: the "

@@ -20,6 +20,8 @@ from guard.store import migrate
 from guard.store.database import parse_url
 from guard.store.flags import Flag, FlagStore
 
+pytest_plugins = ["tests.scripted"]
+
 POSTGRES_PROGRAMS = ("initdb", "pg_ctl", "postgres")
 
 

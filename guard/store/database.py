@@ -71,12 +71,15 @@ def without_driver(url: URL) -> str:
     return url.set(drivername=url.get_backend_name()).render_as_string(hide_password=True)
 
 
-def connect(url: URL) -> AsyncEngine:
-    """An engine for a URL from parse_url. Nothing is opened before its first use."""
+def connect(url: URL, statement_timeout_s: float | None = STATEMENT_TIMEOUT_S) -> AsyncEngine:
+    """An engine for a URL from parse_url. Nothing is opened before its first use.
+
+    statement_timeout_s: how long PostgreSQL may take over one statement; None is for ever.
+    """
     # Parameters stay out of errors and logs: they hold withheld answers.
     common: dict[str, Any] = {"hide_parameters": True, "pool_timeout": LOCK_TIMEOUT_S}
     if url.get_backend_name() == "postgresql":
-        timeouts = {"timeout": CONNECT_TIMEOUT_S, "command_timeout": STATEMENT_TIMEOUT_S}
+        timeouts = {"timeout": CONNECT_TIMEOUT_S, "command_timeout": statement_timeout_s}
         return create_async_engine(url, pool_pre_ping=True, connect_args=timeouts, **common)
     engine = create_async_engine(url, connect_args={"timeout": LOCK_TIMEOUT_S}, **common)
     event.listen(engine.sync_engine, "connect", _prepare_sqlite)

@@ -7,7 +7,7 @@ import pytest
 from guard.critic import Critic
 from guard.errors import CriticUnavailable
 from guard.scripted import Script
-from tests.guard.conftest import Bench
+from tests.scripted import Bench
 
 MakeBench = Callable[..., Bench]
 

@@ -18,7 +18,7 @@ from guard.errors import (
 )
 from guard.policy import Action
 from guard.scripted import Script
-from tests.guard.conftest import Bench
+from tests.scripted import Bench
 
 MakeBench = Callable[..., Bench]
 

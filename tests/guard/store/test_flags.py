@@ -37,6 +37,11 @@ async def test_the_time_is_kept_in_utc(store: FlagStore, flag: Flag) -> None:
     assert stored.created_at.tzinfo is UTC
 
 
+async def test_a_time_without_zone_is_refused(store: FlagStore, flag: Flag) -> None:
+    with pytest.raises(StoreUnavailable, match="without a zone"):
+        await store.add(replace(flag, created_at=datetime(2026, 3, 1)))  # noqa: DTZ001
+
+
 async def test_64_at_once_all_commit(store: FlagStore, flag: Flag) -> None:
     flags = [replace(flag, request_id=f"r{i}") for i in range(64)]
     numbers = await asyncio.gather(*(store.add(one) for one in flags))
@@ -130,6 +135,17 @@ async def test_the_salt_is_the_same_for_every_process(database: URL) -> None:
         await store.close()
     assert salts[0] == salts[1]
     assert len(salts[0]) == 64
+
+
+async def test_a_salt_that_is_gone_is_a_clear_error(database: URL) -> None:
+    engine = connect(database)
+    async with engine.begin() as connection:
+        await connection.exec_driver_sql("DELETE FROM secrets")
+    await engine.dispose()
+    store = FlagStore(database)
+    with pytest.raises(StoreUnavailable, match="SETBACK_USER_SALT"):
+        await store.user_salt()
+    await store.close()
 
 
 async def test_check_passes_on_a_migrated_database(store: FlagStore) -> None:
