@@ -30,7 +30,8 @@ def migrate(connection: Connection) -> None:
 
 async def main(url: URL) -> None:
     """Connects to `url` and migrates."""
-    engine = database.connect(url)
+    # A migration may copy a large table, or wait for the process that is doing so.
+    engine = database.connect(url, statement_timeout_s=None)
     try:
         async with engine.connect() as connection:
             await connection.run_sync(migrate)

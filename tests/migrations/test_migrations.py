@@ -77,6 +77,23 @@ def test_a_failing_migration_leaves_the_schema_as_it_was(
     assert tables_of(url) == set()
 
 
+def test_sql_scripts_are_refused(database: URL) -> None:
+    with pytest.raises(SystemExit, match="SQL scripts are not supported"):
+        command.upgrade(migrate.alembic_config(database), "head", sql=True)
+
+
+def test_a_database_of_a_newer_version_is_a_clear_error(database: URL) -> None:
+    async def age() -> None:
+        engine = connect(database)
+        async with engine.begin() as connection:
+            await connection.exec_driver_sql("UPDATE alembic_version SET version_num = '2999_x'")
+        await engine.dispose()
+
+    asyncio.run(age())
+    with pytest.raises(StoreUnavailable, match="2999_x.*newer Setback"):
+        migrate.upgrade(database)
+
+
 def test_a_folder_that_cannot_be_made_is_a_clear_error(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(StoreUnavailable, match=f"{tmp_path}/file/setback.db"):
