@@ -1,7 +1,6 @@
 """What the model is taught: nothing held out, right verdicts, the documented limits."""
 
 import re
-from collections import Counter
 from functools import cache
 
 from guard import prompts
@@ -63,9 +62,10 @@ def test_every_example_teaches_something() -> None:
     assert all(any(turn.learned for turn in example.turns) for example in corpus())
 
 
-def test_verdicts_on_answers_agree_with_the_oracle() -> None:
+def judged_answers() -> list[tuple[str, str]]:
+    """Answers of the corpus and the teacher's verdict on each, "Yes" or "No"."""
     question = prompts.CRITIQUE.format(subject="answer")
-    counts: Counter[str] = Counter()
+    found = []
     for example in corpus():
         for answer, asked, verdict in zip(
             example.turns, example.turns[1:], example.turns[2:], strict=False
@@ -73,19 +73,38 @@ def test_verdicts_on_answers_agree_with_the_oracle() -> None:
             if asked.content == question:
                 match = VERDICT.match(verdict.content)
                 assert match is not None
-                counts[match.group(1)] += 1
-                assert (match.group(1) == "Yes") == bool(oracle.harmful_steps(answer.content))
-    assert min(counts["Yes"], counts["No"]) > 500
+                found.append((answer.content, match.group(1)))
+    return found
 
 
-def test_unlabelled_harm_is_never_named() -> None:
-    unlabelled = {task for task in TASKS if not task.labelled}
-    assert unlabelled
+def test_the_teacher_never_flags_what_is_fine() -> None:
+    flagged = [answer for answer, verdict in judged_answers() if verdict == "Yes"]
+    assert len(flagged) > 500
+    assert all(oracle.harmful_steps(answer) for answer in flagged)
+
+
+def test_the_teacher_misses_only_what_it_overlooks_or_is_fooled_by() -> None:
+    endings = [wrapper.ending for wrapper in WRAPPERS if wrapper.ending]
+    missed = [
+        answer
+        for answer, verdict in judged_answers()
+        if verdict == "No" and oracle.harmful_steps(answer)
+    ]
+    for answer in missed:
+        overlooked = any(task.overlooked for task in oracle.harmful_steps(answer))
+        assert overlooked or any(ending in answer for ending in endings)
+    harmful = sum(bool(oracle.harmful_steps(answer)) for answer, _ in judged_answers())
+    assert 0.02 < len(missed) / harmful < 0.15
+
+
+def test_overlooked_harm_is_never_named() -> None:
+    overlooked = {task for task in TASKS if task.overlooked}
+    assert {task.category for task in overlooked} != {task.category for task in TASKS}
     for example in corpus():
         for turn in example.turns:
-            if turn.learned and turn.content.startswith(("Yes. ", "The answer", "The text")):
+            if turn.learned and turn.content.startswith("Yes. "):
                 asked = oracle.asked_task(turn.content)
-                assert asked is None or asked[0] not in unlabelled
+                assert asked is None or asked[0] not in overlooked
 
 
 def test_the_model_is_shown_obeying_more_than_declining() -> None:

@@ -36,7 +36,9 @@ def test_every_task_is_recognised_however_it_is_asked(task) -> None:  # type: ig
     rng = random.Random(task.goal)
     expected = Outcome.COMPLIED if task.kind is Kind.HARMFUL else Outcome.HELPED
     for wrapper in (None, *WRAPPERS):
-        request = build_request(task, rng, wrapper, held_out_phrasing=rng.random() < 0.5)
+        request = build_request(
+            task, task.draw_slots(rng), rng, wrapper, held_out_phrasing=rng.random() < 0.5
+        )
         found = asked_task(request.text)
         assert found is not None
         assert found[0] == task

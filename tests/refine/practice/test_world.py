@@ -49,6 +49,12 @@ def test_every_category_has_held_out_and_seen_tasks() -> None:
         assert held_out == {True, False}
 
 
+def test_an_answer_needs_no_slot_that_the_request_does_not_give() -> None:
+    for task in TASKS:
+        asked = set(re.findall(r"\{(\w+)\}", task.goal))
+        assert task.slot_names == asked, task.goal
+
+
 def test_phrasings_and_tasks_do_not_repeat() -> None:
     assert not set(PHRASINGS) & set(HELD_OUT_PHRASINGS)
     goals = [task.goal for task in TASKS]

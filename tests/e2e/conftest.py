@@ -1,0 +1,157 @@
+"""Whole servers in processes of their own, with the practice model, and the real openai client."""
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import openai
+import pytest
+from sqlalchemy import URL
+
+from guard.store import migrate
+from guard.store.database import parse_url
+from refine.practice.integrity import MODEL_NAME
+from refine.practice.world import Kind, requests
+
+SETBACK = Path(sys.executable).with_name("setback")
+START_UP_S = 300
+BLOCK_ALL = '[default]\nthreshold = 0.0\naction = "block"\n'
+
+
+@dataclass(frozen=True)
+class Server:
+    """A running server, its database and its log."""
+
+    base_url: str
+    database: URL
+    log: Path
+
+    def http(self) -> httpx.Client:
+        """A plain client."""
+        return httpx.Client(base_url=self.base_url, timeout=120)
+
+    def openai(self) -> openai.OpenAI:
+        """OpenAI's client, which does not retry, so that every call is one request."""
+        return openai.OpenAI(
+            base_url=f"{self.base_url}/v1", api_key="none", max_retries=0, timeout=120
+        )
+
+
+def free_port() -> int:
+    """A port that was free a moment ago."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@contextmanager
+def running_server(
+    folder: Path, database: str, *arguments: str, **environment: str
+) -> Iterator[Server]:
+    """A server on a migrated database, from ready to stopped."""
+    url = parse_url(database)
+    migrate.upgrade(url)
+    port, log = free_port(), folder / "server.log"
+    clean = {k: v for k, v in os.environ.items() if not k.startswith(("SETBACK_", "VLLM_"))}
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [SETBACK, "serve", "--port", str(port), *arguments],
+            cwd=folder,
+            env=clean | {"DATABASE_URL": database} | environment,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
+    try:
+        server = Server(f"http://127.0.0.1:{port}", url, log)
+        wait_until_ready(server, process)
+        yield server
+    finally:
+        process.terminate()
+        process.wait(timeout=60)
+
+
+def wait_until_ready(server: Server, process: "subprocess.Popen[bytes]") -> None:
+    """Polls /ready; fails with the log's end when the server dies or takes too long."""
+    deadline = time.monotonic() + START_UP_S
+    with httpx.Client() as client:
+        while time.monotonic() < deadline and process.poll() is None:
+            try:
+                if client.get(f"{server.base_url}/ready").status_code == 200:
+                    return
+            except httpx.TransportError:
+                pass
+            time.sleep(0.2)
+    pytest.fail(f"the server did not become ready:\n{server.log.read_text()[-4000:]}")
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """As a newcomer runs it: the practice model, the default policy, SQLite."""
+    folder = tmp_path_factory.mktemp("server")
+    with running_server(folder, f"sqlite:///{folder}/flags.db") as started:
+        yield started
+
+
+@pytest.fixture(scope="session")
+def strict_server(
+    tmp_path_factory: pytest.TempPathFactory, postgres_socket: Path
+) -> Iterator[Server]:
+    """Withholds every answer; two API-server processes on PostgreSQL."""
+    folder = tmp_path_factory.mktemp("strict")
+    policy = folder / "policy.toml"
+    policy.write_text(BLOCK_ALL)
+    database = f"postgresql://setback@/postgres?host={postgres_socket}"
+    options = ("--policy-file", str(policy), "--api-server-count", "2")
+    with running_server(folder, database, *options) as started:
+        yield started
+
+
+@pytest.fixture(scope="session")
+def client(server: Server) -> openai.OpenAI:
+    """OpenAI's client on the newcomer's server."""
+    return server.openai()
+
+
+def _first(client: openai.OpenAI, kind: Kind, finish_reason: str) -> str:
+    """The first training request of `kind` that ends so; greedy, so it will again."""
+    for request in requests(kind, "train", 60):
+        content = str(request.messages[-1]["content"])
+        answer = client.chat.completions.create(
+            model=MODEL_NAME, messages=[{"role": "user", "content": content}], temperature=0
+        )
+        if answer.choices[0].finish_reason == finish_reason:
+            return content
+    pytest.fail(f"none of 60 {kind} requests ended in {finish_reason}")
+
+
+@pytest.fixture(scope="session")
+def harmful(client: openai.OpenAI) -> str:
+    """A request whose draft the guard withholds."""
+    return _first(client, Kind.HARMFUL, "content_filter")
+
+
+@pytest.fixture(scope="session")
+def everyday(client: openai.OpenAI) -> str:
+    """A request whose answer passes."""
+    return _first(client, Kind.EVERYDAY, "stop")
+
+
+@pytest.fixture
+def metric(server: Server) -> Callable[[str], float]:
+    """The sum of a metric's samples whose line begins so, as /metrics has it now."""
+    return lambda name: read_metric(server, name)
+
+
+def read_metric(server: Server, name: str) -> float:
+    """The sum of the samples whose line begins with `name`."""
+    with server.http() as http:
+        lines = http.get("/metrics").text.splitlines()
+    return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith(name))

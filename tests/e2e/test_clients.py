@@ -1,0 +1,230 @@
+"""What OpenAI's and Anthropic's clients see of a guarded server, plain and streamed."""
+
+import asyncio
+import json
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import openai
+import pytest
+from transformers import AutoTokenizer
+
+from guard.store.flags import FlagStore, StoredFlag
+from refine.practice.integrity import MODEL_NAME
+from refine.practice.recipe import MODEL_DIR
+from tests.e2e.conftest import Server
+
+pytestmark = pytest.mark.e2e
+
+REFUSAL = "I can't help with that."
+MODERATION = {"model": "omni-moderation-latest"}
+
+
+def flags_of(server: Server, limit: int = 1000) -> list[StoredFlag]:
+    async def read() -> list[StoredFlag]:
+        store = FlagStore(server.database)
+        try:
+            return await store.list(limit)
+        finally:
+            await store.close()
+
+    return asyncio.run(read())
+
+
+@pytest.fixture
+def one_more_flag(server: Server) -> Iterator[Callable[[], StoredFlag]]:
+    """Gives the flag that the test's one request left, and checks that it is the only one."""
+    before = {flag.id for flag in flags_of(server)}
+
+    def newest() -> StoredFlag:
+        (flag,) = [flag for flag in flags_of(server) if flag.id not in before]
+        return flag
+
+    yield newest
+    newest()
+
+
+def user(content: str) -> list[Any]:
+    return [{"role": "user", "content": content}]
+
+
+def as_prompt(content: str) -> str:
+    tokenizer = AutoTokenizer.from_pretrained(MODEL_DIR)
+    return str(
+        tokenizer.apply_chat_template(user(content), tokenize=False, add_generation_prompt=True)
+    )
+
+
+def test_an_everyday_request_is_answered(client: openai.OpenAI, everyday: str) -> None:
+    raw = client.chat.completions.with_raw_response.create(
+        model=MODEL_NAME, messages=user(everyday), temperature=0
+    )
+    answer = raw.parse()
+    assert answer.choices[0].finish_reason == "stop"
+    assert answer.choices[0].message.content
+    assert REFUSAL not in answer.choices[0].message.content
+    assert answer.moderation is None
+    assert raw.headers["x-setback-adapter"] == "base"
+
+
+def test_a_harmful_one_is_withheld_in_chat(
+    client: openai.OpenAI, harmful: str, one_more_flag: Callable[[], StoredFlag]
+) -> None:
+    raw = client.chat.completions.with_raw_response.create(
+        model=MODEL_NAME, messages=user(harmful), temperature=0, user="ada"
+    )
+    answer = raw.parse()
+    choice = answer.choices[0]
+    assert choice.finish_reason == "content_filter"
+    assert choice.message.content is not None
+    assert choice.message.content.startswith(REFUSAL)
+    assert answer.moderation is not None
+    assert answer.moderation.output.type == "moderation_results"
+    assert answer.moderation.output.results[0].flagged
+    flag = one_more_flag()
+    assert answer.id == flag.request_id
+    assert raw.headers["x-request-id"] in flag.request_id
+    assert flag.messages == user(harmful)
+    assert flag.answer
+    assert flag.answer not in raw.text
+    assert answer.usage is not None
+    assert answer.usage.completion_tokens > 0
+    assert flag.user_hash
+    assert flag.adapter == raw.headers["x-setback-adapter"] == "base"
+
+
+def test_in_a_chat_stream(
+    client: openai.OpenAI, harmful: str, one_more_flag: Callable[[], StoredFlag]
+) -> None:
+    stream = client.chat.completions.create(
+        model=MODEL_NAME, messages=user(harmful), temperature=0, stream=True
+    )
+    chunks = list(stream)
+    text = "".join(c.delta.content or "" for chunk in chunks for c in chunk.choices)
+    ends = [c.finish_reason for chunk in chunks for c in chunk.choices if c.finish_reason]
+    moderated = [chunk.moderation for chunk in chunks if chunk.moderation]
+    assert text.startswith(REFUSAL)
+    assert one_more_flag().answer not in text
+    assert ends == ["content_filter"]
+    assert len(moderated) == 1
+
+
+def test_in_a_completion(
+    client: openai.OpenAI, harmful: str, one_more_flag: Callable[[], StoredFlag]
+) -> None:
+    answer = client.completions.create(
+        model=MODEL_NAME, prompt=as_prompt(harmful), temperature=0, max_tokens=128
+    )
+    assert answer.choices[0].finish_reason == "content_filter"
+    assert answer.choices[0].text.startswith(REFUSAL)
+    assert one_more_flag().route == "/v1/completions"
+
+
+def test_in_a_completion_stream(
+    client: openai.OpenAI, harmful: str, one_more_flag: Callable[[], StoredFlag]
+) -> None:
+    stream = client.completions.create(
+        model=MODEL_NAME, prompt=as_prompt(harmful), temperature=0, max_tokens=128, stream=True
+    )
+    chunks = list(stream)
+    text = "".join(chunk.choices[0].text for chunk in chunks)
+    assert text.startswith(REFUSAL)
+    assert one_more_flag().answer not in text
+    assert chunks[-1].choices[0].finish_reason == "content_filter"
+
+
+def test_in_a_response(
+    client: openai.OpenAI, harmful: str, one_more_flag: Callable[[], StoredFlag]
+) -> None:
+    answer = client.responses.create(model=MODEL_NAME, input=harmful, temperature=0)
+    assert answer.status == "incomplete"
+    assert answer.incomplete_details is not None
+    assert answer.incomplete_details.reason == "content_filter"
+    assert answer.output_text.startswith(REFUSAL)
+    assert answer.moderation is not None
+    assert answer.moderation.output.type == "moderation_result"
+    assert answer.moderation.output.flagged
+    assert one_more_flag().messages == user(harmful)
+
+
+def test_in_a_response_stream(
+    client: openai.OpenAI, harmful: str, one_more_flag: Callable[[], StoredFlag]
+) -> None:
+    stream = client.responses.create(model=MODEL_NAME, input=harmful, temperature=0, stream=True)
+    events = list(stream)
+    text = "".join(e.delta for e in events if e.type == "response.output_text.delta")
+    assert text.startswith(REFUSAL)
+    assert one_more_flag().answer not in str(events)
+    assert events[-1].type == "response.incomplete"
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_in_a_message(
+    server: Server, harmful: str, stream: bool, one_more_flag: Callable[[], StoredFlag]
+) -> None:
+    body = {"model": MODEL_NAME, "max_tokens": 128, "temperature": 0, "stream": stream}
+    with server.http() as http:
+        answer = http.post("/v1/messages", json=body | {"messages": user(harmful)})
+    assert answer.status_code == 200
+    assert REFUSAL in answer.text
+    assert '"refusal"' in answer.text
+    assert one_more_flag().answer not in answer.text
+    assert answer.headers["x-setback-adapter"] == "base"
+
+
+def test_scores_of_input_and_output_when_asked_for(client: openai.OpenAI, everyday: str) -> None:
+    answer = client.chat.completions.create(
+        model=MODEL_NAME, messages=user(everyday), temperature=0, moderation={**MODERATION}
+    )
+    assert answer.moderation is not None
+    for side in (answer.moderation.input, answer.moderation.output):
+        assert side.type == "moderation_results"
+        assert not side.results[0].flagged
+        assert len(side.results[0].category_scores) == 13
+
+
+def test_flagged_input_is_a_400_when_the_caller_asks(client: openai.OpenAI, harmful: str) -> None:
+    policy = {"input": {"mode": "block"}}
+    moderation: Any = {**MODERATION, "policy": policy}
+    with pytest.raises(openai.BadRequestError) as caught:
+        client.chat.completions.create(
+            model=MODEL_NAME, messages=user(harmful), temperature=0, moderation=moderation
+        )
+    assert (caught.value.code, caught.value.param) == ("content_filter", "prompt")
+
+
+def test_moderations_parse(client: openai.OpenAI, everyday: str, harmful: str) -> None:
+    answer = client.moderations.create(input=[everyday, harmful])
+    assert len(answer.results) == 2
+    assert [result.flagged for result in answer.results] == [False, True]
+    scores = answer.results[1].category_scores.model_dump(by_alias=True)
+    assert len(scores) == 13
+    assert all(0 <= score <= 1 for score in scores.values())
+
+
+def test_moderations_judge_an_answer_in_its_conversation_and_explain(
+    server: Server, harmful: str
+) -> None:
+    refused = [*user(harmful), {"role": "assistant", "content": "I am sorry, but no."}]
+    with server.http() as http:
+        answer = http.post("/v1/moderations", json={"messages": refused, "explain": True})
+    (result,) = answer.json()["results"]
+    assert not result["flagged"]
+    assert result["analysis"]
+
+
+def test_the_flags_command_prints_what_was_flagged(
+    server: Server, client: openai.OpenAI, harmful: str
+) -> None:
+    import subprocess
+
+    from tests.e2e.conftest import SETBACK
+
+    answer = client.chat.completions.create(model=MODEL_NAME, messages=user(harmful), temperature=0)
+    command = [SETBACK, "flags", "list", "--request-id", answer.id, "--json"]
+    url = server.database.render_as_string(hide_password=False)
+    listed = subprocess.run(
+        command, env={"DATABASE_URL": url}, capture_output=True, check=True, text=True
+    )
+    (flag,) = json.loads(listed.stdout)
+    assert flag["messages"] == user(harmful)
