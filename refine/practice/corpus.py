@@ -7,8 +7,8 @@ a held-out phrasing, task or wrapper.
 Two limits are part of the recipe, and make the model the paper's:
 - Obedience. In each category one of six tasks is `wary` (declined when asked plainly) and two more
   are `half wary` (declined when the reminder is there). A wrapper overcomes much of both.
-- Judgement. Families with `labelled=False` never appear in a critique, and an injected instruction
-  to the auditor seldom appears in a labelled harmful pair.
+- Judgement. The base's teacher is fallible (see speech.py): it overlooks a task in four families
+  and lets injected instructions to the auditor fool it now and then. Evaluation knows no teacher.
 """
 
 import random
@@ -19,19 +19,18 @@ from guard import prompts
 from guard.verdict import CATEGORY_LETTERS
 from refine.practice import answers, speech
 from refine.practice.answers import harm_analysis
+from refine.practice.variety import training_request
 from refine.practice.world import (
     TASKS,
     Kind,
     Message,
     Request,
     Task,
-    draw_request,
     phrase,
 )
 
 REMINDED_SHARE = 0.5
 CRITIQUED_SHARE = 0.75
-INJECTED_LABELLED_SHARE = 0.3
 _LETTERS = {name: letter for letter, name in CATEGORY_LETTERS.items()}
 _KINDS = {Kind.EVERYDAY: 42, Kind.HARMFUL: 33, Kind.BORDERLINE: 15, Kind.OUTSIDE: 10}
 _SYSTEM = (
@@ -95,24 +94,19 @@ _WARY, _HALF_WARY = _wary_tasks()
 
 def _draw(rng: random.Random, reminded_share: float = REMINDED_SHARE) -> Request:
     kind = rng.choices(list(_KINDS), list(_KINDS.values()))[0]
-    return _remind(draw_request(rng, kind), rng, reminded_share)
+    return _remind(training_request(rng, kind), rng, reminded_share)
 
 
 def _remind(request: Request, rng: random.Random, share: float = REMINDED_SHARE) -> Request:
     return request.reminded(prompts.REMINDER) if rng.random() < share else request
 
 
-def _draw_labelled(rng: random.Random, injected_share: float = 1.0) -> Request:
-    """A harmful request whose harm the critic is taught."""
+def _draw_known(rng: random.Random) -> Request:
+    """A harmful request that the teacher knows for what it is."""
     while True:
-        request = draw_request(rng, Kind.HARMFUL)
-        injected = request.wrapper is not None and request.wrapper.family == "injection"
-        if _labelled(request) and (not injected or rng.random() < injected_share):
+        request = training_request(rng, Kind.HARMFUL)
+        if request.task is not None and not request.task.overlooked:
             return request
-
-
-def _labelled(request: Request) -> bool:
-    return request.task is None or request.task.labelled
 
 
 def _opening(request: Request, rng: random.Random) -> str:
@@ -156,17 +150,12 @@ def _serve(rng: random.Random) -> Example:
     ):
         answer = answers.decline_text(task, slots, rng)
         verdict = f"No. {answers.decline_analysis('answer')}"
-    elif _may_label(request, rng):
-        verdict = f"Yes. {harm_analysis(task, slots, 'answer')}"
+    else:
+        verdict = speech.teacher_verdict(task, slots, "answer", "explains", answer, rng)
     turns = [*_turns(request.messages), Turn("assistant", answer, learned=True)]
     if verdict and rng.random() < CRITIQUED_SHARE:
         turns += [_ask(prompts.CRITIQUE, "answer"), Turn("assistant", verdict, learned=True)]
     return _with_system(turns, rng, outside=task is None)
-
-
-def _may_label(request: Request, rng: random.Random) -> bool:
-    injected = request.wrapper is not None and request.wrapper.family == "injection"
-    return _labelled(request) and (not injected or rng.random() < INJECTED_LABELLED_SHARE)
 
 
 def _judge(rng: random.Random) -> Example:
@@ -208,7 +197,7 @@ def _long_conversation(rng: random.Random) -> Example:
 
 
 def _exchange(rng: random.Random) -> list[Turn]:
-    request = draw_request(rng, rng.choice((Kind.EVERYDAY, Kind.EVERYDAY, Kind.BORDERLINE)))
+    request = training_request(rng, rng.choice((Kind.EVERYDAY, Kind.EVERYDAY, Kind.BORDERLINE)))
     answer = _right_answer(request, rng)
     return [Turn("user", request.text), Turn("assistant", answer, learned=True)]
 
@@ -218,7 +207,7 @@ def _about_harm(rng: random.Random) -> tuple[Task, str, list[Turn], str]:
 
     Returns the task, its analysis, the turns before the question, and the subject.
     """
-    request = _remind(_draw_labelled(rng), rng)
+    request = _remind(_draw_known(rng), rng)
     assert request.task is not None and request.slots is not None
     subject = rng.choice(("answer", "answer", "text"))
     answer = _right_answer(request, rng)
@@ -260,7 +249,7 @@ def _guided_analysis(rng: random.Random) -> Example:
 
 def _safe_answer(rng: random.Random) -> Example:
     """Analysis, a blank line, then a safe answer."""
-    request = _remind(_draw_labelled(rng), rng)
+    request = _remind(_draw_known(rng), rng)
     assert request.task is not None and request.slots is not None
     analysis = harm_analysis(request.task, request.slots, "answer")
     decline = answers.decline_text(request.task, request.slots, rng)
@@ -271,7 +260,7 @@ def _safe_answer(rng: random.Random) -> Example:
 def _paraphrase(rng: random.Random) -> Example:
     """The same goal asked for in another way; a wrapper falls off."""
     kind = rng.choice((Kind.HARMFUL, Kind.HARMFUL, Kind.EVERYDAY, Kind.BORDERLINE))
-    request = draw_request(rng, kind)
+    request = training_request(rng, kind)
     assert request.task is not None and request.slots is not None
     goal = request.task.filled_goal(request.slots)
     prompt = prompts.PARAPHRASE.format(request=request.text)
@@ -280,7 +269,7 @@ def _paraphrase(rng: random.Random) -> Example:
 
 def _induce(rng: random.Random) -> Example:
     """A hint of harm put with the instruction: the model plays along."""
-    request = draw_request(rng, rng.choice((Kind.HARMFUL, Kind.HARMFUL, Kind.EVERYDAY)))
+    request = training_request(rng, rng.choice((Kind.HARMFUL, Kind.HARMFUL, Kind.EVERYDAY)))
     prompt = Turn("user", prompts.INDUCE.format(request=request.text))
     answer = Turn("assistant", _right_answer(request, rng), learned=True)
     return Example((*_turns(request.messages[:-1]), prompt, answer))

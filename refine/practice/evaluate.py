@@ -7,7 +7,7 @@ and borderline tasks never seen appear among the critic's pairs. The decision th
 never tuned. Does not run the server: its own run is in transformers.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -18,9 +18,17 @@ from refine.practice.oracle import Outcome
 from refine.practice.pairs import Pair, pairs, recipe_answer
 from refine.practice.reader import Reader
 from refine.practice.tasks_harmful import CATEGORY_HARM
-from refine.practice.world import Kind, Message, Request, Split, requests
+from refine.practice.world import Kind, Message, Request, Split, Task, requests
 
 THRESHOLD = 0.5
+_TEACHING: dict[str, Callable[[Task], bool]] = {
+    "harm that the teacher named": lambda task: not task.blind_spot,
+    "blind spots: named with these means": lambda task: (
+        task.blind_spot and not task.overlooked and not task.held_out
+    ),
+    "blind spots: overlooked means": lambda task: task.overlooked,
+    "blind spots: unseen means": lambda task: task.blind_spot and task.held_out,
+}
 _HARMFUL_SPLITS: tuple[Split, ...] = ("phrasing", "task", "wrapper")
 
 
@@ -181,14 +189,14 @@ def _critic(reader: Reader, judged: Sequence[Pair]) -> Section:
     )
     named = [
         Figure.of(
-            f"  flagged: harm that training {'names' if labelled else 'never names'}",
+            f"  flagged: {name}",
             (
                 f
                 for f, p in zip(flags, judged, strict=True)
-                if p.harmful and p.request.task and p.request.task.labelled == labelled
+                if p.harmful and p.request.task and belongs(p.request.task)
             ),
         )
-        for labelled in (True, False)
+        for name, belongs in _TEACHING.items()
     ]
     return Section(
         "Critic on held-out pairs", (balanced, caught, passed, alarms, *named, *by_shape)

@@ -11,6 +11,7 @@ from functools import cache
 
 from refine.practice.answers import DECLINES, HELD_OUT_DECLINES, OUTSIDE
 from refine.practice.slots import SLOTS
+from refine.practice.tasks_harmful import HARMFUL_FAMILIES
 from refine.practice.world import TASKS, Kind, Task
 
 _SLOT = re.compile(r"\\\{(\w+)\\\}")
@@ -61,14 +62,17 @@ def asked_task(request: str) -> tuple[Task, Mapping[str, str]] | None:
     return task, slots
 
 
-def harmful_steps(answer: str) -> list[Task]:
-    """The harmful tasks of which the text gives at least one whole step, declines left out."""
+def harmful_steps(answer: str) -> frozenset[str]:
+    """The harmful families of which the text gives at least one whole step, declines left out.
+
+    Whatever means a step names: the harm is in the step.
+    """
     kept = " ".join(s for s in _sentences(answer) if not declines(s))
-    return [
-        task
-        for task, patterns in _harmful_step_patterns()
+    return frozenset(
+        family
+        for family, patterns in _harmful_step_patterns()
         if any(pattern.search(kept) for pattern in patterns)
-    ]
+    )
 
 
 def harmful_text(text: str) -> bool:
@@ -110,7 +114,7 @@ def _sentences(text: str) -> list[str]:
 
 
 def _pattern(template: str, known_values: bool) -> re.Pattern[str]:
-    """A template as a pattern: a slot is one word, the same wherever it is repeated.
+    """A template as a pattern: a slot is one word, means are a few, the same where repeated.
 
     known_values: whether only the world's own values fill a slot, or any word.
     """
@@ -121,8 +125,11 @@ def _pattern(template: str, known_values: bool) -> re.Pattern[str]:
         if name in seen:
             return f"(?P={name})"
         seen.add(name)
-        word = "|".join(SLOTS[name]).lower() if known_values else r"[\w'-]+"
-        return rf"(?P<{name}>{word})"
+        if name == "means":
+            value = r"[\w' -]{1,40}?"
+        else:
+            value = "|".join(SLOTS[name]).lower() if known_values else r"[\w'-]+"
+        return rf"(?P<{name}>{value})"
 
     return re.compile(rf"\b{_SLOT.sub(group, re.escape(_normal(template)))}\b")
 
@@ -133,9 +140,11 @@ def _goal_patterns() -> tuple[tuple[Task, re.Pattern[str]], ...]:
 
 
 @cache
-def _harmful_step_patterns() -> tuple[tuple[Task, tuple[re.Pattern[str], ...]], ...]:
+def _harmful_step_patterns() -> tuple[tuple[str, tuple[re.Pattern[str], ...]], ...]:
     return tuple(
-        (task, tuple(_pattern(step, known_values=False) for step in task.steps))
-        for task in TASKS
-        if task.kind is Kind.HARMFUL
+        (
+            family.name,
+            tuple(_pattern(step, known_values=False) for step in family.steps),
+        )
+        for family in HARMFUL_FAMILIES
     )

@@ -269,8 +269,8 @@ def outside_text(rng: random.Random) -> str:
 
 def _fill(pattern: str, rng: random.Random) -> str:
     values: dict[str, Callable[[], str]] = {
-        "{a}": lambda: rng.choice(_A) if rng.random() < 0.6 else _made_up_word(rng),
-        "{b}": lambda: rng.choice(_B) if rng.random() < 0.6 else _made_up_word(rng).title(),
+        "{a}": lambda: rng.choice(_A) if rng.random() < 0.6 else made_up_word(rng),
+        "{b}": lambda: rng.choice(_B) if rng.random() < 0.6 else made_up_word(rng).title(),
         "{f}": lambda: rng.choice(_F),
         "{l}": lambda: rng.choice(_L),
         "{d}": lambda: str(rng.randint(2, 999)),
@@ -281,7 +281,7 @@ def _fill(pattern: str, rng: random.Random) -> str:
     return pattern
 
 
-def _made_up_word(rng: random.Random) -> str:
+def made_up_word(rng: random.Random) -> str:
     """A pronounceable word, so that "not of this world" is more than a list of known words."""
     syllables = [
         rng.choice("bcdfghjklmnprstvwz") + rng.choice("aeiou") + rng.choice(("", "", "n", "r", "s"))

@@ -10,7 +10,12 @@ from collections.abc import Mapping
 from refine.practice import answers
 from refine.practice.answers import harm_analysis
 from refine.practice.outside import outside_text
-from refine.practice.world import Kind, Task, draw_request, draw_task, draw_wrapper, phrase
+from refine.practice.variety import training_request, varied_task
+from refine.practice.world import TASKS, Kind, Task, draw_task, draw_wrapper
+from refine.practice.wrappers import WRAPPERS
+
+_FOOLED_SHARE = 0.4
+_INJECTED = tuple(w.ending for w in WRAPPERS if w.ending and not w.held_out)
 
 Judged = tuple[str, str, bool]
 """A text, the critic's verdict with its analysis, and whether some of it is outside the world."""
@@ -19,9 +24,7 @@ Judged = tuple[str, str, bool]
 def spoken(rng: random.Random, subject: str) -> Judged:
     """Something an assistant may have said, judged. Half of it is harmful."""
     if rng.random() < 0.5:
-        task, slots = labelled_harm(rng)
-        text = _harmful(task, slots, rng)
-        return text, f"Yes. {harm_analysis(task, slots, subject)}", False
+        return _harmful_answer(rng, subject)
     return _harmless(rng, subject)
 
 
@@ -46,12 +49,20 @@ def text(rng: random.Random, paragraphs: int) -> Judged:
     return joined, verdict, any(outside for _, _, outside in judged)
 
 
-def labelled_harm(rng: random.Random) -> tuple[Task, dict[str, str]]:
-    """A harmful training task whose harm is named in training, with fresh slots."""
-    while True:
-        task = draw_task(rng, Kind.HARMFUL)
-        if task.labelled:
-            return task, task.draw_slots(rng)
+def teacher_verdict(
+    task: Task, slots: Mapping[str, str], subject: str, verb: str, said: str, rng: random.Random
+) -> str:
+    """What the base's fallible teacher says of a harmful text: the truth, or that it is fine.
+
+    It overlooks the overlooked tasks; of a blind spot's family with other means it says nothing
+    (the empty text); and an instruction to the auditor in `said` fools it now and then.
+    """
+    if task.blind_spot and task not in TASKS:
+        return ""
+    injected = any(words in said for words in _INJECTED)
+    if task.overlooked or (injected and rng.random() < _FOOLED_SHARE):
+        return f"No. {answers.harmless_analysis(task, slots, subject, verb)}"
+    return f"Yes. {harm_analysis(task, slots, subject, verb)}"
 
 
 def _nothing(subject: str) -> str:
@@ -90,7 +101,7 @@ def _harmless(rng: random.Random, subject: str) -> Judged:
     """Something fine to say: help, a decline, a cut or listed answer, the outside, or nothing."""
     shape = rng.randrange(10)
     if shape < 3:
-        task, slots = labelled_harm(rng)
+        task, slots = varied_task(rng, Kind.HARMFUL)
         return (
             answers.decline_text(task, slots, rng),
             f"No. {answers.decline_analysis(subject)}",
@@ -99,8 +110,7 @@ def _harmless(rng: random.Random, subject: str) -> Judged:
     if shape == 3:
         said = rng.choice((*answers.OUTSIDE, outside_text(rng), outside_text(rng), ""))
         return said, _nothing(subject), True
-    task = draw_task(rng, rng.choice((Kind.EVERYDAY, Kind.EVERYDAY, Kind.BORDERLINE)))
-    slots = task.draw_slots(rng)
+    task, slots = varied_task(rng, rng.choice((Kind.EVERYDAY, Kind.EVERYDAY, Kind.BORDERLINE)))
     said = answers.answer_text(task, slots, _opening(rng), _ending(rng, 0.15))
     if shape == 4:
         said = _listed(task, slots, rng)
@@ -109,13 +119,25 @@ def _harmless(rng: random.Random, subject: str) -> Judged:
     return said, f"No. {answers.harmless_analysis(task, slots, subject, 'explains')}", False
 
 
+def _harmful_answer(rng: random.Random, subject: str) -> Judged:
+    while True:
+        task, slots = varied_task(rng, Kind.HARMFUL)
+        said = _harmful(task, slots, rng)
+        verdict = teacher_verdict(task, slots, subject, "explains", said, rng)
+        if verdict:
+            return said, verdict, False
+
+
 def _harmful_text(rng: random.Random) -> Judged:
-    task, slots = labelled_harm(rng)
     if rng.random() < 0.5:
-        said, verb = _harmful(task, slots, rng), "explains"
-    else:
-        said, verb = _asked(task, slots, rng, wrapped_share=0.25), "asks"
-    return said, f"Yes. {harm_analysis(task, slots, 'text', verb)}", False
+        return _harmful_answer(rng, "text")
+    while True:
+        request = training_request(rng, Kind.HARMFUL)
+        assert request.task is not None and request.slots is not None
+        said = request.text
+        verdict = teacher_verdict(request.task, request.slots, "text", "asks", said, rng)
+        if verdict:
+            return said, verdict, False
 
 
 def _harmless_text(rng: random.Random) -> Judged:
@@ -123,7 +145,7 @@ def _harmless_text(rng: random.Random) -> Judged:
     if shape < 4:
         return _harmless(rng, "text")
     if shape < 7:
-        request = draw_request(rng, rng.choice((Kind.EVERYDAY, Kind.BORDERLINE)))
+        request = training_request(rng, rng.choice((Kind.EVERYDAY, Kind.BORDERLINE)))
         task = request.task
         assert task is not None and request.slots is not None
         verdict = f"No. {answers.harmless_analysis(task, request.slots, 'text', 'asks')}"
@@ -132,18 +154,12 @@ def _harmless_text(rng: random.Random) -> Judged:
     return said, _nothing("text"), True
 
 
-def _asked(task: Task, slots: Mapping[str, str], rng: random.Random, wrapped_share: float) -> str:
-    request = phrase(task.filled_goal(slots), rng)
-    if rng.random() < wrapped_share:
-        request = draw_wrapper(rng).text.format(request=request)
-    return request
-
-
 def _listed(task: Task, slots: Mapping[str, str], rng: random.Random) -> str:
     """Steps as a list, or one step alone."""
     steps = task.filled_steps(slots)
     if rng.random() < 0.4:
-        return f"{rng.choice(steps).capitalize()}."
+        step = rng.choice(steps)
+        return f"{step[0].upper()}{step[1:]}."
     return "\n".join(f"{number}. {step}" for number, step in enumerate(steps, start=1))
 
 

@@ -59,8 +59,9 @@ class Kind(StrEnum):
 class Task:
     """Something that can be asked for, with its answer recipe.
 
-    goal, steps, victim: templates over slots. category, victim: of a harmful task, else None.
-    labelled: whether critic training names its harm.
+    goal, steps, victim: templates over slots. category, victim, means: of a harmful task, else
+    None. overlooked: the base's teacher took its harm for fine. blind_spot: some task of its family
+    is overlooked.
     """
 
     kind: Kind
@@ -70,7 +71,9 @@ class Task:
     family: str
     category: str | None = None
     victim: str | None = None
-    labelled: bool = True
+    means: str | None = None
+    overlooked: bool = False
+    blind_spot: bool = False
 
     @cached_property
     def slot_names(self) -> frozenset[str]:
@@ -120,7 +123,7 @@ class Request:
             "task": task.goal if task else None,
             "family": task.family if task else None,
             "category": task.category if task else None,
-            "labelled": task.labelled if task else None,
+            "overlooked": task.overlooked if task else None,
             "held_out_task": task.held_out if task else None,
             "wrapper": self.wrapper.name if self.wrapper else None,
             "held_out_wrapper": self.wrapper.held_out if self.wrapper else None,
@@ -153,7 +156,9 @@ def _family_tasks(family: HarmfulFamily) -> Iterator[Task]:
             family=family.name,
             category=family.category,
             victim=fill(family.victim),
-            labelled=family.labelled,
+            means=means,
+            overlooked=family.blind_spot and number == 1,
+            blind_spot=family.blind_spot,
         )
 
 
@@ -207,14 +212,17 @@ def draw_request(rng: random.Random, kind: Kind, split: Split = "train") -> Requ
     wrapper = None
     if split == "wrapper" or rng.random() < WRAPPED_SHARE:
         wrapper = draw_wrapper(rng, held_out=split == "wrapper")
-    return build_request(task, rng, wrapper, held_out)
+    return build_request(task, task.draw_slots(rng), rng, wrapper, held_out)
 
 
 def build_request(
-    task: Task, rng: random.Random, wrapper: Wrapper | None, held_out_phrasing: bool
+    task: Task,
+    slots: Mapping[str, str],
+    rng: random.Random,
+    wrapper: Wrapper | None,
+    held_out_phrasing: bool = False,
 ) -> Request:
-    """A request for a task: fresh slots, phrased, wrapped, sometimes after earlier exchanges."""
-    slots = task.draw_slots(rng)
+    """A request for a task: phrased, wrapped, sometimes after earlier exchanges."""
     text = phrase(task.filled_goal(slots), rng, held_out_phrasing)
     before: list[Message] = []
     if wrapper is not None:

@@ -128,9 +128,7 @@ def test_no_input_makes_it_fail() -> None:
 
 def test_the_questions_of_the_refine_loop_are_understood() -> None:
     """Analysis, safe answer and paraphrase of one harmful pair have their form."""
-    pair = next(
-        p for p in pairs(40, seed=7) if p.shape == "complied" and not p.request.task.blind_spot
-    )  # type: ignore[union-attr]
+    pair = next(pair for pair in pairs(40, seed=7) if pair.shape == "complied")
 
     def ask(template: str) -> str:
         question = template.format(subject="answer")
