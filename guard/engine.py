@@ -4,6 +4,7 @@ Owns that sequence and its failure rule. Does not judge (critic.py), decide (pol
 """
 
 import asyncio
+import logging
 import time
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing, contextmanager
@@ -29,6 +30,9 @@ from guard.policy import Action, Decision, Policy
 from guard.recorder import Recorder
 from guard.tasks import spawn
 from guard.template import ChatFormat
+
+# A child of vLLM's logger, so that it writes where and as vLLM is told to.
+_log = logging.getLogger("vllm.setback")
 
 BASE_ADAPTER = "base"
 """What answers are said to come from when no LoRA adapter is active."""
@@ -91,7 +95,7 @@ class GuardedEngine:
         InputBlocked when the caller asked for it, Unsupported for what cannot be judged.
         """
         call = current_call.get() or GuardCall(route="")
-        with self._failures_told(call):
+        with self._failures_told(call, request_id):
             request = self._request(call, prompt, request_id, options)
             draft = await self._draft(request, sampling_params, options)
             drafted = time.perf_counter()
@@ -219,11 +223,12 @@ class GuardedEngine:
             self._observer.flag_written()
 
     @contextmanager
-    def _failures_told(self, call: GuardCall) -> Iterator[None]:
+    def _failures_told(self, call: GuardCall, request_id: str) -> Iterator[None]:
         try:
             yield
         except GuardError as error:
             call.error = error
+            _log.warning("%s: %s: %s", request_id, error.code, error)
             raise
 
 

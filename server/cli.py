@@ -88,6 +88,21 @@ def serve(context: typer.Context) -> None:
     run(context.args)
 
 
+@app.command()
+def bench(
+    clients: Annotated[int, typer.Option(min=1, help="How many ask at once.")] = 16,
+    output_tokens: Annotated[int, typer.Option(min=1, help="Tokens per answer.")] = 64,
+    requests: Annotated[int, typer.Option(min=1, help="Requests per round.")] = 256,
+    rounds: Annotated[int, typer.Option(min=1, help="Counted rounds.")] = 5,
+    stream: Annotated[bool, typer.Option(help="Stream the answers.")] = False,
+) -> None:
+    """Measure the guard's price: throughput as a ratio to bare vLLM, on the practice model."""
+    from server import bench as benchmark
+
+    load = benchmark.Load(clients, output_tokens, requests, stream)
+    benchmark.print_rounds(load, benchmark.bench(load, rounds))
+
+
 @db.command("upgrade")
 def db_upgrade() -> None:
     """Bring the database to the newest schema; safe to repeat."""

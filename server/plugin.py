@@ -2,6 +2,7 @@
 each API-server process. Owns that wiring only; middleware.py proves at start-up that it happened.
 """
 
+import logging
 from argparse import Namespace
 from dataclasses import dataclass, field
 from typing import Any
@@ -30,6 +31,7 @@ from server.seal import seal
 from server.settings import Settings, load_settings
 
 _WARM_UP_TEXT = "Hello."
+_log = logging.getLogger("vllm.setback")
 
 router = APIRouter()
 
@@ -67,7 +69,8 @@ class GuardPlugin:
         app.add_exception_handler(GuardError, on_guard_error)
         app.add_exception_handler(BadRequest, on_bad_request)
         app.add_exception_handler(StarletteHTTPException, on_http_error)
-        close_other_routes(app, load_settings().open_routes)
+        closed = close_other_routes(app, load_settings().open_routes)
+        _log.info("Closed routes: %s", ", ".join(closed))
 
     async def init_state(self, engine_client: Any, state: State, args: Namespace) -> None:
         """Builds the guard around `engine_client` and seals every handler to it.

@@ -41,7 +41,7 @@ def serve(arguments: Sequence[str]) -> None:
     from vllm.logger import configure_logging_from_args
 
     cli_env_setup()
-    options = _parse(arguments)
+    options = parse(arguments)
     try:
         _refuse_unguarded_modes(options)
         _check_settings()
@@ -73,8 +73,8 @@ def _check_settings() -> None:
         sys.exit(f"setback: {error}")
 
 
-def _parse(arguments: Sequence[str]) -> argparse.Namespace:
-    """vLLM's options with ours; argparse names and refuses any other."""
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """vLLM's options with ours and our defaults; argparse names and refuses any other."""
     from vllm.entrypoints.launchers.cli_args import make_arg_parser
     from vllm.platforms import current_platform
     from vllm.utils.argparse_utils import FlexibleArgumentParser

@@ -54,6 +54,7 @@ class Settings(BaseSettings):
         extra="forbid",
         frozen=True,
         arbitrary_types_allowed=True,
+        use_attribute_docstrings=True,
         hide_input_in_errors=True,
     )
 
@@ -80,9 +81,6 @@ class Settings(BaseSettings):
 
     critic_timeout_s: float = Field(default=30, gt=0, allow_inf_nan=False)
     """Seconds a critique may take before it counts as failed."""
-
-    log_format: Literal["console", "json"] = "console"
-    """Log lines for people or for machines."""
 
     @classmethod
     def settings_customise_sources(

@@ -20,7 +20,7 @@ from guard.store.database import parse_url
 from refine.practice.integrity import MODEL_NAME
 from refine.practice.world import Kind, requests
 
-SETBACK = Path(sys.executable).with_name("setback")
+SETBACK = str(Path(sys.executable).with_name("setback"))
 START_UP_S = 300
 BLOCK_ALL = '[default]\nthreshold = 0.0\naction = "block"\n'
 

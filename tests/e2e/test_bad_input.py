@@ -22,7 +22,7 @@ WRONG: list[tuple[str, dict[str, Any], int, str | None]] = [
     (CHAT, {"messages": "hello"}, 400, "body.messages"),
     (CHAT, {"messages": HELLO, "max_tokens": "many"}, 400, "body.max_tokens"),
     (CHAT, {"messages": HELLO, "model": "unknown"}, 404, "model"),
-    (CHAT, {"messages": user("word " * 4000)}, 400, "input_tokens"),
+    (CHAT, {"messages": user("word " * 1100)}, 400, "input_tokens"),
     (CHAT, {"messages": HELLO, "use_beam_search": True, "n": 2}, 400, "use_beam_search"),
     (CHAT, {"messages": HELLO, "moderation": {}}, 400, "moderation.model"),
     (CHAT, {"messages": HELLO, "moderation": {"model": "x"}}, 400, "moderation.model"),
@@ -99,9 +99,9 @@ def test_a_locked_database_withholds_the_answer_and_the_server_recovers(
     for stream in (False, True):
         with server.http() as http:
             body = {"model": MODEL_NAME, "messages": user(harmful), "temperature": 0}
-            answer = http.post(CHAT, json=body | {"stream": stream})
-        assert answer.status_code == 503
-        assert answer.json()["error"]["code"] == "store_unavailable"
+            failed = http.post(CHAT, json=body | {"stream": stream})
+        assert failed.status_code == 503
+        assert failed.json()["error"]["code"] == "store_unavailable"
     lock.execute("ROLLBACK")
     lock.close()
     answer = client.chat.completions.create(model=MODEL_NAME, messages=user(harmful), temperature=0)

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import subprocess
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -12,12 +13,12 @@ from transformers import AutoTokenizer
 from guard.store.flags import FlagStore, StoredFlag
 from refine.practice.integrity import MODEL_NAME
 from refine.practice.recipe import MODEL_DIR
-from tests.e2e.conftest import Server
+from tests.e2e.conftest import SETBACK, Server
 
 pytestmark = pytest.mark.e2e
 
 REFUSAL = "I can't help with that."
-MODERATION = {"model": "omni-moderation-latest"}
+MODERATION: Any = {"model": "omni-moderation-latest"}
 
 
 def flags_of(server: Server, limit: int = 1000) -> list[StoredFlag]:
@@ -174,7 +175,7 @@ def test_in_a_message(
 
 def test_scores_of_input_and_output_when_asked_for(client: openai.OpenAI, everyday: str) -> None:
     answer = client.chat.completions.create(
-        model=MODEL_NAME, messages=user(everyday), temperature=0, moderation={**MODERATION}
+        model=MODEL_NAME, messages=user(everyday), temperature=0, moderation=MODERATION
     )
     assert answer.moderation is not None
     for side in (answer.moderation.input, answer.moderation.output):
@@ -216,10 +217,6 @@ def test_moderations_judge_an_answer_in_its_conversation_and_explain(
 def test_the_flags_command_prints_what_was_flagged(
     server: Server, client: openai.OpenAI, harmful: str
 ) -> None:
-    import subprocess
-
-    from tests.e2e.conftest import SETBACK
-
     answer = client.chat.completions.create(model=MODEL_NAME, messages=user(harmful), temperature=0)
     command = [SETBACK, "flags", "list", "--request-id", answer.id, "--json"]
     url = server.database.render_as_string(hide_password=False)

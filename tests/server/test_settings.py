@@ -23,7 +23,6 @@ def test_the_defaults(clean_folder: Path) -> None:
     assert settings.user_salt is None
     assert settings.open_routes == ()
     assert settings.critic_timeout_s == 30
-    assert settings.log_format == "console"
 
 
 def test_everything_from_the_environment(
@@ -37,7 +36,6 @@ def test_everything_from_the_environment(
         "USER_SALT": SALT,
         "OPEN_ROUTES": "/pooling, /invocations",
         "CRITIC_TIMEOUT_S": "2.5",
-        "LOG_FORMAT": "json",
     }
     for name, value in given.items():
         monkeypatch.setenv(f"SETBACK_{name}", value)
@@ -50,7 +48,6 @@ def test_everything_from_the_environment(
     assert settings.user_salt.get_secret_value() == SALT
     assert settings.open_routes == ("/pooling", "/invocations")
     assert settings.critic_timeout_s == 2.5
-    assert settings.log_format == "json"
     assert "pw" not in repr(settings)
     assert SALT not in repr(settings)
 
@@ -66,7 +63,6 @@ def test_everything_from_the_file(clean_folder: Path) -> None:
         user_salt = "sixteen letters+"
         open_routes = ["/pooling"]
         critic_timeout_s = 3
-        log_format = "json"
         """,
     )
     settings = load_settings()
@@ -116,7 +112,6 @@ def test_settings_are_frozen(clean_folder: Path) -> None:
     [
         ("SETBACK_REMINDER", "perhaps", "boolean"),
         ("SETBACK_ON_FAILURE", "ajar", "'closed' or 'open'"),
-        ("SETBACK_LOG_FORMAT", "xml", "'console' or 'json'"),
         ("SETBACK_CRITIC_TIMEOUT_S", "0", "greater than 0"),
         ("SETBACK_CRITIC_TIMEOUT_S", "inf", "finite"),
         ("SETBACK_CRITIC_TIMEOUT_S", "soon", "number"),
