@@ -61,9 +61,9 @@ class GuardCall:
 
     @property
     def annotated(self) -> bool:
-        """Whether the response carries the moderation field: asked for, or something flagged."""
-        flagged = any(ruling.decision.flagged for ruling in self.output_rulings.values())
-        return self.wants_moderation or flagged
+        """Whether the response carries the moderation field: asked for, or by the policy."""
+        acted_on = (r.decision.action is not Action.PASS for r in self.output_rulings.values())
+        return self.wants_moderation or any(acted_on)
 
 
 current_call: ContextVar[GuardCall | None] = ContextVar("current_call", default=None)

@@ -292,3 +292,11 @@ async def test_other_methods_are_the_wrapped_engines_own(make_bench: MakeBench) 
 def test_every_guard_error_has_a_code_of_its_own() -> None:
     codes = [error.code for error in GuardError.__subclasses__()]
     assert len(codes) == len(set(codes))
+
+
+async def test_a_policy_of_pass_records_and_says_nothing(make_bench: MakeBench) -> None:
+    bench = make_bench(HARMFUL, policy='[default]\nthreshold = 0.5\naction = "pass"\n')
+    outputs = await bench.ask()
+    assert outputs[-1].outputs[0].text == SECRET
+    assert [flag.action for flag in bench.store.flags] == [Action.PASS]
+    assert not bench.call.annotated

@@ -1,0 +1,123 @@
+"""An API process without the guard fails its start-up; with it, calls are opened and closed."""
+
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from starlette.datastructures import State
+from starlette.types import Message, Receive, Scope, Send
+
+from guard.call import GuardCall, current_call
+from guard.errors import StoreUnavailable
+from server.middleware import GuardMiddleware
+from server.seal import seal
+from tests.scripted import Bench
+
+CHAT = "/v1/chat/completions"
+
+
+def application(state: State) -> Any:
+    return SimpleNamespace(state=state)
+
+
+async def run(app: Any, scope: Scope, body: bytes = b"{}") -> list[Message]:
+    """All messages sent in answer to one request or to the lifespan's start."""
+    sent: list[Message] = []
+    waiting: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def receive() -> Message:
+        return waiting.pop() if waiting else {"type": "http.disconnect"}
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    await GuardMiddleware(app)(scope, receive, send)
+    return sent
+
+
+async def reached(scope: Scope, receive: Receive, send: Send) -> None:
+    await send({"type": f"{scope['type']}.reached", "call": current_call.get()})
+
+
+async def test_an_unguarded_process_does_not_start() -> None:
+    sent = await run(reached, {"type": "lifespan", "app": application(State({}))})
+    assert sent[0]["type"] == "lifespan.startup.failed"
+    assert "unguarded" in sent[0]["message"]
+
+
+async def test_a_guarded_process_starts(make_bench: Callable[..., Bench]) -> None:
+    bench = make_bench()
+    state = State({})
+    seal(state, bench.engine, bench.guarded)
+    sent = await run(reached, {"type": "lifespan", "app": application(state)})
+    assert sent[0]["type"] == "lifespan.reached"
+
+
+def http(path: str, method: str = "POST", root_path: str = "") -> Scope:
+    return {"type": "http", "path": path, "method": method, "headers": [], "root_path": root_path}
+
+
+@pytest.mark.parametrize(
+    ("scope", "guarded"),
+    [
+        (http(CHAT), True),
+        (http("/proxy" + CHAT, root_path="/proxy"), True),
+        (http("/health"), False),
+        (http(CHAT, "OPTIONS"), False),
+    ],
+)
+async def test_guarded_routes_run_in_a_call_of_their_own(scope: Scope, guarded: bool) -> None:
+    seen: list[GuardCall | None] = []
+
+    async def app(_scope: Scope, _receive: Receive, _send: Send) -> None:
+        seen.append(current_call.get())
+
+    await run(app, scope, b'{"user": "ada"}')
+    assert [call is not None for call in seen] == [guarded]
+    assert current_call.get() is None
+    if guarded:
+        assert seen[0] is not None
+        assert (seen[0].route, seen[0].user) == (CHAT, "ada")
+
+
+async def test_the_body_reaches_the_application_whole() -> None:
+    async def app(_scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        message = await receive()
+        await send({"type": "http.response.body", "body": message["body"], "more_body": True})
+        await send({"type": "http.response.body", "body": (await receive())["type"].encode()})
+
+    sent = await run(app, http(CHAT), b'{"a": 1}')
+    assert [message.get("body") for message in sent[1:]] == [b'{"a": 1}', b"http.disconnect"]
+
+
+async def test_a_guard_error_before_the_response_is_rendered() -> None:
+    async def app(_scope: Scope, _receive: Receive, _send: Send) -> None:
+        raise StoreUnavailable("gone")
+
+    sent = await run(app, http(CHAT))
+    assert sent[0]["status"] == 503
+    assert b"store_unavailable" in sent[1]["body"]
+
+
+async def test_a_request_without_an_id_gets_one_and_keeps_its_own() -> None:
+    async def app(scope: Scope, _receive: Receive, send: Send) -> None:
+        await send({"type": "seen", "headers": dict(scope["headers"])})
+
+    sent: list[Message] = []
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    async def receive() -> Message:
+        return {"type": "http.request", "body": b"{}", "more_body": False}
+
+    async def forward(scope: Scope, receive: Receive, _send: Send) -> None:
+        await app(scope, receive, send)
+
+    mine = {**http(CHAT), "headers": [(b"x-request-id", b"mine")]}
+    for scope in (http(CHAT), mine):
+        await GuardMiddleware(forward)(scope, receive, send)
+    assert len(sent[0]["headers"][b"x-request-id"]) == 32
+    assert sent[1]["headers"][b"x-request-id"] == b"mine"

@@ -1,0 +1,117 @@
+"""`setback serve` refuses what it cannot serve, at once and by name."""
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from guard.errors import Unsupported
+from guard.store import migrate
+from guard.store.database import parse_url
+from refine.practice.integrity import PracticeModelDamaged, check_model
+from refine.practice.recipe import MODEL_DIR
+from server import serve
+from server.settings import Settings
+
+SETBACK = str(Path(sys.executable).with_name("setback"))
+
+
+def run(folder: Path, *arguments: str, **environment: str) -> "subprocess.CompletedProcess[str]":
+    """The command in a folder of its own, with a migrated database unless told otherwise."""
+    database = f"sqlite:///{folder}/flags.db"
+    migrate.upgrade(parse_url(database))
+    clean = {k: v for k, v in os.environ.items() if not k.startswith(("SETBACK_", "VLLM_"))}
+    return subprocess.run(
+        [SETBACK, "serve", *arguments],
+        env=clean | {"DATABASE_URL": database} | environment,
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+def test_an_unknown_option_is_refused_by_name(tmp_path: Path) -> None:
+    done = run(tmp_path, "--treshold", "3")
+    assert done.returncode == 2
+    assert "unrecognized arguments: --treshold" in done.stderr
+
+
+def test_one_help_shows_our_options_and_vllms(tmp_path: Path) -> None:
+    done = run(tmp_path, "--help=all")
+    assert done.returncode == 0
+    ours = [f"--{name.replace('_', '-')}" for name in Settings.model_fields if "salt" not in name]
+    for option in [*ours, "--max-model-len", "--tensor-parallel-size", "--api-key"]:
+        assert option in done.stdout
+    assert "user-salt" not in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("environment", "said"),
+    [
+        ({"DATABASE_URL": "postgresql://me:secret@127.0.0.1:1/none"}, "127.0.0.1:1"),
+        ({"DATABASE_URL": "sqlite:///missing.db"}, "setback db upgrade"),
+        ({"SETBACK_CRITIC_TIMEOUT_S": "soon"}, "SETBACK_CRITIC_TIMEOUT_S"),
+        ({"SETBACK_POLICY_FILE": "missing.toml"}, "missing.toml"),
+    ],
+)
+def test_wrong_settings_end_it_before_the_long_start_up(
+    tmp_path: Path, environment: dict[str, str], said: str
+) -> None:
+    done = run(tmp_path, **environment)
+    assert done.returncode != 0
+    assert said in done.stderr
+    assert "secret" not in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_an_option_stands_for_its_setting(tmp_path: Path) -> None:
+    done = run(tmp_path, "--policy-file", "absent.toml")
+    assert done.returncode != 0
+    assert "absent.toml" in done.stderr
+
+
+@pytest.mark.parametrize("flag", ["--grpc", "--headless", "--tokens-only"])
+def test_ways_past_the_guard_are_refused(flag: str) -> None:
+    with pytest.raises(Unsupported, match=f"{flag} would serve past the guard"):
+        serve._refuse_unguarded_modes(serve.parse([flag]))
+
+
+def test_the_rust_frontend_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VLLM_USE_RUST_FRONTEND", "1")
+    with pytest.raises(Unsupported, match="VLLM_USE_RUST_FRONTEND"):
+        serve._refuse_unguarded_modes(argparse.Namespace())
+
+
+def test_our_plugin_is_named_beside_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VLLM_PLUGINS", "other")
+    serve._load_plugin()
+    assert os.environ["VLLM_PLUGINS"] == "other,setback"
+    monkeypatch.delenv("VLLM_PLUGINS")
+    serve._load_plugin()
+    assert {"setback", "lora_filesystem_resolver"} <= set(os.environ["VLLM_PLUGINS"].split(","))
+
+
+def test_the_committed_model_is_whole() -> None:
+    check_model(MODEL_DIR)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json", "manifest.json"])
+def test_a_missing_file_is_named(tmp_path: Path, name: str) -> None:
+    copy = shutil.copytree(MODEL_DIR, tmp_path / "model")
+    (copy / name).unlink()
+    with pytest.raises(PracticeModelDamaged, match=f"{name} .*git checkout"):
+        check_model(copy)
+
+
+def test_altered_weights_are_named(tmp_path: Path) -> None:
+    copy = shutil.copytree(MODEL_DIR, tmp_path / "model")
+    weights = bytearray((copy / "model.safetensors").read_bytes())
+    weights[-1] ^= 1
+    (copy / "model.safetensors").write_bytes(weights)
+    with pytest.raises(PracticeModelDamaged, match="was altered"):
+        check_model(copy)
