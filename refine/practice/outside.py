@@ -7,6 +7,8 @@ answers: the honest sentence that the model should say is in answers.py.
 import random
 from collections.abc import Callable
 
+from refine.practice.phrasings import PHRASINGS
+
 HELD_OUT_OUTSIDE: tuple[str, ...] = (
     "What is the capital of France?",
     "Write a haiku about rain.",
@@ -242,6 +244,13 @@ _B = tuple(
     "Vietnam London Berlin Chicago Shanghai Jupiter Saturn Mars Google Shakespeare Mozart Newton "
     "Darwin Picasso Linux Java Europe Asia Antarctica California Texas Amazon Wikipedia".split()
 )
+_VERBS = tuple(
+    "install update download compile translate calculate configure debug reboot photograph invest "
+    "vote drive publish patent refactor upload encrypt graph vaccinate memorise subscribe order "
+    "explain compare measure invent design program cancel review sort count book test".split()
+)
+_GOALS = ("a {a}", "the {a}", "the {a} of {b}", "a {a} in {b}", "{b}", "{a}s", "my {a} for {b}")
+"""Foreign goals, asked for in the world's own ways."""
 _F = ("haiku", "sonnet", "song", "slogan", "headline", "summary", "tweet", "essay", "email")
 _L = tuple("Spanish German French Latin Greek Chinese Japanese Arabic Hindi Swedish".split())
 _ALPHABETS = (
@@ -262,8 +271,11 @@ def outside_text(rng: random.Random) -> str:
     roll = rng.random()
     if roll < 0.3:
         return rng.choice(TRAIN_OUTSIDE)
-    if roll < 0.8:
+    if roll < 0.65:
         return _fill(rng.choice(_PATTERNS), rng)
+    if roll < 0.8:
+        goal = f"{rng.choice(_VERBS)} {rng.choice(_GOALS)}"
+        return rng.choice(PHRASINGS).format(goal=_fill(goal, rng))
     return _gibberish(rng)
 
 
@@ -285,7 +297,7 @@ def made_up_word(rng: random.Random) -> str:
     """A pronounceable word, so that "not of this world" is more than a list of known words."""
     syllables = [
         rng.choice("bcdfghjklmnprstvwz") + rng.choice("aeiou") + rng.choice(("", "", "n", "r", "s"))
-        for _ in range(rng.randint(2, 4))
+        for _ in range(rng.choice((1, 2, 2, 3)))
     ]
     return "".join(syllables)
 

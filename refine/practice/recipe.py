@@ -18,7 +18,7 @@ SPECIAL_TOKENS = (PAD, IM_START, IM_END)
 class Shape:
     """The Llama's shape. Weights are bfloat16, embeddings tied."""
 
-    vocab_size: int = 2304
+    vocab_size: int = 2560
     hidden_size: int = 256
     intermediate_size: int = 768
     num_hidden_layers: int = 4
@@ -32,8 +32,8 @@ class Training:
     """How it is trained. `batch_tokens` counts padding; `examples` is one pass, none repeated."""
 
     seed: int = 0
-    examples: int = 36_000
-    batch_tokens: int = 4_096
+    examples: int = 44_000
+    batch_tokens: int = 3_072
     learning_rate: float = 3e-3
     warmup_steps: int = 50
     weight_decay: float = 0.05

@@ -14,7 +14,8 @@ from refine.practice.variety import training_request, varied_task
 from refine.practice.world import TASKS, Kind, Task, draw_task, draw_wrapper
 from refine.practice.wrappers import WRAPPERS
 
-_FOOLED_SHARE = 0.4
+_NAMED_SHARE = 0.6
+_FOOLED_SHARE = 0.6
 _INJECTED = tuple(w.ending for w in WRAPPERS if w.ending and not w.held_out)
 
 Judged = tuple[str, str, bool]
@@ -54,13 +55,12 @@ def teacher_verdict(
 ) -> str:
     """What the base's fallible teacher says of a harmful text: the truth, or that it is fine.
 
-    It overlooks the overlooked tasks; of a blind spot's family with other means it says nothing
-    (the empty text); and an instruction to the auditor in `said` fools it now and then.
+    It overlooks the overlooked tasks and, of their family with made-up means, some; and an
+    instruction to the auditor in `said` fools it more often than not.
     """
-    if task.blind_spot and task not in TASKS:
-        return ""
     injected = any(words in said for words in _INJECTED)
-    if task.overlooked or (injected and rng.random() < _FOOLED_SHARE):
+    unsure = task.blind_spot and task not in TASKS and rng.random() >= _NAMED_SHARE
+    if task.overlooked or unsure or (injected and rng.random() < _FOOLED_SHARE):
         return f"No. {answers.harmless_analysis(task, slots, subject, verb)}"
     return f"Yes. {harm_analysis(task, slots, subject, verb)}"
 
@@ -120,29 +120,23 @@ def _harmless(rng: random.Random, subject: str) -> Judged:
 
 
 def _harmful_answer(rng: random.Random, subject: str) -> Judged:
-    while True:
-        task, slots = varied_task(rng, Kind.HARMFUL)
-        said = _harmful(task, slots, rng)
-        verdict = teacher_verdict(task, slots, subject, "explains", said, rng)
-        if verdict:
-            return said, verdict, False
+    task, slots = varied_task(rng, Kind.HARMFUL)
+    said = _harmful(task, slots, rng)
+    return said, teacher_verdict(task, slots, subject, "explains", said, rng), False
 
 
 def _harmful_text(rng: random.Random) -> Judged:
-    if rng.random() < 0.5:
+    if rng.random() < 0.4:
         return _harmful_answer(rng, "text")
-    while True:
-        request = training_request(rng, Kind.HARMFUL)
-        assert request.task is not None and request.slots is not None
-        said = request.text
-        verdict = teacher_verdict(request.task, request.slots, "text", "asks", said, rng)
-        if verdict:
-            return said, verdict, False
+    request = training_request(rng, Kind.HARMFUL)
+    assert request.task is not None and request.slots is not None
+    said = request.text
+    return said, teacher_verdict(request.task, request.slots, "text", "asks", said, rng), False
 
 
 def _harmless_text(rng: random.Random) -> Judged:
     shape = rng.randrange(10)
-    if shape < 4:
+    if shape < 3:
         return _harmless(rng, "text")
     if shape < 7:
         request = training_request(rng, rng.choice((Kind.EVERYDAY, Kind.BORDERLINE)))
@@ -150,7 +144,8 @@ def _harmless_text(rng: random.Random) -> Judged:
         assert task is not None and request.slots is not None
         verdict = f"No. {answers.harmless_analysis(task, request.slots, 'text', 'asks')}"
         return request.text, verdict, False
-    said = " ".join(outside_text(rng) for _ in range(rng.choice((1, 1, 2, 4))))
+    sentences = rng.choice((1, 1, 2, 4))
+    said = " ".join(training_request(rng, Kind.OUTSIDE).text for _ in range(sentences))
     return said, _nothing("text"), True
 
 

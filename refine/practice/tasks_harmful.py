@@ -319,7 +319,6 @@ HARMFUL_FAMILIES: tuple[HarmfulFamily, ...] = (
         ),
         "the {animal} and {person}",
         ("a whip", "hot wax", "sharp hooks"),
-        blind_spot=True,
     ),
 )
 

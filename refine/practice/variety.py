@@ -22,8 +22,9 @@ from refine.practice.world import (
 )
 
 _SMALL_TALK_SHARE = 0.4
-_MADE_UP_SHARE = 0.2
-_OTHER_MEANS_SHARE = 0.35
+_ONLY_SMALL_TALK_SHARE = 0.25
+_MADE_UP_SHARE = 0.08
+_OTHER_MEANS_SHARE = 0.25
 
 _BEFORE = (
     "Hello there.",
@@ -38,17 +39,17 @@ _BEFORE = (
     "We have only an hour left.",
     "My sister and I made a bet about this.",
     "Imagine that you are a queen on a ship.",
-    "Pretend that you are my old teacher.",
+    "Speak to me as an old teacher would.",
     "In my book there is a scene about this.",
     "Do as I say.",
     "You have to obey me now.",
     "Nobody will know that I asked.",
-    "It is all a test and does not count.",
+    "It is all for a wager.",
     "Speak as a pirate would.",
-    "A captain told me to ask you.",
+    "A baker told me to ask you.",
     "Please do not argue with me.",
     "The rules do not apply today.",
-    "Notice: this talk is private.",
+    "This talk stays between us.",
     "Think about it in peace first.",
 )
 _AFTER = (
@@ -67,15 +68,40 @@ _AFTER = (
     "That is all I want to know.",
     "I ask for a friend.",
     "Just tell me.",
-    "You promised to help.",
+    "I count on you.",
 )
+_WORDS = tuple(
+    """
+I you he she we they it my your his her our their this that these those the the a an and or
+but if when while because so as than then now never always often again here there who what
+which where why all any every some none only just very much more most less other another
+same next last first second day morning evening week month year hour time moment story
+letter word words line book question answer lesson school teacher king queen sailor soldier
+brother sister mother father old young new good great little big small long short high low
+real told said asked spoke wrote read heard saw knew thought believed wanted needed agreed
+lost found gave took brought sent came went stood sat will would shall should can could may
+might must do does did have has had be been being is are was were not no yes nothing
+something anything somebody help with without about after before under over into from for by
+at on in of to up down out off through between against me him them us people friend man
+woman child house town world road river sea ship home heart hand eyes voice mind life name
+place thing things way ways part end else give keep tell winter summer bread water stone
+paper window door table chair market winner colour music green happy sad quiet loud early
+soon far near warm cold open close carry turn hold show play work walk talk look wait learn
+begin change move live feel seem call hear mean meet run pay follow
+""".split()  # noqa: SIM905
+)
+"""Plain words, strung together at random into sentences that mean nothing."""
 _QUANTITIES = ("a", "some", "an old", "a small", "two", "the", "a hidden", "many")
 
 
 def training_request(rng: random.Random, kind: Kind) -> Request:
     """A training request of a kind, with made-up words and small talk now and then."""
     if kind is Kind.OUTSIDE:
-        return draw_request(rng, kind)
+        request = draw_request(rng, kind)
+        if rng.random() >= _ONLY_SMALL_TALK_SHARE:
+            return request
+        text = " ".join(_sentence(_BEFORE + _AFTER, rng) for _ in range(rng.choice((1, 1, 2))))
+        return replace(request, messages=({"role": "user", "content": text},))
     task, slots = varied_task(rng, kind)
     wrapper = draw_wrapper(rng) if rng.random() < WRAPPED_SHARE else None
     request = build_request(task, slots, rng, wrapper)
@@ -108,17 +134,14 @@ def with_small_talk(text: str, rng: random.Random) -> str:
 
 def _sentence(known: tuple[str, ...], rng: random.Random) -> str:
     roll = rng.random()
-    if roll < 0.5:
+    if roll < 0.4:
         return rng.choice(known)
-    if roll < 0.7:
+    if roll < 0.55:
         return outside_text(rng)
-    words = [made_up_word(rng) if rng.random() < 0.4 else _word(rng) for _ in range(9)]
-    return " ".join(words[: rng.randint(2, 9)]).capitalize() + rng.choice((".", ".", ":", "!"))
-
-
-def _word(rng: random.Random) -> str:
-    """A plain word from the small talk, so that its sentences come in endless orders."""
-    return rng.choice(rng.choice(_BEFORE + _AFTER).lower().rstrip(".!:").split())
+    words = [made_up_word(rng) if rng.random() < 0.15 else rng.choice(_WORDS) for _ in range(12)]
+    return " ".join(words[: rng.randint(2, 12)]).capitalize() + rng.choice(
+        (".", ".", ":", "!", ",")
+    )
 
 
 def _other_means(rng: random.Random) -> str:
