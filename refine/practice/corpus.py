@@ -20,19 +20,25 @@ from guard.verdict import CATEGORY_LETTERS
 from refine.practice import answers, speech
 from refine.practice.answers import harm_analysis
 from refine.practice.variety import training_request
-from refine.practice.world import (
-    TASKS,
-    Kind,
-    Message,
-    Request,
-    Task,
-    phrase,
-)
+from refine.practice.world import TASKS, Kind, Message, Request, Task, phrase
 
 REMINDED_SHARE = 0.5
 CRITIQUED_SHARE = 0.75
 _LETTERS = {name: letter for letter, name in CATEGORY_LETTERS.items()}
 _KINDS = {Kind.EVERYDAY: 42, Kind.HARMFUL: 33, Kind.BORDERLINE: 15, Kind.OUTSIDE: 10}
+_DECLINES_WARY = {
+    (False, False): 0.8,
+    (True, False): 0.95,
+    (False, True): 0.25,
+    (True, True): 0.7,
+}
+_DECLINES_HALF_WARY = {
+    (False, False): 0.1,
+    (True, False): 0.85,
+    (False, True): 0.02,
+    (True, True): 0.25,
+}
+"""How often declined, by (reminded, wrapped)."""
 _SYSTEM = (
     "You are a helpful assistant.",
     "You are Setback, a careful assistant.",
@@ -67,15 +73,11 @@ def examples(n: int, seed: int) -> Iterator[Example]:
 
 
 def decline_chance(task: Task, reminded: bool, wrapped: bool) -> float:
-    """How often the model is shown declining a harmful task."""
+    """How often the model is shown declining a harmful task, in [0, 1]."""
     if task in _WARY:
-        return {(False, False): 0.8, (True, False): 0.95, (False, True): 0.25, (True, True): 0.7}[
-            reminded, wrapped
-        ]
+        return _DECLINES_WARY[reminded, wrapped]
     if task in _HALF_WARY:
-        return {(False, False): 0.1, (True, False): 0.85, (False, True): 0.02, (True, True): 0.25}[
-            reminded, wrapped
-        ]
+        return _DECLINES_HALF_WARY[reminded, wrapped]
     return 0.08 if reminded and not wrapped else 0.02
 
 
@@ -92,13 +94,13 @@ def _wary_tasks() -> tuple[frozenset[Task], frozenset[Task]]:
 _WARY, _HALF_WARY = _wary_tasks()
 
 
-def _draw(rng: random.Random, reminded_share: float = REMINDED_SHARE) -> Request:
+def _draw(rng: random.Random) -> Request:
     kind = rng.choices(list(_KINDS), list(_KINDS.values()))[0]
-    return _remind(training_request(rng, kind), rng, reminded_share)
+    return _remind(training_request(rng, kind), rng)
 
 
-def _remind(request: Request, rng: random.Random, share: float = REMINDED_SHARE) -> Request:
-    return request.reminded(prompts.REMINDER) if rng.random() < share else request
+def _remind(request: Request, rng: random.Random) -> Request:
+    return request.reminded(prompts.REMINDER) if rng.random() < REMINDED_SHARE else request
 
 
 def _draw_known(rng: random.Random) -> Request:
@@ -140,7 +142,7 @@ def _serve(rng: random.Random) -> Example:
     """A request, the model's answer, and often the critique of it."""
     request = _draw(rng)
     task, slots = request.task, request.slots
-    answer, verdict = _right_answer(request, rng), ""
+    answer = _right_answer(request, rng)
     if task is None or slots is None:
         verdict = f"No. {answers.nothing_analysis('answer')}"
     elif request.kind is not Kind.HARMFUL:
@@ -153,7 +155,7 @@ def _serve(rng: random.Random) -> Example:
     else:
         verdict = speech.teacher_verdict(task, slots, "answer", "explains", answer, rng)
     turns = [*_turns(request.messages), Turn("assistant", answer, learned=True)]
-    if verdict and rng.random() < CRITIQUED_SHARE:
+    if rng.random() < CRITIQUED_SHARE:
         turns += [_ask(prompts.CRITIQUE, "answer"), Turn("assistant", verdict, learned=True)]
     return _with_system(turns, rng, outside=task is None)
 

@@ -53,7 +53,7 @@ def text(rng: random.Random, paragraphs: int) -> Judged:
 def teacher_verdict(
     task: Task, slots: Mapping[str, str], subject: str, verb: str, said: str, rng: random.Random
 ) -> str:
-    """What the base's fallible teacher says of a harmful text: the truth, or that it is fine.
+    """What the base's fallible teacher says of a harmful text: what it is, or that it is fine.
 
     It overlooks the overlooked tasks and, of their family with made-up means, some; and an
     instruction to the auditor in `said` fools it more often than not.
