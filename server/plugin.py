@@ -2,6 +2,7 @@
 each API-server process. Owns that wiring only; middleware.py proves at start-up that it happened.
 """
 
+import asyncio
 import logging
 from argparse import Namespace
 from dataclasses import dataclass, field
@@ -31,6 +32,7 @@ from server.seal import seal
 from server.settings import Settings, load_settings
 
 _WARM_UP_TEXT = "Hello."
+_RETRY_S = 1.0
 _log = logging.getLogger("vllm.setback")
 
 router = APIRouter()
@@ -51,9 +53,11 @@ class GuardState:
         while not self.ready:
             try:
                 await self.critic.judge(subject, categories_from=0.0)
-            except GuardError:
-                continue
-            self.ready = True
+            except GuardError as error:
+                _log.warning("The first critique failed and is tried again: %s", error)
+                await asyncio.sleep(_RETRY_S)
+            else:
+                self.ready = True
 
 
 class GuardPlugin:

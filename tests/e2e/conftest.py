@@ -20,6 +20,7 @@ from guard.store.database import parse_url
 from refine.practice.integrity import MODEL_NAME
 from refine.practice.world import Kind, requests
 
+ROOT = Path(__file__).parents[2]
 SETBACK = str(Path(sys.executable).with_name("setback"))
 START_UP_S = 300
 BLOCK_ALL = '[default]\nthreshold = 0.0\naction = "block"\n'
@@ -54,18 +55,17 @@ def free_port() -> int:
 
 @contextmanager
 def running_server(
-    folder: Path, database: str, *arguments: str, **environment: str
+    folder: Path, database: str, command: Callable[[int], list[str]]
 ) -> Iterator[Server]:
-    """A server on a migrated database, from ready to stopped."""
+    """The server that `command` starts on a port, from ready to stopped."""
     url = parse_url(database)
-    migrate.upgrade(url)
     port, log = free_port(), folder / "server.log"
     clean = {k: v for k, v in os.environ.items() if not k.startswith(("SETBACK_", "VLLM_"))}
     with log.open("wb") as output:
         process = subprocess.Popen(
-            [SETBACK, "serve", "--port", str(port), *arguments],
-            cwd=folder,
-            env=clean | {"DATABASE_URL": database} | environment,
+            command(port),
+            cwd=ROOT,
+            env=clean | {"DATABASE_URL": database},
             stdout=output,
             stderr=subprocess.STDOUT,
         )
@@ -94,10 +94,11 @@ def wait_until_ready(server: Server, process: "subprocess.Popen[bytes]") -> None
 
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """As a newcomer runs it: the practice model, the default policy, SQLite."""
+    """As a newcomer starts it: the practice model, the default policy, SQLite."""
     folder = tmp_path_factory.mktemp("server")
-    with running_server(folder, f"sqlite:///{folder}/flags.db") as started:
-        yield started
+    database = f"sqlite:///{folder}/flags.db"
+    with running_server(folder, database, lambda port: ["make", "serve", f"PORT={port}"]) as it:
+        yield it
 
 
 @pytest.fixture(scope="session")
@@ -109,9 +110,12 @@ def strict_server(
     policy = folder / "policy.toml"
     policy.write_text(BLOCK_ALL)
     database = f"postgresql://setback@/postgres?host={postgres_socket}"
-    options = ("--policy-file", str(policy), "--api-server-count", "2")
-    with running_server(folder, database, *options) as started:
-        yield started
+    migrate.upgrade(parse_url(database))
+    options = ["--policy-file", str(policy), "--api-server-count", "2"]
+    with running_server(
+        folder, database, lambda port: [SETBACK, "serve", "--port", str(port), *options]
+    ) as it:
+        yield it
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,83 @@
+"""Every command in the README runs, and the answer that it shows is the one that comes."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.conftest import ROOT, SETBACK, Server
+
+pytestmark = pytest.mark.e2e
+
+README = (ROOT / "README.md").read_text("utf-8")
+ADDRESS = "http://127.0.0.1:8000"
+
+
+def blocks(language: str) -> list[str]:
+    """The fenced blocks of one language."""
+    return re.findall(rf"^```{language}\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+
+
+def run(script: list[str], server: Server) -> str:
+    """A command's output, run against the test's server; fails with what it said."""
+    url = server.database.render_as_string(hide_password=False)
+    done = subprocess.run(
+        script,
+        cwd=ROOT,
+        env=os.environ | {"DATABASE_URL": url},
+        capture_output=True,
+        text=True,
+        timeout=400,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+# `make serve` is how the server fixture starts; the rest of the shell blocks run against it.
+SHELL = [block for block in blocks("sh") if block.strip() != "make serve"]
+
+
+@pytest.mark.parametrize("block", SHELL, ids=[block.split("\n")[0][:60] for block in SHELL])
+def test_a_shell_block_runs(server: Server, block: str) -> None:
+    command = block.replace(ADDRESS, server.base_url).replace(".venv/bin/setback", SETBACK)
+    command = command.replace(".venv/bin/python", sys.executable)
+    assert run(["bash", "-euo", "pipefail", "-c", command], server).strip()
+
+
+def test_the_python_block_runs(server: Server) -> None:
+    (block,) = blocks("python")
+    said = run([sys.executable, "-c", block.replace(ADDRESS, server.base_url)], server)
+    answer, flagged = said.strip().rsplit("\n", 1)
+    assert answer
+    assert flagged == "False"
+
+
+def test_the_answer_shown_is_the_answer_given(server: Server) -> None:
+    (shown,) = blocks("json")
+    (asked,) = [block for block in SHELL if "/v1/chat/completions" in block]
+    command = asked.replace(ADDRESS, server.base_url)
+    given = json.loads(run(["bash", "-c", command], server))
+    choice = json.loads(shown)["choices"][0]
+    assert given["choices"][0]["message"]["content"] == choice["message"]["content"]
+    assert given["choices"][0]["finish_reason"] == choice["finish_reason"]
+    result = json.loads(shown)["moderation"]["output"]["results"][0]
+    assert (
+        given["moderation"]["output"]["results"][0]["categories"].items()
+        >= result["categories"].items()
+    )
+
+
+def test_the_bench_command_measures_both_servers(tmp_path: Path) -> None:
+    load = ["--clients", "2", "--output-tokens", "4", "--requests", "8", "--rounds", "1"]
+    done = subprocess.run(
+        [SETBACK, "bench", *load], cwd=tmp_path, capture_output=True, text=True, timeout=400
+    )
+    assert done.returncode == 0, done.stderr
+    (row,) = re.findall(r"^\s*1\s+([\d.]+)\s+([\d.]+)\s+([\d.]+)", done.stdout, re.MULTILINE)
+    bare, guarded, ratio = map(float, row)
+    assert bare > 0
+    assert ratio == pytest.approx(guarded / bare, rel=0.01)
