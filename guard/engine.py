@@ -150,7 +150,8 @@ class GuardedEngine:
 
     async def _rule_input(self, request: "_Request") -> None:
         call = request.call
-        text = call.messages[-1]["content"] if call.messages else ""
+        prompt = self._format.decode(request.prompt_ids)
+        text = call.messages[-1]["content"] if call.messages else prompt
         subject = self._critic.text(self._format.encode(text))
         call.input_ruling = ruling = await self._ruling(request, subject)
         if call.block_input and ruling.decision.flagged:

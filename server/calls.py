@@ -117,10 +117,15 @@ def _user(body: Mapping[str, Any]) -> str | None:
 
 
 def _messages(body: Mapping[str, Any]) -> Iterable[Message]:
-    """The conversation of any of the APIs as role and text, oldest first."""
-    for role, key in (("system", "system"), ("system", "instructions"), ("user", "prompt")):
+    """The conversation of any of the APIs as role and text, oldest first.
+
+    Empty for prompts in token ids and for several prompts at once: each flag then tells its own.
+    """
+    for role, key in (("system", "system"), ("system", "instructions")):
         if body.get(key):
             yield {"role": role, "content": text_of(body[key])}
+    if isinstance(body.get("prompt"), str):
+        yield {"role": "user", "content": body["prompt"]}
     turns = body.get("messages") or body.get("input") or ()
     if isinstance(turns, str):
         yield {"role": "user", "content": turns}
