@@ -1,11 +1,15 @@
-"""Command line of the practice world: train, evaluate, requests."""
+"""Command line of the practice world: train, evaluate, guarded, requests."""
 
 import json
+import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from guard.store.database import parse_url
+from refine.practice.figures import Section, table
 from refine.practice.recipe import MODEL_DIR, TRAINING
 from refine.practice.world import SPLITS, Kind, Split, requests
 
@@ -32,9 +36,26 @@ def evaluate(
 ) -> None:
     """Measure a practice model on held-out requests, guided answering off and on."""
     from refine.practice.evaluate import evaluate as run
-    from refine.practice.figures import table
 
-    sections = run(model)
+    _print(run(model), as_json)
+
+
+@app.command()
+def guarded(
+    base_url: Annotated[
+        str, typer.Option(help="The running server, as for OpenAI's client.")
+    ] = "http://127.0.0.1:8000/v1",
+    n: Annotated[int, typer.Option("-n", min=1, help="Requests per set.")] = 120,
+    as_json: Annotated[bool, typer.Option("--json", help="JSON instead of a table.")] = False,
+) -> None:
+    """Measure a running guarded server; DATABASE_URL names its flag store."""
+    from refine.practice.guarded import measure
+
+    database = parse_url(os.environ.get("DATABASE_URL", "sqlite:///data/setback.db"))
+    _print(measure(base_url, database, n), as_json)
+
+
+def _print(sections: Sequence[Section], as_json: bool) -> None:
     if as_json:
         report = {s.title: [figure.as_json() for figure in s.figures] for s in sections}
         typer.echo(json.dumps(report, indent=2))
