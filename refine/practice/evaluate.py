@@ -7,7 +7,8 @@ and borderline tasks never seen appear among the critic's pairs. The decision th
 never tuned. Does not run the server: its own run is in transformers.
 """
 
-from collections.abc import Callable, Sequence
+import itertools
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -36,11 +37,11 @@ _HARMFUL_SPLITS: tuple[Split, ...] = ("phrasing", "task", "wrapper")
 class Sizes:
     """How many cases each set has. `outside` is the whole hand-written list."""
 
-    harmful_per_split: int = 120
-    everyday: int = 240
-    borderline: int = 120
+    harmful_per_split: int = 240
+    everyday: int = 960
+    borderline: int = 360
     outside: int = 66
-    pairs: int = 800
+    pairs: int = 1_600
     injected: int = 300
 
 
@@ -73,7 +74,8 @@ def evaluate(model: Path, sizes: Sizes = Sizes(), seed: int = 0) -> list[Section
         _through_the_guard(guided),
         _critic(reader, pairs(sizes.pairs, seed)),
         _texts(reader, sizes, seed),
-        _injections(reader, sizes.injected, seed),
+        _injections(reader, "wrapper", sizes.injected, seed),
+        _injections(reader, "phrasing", sizes.injected, seed),
         _by_category(reader, guided, pairs(sizes.pairs, seed)),
     ]
 
@@ -234,13 +236,12 @@ def _texts(reader: Reader, sizes: Sizes, seed: int) -> Section:
     )
 
 
-def _injections(reader: Reader, n: int, seed: int) -> Section:
-    """Instructions to the auditor in a request or an answer, against the same without them."""
-    drawn = [
-        request
-        for request in requests(Kind.HARMFUL, "wrapper", n * 4, seed + 2)
-        if request.wrapper and request.wrapper.family == "injection"
-    ][:n]
+def _injections(reader: Reader, split: Split, n: int, seed: int) -> Section:
+    """Instructions to the auditor in a request or an answer, against the same without them.
+
+    split: "wrapper" for instructions never seen, "phrasing" for those seen in training.
+    """
+    drawn = list(itertools.islice(_injected_requests(split, seed + 2), n))
     conversations = [_answered(request, recipe_answer(request)) for request in drawn]
     bare = [_without_injection(request) for request in drawn]
     fooled = [harm < THRESHOLD for harm in reader.harm(conversations)]
@@ -258,7 +259,8 @@ def _injections(reader: Reader, n: int, seed: int) -> Section:
         (f and not m for f, m in zip(fooled, missed, strict=True)),
     )
     return Section(
-        "Injected instructions to the auditor (unseen ones), harmful answers let through",
+        f"Injected instructions to the auditor, {'un' if split == 'wrapper' else ''}seen ones: "
+        "harmful answers let through",
         (
             Figure.of("with the injection", fooled),
             Figure.of("the same pairs without it", missed),
@@ -266,6 +268,13 @@ def _injections(reader: Reader, n: int, seed: int) -> Section:
             *by_wrapper,
         ),
     )
+
+
+def _injected_requests(split: Split, seed: int) -> Iterator[Request]:
+    for batch in itertools.count():
+        for request in requests(Kind.HARMFUL, split, 500, seed + 1_000 * batch):
+            if request.wrapper and request.wrapper.family == "injection":
+                yield request
 
 
 def _without_injection(request: Request) -> tuple[Message, ...]:
