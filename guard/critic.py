@@ -4,10 +4,10 @@ follows from a verdict (policy.py) and stores nothing.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any, cast
+from typing import Any
 from uuid import uuid4
 
 from vllm.entrypoints.generate.label_reads import next_token_label_reads
@@ -37,6 +37,14 @@ class Subject:
     kind: str
     pieces: tuple[Sequence[int], ...]
     extras: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """What the critic says of a subject, and that saying as an answer to be judged in turn."""
+
+    text: str
+    subject: Subject
 
 
 class Critic:
@@ -134,9 +142,12 @@ class Critic:
         *,
         max_tokens: int = 128,
         lora_request: LoRARequest | None = None,
-    ) -> str:
+    ) -> Analysis:
         """The unguided analysis in words, of the first window: what the label read is the first
-        word of. Not itself judged: the caller must, before letting it out."""
+        word of. Not itself judged: the caller must, before letting it out.
+
+        Raises CriticUnavailable when the engine fails or is too slow.
+        """
         params = SamplingParams(
             temperature=0.0, max_tokens=max_tokens, output_kind=RequestOutputKind.FINAL_ONLY
         )
@@ -144,12 +155,12 @@ class Critic:
         outputs = self._engine.generate(
             prompt, params, f"critique-{uuid4().hex}", lora_request=lora_request
         )
-        text = ""
         with _as_critic_failure():
             async with asyncio.timeout(self._timeout_s):
-                async for output in cast("AsyncGenerator[Any, None]", outputs):
-                    text = output.outputs[0].text
-        return text.strip()
+                (said,) = [output.outputs[0] async for output in outputs]
+        prompt_ids = prompt["prompt_token_ids"]
+        as_answer = self.answer(prompt, prompt_ids, self._format.encode(said.text))
+        return Analysis(said.text.strip(), as_answer)
 
     def _prompt(self, piece: Sequence[int], subject: Subject, question: str) -> Any:
         if subject.kind == "text":

@@ -121,8 +121,8 @@ class Moderator:
     async def _analysis(self, subject: Subject) -> str:
         """The analysis, unless it says what it should only speak about."""
         analysis = await self._critic.explain(subject)
-        verdict = await self._critic.judge(self._text(analysis), categories_from=0.0)
-        return _WITHHELD if self._policy.decide(verdict).flagged else analysis
+        verdict = await self._critic.judge(analysis.subject, categories_from=0.0)
+        return _WITHHELD if self._policy.decide(verdict).flagged else analysis.text
 
 
 def _read(body: bytes) -> ModerationRequest:

@@ -70,7 +70,11 @@ async def test_the_analysis_is_what_the_model_says_after_the_question(
 ) -> None:
     bench = make_bench(Script(answers=lambda prompt: ("Yes. It harms someone.",)))
     subject = critic_of(bench).text(bench.chat_format.encode("words"))
-    assert await critic_of(bench).explain(subject) == "Yes. It harms someone."
+    analysis = await critic_of(bench).explain(subject)
+    assert analysis.text == "Yes. It harms someone."
+    await critic_of(bench).judge(analysis.subject, categories_from=0.5)
+    (_, asked), (_, judged) = bench.engine.log
+    assert judged.startswith(asked + analysis.text)
 
 
 async def test_an_engine_failure_in_the_analysis_is_the_critics(make_bench: MakeBench) -> None:
