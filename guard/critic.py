@@ -5,12 +5,11 @@ follows from a verdict (policy.py) and stores nothing.
 
 import asyncio
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 from uuid import uuid4
 
-from vllm.entrypoints.generate.label_reads import next_token_label_reads
 from vllm.inputs import tokens_input
 from vllm.lora.request import LoRARequest
 from vllm.sampling_params import RequestOutputKind, SamplingParams
@@ -177,29 +176,32 @@ class Critic:
         engine_options: dict[str, Any],
     ) -> list[dict[str, float]]:
         """Label probabilities per window of `subject`."""
+        found: list[dict[str, float]] = []
+        with _as_critic_failure():
+            for start in range(0, len(subject.pieces), _READS_AT_ONCE):
+                batch = subject.pieces[start : start + _READS_AT_ONCE]
+                asked = [self._prompt(piece, subject, question) for piece in batch]
+                reads = (self._read_one(each, labels, engine_options) for each in asked)
+                async with asyncio.timeout(self._timeout_s):
+                    found += await asyncio.gather(*reads)
+        return found
+
+    async def _read_one(
+        self, prompt: Any, labels: LabelSet, engine_options: dict[str, Any]
+    ) -> dict[str, float]:
+        """Label probabilities of the next token, over the full vocabulary's log-probabilities."""
         params = SamplingParams(
             max_tokens=1,
             logprob_token_ids=labels.token_ids,
             detokenize=False,
             output_kind=RequestOutputKind.FINAL_ONLY,
         )
-        found: list[dict[str, float]] = []
-        with _as_critic_failure():
-            for start in range(0, len(subject.pieces), _READS_AT_ONCE):
-                batch = subject.pieces[start : start + _READS_AT_ONCE]
-                async with asyncio.timeout(self._timeout_s):
-                    reads = await next_token_label_reads(
-                        self._engine,
-                        [self._prompt(piece, subject, question) for piece in batch],
-                        [params] * len(batch),
-                        f"critique-{uuid4().hex}",
-                        **engine_options,
-                    )
-                found += [
-                    labels.probabilities(dict(zip(labels.token_ids, read.logprobs, strict=True)))
-                    for read in reads
-                ]
-        return found
+        outputs = self._engine.generate(prompt, params, f"critique-{uuid4().hex}", **engine_options)
+        # Not by vLLM's label_reads: its merging of iterators cost 5% of the server's throughput.
+        async with aclosing(outputs):
+            (read,) = [output.outputs[0] async for output in outputs]
+        (logprobs,) = read.logprobs
+        return labels.probabilities({token: logprobs[token].logprob for token in labels.token_ids})
 
 
 @contextmanager
