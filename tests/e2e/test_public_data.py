@@ -39,7 +39,7 @@ def test_every_moderation_text_gets_a_verdict(server: Server, client: openai.Ope
     def judge(batch: list[dict[str, str]]) -> list[float]:
         results = client.moderations.create(input=[row["prompt"] for row in batch]).results
         assert len(results) == len(batch)
-        return [sum(r.category_scores.model_dump().values()) for r in results]
+        return [sum(r.category_scores.model_dump(by_alias=True).values()) for r in results]
 
     with ThreadPoolExecutor(CLIENTS) as pool:
         scores = [score for found in pool.map(judge, batches) for score in found]
