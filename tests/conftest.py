@@ -73,11 +73,11 @@ def empty_database(request: pytest.FixtureRequest, tmp_path: Path) -> str:
         return f"sqlite:///{tmp_path}/made/setback.db"
     socket = request.getfixturevalue("postgres_socket")
     name = tmp_path.name.lower()
-    asyncio.run(_create_database(socket, name))
+    asyncio.run(create_database(socket, name))
     return f"postgresql://setback@/{name}?host={socket}"
 
 
-async def _create_database(socket: Path, name: str) -> None:
+async def create_database(socket: Path, name: str) -> None:
     connection = await asyncpg.connect(host=str(socket), user="setback", database="postgres")
     try:
         await connection.execute(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')

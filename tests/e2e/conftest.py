@@ -1,5 +1,6 @@
 """Whole servers in processes of their own, with the practice model, and the real openai client."""
 
+import asyncio
 import os
 import socket
 import subprocess
@@ -19,6 +20,7 @@ from guard.store import migrate
 from guard.store.database import parse_url
 from refine.practice.integrity import MODEL_NAME
 from refine.practice.world import Kind, requests
+from tests.conftest import create_database
 
 ROOT = Path(__file__).parents[2]
 SETBACK = str(Path(sys.executable).with_name("setback"))
@@ -109,7 +111,8 @@ def strict_server(
     folder = tmp_path_factory.mktemp("strict")
     policy = folder / "policy.toml"
     policy.write_text(BLOCK_ALL)
-    database = f"postgresql://setback@/postgres?host={postgres_socket}"
+    asyncio.run(create_database(postgres_socket, "strict"))
+    database = f"postgresql://setback@/strict?host={postgres_socket}"
     migrate.upgrade(parse_url(database))
     options = ["--policy-file", str(policy), "--api-server-count", "2"]
     with running_server(

@@ -77,7 +77,7 @@ def test_the_bench_command_measures_both_servers(tmp_path: Path) -> None:
         [SETBACK, "bench", *load], cwd=tmp_path, capture_output=True, text=True, timeout=400
     )
     assert done.returncode == 0, done.stderr
-    (row,) = re.findall(r"^\s*1\s+([\d.]+)\s+([\d.]+)\s+([\d.]+)", done.stdout, re.MULTILINE)
+    (row,) = re.findall(r"\b1 +│ ([\d.]+) +│ ([\d.]+) +│ ([\d.]+)", done.stdout)
     bare, guarded, ratio = map(float, row)
     assert bare > 0
     assert ratio == pytest.approx(guarded / bare, rel=0.01)
