@@ -22,6 +22,7 @@ from guard.verdict import Verdict
 from guard.windows import windows
 
 _READS_AT_ONCE = 64
+_ANALYSIS_TOKENS = 128
 _CONTEXT_SHARE = 0.25
 
 
@@ -135,25 +136,17 @@ class Critic:
         scores = {category: harm * share for category, share in shares.items()}
         return Verdict(harm, scores, reads=len(harms) + 1)
 
-    async def explain(
-        self,
-        subject: Subject,
-        *,
-        max_tokens: int = 128,
-        lora_request: LoRARequest | None = None,
-    ) -> Analysis:
+    async def explain(self, subject: Subject) -> Analysis:
         """The unguided analysis in words, of the first window: what the label read is the first
         word of. Not itself judged: the caller must, before letting it out.
 
         Raises CriticUnavailable when the engine fails or is too slow.
         """
         params = SamplingParams(
-            temperature=0.0, max_tokens=max_tokens, output_kind=RequestOutputKind.FINAL_ONLY
+            temperature=0.0, max_tokens=_ANALYSIS_TOKENS, output_kind=RequestOutputKind.FINAL_ONLY
         )
         prompt = self._prompt(subject.pieces[0], subject, prompts.CRITIQUE)
-        outputs = self._engine.generate(
-            prompt, params, f"critique-{uuid4().hex}", lora_request=lora_request
-        )
+        outputs = self._engine.generate(prompt, params, f"critique-{uuid4().hex}")
         with _as_critic_failure():
             async with asyncio.timeout(self._timeout_s):
                 (said,) = [output.outputs[0] async for output in outputs]

@@ -4,7 +4,6 @@
     ├── PolicyInvalid      policy_invalid      the policy file does not say what it must
     ├── StoreUnavailable   store_unavailable   the flag store is unreachable or not migrated
     ├── CriticUnavailable  critic_unavailable  no verdict could be had, so nothing may go out
-    ├── InputTooLong       input_too_long      the text does not fit the model
     ├── UnguardedRoute     unguarded_route     a route or handler would reach the engine unguarded
     ├── Unsupported        unsupported         the request asks for what cannot be guarded
     └── TemplateUnusable   template_unusable   the chat template takes no user turn after an answer
@@ -37,12 +36,6 @@ class CriticUnavailable(GuardError):
     """The critique failed or came too late."""
 
     code = "critic_unavailable"
-
-
-class InputTooLong(GuardError):
-    """The input exceeds what the model can read."""
-
-    code = "input_too_long"
 
 
 class UnguardedRoute(GuardError):

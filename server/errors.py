@@ -12,7 +12,6 @@ from guard.errors import (
     CriticUnavailable,
     GuardError,
     InputBlocked,
-    InputTooLong,
     PolicyInvalid,
     StoreUnavailable,
     TemplateUnusable,
@@ -23,7 +22,6 @@ from guard.errors import (
 STATUS: dict[type[GuardError], int] = {
     CriticUnavailable: 503,
     InputBlocked: 400,
-    InputTooLong: 400,
     PolicyInvalid: 500,
     StoreUnavailable: 503,
     TemplateUnusable: 500,

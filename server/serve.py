@@ -32,9 +32,7 @@ _PAST_THE_GUARD = {
 
 def serve(arguments: Sequence[str]) -> None:
     """Serves until it is stopped. Ends the process with one message when it cannot begin."""
-    if not {"-h", "--help"} & {argument.split("=")[0] for argument in arguments}:
-        _check_settings()
-    # Imported late: it takes many seconds, and wrong settings should be told at once.
+    # Imported late: it takes many seconds, which no other command should pay.
     from vllm.entrypoints.cli.serve import ServeSubcommand
     from vllm.entrypoints.launchers.cli_args import validate_parsed_serve_args
     from vllm.entrypoints.serve.utils.api_utils import cli_env_setup
@@ -56,7 +54,7 @@ def serve(arguments: Sequence[str]) -> None:
 
 
 def _check_settings() -> None:
-    """Ends the process unless settings, policy and database are as they must be."""
+    """Raises SettingsInvalid, PolicyInvalid or StoreUnavailable before the long start-up would."""
 
     async def check_store(settings: Settings) -> None:
         store = FlagStore(settings.database_url)
@@ -65,12 +63,9 @@ def _check_settings() -> None:
         finally:
             await store.close()
 
-    try:
-        settings = load_settings()
-        load_policy(settings.policy_file)
-        asyncio.run(check_store(settings))
-    except (GuardError, SettingsInvalid) as error:
-        sys.exit(f"setback: {error}")
+    settings = load_settings()
+    load_policy(settings.policy_file)
+    asyncio.run(check_store(settings))
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
