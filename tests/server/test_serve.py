@@ -75,6 +75,13 @@ def test_an_option_stands_for_its_setting(tmp_path: Path) -> None:
     assert "absent.toml" in done.stderr
 
 
+def test_the_database_option_wins_over_the_environment(tmp_path: Path) -> None:
+    done = run(tmp_path, "--database-url", "sqlite:///other.db", DATABASE_URL="sqlite:///gone.db")
+    assert done.returncode != 0
+    assert "other.db" in done.stderr
+    assert "gone.db" not in done.stderr
+
+
 @pytest.mark.parametrize("flag", ["--grpc", "--headless", "--tokens-only"])
 def test_ways_past_the_guard_are_refused(flag: str) -> None:
     with pytest.raises(Unsupported, match=f"{flag} would serve past the guard"):
