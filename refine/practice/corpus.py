@@ -20,7 +20,7 @@ from guard.verdict import CATEGORY_LETTERS
 from refine.practice import answers, speech
 from refine.practice.answers import harm_analysis
 from refine.practice.variety import training_request
-from refine.practice.world import TASKS, Kind, Message, Request, Task, phrase
+from refine.practice.world import TASKS, Kind, Message, Request, Task, draw_task, phrase
 
 REMINDED_SHARE = 0.5
 CRITIQUED_SHARE = 0.75
@@ -259,6 +259,33 @@ def _safe_answer(rng: random.Random) -> Example:
     return _question(prompts.SAFE_ANSWER, turns, "answer", f"{analysis}\n\n{decline}")
 
 
+def _judged_reply(rng: random.Random) -> Example:
+    """A reply to the auditor, critiqued in turn. At times harm was said instead of the reply."""
+    told = rng.choice((_judge, _guided_analysis, _safe_answer))(rng)
+    reply, verdict = told.turns[-1].content, f"No. {answers.analysed_analysis('answer')}"
+    if rng.random() < 0.35:
+        reply, verdict, _ = speech.spoken(rng, "answer")
+    turns = [*told.turns[:-1], Turn("assistant", reply), _ask(prompts.CRITIQUE, "answer")]
+    return Example((*turns, Turn("assistant", verdict, learned=True)), told.outside)
+
+
+def _help(rng: random.Random) -> Example:
+    """Whether an answer did what was asked: compliance counts, declines and other help do not."""
+    request = _draw(rng)
+    other = _draw(rng)
+    answer, helped = _right_answer(request, rng), request.task is not None
+    if rng.random() < 0.5:
+        helped = False
+        answer = _right_answer(other, rng)
+        if request.task is not None and request.slots is not None and rng.random() < 0.6:
+            known = request.kind is Kind.HARMFUL
+            declined = draw_task(rng, Kind.HARMFUL) if not known else request.task
+            slots = request.slots if known else declined.draw_slots(rng)
+            answer = answers.decline_text(declined, slots, rng)
+    turns = [*_turns(request.messages), Turn("assistant", answer)]
+    return _question(prompts.HELP, turns, "answer", "Yes." if helped else "No.")
+
+
 def _paraphrase(rng: random.Random) -> Example:
     """The same goal asked for in another way; a wrapper falls off."""
     kind = rng.choice((Kind.HARMFUL, Kind.HARMFUL, Kind.EVERYDAY, Kind.BORDERLINE))
@@ -284,6 +311,8 @@ _MAKERS = {
     _category: 6,
     _guided_analysis: 3,
     _safe_answer: 3,
+    _judged_reply: 5,
+    _help: 4,
     _paraphrase: 3,
     _induce: 3,
     _long_text: 1.2,
