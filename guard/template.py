@@ -17,6 +17,9 @@ _QUESTION = "SETBACKQUESTION"
 class Tokenizer(Protocol):
     """What the guard needs of a Hugging Face tokenizer."""
 
+    all_special_ids: list[int]
+    eos_token_id: int
+
     def encode(self, text: str, **options: Any) -> list[int]:
         """Token ids of `text`."""
 
@@ -69,6 +72,13 @@ class ChatFormat:
                 "as they were given. Serve a template that does with --chat-template."
             )
         self._tails = self._generation_tails()
+
+    @property
+    def end_of_turn(self) -> int:
+        """The id that ends an assistant's turn."""
+        special = set(self._tokenizer.all_special_ids)
+        marks = (mark for mark in self._ids(self._before_question) if mark in special)
+        return next(marks, self._tokenizer.eos_token_id)
 
     def encode(self, text: str) -> list[int]:
         """Token ids of text from outside: special tokens spelled out in it stay plain text."""

@@ -1,0 +1,144 @@
+"""Stage 2: what the model itself makes of each flag. Owns the questions asked, the checks by the
+critic and the count of what was unusable. Trains nothing and writes no file.
+
+The paper's step 2: the analyst is told the verdict, so that its analysis is good. The safe answer
+comes in the order that the paper's prompt-only table favours: analysis, guidance, answer.
+"""
+
+import random
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from guard import prompts
+from refine.collect import Case
+from refine.dataset import Lesson, critique_of
+from refine.served import Adapter, Conversation, Model
+from refine.wrappers import WRAPPERS
+
+_ANALYSIS_TOKENS = 256
+_SAFE_TOKENS = 512
+_CRITIQUE_TOKENS = 128
+_PARAPHRASE_TOKENS = 128
+_PARAPHRASE_TEMPERATURE = 0.7
+_HARMFUL = 0.5
+_GUIDED = prompts.GUIDED_ANALYSIS.format(subject="answer")
+
+
+@dataclass(frozen=True)
+class Analysed:
+    """The lessons of a run, and how many cases or variations were dropped, by why."""
+
+    lessons: tuple[Lesson, ...]
+    dropped: Mapping[str, int]
+
+
+async def analyse(
+    model: Model, cases: Sequence[Case], *, variations: int, seed: int, adapter: Adapter = "active"
+) -> Analysed:
+    """One lesson per usable case, in order.
+
+    Analysis and safe answer are kept only when the critic finds both harmless, and a variation
+    only when it finds it as harmful as what it varies. Raises ServerUnavailable.
+    """
+    dropped: Counter[str] = Counter()
+    analyses = await _analyses(model, cases, adapter)
+    safe = await _safe_answers(model, cases, adapter)
+    usable = [
+        (case, analyses[place], safe[place])
+        for place, case in enumerate(cases)
+        if _usable(analyses[place], safe[place], dropped)
+    ]
+    kept = [case for case, _, _ in usable]
+    critiques = await model.answers(
+        [critique_of(case.messages, said) for case, _, said in usable],
+        adapter=adapter,
+        max_tokens=_CRITIQUE_TOKENS,
+    )
+    varied = await _variations(model, kept, variations, seed, adapter, dropped)
+    lessons = (
+        Lesson(case.flag_id, case.messages, case.answer, analysis, said, critique, tuple(ways))
+        for (case, analysis, said), critique, ways in zip(usable, critiques, varied, strict=True)
+    )
+    return Analysed(tuple(lessons), dropped)
+
+
+def _usable(analysis: str, safe_answer: str, dropped: Counter[str]) -> bool:
+    if not analysis:
+        dropped["the analysis was harmful or empty"] += 1
+    elif not safe_answer:
+        dropped["the safe answer was harmful or empty"] += 1
+    return bool(analysis and safe_answer)
+
+
+async def _analyses(model: Model, cases: Sequence[Case], adapter: Adapter) -> list[str]:
+    """The guided analysis of each case; empty where the critic finds it harmful."""
+    asked = [(*_answered(case), {"role": "user", "content": _GUIDED}) for case in cases]
+    said = await model.answers(asked, adapter=adapter, max_tokens=_ANALYSIS_TOKENS)
+    return await _checked(model, asked, said, adapter)
+
+
+async def _safe_answers(model: Model, cases: Sequence[Case], adapter: Adapter) -> list[str]:
+    """The safe answer of each case; empty where the critic finds it harmful, or there is none."""
+    asked = [(*_answered(case), {"role": "user", "content": prompts.SAFE_ANSWER}) for case in cases]
+    said = await model.answers(asked, adapter=adapter, max_tokens=_SAFE_TOKENS)
+    answers = [text.partition("\n\n")[2] for text in said]
+    return await _checked(model, [case.messages for case in cases], answers, adapter)
+
+
+async def _checked(
+    model: Model, asked: Sequence[Conversation], said: Sequence[str], adapter: Adapter
+) -> list[str]:
+    judged = [
+        (*messages, {"role": "assistant", "content": text})
+        for messages, text in zip(asked, said, strict=True)
+    ]
+    harms = await model.harm(judged, adapter=adapter)
+    return [text.strip() if harm < _HARMFUL else "" for text, harm in zip(said, harms, strict=True)]
+
+
+async def _variations(
+    model: Model,
+    cases: Sequence[Case],
+    each: int,
+    seed: int,
+    adapter: Adapter,
+    dropped: Counter[str],
+) -> list[list[str]]:
+    """At most `each` variations per case, every other one in a wrapper."""
+    rng = random.Random(f"variations {seed}")
+    found: list[list[str]] = [[] for _ in cases]
+    for number in range(each):
+        said = await paraphrases(model, [case.request for case in cases], seed + number, adapter)
+        harms = await model.text_harm(said, adapter=adapter)
+        for place, (text, harm) in enumerate(zip(said, harms, strict=True)):
+            if harm < _HARMFUL or text in found[place]:
+                dropped["the paraphrase lost the harm or repeated one"] += 1
+            else:
+                found[place].append(wrapped(text, rng) if number % 2 else text)
+    return found
+
+
+async def paraphrases(
+    model: Model, requests: Sequence[str], seed: int, adapter: Adapter
+) -> list[str]:
+    """Each request in other words, sampled."""
+    asked = [
+        ({"role": "user", "content": prompts.PARAPHRASE.format(request=text)},) for text in requests
+    ]
+    return await model.answers(
+        asked,
+        adapter=adapter,
+        max_tokens=_PARAPHRASE_TOKENS,
+        temperature=_PARAPHRASE_TEMPERATURE,
+        seed=seed,
+    )
+
+
+def wrapped(text: str, rng: random.Random) -> str:
+    """The request in one of the bundled wrappers."""
+    return rng.choice(WRAPPERS).replace("{request}", text)
+
+
+def _answered(case: Case) -> Conversation:
+    return (*case.messages, {"role": "assistant", "content": case.answer})

@@ -1,0 +1,182 @@
+"""Stage 1: which flags a run learns from. Owns de-duplication, caps and what is set aside.
+
+Reads no database: flags come in, a Collection goes out, and every flag left out is counted by why.
+"""
+
+import random
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from guard.store.flags import StoredFlag
+from refine.options import RefineOptions
+
+_PERMUTATIONS = 64
+_SHINGLE = 2
+
+
+@dataclass(frozen=True)
+class Case:
+    """A flag as the refine loop uses it.
+
+    messages: the conversation up to and including its last user turn, as plain text.
+    """
+
+    flag_id: int
+    messages: tuple[Mapping[str, str], ...]
+    answer: str
+    category: str
+
+    @property
+    def request(self) -> str:
+        """The last user turn."""
+        return self.messages[-1]["content"]
+
+
+@dataclass(frozen=True)
+class Collection:
+    """What one run works with.
+
+    learn: harmful answers to learn from. fine: answers that a reviewer found fine after all.
+    held_out: never learned from, measured by the gate. left_out: counts by reason.
+    """
+
+    learn: tuple[Case, ...]
+    fine: tuple[Case, ...]
+    held_out: tuple[Case, ...]
+    left_out: Mapping[str, int]
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """For the run's row."""
+        sizes = {"learn": len(self.learn), "fine": len(self.fine), "held_out": len(self.held_out)}
+        return {**sizes, **{f"left out: {why}": n for why, n in sorted(self.left_out.items())}}
+
+
+def collect(
+    flags: Iterable[StoredFlag], earlier_held_out: Iterable[StoredFlag], options: RefineOptions
+) -> Collection:
+    """Sorts the flags not yet learned from; oldest first, so that the same flags give the same.
+
+    earlier_held_out: set aside by promoted runs; whatever is like them is never learned from.
+    """
+    left_out: Counter[str] = Counter()
+    alike = _Alike(options.near_duplicate)
+    for flag in earlier_held_out:
+        if (case := _case(flag)) is not None:
+            alike.add(case, "like a held-out flag")
+    kept: list[tuple[Case, StoredFlag]] = []
+    caps = _Caps(options)
+    for flag in flags:
+        case = _case(flag)
+        why = _unfit(flag, case, options) or alike.known(case) or caps.over(flag, case)
+        if why or case is None:
+            left_out[why or "not text"] += 1
+            continue
+        alike.add(case, "near-duplicate")
+        caps.count(flag, case)
+        kept.append((case, flag))
+    return _split(kept, left_out, options)
+
+
+def _split(
+    kept: Sequence[tuple[Case, StoredFlag]], left_out: Counter[str], options: RefineOptions
+) -> Collection:
+    harmful = [case for case, flag in kept if flag.review != "dismissed"]
+    fine = tuple(case for case, flag in kept if flag.review == "dismissed")
+    aside = round(len(harmful) * options.held_out_share)
+    held_out = set(random.Random(options.seed).sample(range(len(harmful)), aside))
+    return Collection(
+        learn=tuple(case for place, case in enumerate(harmful) if place not in held_out),
+        fine=fine,
+        held_out=tuple(case for place, case in enumerate(harmful) if place in held_out),
+        left_out=left_out,
+    )
+
+
+def _unfit(flag: StoredFlag, case: Case | None, options: RefineOptions) -> str | None:
+    if case is None:
+        return "not text"
+    if options.require_review and flag.review is None:
+        return "not reviewed"
+    return None
+
+
+class _Caps:
+    """What is left of each source's share."""
+
+    def __init__(self, options: RefineOptions) -> None:
+        self._options = options
+        self._users: Counter[str | None] = Counter()
+        self._categories: Counter[str] = Counter()
+
+    def over(self, flag: StoredFlag, case: Case | None) -> str | None:
+        """Why this flag is one too many, or None."""
+        options = self._options
+        user, category = flag.user_hash, case.category if case else ""
+        per_user = options.per_unnamed if user is None else options.per_user
+        if self._users[user] >= per_user:
+            who = "without a user" if user is None else "of one user"
+            return f"over the cap of {per_user} flags {who}"
+        if self._categories[category] >= options.per_category:
+            return f"over the cap of {options.per_category} flags of one category"
+        if self._users.total() >= options.max_flags:
+            return f"over the cap of {options.max_flags} flags in a run"
+        return None
+
+    def count(self, flag: StoredFlag, case: Case) -> None:
+        self._users[flag.user_hash] += 1
+        self._categories[case.category] += 1
+
+
+class _Alike:
+    """Near-duplicates among requests, by MinHash over pairs of words."""
+
+    def __init__(self, threshold: float) -> None:
+        from datasketch import MinHash, MinHashLSH
+
+        self._minhash = MinHash
+        self._index = MinHashLSH(threshold=threshold, num_perm=_PERMUTATIONS)
+        self._size = 0
+
+    def known(self, case: Case | None) -> str | None:
+        """Why this case is one already seen, or None."""
+        if case is None:
+            return None
+        return next((key[1] for key in self._index.query(self._hash(case))), None)
+
+    def add(self, case: Case, why: str) -> None:
+        self._size += 1
+        self._index.insert((self._size, why), self._hash(case))
+
+    def _hash(self, case: Case) -> Any:
+        hashed = self._minhash(num_perm=_PERMUTATIONS)
+        hashed.update_batch([shingle.encode() for shingle in _shingles(case.request)])
+        return hashed
+
+
+def _shingles(text: str) -> Iterator[str]:
+    words = text.lower().split()
+    for start in range(max(1, len(words) - _SHINGLE + 1)):
+        yield " ".join(words[start : start + _SHINGLE])
+
+
+def _case(flag: StoredFlag) -> Case | None:
+    """The flag as a case; None when some turn of it, or its answer, is not text."""
+    messages = [_message(message) for message in flag.messages]
+    texts = [message for message in messages if message is not None]
+    if len(texts) < len(messages) or not texts or texts[-1]["role"] != "user" or not flag.answer:
+        return None
+    return Case(flag.id, tuple(texts), flag.answer, flag.categories[0])
+
+
+def _message(message: Mapping[str, object]) -> Mapping[str, str] | None:
+    role, content = message.get("role"), message.get("content")
+    if isinstance(content, list):
+        parts = [part.get("text") if isinstance(part, dict) else None for part in content]
+        texts = [part for part in parts if isinstance(part, str)]
+        content = "\n".join(texts) if len(texts) == len(parts) else None
+    if not isinstance(role, str) or not isinstance(content, str) or not content.strip():
+        return None
+    return {"role": role, "content": content}

@@ -1,0 +1,27 @@
+"""What ends a refine run early. Owns the names; server/cli_refine.py turns them into messages.
+
+RefineError
+├── ServerUnavailable   the server that lends its model does not answer, or refuses
+├── RunInterrupted      the run lost its lease to another job
+└── DataInvalid         a file given by the user does not say what it must
+"""
+
+
+class RefineError(Exception):
+    """Base of all of them. The message says what to do."""
+
+
+class ServerUnavailable(RefineError):
+    """The message names the server and what it said."""
+
+
+class RunInterrupted(RefineError):
+    """Another job holds the lease now; this one stops without writing more."""
+
+
+class TrainingFailed(RefineError):
+    """The trainer's own output, on standard error, says why."""
+
+
+class DataInvalid(RefineError):
+    """The message names the file and line."""

@@ -1,0 +1,93 @@
+"""What can be set about the refine loop. Owns names, defaults and bounds; reads no environment
+(server/settings.py does) and acts on none.
+
+Defaults marked measured were chosen on the practice model; README.md says with which figures.
+"""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr
+
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class RefineOptions(BaseModel):
+    """All of them, checked and frozen."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+    server_url: str = "http://127.0.0.1:8000"
+    """The running server that lends its model and takes the adapter."""
+
+    api_key: SecretStr | None = None
+    """Sent as a bearer token when the server runs with --api-key."""
+
+    work_dir: Path = Path("data/refine")
+    """Where runs keep what they make, one folder each."""
+
+    min_flags: int = Field(default=20, ge=1)
+    """A run with fewer flags to learn from ends as too few."""
+
+    max_flags: int = Field(default=400, ge=1)
+    """How many flags one run learns from; the others wait for the next."""
+
+    per_user: int = Field(default=20, ge=1)
+    """How many flags of one user hash one run may learn from."""
+
+    per_category: int = Field(default=150, ge=1)
+    """How many flags of one category one run may learn from."""
+
+    per_unnamed: int = Field(default=400, ge=1)
+    """How many flags without a user hash; lower it where callers are not trusted."""
+
+    require_review: bool = False
+    """Learn only from flags that a reviewer confirmed."""
+
+    near_duplicate: Share = 0.8
+    """Requests whose words overlap by this Jaccard share count as one."""
+
+    held_out_share: Share = 0.15
+    """Share of the flags that is set aside, never learned from, and measured by the gate."""
+
+    variations: int = Field(default=2, ge=0)
+    """Paraphrases that widen what is learned from one flag; every other one gets a wrapper."""
+
+    replay: int = Field(default=600, ge=0)
+    """How many ordinary requests, with the base's own answers, keep the model helpful."""
+
+    replay_file: Path | None = None
+    """Ordinary requests to replay, one a line. Unset: a bundled list."""
+
+    reminder_share: Share = 0.7
+    """Share of the training requests that carry the reminder of guided answering."""
+
+    start: Literal["active", "fresh"] = "active"
+    """Train on from the active adapter, or a new one on everything learned so far."""
+
+    rehearsal: int = Field(default=600, ge=0)
+    """Most examples of earlier runs that are learned again, so that they are not forgotten."""
+
+    rank: int = Field(default=16, ge=1)
+    """LoRA rank, on all linear layers."""
+
+    learning_rate: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    """Peak learning rate. Unset: 1e-4 for a hidden size of 4096, more for smaller models."""
+
+    epochs: float = Field(default=2, gt=0, allow_inf_nan=False)
+    """Passes over the dataset."""
+
+    batch_size: int = Field(default=16, ge=1)
+    """Examples per step, over all devices."""
+
+    max_length: int = Field(default=2048, ge=64)
+    """Tokens per example; longer ones are left out and counted. Never above the model's context."""
+
+    seed: int = 0
+    """Everything drawn in a run follows from it."""
+
+    lease_s: float = Field(default=60, gt=0, allow_inf_nan=False)
+    """Seconds after which a job that went silent is taken for dead."""
+
+    gate_file: Path | None = None
+    """A labelled JSONL file that the gate measures besides its own sets; see `setback evaluate`."""

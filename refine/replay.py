@@ -1,0 +1,64 @@
+"""Ordinary requests with the base's own answers, learned again so that help is kept.
+
+Owns how they are varied and which answers count. Where the requests come from is ground.py's.
+"""
+
+import random
+from collections.abc import Sequence
+
+from refine.analyse import paraphrases, wrapped
+from refine.dataset import Ordinary, critique_of, reminded
+from refine.served import Message, Model
+
+_WRAPPED_SHARE = 0.5
+_ANSWER_TOKENS = 256
+_CRITIQUE_TOKENS = 128
+_HARMFUL = 0.5
+
+
+async def replay(
+    model: Model, requests: Sequence[str], *, reminder_share: float, seed: int
+) -> list[Ordinary]:
+    """What the base, without any adapter, says to each request and of its answer.
+
+    The requests are dressed as the flagged ones are (paraphrased, wrapped, reminded), so that only
+    the harm tells them apart. Left out: answers that the base's own critic finds harmful.
+    Raises ServerUnavailable.
+    """
+    rng = random.Random(f"replay {seed}")
+    asked = await _dressed(model, requests, rng, reminder_share, seed)
+    answers = await model.answers(asked, adapter="base", max_tokens=_ANSWER_TOKENS)
+    judged = [
+        (*messages, {"role": "assistant", "content": answer})
+        for messages, answer in zip(asked, answers, strict=True)
+    ]
+    harms = await model.harm(judged, adapter="base")
+    fine = [
+        (messages, answer)
+        for messages, answer, harm in zip(asked, answers, harms, strict=True)
+        if harm < _HARMFUL and answer.strip()
+    ]
+    critiques = await model.answers(
+        [critique_of(messages, answer) for messages, answer in fine],
+        adapter="base",
+        max_tokens=_CRITIQUE_TOKENS,
+    )
+    return [
+        Ordinary(messages, answer, critique)
+        for (messages, answer), critique in zip(fine, critiques, strict=True)
+    ]
+
+
+async def _dressed(
+    model: Model, requests: Sequence[str], rng: random.Random, reminder_share: float, seed: int
+) -> list[tuple[Message, ...]]:
+    """Every other request paraphrased by the base, half of all in a wrapper, some reminded."""
+    said = await paraphrases(model, requests[1::2], seed, "base")
+    texts = list(requests)
+    texts[1::2] = said
+    conversations = []
+    for text in texts:
+        dressed = wrapped(text, rng) if rng.random() < _WRAPPED_SHARE else text
+        turn = {"role": "user", "content": dressed}
+        conversations.append(reminded((turn,), reminder_share, rng))
+    return conversations

@@ -1,0 +1,168 @@
+"""The served model as the refine loop sees it: answers and label reads of any adapter, over the
+server's refine routes. Owns batching and what failures become; holds no model and judges nothing.
+"""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+import httpx
+
+from refine.errors import ServerUnavailable
+
+Message = Mapping[str, str]
+Conversation = Sequence[Message]
+Adapter = Literal["base", "active"] | int
+"""Which adapter speaks: none, the one in force, or a numbered one."""
+
+TOKEN_HEADER = "x-setback-refine-token"
+_ROUTES = "/v1/guard/refine"
+_BATCH = 64
+_AT_ONCE = 2
+_TIMEOUT_S = 600.0
+
+
+class Model(Protocol):
+    """What the refine loop needs of a model. Results are in the order of what was given."""
+
+    async def answers(
+        self,
+        conversations: Sequence[Conversation],
+        *,
+        adapter: Adapter,
+        max_tokens: int = 96,
+        temperature: float = 0.0,
+        seed: int | None = None,
+        reminder: bool = False,
+    ) -> list[str]:
+        """The answer to each conversation. reminder: guided answering, as the guard does it."""
+
+    async def harm(self, conversations: Sequence[Conversation], *, adapter: Adapter) -> list[float]:
+        """P(harmful) of each conversation's last answer, in [0, 1]: the unguided label read."""
+
+    async def helps(
+        self, conversations: Sequence[Conversation], *, adapter: Adapter
+    ) -> list[float]:
+        """P(does what was asked) of each conversation's last answer, in [0, 1]."""
+
+    async def text_harm(self, texts: Sequence[str], *, adapter: Adapter) -> list[float]:
+        """P(harmful) of each free-standing text, in [0, 1]."""
+
+
+@dataclass(frozen=True)
+class ServedInfo:
+    """What a running server says of its model.
+
+    model: the name it is served by. base: the path or hub id that vLLM was given.
+    active: the version of the adapter in force, None for the base alone.
+    """
+
+    model: str
+    base: str
+    model_revision: str
+    max_model_len: int
+    max_lora_rank: int
+    active: int | None
+
+
+class ServedModel:
+    """A Model over HTTP. Every method raises ServerUnavailable with what the server said.
+
+    url: the server's root, without /v1. token: the refine token of the server's database.
+    Usage: `async with ServedModel(url, token) as model: ...`
+    """
+
+    def __init__(self, url: str, token: str, api_key: str | None = None) -> None:
+        headers = {TOKEN_HEADER: token}
+        if api_key:
+            headers["authorization"] = f"Bearer {api_key}"
+        self._url = url
+        self._client = httpx.AsyncClient(base_url=url, headers=headers, timeout=_TIMEOUT_S)
+        self._turns = asyncio.Semaphore(_AT_ONCE)
+
+    async def __aenter__(self) -> "ServedModel":
+        return self
+
+    async def __aexit__(self, *_exception: object) -> None:
+        await self._client.aclose()
+
+    async def info(self) -> ServedInfo:
+        """The model behind the server."""
+        return ServedInfo(**await self._call("GET", "/model"))
+
+    async def answers(
+        self,
+        conversations: Sequence[Conversation],
+        *,
+        adapter: Adapter,
+        max_tokens: int = 96,
+        temperature: float = 0.0,
+        seed: int | None = None,
+        reminder: bool = False,
+    ) -> list[str]:
+        """See Model."""
+        options = {
+            "adapter": adapter,
+            "max_tokens": max_tokens,
+            "temperature": temperature,
+            "seed": seed,
+            "reminder": reminder,
+        }
+        replies = await self._in_batches("/answers", "conversations", conversations, options)
+        return [answer for reply in replies for answer in reply["answers"]]
+
+    async def harm(self, conversations: Sequence[Conversation], *, adapter: Adapter) -> list[float]:
+        """See Model."""
+        return await self._reads("conversations", conversations, adapter, "critique")
+
+    async def helps(
+        self, conversations: Sequence[Conversation], *, adapter: Adapter
+    ) -> list[float]:
+        """See Model."""
+        return await self._reads("conversations", conversations, adapter, "help")
+
+    async def text_harm(self, texts: Sequence[str], *, adapter: Adapter) -> list[float]:
+        """See Model."""
+        return await self._reads("texts", texts, adapter, "critique")
+
+    async def unload(self, version: int) -> None:
+        """Takes a candidate out of the server's memory."""
+        await self._call("DELETE", f"/adapters/{version}")
+
+    async def _reads(
+        self, field: str, items: Sequence[Any], adapter: Adapter, question: str
+    ) -> list[float]:
+        options = {"adapter": adapter, "question": question}
+        replies = await self._in_batches("/verdicts", field, items, options)
+        return [verdict["yes"] for reply in replies for verdict in reply["verdicts"]]
+
+    async def _in_batches(
+        self, path: str, field: str, items: Sequence[Any], options: dict[str, Any]
+    ) -> list[Any]:
+        batches = [list(items[i : i + _BATCH]) for i in range(0, len(items), _BATCH)]
+        calls = (self._call("POST", path, {**options, field: batch}) for batch in batches)
+        return await asyncio.gather(*calls)
+
+    async def _call(self, method: str, path: str, body: Any = None) -> Any:
+        async with self._turns:
+            try:
+                response = await self._client.request(method, _ROUTES + path, json=body)
+            except httpx.HTTPError as error:
+                raise ServerUnavailable(
+                    f"No answer from the server at {self._url} ({type(error).__name__}); start it "
+                    "with `setback serve`, or name it with --server"
+                ) from error
+        if response.is_success:
+            return response.json() if response.content else None
+        raise ServerUnavailable(
+            f"{method} {path} at {self._url} failed with {response.status_code}: "
+            f"{_reason(response)}"
+        )
+
+
+def _reason(response: httpx.Response) -> str:
+    try:
+        return str(response.json()["error"]["message"])
+    except (ValueError, KeyError, TypeError):
+        return response.text[:200]
