@@ -5,12 +5,19 @@
     ├── StoreUnavailable   store_unavailable   the flag store is unreachable or not migrated
     ├── CriticUnavailable  critic_unavailable  no verdict could be had, so nothing may go out
     ├── UnguardedRoute     unguarded_route     a route or handler would reach the engine unguarded
+    ├── InputBlocked       content_filter      the request was flagged and asked to be blocked then
     ├── Unsupported        unsupported         the request asks for what cannot be guarded
-    └── TemplateUnusable   template_unusable   the chat template takes no user turn after an answer
+    ├── TemplateUnusable   template_unusable   the chat template takes no user turn after an answer
+    ├── AdapterRefused     adapter_refused     an adapter's files are not what was registered
+    ├── AdapterUnknown     adapter_unknown     no adapter has that number
+    ├── AdapterConflict    adapter_conflict    the adapter's state does not allow what was asked
+    ├── LeaseHeld          lease_held          another process holds the lease
+    └── LeaseLost          lease_lost          the lease that was held is another's now, or gone
 
 Messages name the field and the fix, and never hold any text of an answer.
 """
 
+from datetime import datetime
 from typing import ClassVar
 
 
@@ -64,3 +71,38 @@ class TemplateUnusable(GuardError):
     """The model's chat template cannot carry a critique."""
 
     code = "template_unusable"
+
+
+class AdapterRefused(GuardError):
+    """The message names the adapter and what is wrong with it; it is never served."""
+
+    code = "adapter_refused"
+
+
+class AdapterUnknown(GuardError):
+    """The message names the number that no adapter has."""
+
+    code = "adapter_unknown"
+
+
+class AdapterConflict(GuardError):
+    """The message says which state the adapter is in and what it would have to be."""
+
+    code = "adapter_conflict"
+
+
+class LeaseHeld(GuardError):
+    """`holder` has the lease until `until`, unless it renews it."""
+
+    code = "lease_held"
+
+    def __init__(self, message: str, holder: str = "", until: datetime | None = None) -> None:
+        super().__init__(message)
+        self.holder = holder
+        self.until = until
+
+
+class LeaseLost(GuardError):
+    """The holder let the lease expire, and must not go on as if it held it."""
+
+    code = "lease_lost"

@@ -166,7 +166,9 @@ def _ask_store(question: Callable[[FlagStore], Awaitable[T]]) -> T:
 
 
 def _fields(flag: StoredFlag) -> dict[str, Any]:
-    return {"id": flag.id, **asdict(flag), "created_at": flag.created_at.isoformat()}
+    reviewed = flag.reviewed_at and flag.reviewed_at.isoformat()
+    times = {"created_at": flag.created_at.isoformat(), "reviewed_at": reviewed}
+    return {"id": flag.id, **asdict(flag), **times}
 
 
 def _table(found: list[StoredFlag]) -> Table:

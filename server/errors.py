@@ -9,9 +9,14 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from guard.errors import (
+    AdapterConflict,
+    AdapterRefused,
+    AdapterUnknown,
     CriticUnavailable,
     GuardError,
     InputBlocked,
+    LeaseHeld,
+    LeaseLost,
     PolicyInvalid,
     StoreUnavailable,
     TemplateUnusable,
@@ -20,8 +25,13 @@ from guard.errors import (
 )
 
 STATUS: dict[type[GuardError], int] = {
+    AdapterConflict: 409,
+    AdapterRefused: 409,
+    AdapterUnknown: 404,
     CriticUnavailable: 503,
     InputBlocked: 400,
+    LeaseHeld: 409,
+    LeaseLost: 409,
     PolicyInvalid: 500,
     StoreUnavailable: 503,
     TemplateUnusable: 500,

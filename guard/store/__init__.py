@@ -1,1 +1,1 @@
-"""The flag store: what was flagged, kept for good. Start reading at flags.py."""
+"""What is kept for good: flags, runs, adapters, leases. Start reading at flags.py."""

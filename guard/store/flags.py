@@ -4,22 +4,25 @@ add() returns only after the commit. Does not decide what is flagged (see policy
 """
 
 import asyncio
+import builtins
 import hashlib
 import hmac
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
+from typing import Literal
 
-from sqlalchemy import URL, Text, cast, select
-from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
+from sqlalchemy import URL, ColumnElement, Select, Text, cast, select
 
 from guard.errors import StoreUnavailable
 from guard.policy import Action
-from guard.store import database, migrate
-from guard.store.tables import FlagRow, SecretRow
+from guard.store.store import Store
+from guard.store.tables import FlagRow, RunFlagRow, RunRow, SecretRow
 from guard.store.text import storable
 from guard.tasks import spawn
+
+Review = Literal["confirmed", "dismissed"]
+"""What a reviewer can say of a flag: harmful indeed, or fine after all."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,9 +57,15 @@ class Flag:
 
 @dataclass(frozen=True, kw_only=True)
 class StoredFlag(Flag):
-    """A flag with the number the store gave it; later ones have higher numbers."""
+    """A flag with the number the store gave it; later ones have higher numbers.
+
+    review, reviewer, reviewed_at: what a person said of it, or None.
+    """
 
     id: int
+    review: Review | None = None
+    reviewer: str | None = None
+    reviewed_at: datetime | None = None
 
 
 def hash_user(user: str, salt: str) -> str:
@@ -66,7 +75,7 @@ def hash_user(user: str, salt: str) -> str:
     ).hexdigest()
 
 
-class FlagStore:
+class FlagStore(Store):
     """The flags in one database. Every method raises StoreUnavailable when the database fails.
 
     Usage:
@@ -77,9 +86,7 @@ class FlagStore:
     """
 
     def __init__(self, url: URL) -> None:
-        self._url = url
-        self._engine = database.connect(url)
-        self._sessions = async_sessionmaker(self._engine, expire_on_commit=False)
+        super().__init__(url)
         self._writes: set[asyncio.Task[int]] = set()
 
     async def add(self, flag: Flag) -> int:
@@ -118,39 +125,63 @@ class FlagStore:
             query = query.where(named.contains(f'"{category}"', autoescape=True))
         if request_id is not None:
             query = query.where(FlagRow.request_id == request_id)
+        return await self._read(query)
+
+    async def unlearned(self, limit: int) -> builtins.list[StoredFlag]:
+        """At most `limit` flags that no promoted run took, to learn from or to measure by; oldest
+        first, dismissed ones included."""
+        query = select(FlagRow).where(~_taken()).order_by(FlagRow.id).limit(limit)
+        return await self._read(query)
+
+    async def held_out(self) -> builtins.list[StoredFlag]:
+        """The flags that promoted runs set aside to be measured by, oldest first."""
+        aside = _taken(RunFlagRow.use == "held_out")
+        return await self._read(select(FlagRow).where(aside).order_by(FlagRow.id))
+
+    async def label(self, number: int, review: Review, reviewer: str) -> StoredFlag | None:
+        """Records what a person said of a flag, over what was said before; None: no such flag."""
         async with self._transaction() as session:
-            rows = await session.scalars(query)
-            return [_stored(row) for row in rows]
+            row = await session.get(FlagRow, number)
+            if row is None:
+                return None
+            row.review, row.reviewer = review, storable(reviewer)
+            row.reviewed_at = datetime.now(UTC)
+            return _stored(row)
+
+    async def _read(self, query: Select[FlagRow]) -> builtins.list[StoredFlag]:
+        async with self._transaction() as session:
+            return [_stored(row) for row in await session.scalars(query)]
 
     async def user_salt(self) -> str:
         """The salt for hash_user that all processes on this database share."""
-        async with self._transaction() as session:
-            row = await session.get(SecretRow, "user_salt")
-        if row is None:
-            raise StoreUnavailable(
-                "The user_salt is gone from the table `secrets`; set SETBACK_USER_SALT instead"
-            )
-        return row.value
+        return await self._secret("user_salt", "set SETBACK_USER_SALT instead")
 
-    async def check(self) -> None:
-        """Raises StoreUnavailable, naming the fix, unless reachable and migrated to the newest."""
+    async def refine_token(self) -> str:
+        """What a caller of the refine routes must show; who reads the database may call them."""
+        return await self._secret("refine_token", "put any long random value there")
+
+    async def _secret(self, name: str, fix: str) -> str:
         async with self._transaction() as session:
-            connection = await session.connection()
-            await connection.run_sync(migrate.require_newest)
+            row = await session.get(SecretRow, name)
+        if row is None:
+            raise StoreUnavailable(f"The {name} is gone from the table `secrets`; {fix}")
+        return row.value
 
     async def close(self) -> None:
         """Closes the connections once the writes under way are committed."""
         if self._writes:
             await asyncio.wait(self._writes)
-        await self._engine.dispose()
+        await super().close()
 
-    @asynccontextmanager
-    async def _transaction(self) -> AsyncIterator[AsyncSession]:
-        # Each time: an open connection goes on writing to a file that somebody deleted.
-        database.require_file(self._url)
-        with database.store_errors(self._url):
-            async with self._sessions.begin() as session:
-                yield session
+
+def _taken(*conditions: ColumnElement[bool]) -> ColumnElement[bool]:
+    """Whether a promoted run took the flag, in a way that meets `conditions`."""
+    return (
+        select(RunFlagRow.flag_id)
+        .join(RunRow, RunRow.id == RunFlagRow.run_id)
+        .where(RunFlagRow.flag_id == FlagRow.id, RunRow.status == "promoted", *conditions)
+        .exists()
+    )
 
 
 def _stored(row: FlagRow) -> StoredFlag:

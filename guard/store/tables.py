@@ -1,11 +1,26 @@
-"""The store's tables. Owns the schema; its history is in migrations/, its queries in flags.py."""
+"""The store's tables. Owns the schema; its history is in migrations/, its queries in the stores
+(flags.py, runs.py, adapters.py, leases.py), whose values say what each column means.
+"""
 
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import JSON, BigInteger, DateTime, Dialect, Index, Integer, MetaData, Text
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    DateTime,
+    Dialect,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    Text,
+)
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from sqlalchemy.types import TypeDecorator
+
+# SQLite counts up by itself only in a column of the exact type INTEGER.
+Number = BigInteger().with_variant(Integer, "sqlite")
 
 
 class UtcDateTime(TypeDecorator[datetime]):
@@ -49,8 +64,7 @@ class FlagRow(Base):
     __tablename__ = "flags"
     __table_args__ = (Index(None, "created_at"), Index(None, "request_id"))
 
-    # SQLite counts up by itself only in a column of the exact type INTEGER.
-    id: Mapped[int] = mapped_column(BigInteger().with_variant(Integer, "sqlite"), primary_key=True)
+    id: Mapped[int] = mapped_column(Number, primary_key=True)
     created_at: Mapped[datetime]
     request_id: Mapped[str]
     route: Mapped[str]
@@ -67,10 +81,89 @@ class FlagRow(Base):
     policy_hash: Mapped[str]
     prompt_version: Mapped[str]
     user_hash: Mapped[str | None]
+    review: Mapped[str | None]
+    reviewer: Mapped[str | None]
+    reviewed_at: Mapped[datetime | None]
+
+
+class RunRow(Base):
+    """One turn of the refine loop. Its id is never given twice: adapters are numbered by it."""
+
+    __tablename__ = "runs"
+    __table_args__ = (Index(None, "status"), {"sqlite_autoincrement": True})
+
+    id: Mapped[int] = mapped_column(Number, primary_key=True)
+    status: Mapped[str]
+    stage: Mapped[str]
+    created_at: Mapped[datetime]
+    updated_at: Mapped[datetime]
+    finished_at: Mapped[datetime | None]
+    model: Mapped[str]
+    model_revision: Mapped[str]
+    # No foreign key: adapters refer to runs already, and a circle cannot be migrated back.
+    parent: Mapped[int | None] = mapped_column(Number)
+    seed: Mapped[int] = mapped_column(Number)
+    options: Mapped[dict[str, Any]]
+    counts: Mapped[dict[str, Any]]
+    # A Python None becomes SQL's NULL, not JSON's null.
+    measures: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
+    reasons: Mapped[list[Any]]
+    error: Mapped[str | None]
+    dataset_sha256: Mapped[str | None]
+
+
+class RunFlagRow(Base):
+    """A flag that a run took: to learn from ("train") or to be measured by ("held_out")."""
+
+    __tablename__ = "run_flags"
+    __table_args__ = (Index(None, "flag_id"),)
+
+    run_id: Mapped[int] = mapped_column(Number, ForeignKey("runs.id"), primary_key=True)
+    flag_id: Mapped[int] = mapped_column(Number, ForeignKey("flags.id"), primary_key=True)
+    use: Mapped[str]
+
+
+class AdapterRow(Base):
+    """An adapter; `version` is the id of the run that made it, so none is ever reused."""
+
+    __tablename__ = "adapters"
+
+    version: Mapped[int] = mapped_column(
+        Number, ForeignKey("runs.id"), primary_key=True, autoincrement=False
+    )
+    created_at: Mapped[datetime]
+    parent: Mapped[int | None] = mapped_column(Number, ForeignKey("adapters.version"))
+    model_revision: Mapped[str]
+    sha256: Mapped[str]
+    status: Mapped[str]
+
+
+class ActivationRow(Base):
+    """A change of the active adapter; the newest row is in force. version None: the base alone."""
+
+    __tablename__ = "activations"
+    __table_args__ = ({"sqlite_autoincrement": True},)
+
+    id: Mapped[int] = mapped_column(Number, primary_key=True)
+    created_at: Mapped[datetime]
+    version: Mapped[int | None] = mapped_column(Number, ForeignKey("adapters.version"))
+    by: Mapped[str]
+    reason: Mapped[str]
+
+
+class LeaseRow(Base):
+    """Who may do what only one process may, and until when."""
+
+    __tablename__ = "leases"
+
+    name: Mapped[str] = mapped_column(primary_key=True)
+    holder: Mapped[str]
+    token: Mapped[str]
+    expires_at: Mapped[datetime]
 
 
 class SecretRow(Base):
-    """A random value all server processes share; the first migration makes `user_salt`."""
+    """A random value all processes share; the migrations make `user_salt`, `refine_token`."""
 
     __tablename__ = "secrets"
 

@@ -105,3 +105,15 @@ def test_a_file_that_is_no_database_is_a_clear_error(tmp_path: Path) -> None:
     file.write_text("not a database " * 100)
     with pytest.raises(StoreUnavailable, match="file is not a database"):
         migrate.upgrade(parse_url(f"sqlite:///{file}"))
+
+
+def test_flags_of_the_first_schema_are_kept(empty_database: str, flag: Flag) -> None:
+    url = parse_url(empty_database)
+    migrate.upgrade(url)
+    add_and_count(url, flag)
+    config = migrate.alembic_config(url)
+    command.downgrade(config, "2026_11_22_flags")
+    assert tables_of(url) == {"alembic_version", "flags", "secrets"}
+    migrate.upgrade(url)
+    command.check(config)
+    assert add_and_count(url, flag) == 2

@@ -101,7 +101,8 @@ def test_show_as_json_is_the_whole_flag(migrated: URL, flag: Flag) -> None:
     write(migrated, flag)
     shown = json.loads(setback("flags", "show", "1", "--json").stdout)
     expected = json.loads(json.dumps({**vars(flag), "created_at": flag.created_at.isoformat()}))
-    assert shown == {"id": 1, **expected}
+    unseen = {"review": None, "reviewer": None, "reviewed_at": None}
+    assert shown == {"id": 1, **expected, **unseen}
 
 
 def test_show_prints_parts_and_tool_calls(migrated: URL, flag: Flag) -> None:

@@ -1,0 +1,194 @@
+"""Which adapters there are and which is active. Owns their rows and the history of activations;
+the files are adapter_files.py's and what an engine has loaded is adapters.py's.
+"""
+
+import builtins
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from datetime import UTC, datetime
+from typing import Literal
+
+from sqlalchemy import Select, select
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from guard.errors import AdapterConflict, AdapterUnknown
+from guard.store.store import Store
+from guard.store.tables import ActivationRow, AdapterRow
+from guard.store.text import storable
+
+AdapterStatus = Literal["candidate", "promoted", "rejected"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoredAdapter:
+    """An adapter as registered.
+
+    version: the id of the run that made it. parent: the adapter it was trained on from.
+    model_revision: of the base it fits. sha256: of its manifest.json, in hex.
+    """
+
+    version: int
+    parent: int | None
+    model_revision: str
+    sha256: str
+    status: AdapterStatus
+    created_at: datetime
+
+
+@dataclass(frozen=True, kw_only=True)
+class Activation:
+    """A change of the active adapter. version: None for the base alone. by: a user or "run 7"."""
+
+    id: int
+    created_at: datetime
+    version: int | None
+    by: str
+    reason: str
+
+
+class AdapterStore(Store):
+    """The adapters in one database. Every method raises StoreUnavailable when the database fails.
+
+    Usage:
+        await store.register(version=7, parent=None, model_revision="abc", sha256="...")
+        await store.activate(7, by="run 7", reason="passed the gate")
+        assert await store.active() == 7
+    """
+
+    async def register(
+        self, *, version: int, parent: int | None, model_revision: str, sha256: str
+    ) -> StoredAdapter:
+        """The new candidate, or the one registered before with the same version and sha256.
+
+        Raises AdapterConflict when that version is another file.
+        """
+        async with self._transaction() as session:
+            row = await session.get(AdapterRow, version)
+            if row is None:
+                row = AdapterRow(
+                    version=version,
+                    parent=parent,
+                    model_revision=model_revision,
+                    sha256=sha256,
+                    status="candidate",
+                    created_at=datetime.now(UTC),
+                )
+                session.add(row)
+                await session.flush()
+            if row.sha256 != sha256:
+                raise AdapterConflict(f"Adapter {version} is registered with other files already")
+            return _stored(row)
+
+    async def get(self, version: int) -> StoredAdapter | None:
+        """The adapter of that number, or None."""
+        async with self._transaction() as session:
+            row = await session.get(AdapterRow, version)
+        return None if row is None else _stored(row)
+
+    async def list(self, limit: int = 1000) -> builtins.list[StoredAdapter]:
+        """At most `limit` adapters, newest first."""
+        query = select(AdapterRow).order_by(AdapterRow.version.desc()).limit(limit)
+        async with self._transaction() as session:
+            return [_stored(row) for row in await session.scalars(query)]
+
+    async def set_status(self, version: int, status: AdapterStatus) -> None:
+        """Raises AdapterUnknown; AdapterConflict for a rejection of the active adapter."""
+        async with self._transaction() as session:
+            row = await _existing(session, version)
+            if status == "rejected" and (await _preferred(session))[0] == version:
+                raise AdapterConflict(f"Adapter {version} is active; activate another first")
+            row.status = status
+
+    async def active(self) -> int | None:
+        """The version in force; None is the base alone."""
+        return (await self.preferred())[0]
+
+    async def preferred(self) -> builtins.list[int | None]:
+        """The active version, then what each rollback in turn would bring; ends with None."""
+        async with self._transaction() as session:
+            return await _preferred(session)
+
+    async def activate(self, version: int | None, *, by: str, reason: str) -> Activation:
+        """Makes `version` the active one; a candidate becomes promoted.
+
+        Raises AdapterUnknown, or AdapterConflict when the adapter was rejected.
+        """
+        async with self._transaction() as session:
+            if version is not None:
+                row = await _existing(session, version)
+                if row.status == "rejected":
+                    raise AdapterConflict(f"Adapter {version} was rejected and is not activated")
+                row.status = "promoted"
+            return await _activate(session, version, by, reason)
+
+    async def rollback(self, *, by: str, reason: str) -> Activation:
+        """Makes active what was so before the present adapter; repeated, goes further back.
+
+        Raises AdapterConflict when there is nothing to go back to.
+        """
+        async with self._transaction() as session:
+            # Two rollbacks at once would else both go to the same adapter.
+            await session.execute(_newest_first().limit(1).with_for_update())
+            back = await _preferred(session)
+            if len(back) < 2:
+                raise AdapterConflict("The base alone is active; there is nothing to go back to")
+            return await _activate(session, back[1], by, reason)
+
+    async def history(self, limit: int = 100) -> builtins.list[Activation]:
+        """At most `limit` activations, newest first."""
+        async with self._transaction() as session:
+            rows = await session.scalars(_newest_first().limit(limit))
+            return [_activation(row) for row in rows]
+
+
+def _newest_first() -> Select[ActivationRow]:
+    return select(ActivationRow).order_by(ActivationRow.id.desc())
+
+
+async def _existing(session: AsyncSession, version: int) -> AdapterRow:
+    row = await session.get(AdapterRow, version)
+    if row is None:
+        raise AdapterUnknown(
+            f"There is no adapter {version}; `setback adapters list` shows those there are"
+        )
+    return row
+
+
+async def _activate(session: AsyncSession, version: int | None, by: str, reason: str) -> Activation:
+    row = ActivationRow(
+        created_at=datetime.now(UTC), version=version, by=storable(by), reason=storable(reason)
+    )
+    session.add(row)
+    await session.flush()
+    return _activation(row)
+
+
+async def _preferred(session: AsyncSession) -> builtins.list[int | None]:
+    activated = await session.scalars(select(ActivationRow.version).order_by(ActivationRow.id))
+    rejected = set(
+        await session.scalars(select(AdapterRow.version).where(AdapterRow.status == "rejected"))
+    )
+    return [version for version in way_back(list(activated)) if version not in rejected]
+
+
+def way_back(activated: Sequence[int | None]) -> builtins.list[int | None]:
+    """From a history, oldest first: the active version, the one before it, ..., the base (None).
+
+    Going back to the version before takes the present one off the way, so that a second step back
+    does not return to what the first one left.
+    """
+    way: list[int | None] = [None]
+    for version in activated:
+        if len(way) > 1 and way[-2] == version:
+            way.pop()
+        elif way[-1] != version:
+            way.append(version)
+    return way[::-1]
+
+
+def _stored(row: AdapterRow) -> StoredAdapter:
+    return StoredAdapter(**{name.name: getattr(row, name.name) for name in fields(StoredAdapter)})
+
+
+def _activation(row: ActivationRow) -> Activation:
+    return Activation(**{name.name: getattr(row, name.name) for name in fields(Activation)})

@@ -1,0 +1,73 @@
+"""Leases: what only one process may do at a time. Owns their rows; a lease that is not renewed
+expires, so a dead holder blocks nobody for long. Clocks of the machines must agree to seconds.
+"""
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import uuid4
+
+from sqlalchemy import delete, update
+from sqlalchemy.dialects import postgresql, sqlite
+
+from guard.errors import LeaseHeld, LeaseLost
+from guard.store.store import Store
+from guard.store.tables import LeaseRow
+from guard.store.text import storable
+
+
+class Leases(Store):
+    """The leases in one database. Every method raises StoreUnavailable when the database fails.
+
+    Usage:
+        token = await leases.acquire("refine", "host 4711", ttl_s=60)
+        await leases.renew("refine", token, ttl_s=60)
+        await leases.release("refine", token)
+    """
+
+    async def acquire(self, name: str, holder: str, ttl_s: float) -> str:
+        """The token to renew and release it by, for `ttl_s` seconds.
+
+        holder: told to others, to find it by. Raises LeaseHeld.
+        """
+        token, now = uuid4().hex, datetime.now(UTC)
+        values = {"holder": storable(holder), "token": token, "expires_at": _after(now, ttl_s)}
+        take = self._insert().values(name=name, **values)
+        # In one statement, so that of several at once exactly one succeeds.
+        take = take.on_conflict_do_update(
+            index_elements=[LeaseRow.name], set_=values, where=LeaseRow.expires_at <= now
+        ).returning(LeaseRow.token)
+        async with self._transaction() as session:
+            if await session.scalar(take) == token:
+                return token
+            row = await session.get(LeaseRow, name)
+        if row is None:
+            return await self.acquire(name, holder, ttl_s)
+        raise LeaseHeld(
+            f"{row.holder} holds the lease {name!r} until {row.expires_at:%Y-%m-%d %H:%M:%S} UTC, "
+            "and longer if it is still at work",
+            holder=row.holder,
+            until=row.expires_at,
+        )
+
+    async def renew(self, name: str, token: str, ttl_s: float) -> None:
+        """Holds on to it for `ttl_s` seconds from now. Raises LeaseLost when another took it."""
+        held = (LeaseRow.name == name, LeaseRow.token == token)
+        renewal = update(LeaseRow).where(*held).values(expires_at=_after(datetime.now(UTC), ttl_s))
+        async with self._transaction() as session:
+            renewed = await session.scalar(renewal.returning(LeaseRow.token))
+        if renewed is None:
+            raise LeaseLost(f"The lease {name!r} was lost; another process may hold it now")
+
+    async def release(self, name: str, token: str) -> None:
+        """Gives it up, if it is still held."""
+        held = (LeaseRow.name == name, LeaseRow.token == token)
+        async with self._transaction() as session:
+            await session.execute(delete(LeaseRow).where(*held))
+
+    def _insert(self) -> Any:
+        dialects = {"sqlite": sqlite, "postgresql": postgresql}
+        return dialects[self._url.get_backend_name()].insert(LeaseRow)
+
+
+def _after(now: datetime, seconds: float) -> datetime:
+    return now + timedelta(seconds=seconds)

@@ -1,0 +1,189 @@
+"""What the refine loop did and does. Owns the runs' rows, the flags each took and the lineage from
+an adapter back to the flags it learned from. Decides nothing (see refine/).
+"""
+
+import builtins
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+from sqlalchemy import delete, select
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from guard.errors import StoreUnavailable
+from guard.store.store import Store
+from guard.store.tables import AdapterRow, RunFlagRow, RunRow
+from guard.store.text import storable
+
+RunStatus = Literal["running", "promoted", "rejected", "too_few", "failed"]
+Use = Literal["train", "held_out"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoredRun:
+    """One turn of the refine loop.
+
+    stage: the one that is under way, or in which it ended. parent: the adapter that was active
+    when it began. measures, reasons: the gate's figures and words. counts: by name, of all stages.
+    error: why it failed. dataset_sha256: of what it trained on, in hex.
+    """
+
+    id: int
+    status: RunStatus
+    stage: str
+    created_at: datetime
+    updated_at: datetime
+    finished_at: datetime | None
+    model: str
+    model_revision: str
+    parent: int | None
+    seed: int
+    options: Mapping[str, Any]
+    counts: Mapping[str, Any]
+    measures: Mapping[str, Any] | None
+    reasons: tuple[str, ...]
+    error: str | None
+    dataset_sha256: str | None
+
+
+@dataclass(frozen=True)
+class Lineage:
+    """What an adapter came from, newest first: its runs, and the flags they learned from."""
+
+    runs: tuple[int, ...]
+    flags: tuple[int, ...]
+
+
+class RunStore(Store):
+    """The runs in one database. Every method raises StoreUnavailable when the database fails."""
+
+    async def start(
+        self,
+        *,
+        model: str,
+        model_revision: str,
+        parent: int | None,
+        seed: int,
+        options: Mapping[str, Any],
+        stage: str = "collect",
+    ) -> StoredRun:
+        """A new run, numbered as no run before it and as no run after it."""
+        now = datetime.now(UTC)
+        row = RunRow(
+            status="running",
+            stage=stage,
+            created_at=now,
+            updated_at=now,
+            model=storable(model),
+            model_revision=model_revision,
+            parent=parent,
+            seed=seed,
+            options=storable(options),
+            counts={},
+            reasons=[],
+        )
+        async with self._transaction() as session:
+            session.add(row)
+            await session.flush()
+            await session.refresh(row)
+        return _stored(row)
+
+    async def set_stage(
+        self,
+        number: int,
+        stage: str,
+        *,
+        counts: Mapping[str, Any] | None = None,
+        dataset_sha256: str | None = None,
+    ) -> None:
+        """Notes that `stage` began; `counts` are added to those of earlier stages."""
+        async with self._transaction() as session:
+            row = await _existing(session, number)
+            row.stage, row.updated_at = stage, datetime.now(UTC)
+            row.counts = {**row.counts, **storable(counts or {})}
+            row.dataset_sha256 = dataset_sha256 or row.dataset_sha256
+
+    async def finish(
+        self,
+        number: int,
+        status: RunStatus,
+        *,
+        measures: Mapping[str, Any] | None = None,
+        reasons: Sequence[str] = (),
+        error: str | None = None,
+    ) -> None:
+        """Notes how a run ended, with every figure of its gate."""
+        async with self._transaction() as session:
+            row = await _existing(session, number)
+            row.status, row.reasons, row.error = status, storable(reasons), storable(error)
+            row.measures = storable(measures)
+            row.updated_at = row.finished_at = datetime.now(UTC)
+
+    async def get(self, number: int) -> StoredRun | None:
+        """The run of that number, or None."""
+        async with self._transaction() as session:
+            row = await session.get(RunRow, number)
+        return None if row is None else _stored(row)
+
+    async def list(self, limit: int) -> builtins.list[StoredRun]:
+        """At most `limit` runs, newest first."""
+        async with self._transaction() as session:
+            rows = await session.scalars(select(RunRow).order_by(RunRow.id.desc()).limit(limit))
+            return [_stored(row) for row in rows]
+
+    async def unfinished(self) -> StoredRun | None:
+        """The newest run that has not ended: it is under way, or its process was killed."""
+        query = select(RunRow).where(RunRow.status == "running").order_by(RunRow.id.desc()).limit(1)
+        async with self._transaction() as session:
+            row = await session.scalar(query)
+        return None if row is None else _stored(row)
+
+    async def set_flags(self, number: int, uses: Mapping[int, Use]) -> None:
+        """Notes which flags a run took, and for what, in place of what was noted before."""
+        async with self._transaction() as session:
+            await session.execute(delete(RunFlagRow).where(RunFlagRow.run_id == number))
+            session.add_all(
+                RunFlagRow(run_id=number, flag_id=flag, use=use) for flag, use in uses.items()
+            )
+
+    async def flags_of(self, number: int) -> dict[int, Use]:
+        """The flags that a run took, and for what, oldest first."""
+        query = select(RunFlagRow).where(RunFlagRow.run_id == number).order_by(RunFlagRow.flag_id)
+        async with self._transaction() as session:
+            rows = await session.scalars(query)
+            # Only set_flags writes there.
+            return {row.flag_id: row.use for row in rows}  # type: ignore[misc]
+
+    async def learned_from(self, version: int) -> Lineage:
+        """The runs and flags behind an adapter, back through all its parents."""
+        async with self._transaction() as session:
+            rows = await session.execute(select(AdapterRow.version, AdapterRow.parent))
+            runs = _ancestry(version, dict(iter(rows)))
+            learned = select(RunFlagRow.flag_id).where(
+                RunFlagRow.run_id.in_(runs), RunFlagRow.use == "train"
+            )
+            flags = await session.scalars(learned.distinct().order_by(RunFlagRow.flag_id.desc()))
+            return Lineage(tuple(runs), tuple(flags))
+
+
+def _ancestry(version: int, parents: Mapping[int, int | None]) -> list[int]:
+    """`version` if it is registered, its parent, and so on."""
+    found: list[int] = []
+    here: int | None = version
+    while here is not None and here in parents and here not in found:
+        found.append(here)
+        here = parents[here]
+    return found
+
+
+async def _existing(session: AsyncSession, number: int) -> RunRow:
+    row = await session.get(RunRow, number)
+    if row is None:
+        raise StoreUnavailable(f"There is no run {number} in the database any more")
+    return row
+
+
+def _stored(row: RunRow) -> StoredRun:
+    values = {name.name: getattr(row, name.name) for name in fields(StoredRun)}
+    return StoredRun(**{**values, "reasons": tuple(row.reasons)})

@@ -1,0 +1,38 @@
+"""What all stores share: one database, its transactions and the check that it is migrated. Owns
+the connection; knows no table.
+"""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from sqlalchemy import URL
+from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
+
+from guard.store import database, migrate
+
+
+class Store:
+    """Base of the stores. Every method raises StoreUnavailable when the database fails."""
+
+    def __init__(self, url: URL) -> None:
+        self._url = url
+        self._engine = database.connect(url)
+        self._sessions = async_sessionmaker(self._engine, expire_on_commit=False)
+
+    async def check(self) -> None:
+        """Raises StoreUnavailable, naming the fix, unless reachable and migrated to the newest."""
+        async with self._transaction() as session:
+            connection = await session.connection()
+            await connection.run_sync(migrate.require_newest)
+
+    async def close(self) -> None:
+        """Closes the connections."""
+        await self._engine.dispose()
+
+    @asynccontextmanager
+    async def _transaction(self) -> AsyncIterator[AsyncSession]:
+        # Each time: an open connection goes on writing to a file that somebody deleted.
+        database.require_file(self._url)
+        with database.store_errors(self._url):
+            async with self._sessions.begin() as session:
+                yield session
