@@ -13,8 +13,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from guard.prompts import REMINDER
+from refine.figures import Figure, Section
 from refine.practice import oracle
-from refine.practice.figures import Figure, Section
 from refine.practice.oracle import Outcome
 from refine.practice.pairs import Pair, pairs, recipe_answer
 from refine.practice.reader import Reader

@@ -14,8 +14,8 @@ import openai
 from sqlalchemy import URL
 
 from guard.store.flags import FlagStore
+from refine.figures import Figure, Section
 from refine.practice import oracle
-from refine.practice.figures import Figure, Section
 from refine.practice.oracle import Outcome
 from refine.practice.world import Kind, Request, Split, requests
 

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from refine.practice.figures import Figure, Section, table
+from refine.figures import Figure, Section, table
 
 
 @pytest.mark.parametrize(
