@@ -1,0 +1,173 @@
+"""An adapter on disk: numbered, sealed by a manifest, never changed afterwards. Owns the manifest
+and the check that a directory is what was registered. Loads nothing into an engine (adapters.py)
+and knows no registry (store/adapters.py).
+
+A sealed directory holds PEFT's adapter_config.json and adapter_model.safetensors, perhaps a
+README.md, and manifest.json with the hash of each.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from guard.errors import AdapterRefused
+
+MANIFEST = "manifest.json"
+CONFIG = "adapter_config.json"
+WEIGHTS = "adapter_model.safetensors"
+# Nothing that could run code when it is read, as pickled weights could.
+_ALLOWED = frozenset({CONFIG, WEIGHTS, "README.md"})
+
+
+@dataclass(frozen=True)
+class AdapterManifest:
+    """What an adapter is and what it is made of.
+
+    version, run: its number, and the run that made it. parent: the adapter it was trained on from.
+    model, model_revision: the base it fits. rank: its largest LoRA rank.
+    created_at: ISO 8601, UTC. files: SHA-256 in hex by name, this manifest excepted.
+    """
+
+    version: int
+    parent: int | None
+    run: int
+    model: str
+    model_revision: str
+    rank: int
+    created_at: str
+    files: Mapping[str, str]
+
+
+def adapter_path(folder: Path, version: int) -> Path:
+    """Where the adapter of that number lives in `folder`."""
+    return folder / f"{version:04d}"
+
+
+def manifest_sha256(path: Path) -> str:
+    """The hash of the adapter's manifest, in hex: what the registry keeps of an adapter."""
+    return _sha256(path / MANIFEST)
+
+
+def seal(
+    path: Path, *, version: int, parent: int | None, model: str, revision: str
+) -> AdapterManifest:
+    """Writes the manifest of the PEFT adapter in `path`; all of it is on disk on return.
+
+    Rename the directory to adapter_path() after that: what is not there is not half there.
+    Raises AdapterRefused when the directory holds anything that no LoRA adapter of ours would.
+    """
+    name = f"Adapter {version} in {path}"
+    found = _files(path, name) - {MANIFEST}
+    if strange := sorted(found - _ALLOWED):
+        raise AdapterRefused(f"{name} holds {strange[0]}, which is no part of a safe LoRA adapter")
+    manifest = AdapterManifest(
+        version=version,
+        parent=parent,
+        run=version,
+        model=model,
+        model_revision=revision,
+        rank=_rank(path, name),
+        created_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        files={file: _sha256(path / file) for file in sorted(found)},
+    )
+    (path / MANIFEST).write_text(json.dumps(asdict(manifest), indent=2) + "\n", "utf-8")
+    for flushed in (*(path / file for file in (*found, MANIFEST)), path):
+        _flush(flushed)
+    return manifest
+
+
+def verify(
+    path: Path, *, version: int, sha256: str, model_revision: str, max_rank: int
+) -> AdapterManifest:
+    """The manifest of the adapter in `path`, once every byte of it is what was registered.
+
+    sha256: the manifest's hash, from the registry. model_revision: of the base that is served.
+    Raises AdapterRefused, which names the adapter and what is wrong. Reads all files: call it in a
+    thread.
+    """
+    name = f"Adapter {version} in {path}"
+    if not path.is_dir():
+        raise AdapterRefused(f"{name} is missing")
+    found = _files(path, name)
+    if MANIFEST not in found or _sha256(path / MANIFEST) != sha256:
+        raise AdapterRefused(f"{name}: {MANIFEST} is missing or not the one that was registered")
+    manifest = _read(path, name)
+    if manifest.version != version:
+        raise AdapterRefused(f"{name} says that it is adapter {manifest.version}")
+    _check_files(path, name, found - {MANIFEST}, manifest.files)
+    if manifest.model_revision != model_revision:
+        raise AdapterRefused(
+            f"{name} was made for revision {manifest.model_revision} of {manifest.model}; "
+            f"this server's model is at revision {model_revision}"
+        )
+    if _rank(path, name) > max_rank:
+        raise AdapterRefused(
+            f"{name} has rank {_rank(path, name)}; the server takes up to {max_rank}, "
+            "see --max-lora-rank"
+        )
+    return manifest
+
+
+def _files(path: Path, name: str) -> set[str]:
+    """Names of what the directory holds; raises AdapterRefused unless all are plain files."""
+    found = set()
+    for entry in path.iterdir():
+        if entry.is_symlink() or not entry.is_file():
+            raise AdapterRefused(f"{name}: {entry.name} is not a plain file")
+        found.add(entry.name)
+    return found
+
+
+def _check_files(path: Path, name: str, found: set[str], sealed: Mapping[str, str]) -> None:
+    for file in sorted(found | sealed.keys() | {CONFIG, WEIGHTS}):
+        if file not in found:
+            raise AdapterRefused(f"{name}: {file} is missing")
+        if file not in sealed or file not in _ALLOWED:
+            raise AdapterRefused(f"{name}: {file} does not belong there")
+        if _sha256(path / file) != sealed[file]:
+            raise AdapterRefused(f"{name}: {file} was altered after it was registered")
+
+
+def _read(path: Path, name: str) -> AdapterManifest:
+    try:
+        return AdapterManifest(**_object(path / MANIFEST))
+    except (ValueError, TypeError) as error:
+        raise AdapterRefused(f"{name}: {MANIFEST} cannot be read: {error}") from error
+
+
+def _rank(path: Path, name: str) -> int:
+    """The largest rank that PEFT's configuration names; raises AdapterRefused if it is no LoRA."""
+    try:
+        config = _object(path / CONFIG)
+        if config.get("peft_type") != "LORA":
+            raise AdapterRefused(f"{name} is not a LoRA adapter of PEFT")
+        ranks = [config["r"], *(config.get("rank_pattern") or {}).values()]
+        return max(int(rank) for rank in ranks)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise AdapterRefused(f"{name}: {CONFIG} is not one that PEFT writes: {error}") from error
+
+
+def _object(path: Path) -> dict[str, Any]:
+    content = json.loads(path.read_text("utf-8"))
+    if not isinstance(content, dict):
+        raise ValueError("not a JSON object")
+    return content
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _flush(path: Path) -> None:
+    """Waits until a file, or a directory's list of files, is on disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
