@@ -1,8 +1,22 @@
-"""A measured share with its interval, and a table of them. Owns no measuring."""
+"""A measured share with its interval, and a table of them. Owns the statistics of one share; two
+shares over the same cases are compared in paired.py. Owns no measuring.
+"""
 
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+
+_Z = 1.96
+
+
+def wilson(hits: int, n: int, z: float) -> tuple[float, float]:
+    """Wilson's interval of a share, `z` standard errors wide; (0, 1) when there was no case."""
+    if not n:
+        return 0.0, 1.0
+    share = hits / n
+    centre = (share + z * z / (2 * n)) / (1 + z * z / n)
+    half = z * math.sqrt(share * (1 - share) / n + (z / (2 * n)) ** 2) / (1 + z * z / n)
+    return max(0.0, centre - half), min(1.0, centre + half)
 
 
 @dataclass(frozen=True)
@@ -28,13 +42,7 @@ class Figure:
     @property
     def interval(self) -> tuple[float, float]:
         """The 95% Wilson interval; (0, 1) when there was no case."""
-        if not self.n:
-            return 0.0, 1.0
-        z = 1.96
-        centre = (self.share + z * z / (2 * self.n)) / (1 + z * z / self.n)
-        spread = math.sqrt(self.share * (1 - self.share) / self.n + (z / (2 * self.n)) ** 2)
-        half = z * spread / (1 + z * z / self.n)
-        return max(0.0, centre - half), min(1.0, centre + half)
+        return wilson(self.hits, self.n, _Z)
 
     def as_json(self) -> dict[str, object]:
         low, high = self.interval
@@ -48,6 +56,12 @@ class Figure:
             "high": high,
             "required": self.bound,
         }
+
+
+def balanced(name: str, caught: Figure, passed: Figure, bound: str = "") -> Figure:
+    """The mean of two shares. Its interval is that of as many cases as both have together."""
+    n = caught.n + passed.n if caught.n and passed.n else 0
+    return Figure(name, round(n * (caught.share + passed.share) / 2) if n else 0, n, bound)
 
 
 @dataclass(frozen=True)

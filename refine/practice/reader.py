@@ -40,12 +40,23 @@ class Reader:
         model = LlamaForCausalLM.from_pretrained(path, dtype="auto").eval()
         return cls(model, tokenizer)
 
-    def answers(self, conversations: Sequence[Conversation]) -> list[str]:
-        """The greedy answer to each conversation, in order."""
+    def answers(
+        self,
+        conversations: Sequence[Conversation],
+        max_tokens: int = _ANSWER_TOKENS,
+        temperature: float = 0.0,
+        seed: int | None = None,
+    ) -> list[str]:
+        """The answer to each conversation, in order: greedy, or sampled at a temperature."""
+        options: dict[str, Any] = {"max_new_tokens": max_tokens}
+        if temperature:
+            options |= {"do_sample": True, "temperature": temperature, "top_k": 0}
+        if seed is not None:
+            torch.manual_seed(seed)
         said: dict[int, str] = {}
         for places, inputs in self._batches([self._prompt(c) for c in conversations]):
             with torch.inference_mode():
-                out = self.model.generate(**inputs, max_new_tokens=_ANSWER_TOKENS)
+                out = self.model.generate(**inputs, **options)
             new = out[:, inputs["input_ids"].shape[1] :]
             texts = self.tokenizer.batch_decode(new, skip_special_tokens=True)
             said |= dict(zip(places, texts, strict=True))
@@ -55,6 +66,10 @@ class Reader:
         """P(yes) / (P(yes) + P(no)) for the last answer of each conversation, in [0, 1]."""
         question = prompts.CRITIQUE.format(subject="answer")
         return self._verdicts([self._ask(c, question) for c in conversations])
+
+    def helps(self, conversations: Sequence[Conversation]) -> list[float]:
+        """The same for whether the last answer does what was asked."""
+        return self._verdicts([self._ask(c, prompts.HELP) for c in conversations])
 
     def text_harm(self, texts: Sequence[str]) -> list[float]:
         """The same for free-standing texts."""

@@ -1,0 +1,228 @@
+"""The sets an adapter is measured on, and where they come from. Owns their shape, the bundled ones
+and the user's file; knows no model and no truth (truth.py). The practice world's are in
+refine/practice/ground.py.
+
+A file is JSON lines, each an object:
+
+    {"request": "How do I ...?", "label": "harmful"}
+    {"messages": [{"role": "user", "content": "..."}], "answer": "...", "label": "harmless"}
+
+request (one user turn) or messages (turns up to and including the last user turn). Without an
+answer the request is asked: a harmful one must not be answered, a harmless one must be. With an
+answer the critic judges it: the label is then the answer's.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from importlib.resources import files
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import model_validator as validator
+
+from refine.errors import DataInvalid
+
+Message = Mapping[str, str]
+PLAIN, JAILBREAK = "plain", "jailbreak"
+EVERYDAY, BORDERLINE = "everyday", "borderline"
+PAIRS, INJECTIONS = "pairs", "injections"
+FILE = "file"
+GROUPS = (PLAIN, JAILBREAK, EVERYDAY, BORDERLINE, PAIRS, INJECTIONS, FILE)
+"""What a case can count in, in the order of the figures."""
+
+_MOST_PROBLEMS = 10
+
+
+@dataclass(frozen=True)
+class Case:
+    """A request to answer: its conversation up to and including the last user turn.
+
+    group: one of GROUPS, the figure it counts in. category: of the harm asked
+    for, empty when none is or none is known.
+    """
+
+    messages: tuple[Message, ...]
+    group: str
+    category: str = ""
+
+    @property
+    def request(self) -> str:
+        """The last user turn."""
+        return self.messages[-1]["content"]
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """A conversation that ends in an assistant's answer, and whether that answer is harmful."""
+
+    messages: tuple[Message, ...]
+    harmful: bool
+    group: str
+
+
+@dataclass(frozen=True)
+class Sets:
+    """Everything one adapter is measured on.
+
+    harmless: requests that ought to be helped with. injections: harmful answers that, or whose
+    requests, tell the auditor to let them pass. answer_tokens: what an answer may be long.
+    """
+
+    name: str
+    harmful: tuple[Case, ...]
+    harmless: tuple[Case, ...]
+    pairs: tuple[Labelled, ...]
+    injections: tuple[Labelled, ...]
+    answer_tokens: int = 256
+
+    @cached_property
+    def sha256(self) -> str:
+        """In hex; figures are comparable only within."""
+        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
+
+
+def bundled_sets() -> Sets:
+    """The sets for models that are not the practice model: hand-written and abstract."""
+    rows = {name: list(_bundled(name)) for name in ("harmful", "harmless", "pairs", "injections")}
+    return Sets(
+        name="bundled",
+        harmful=tuple(_case(row, row["group"]) for row in rows["harmful"]),
+        harmless=tuple(_case(row, row["group"]) for row in rows["harmless"]),
+        pairs=tuple(_labelled(row, PAIRS) for row in rows["pairs"]),
+        injections=tuple(_injected(rows["pairs"], rows["injections"])),
+    )
+
+
+def with_file(sets: Sets, path: Path) -> Sets:
+    """`sets` and, as groups of their own, the requests and answers of a user's file.
+
+    Raises DataInvalid with the number of every wrong line.
+    """
+    rows = _read(path)
+    asked = [row for row in rows if row.answer is None]
+    return replace(
+        sets,
+        name=f"{sets.name} and {path.name}",
+        harmful=(*sets.harmful, *(row.case for row in asked if row.harmful)),
+        harmless=(*sets.harmless, *(row.case for row in asked if not row.harmful)),
+        pairs=(*sets.pairs, *(row.labelled for row in rows if row.answer is not None)),
+    )
+
+
+def answered(messages: tuple[Message, ...], answer: str) -> tuple[Message, ...]:
+    """The conversation with the assistant's answer."""
+    return (*messages, {"role": "assistant", "content": answer})
+
+
+def _bundled(name: str) -> Iterator[Mapping[str, str]]:
+    text = files("refine.measure").joinpath("data", f"{name}.jsonl").read_text(encoding="utf-8")
+    yield from map(json.loads, text.splitlines())
+
+
+def _case(row: Mapping[str, str], group: str) -> Case:
+    return Case(_asked(row["request"]), group, row.get("category", ""))
+
+
+def _labelled(row: Mapping[str, str], group: str) -> Labelled:
+    messages = answered(_asked(row["request"]), row["answer"])
+    return Labelled(messages, row["label"] == "harmful", group)
+
+
+def _injected(
+    pairs: list[Mapping[str, str]], injections: list[Mapping[str, str]]
+) -> Iterator[Labelled]:
+    """Each harmful pair with one injection in its request or its answer."""
+    harmful = [row for row in pairs if row["label"] == "harmful"]
+    for number, row in enumerate(harmful):
+        injection = injections[number % len(injections)]
+        place = injection["place"]
+        told = {**row, place: injection["text"].format(**{place: row[place]})}
+        yield _labelled(told, INJECTIONS)
+
+
+def _asked(request: str) -> tuple[Message, ...]:
+    return ({"role": "user", "content": request},)
+
+
+Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
+
+
+class _Turn(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    role: Literal["system", "user", "assistant"]
+    content: Text
+
+
+class _Row(BaseModel):
+    """One line of a user's file."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    request: Text | None = None
+    messages: Annotated[tuple[_Turn, ...], Field(min_length=1)] | None = None
+    answer: Text | None = None
+    label: Literal["harmful", "harmless"]
+
+    @validator(mode="after")
+    def _has_one_request(self) -> Self:
+        if (self.request is None) == (self.messages is None):
+            raise ValueError('give either "request" or "messages"')
+        if self.messages is not None and self.messages[-1].role != "user":
+            raise ValueError(
+                'the last of "messages" must be of the user; put what follows it in "answer"'
+            )
+        return self
+
+    @property
+    def harmful(self) -> bool:
+        return self.label == "harmful"
+
+    @property
+    def conversation(self) -> tuple[Message, ...]:
+        if self.request is not None:
+            return _asked(self.request)
+        return tuple(turn.model_dump() for turn in self.messages or ())
+
+    @property
+    def case(self) -> Case:
+        return Case(self.conversation, FILE)
+
+    @property
+    def labelled(self) -> Labelled:
+        return Labelled(answered(self.conversation, self.answer or ""), self.harmful, FILE)
+
+
+def _read(path: Path) -> list[_Row]:
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataInvalid(f"{path} cannot be read as UTF-8 text: {error}") from error
+    rows: list[_Row] = []
+    problems: list[str] = []
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            rows.append(_Row.model_validate_json(line))
+        except ValidationError as error:
+            problems.append(f"line {number}: {_explain(error)}")
+    if not rows and not problems:
+        problems = ["it holds no line; write one JSON object a line"]
+    if problems:
+        more = len(problems) - _MOST_PROBLEMS
+        rest = [f"and {more} more lines"] if more > 0 else []
+        raise DataInvalid("\n".join([f"{path}:", *problems[:_MOST_PROBLEMS], *rest]))
+    return rows
+
+
+def _explain(error: ValidationError) -> str:
+    """What is wrong with one line, without its text."""
+    told = []
+    for problem in error.errors(include_url=False, include_input=False):
+        where = ".".join(str(part) for part in problem["loc"])
+        what = problem["msg"].removeprefix("Value error, ")
+        told.append(f"{where}: {what}" if where else what)
+    return "; ".join(told)

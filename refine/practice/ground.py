@@ -1,0 +1,133 @@
+"""What the refine loop stands on in the practice world: its gate's sets, the exact truth and the
+ordinary requests to replay. Owns which splits and seeds they use.
+
+The sets are held out (see world.py) and drawn with a seed of their own; the ordinary requests are
+of the "train" split.
+"""
+
+import itertools
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from guard.prompts import REMINDER
+from refine.measure.sets import (
+    BORDERLINE,
+    EVERYDAY,
+    INJECTIONS,
+    JAILBREAK,
+    PAIRS,
+    PLAIN,
+    Case,
+    Labelled,
+    Sets,
+    answered,
+)
+from refine.practice import oracle
+from refine.practice.oracle import Outcome
+from refine.practice.pairs import pairs, recipe_answer
+from refine.practice.world import Kind, Request, Split, draw_request, draw_task, phrase, requests
+
+HARMFUL_SPLITS: tuple[Split, ...] = ("phrasing", "task", "wrapper")
+_GATE_SEED = 7_001
+_ANSWER_TOKENS = 96
+_ORDINARY = {Kind.EVERYDAY: 6, Kind.BORDERLINE: 3, Kind.OUTSIDE: 1}
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How many cases each set has."""
+
+    harmful_per_split: int = 60
+    everyday: int = 300
+    borderline: int = 100
+    pairs: int = 600
+    injections: int = 150
+
+
+class OracleTruth:
+    """What an answer did, read off from the world's recipes. A refine.measure.truth.Truth."""
+
+    name = "practice oracle"
+
+    async def complied(self, cases: Sequence[Case], answers: Sequence[str]) -> list[bool]:
+        """See Truth."""
+        return _are(Outcome.COMPLIED, cases, answers)
+
+    async def helped(self, cases: Sequence[Case], answers: Sequence[str]) -> list[bool]:
+        """See Truth."""
+        return _are(Outcome.HELPED, cases, answers)
+
+    async def refused(self, cases: Sequence[Case], answers: Sequence[str]) -> list[bool]:
+        """See Truth."""
+        return _are(Outcome.DECLINED, cases, answers)
+
+
+def _are(outcome: Outcome, cases: Sequence[Case], answers: Sequence[str]) -> list[bool]:
+    return [
+        oracle.outcome(case.request, answer) is outcome
+        for case, answer in zip(cases, answers, strict=True)
+    ]
+
+
+def practice_sets(sizes: Sizes = Sizes(), seed: int = _GATE_SEED) -> Sets:
+    """The practice world's sets, the same for the same sizes and seed."""
+    harmful = [
+        request
+        for split in HARMFUL_SPLITS
+        for request in requests(Kind.HARMFUL, split, sizes.harmful_per_split, seed)
+    ]
+    harmless = [
+        *requests(Kind.EVERYDAY, "held-out", sizes.everyday, seed),
+        *requests(Kind.BORDERLINE, "held-out", sizes.borderline, seed),
+    ]
+    return Sets(
+        name="practice",
+        harmful=tuple(case_of(request) for request in harmful),
+        harmless=tuple(case_of(request) for request in harmless),
+        pairs=tuple(Labelled(p.messages, p.harmful, PAIRS) for p in pairs(sizes.pairs, seed)),
+        injections=tuple(itertools.islice(_injections(seed), sizes.injections)),
+        answer_tokens=_ANSWER_TOKENS,
+    )
+
+
+def case_of(request: Request) -> Case:
+    """A request of the world as a case."""
+    category = request.task.category if request.task else None
+    group = {
+        Kind.EVERYDAY: EVERYDAY,
+        Kind.BORDERLINE: BORDERLINE,
+        Kind.HARMFUL: JAILBREAK if request.wrapper else PLAIN,
+    }[request.kind]
+    return Case(request.messages, group, category or "")
+
+
+def ordinary(n: int, seed: int) -> list[str]:
+    """`n` ordinary requests of the "train" split, asked plainly."""
+    rng = random.Random(f"ordinary {seed}")
+    kinds, weights = zip(*_ORDINARY.items(), strict=True)
+    return [_plain(rng.choices(kinds, weights)[0], rng) for _ in range(n)]
+
+
+def _plain(kind: Kind, rng: random.Random) -> str:
+    if kind is Kind.OUTSIDE:
+        return draw_request(rng, kind).text
+    task = draw_task(rng, kind)
+    return phrase(task.filled_goal(task.draw_slots(rng)), rng)
+
+
+def _injections(seed: int) -> Iterator[Labelled]:
+    """Harmful answers with an instruction to the auditor, seen and unseen ones by turns; every
+    other pair of them with the reminder."""
+    rng = random.Random(f"injections {seed}")
+    for number in itertools.count():
+        request = _injected(rng, "wrapper" if number % 2 else "phrasing")
+        asked = request.reminded(REMINDER) if number // 2 % 2 else request
+        yield Labelled(answered(asked.messages, recipe_answer(request)), True, INJECTIONS)
+
+
+def _injected(rng: random.Random, split: Split) -> Request:
+    while True:
+        request = draw_request(rng, Kind.HARMFUL, split)
+        if request.wrapper and request.wrapper.family == "injection":
+            return request

@@ -1,0 +1,86 @@
+"""The practice model outside the server, as the refine loop's Model: base and adapters in this
+process. Owns which adapter speaks; how the model is run is reader.py's.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from guard.prompts import REMINDER
+from refine.practice.reader import Reader
+from refine.practice.recipe import MODEL_DIR
+from refine.served import Adapter, Conversation, Message
+
+
+class ReaderModel:
+    """A refine.served.Model on a Reader. `active` is what adapter="active" means: None, the base.
+
+    adapters: version to PEFT directory. They are loaded when first used.
+    """
+
+    def __init__(
+        self,
+        path: Path = MODEL_DIR,
+        adapters: Mapping[int, Path] | None = None,
+        active: int | None = None,
+    ) -> None:
+        self._base = Reader.load(path)
+        self._path = path
+        self._paths = dict(adapters or {})
+        self._loaded: dict[int, Reader] = {}
+        self.active = active
+
+    async def answers(
+        self,
+        conversations: Sequence[Conversation],
+        *,
+        adapter: Adapter,
+        max_tokens: int = 96,
+        temperature: float = 0.0,
+        seed: int | None = None,
+        reminder: bool = False,
+    ) -> list[str]:
+        """See Model."""
+        asked = [_reminded(messages) if reminder else messages for messages in conversations]
+        return self._reader(adapter).answers(_plain(asked), max_tokens, temperature, seed)
+
+    async def harm(self, conversations: Sequence[Conversation], *, adapter: Adapter) -> list[float]:
+        """See Model."""
+        return self._reader(adapter).harm(_plain(conversations))
+
+    async def helps(
+        self, conversations: Sequence[Conversation], *, adapter: Adapter
+    ) -> list[float]:
+        """See Model."""
+        return self._reader(adapter).helps(_plain(conversations))
+
+    async def text_harm(self, texts: Sequence[str], *, adapter: Adapter) -> list[float]:
+        """See Model."""
+        return self._reader(adapter).text_harm(texts)
+
+    def _reader(self, adapter: Adapter) -> Reader:
+        version = self.active if adapter == "active" else adapter
+        if version is None or version == "base":
+            return self._base
+        number = int(version)
+        if number not in self._loaded:
+            self._loaded[number] = self._with_adapter(self._paths[number])
+        return self._loaded[number]
+
+    def _with_adapter(self, path: Path) -> Reader:
+        """The adapter merged into weights of its own, so that it costs nothing per token."""
+        from peft import PeftModel
+
+        reader = Reader.load(self._path)
+        merged: Any = PeftModel.from_pretrained(reader.model.float(), str(path))
+        return replace(reader, model=merged.merge_and_unload().eval())
+
+
+def _plain(conversations: Sequence[Conversation]) -> list[list[dict[str, str]]]:
+    return [[dict(message) for message in messages] for messages in conversations]
+
+
+def _reminded(messages: Conversation) -> list[Message]:
+    *before, last = messages
+    return [*before, {**last, "content": f"{last['content']}\n\n{REMINDER}"}]
