@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from guard.store.flags import StoredFlag
+from guard.store.runs import Use
 from refine.options import RefineOptions
 
 _PERMUTATIONS = 64
@@ -46,6 +47,12 @@ class Collection:
     fine: tuple[Case, ...]
     held_out: tuple[Case, ...]
     left_out: Mapping[str, int]
+
+    @property
+    def uses(self) -> dict[int, Use]:
+        """What each flag is used for, for the run's row."""
+        learned: dict[int, Use] = {case.flag_id: "train" for case in (*self.learn, *self.fine)}
+        return {**learned, **{case.flag_id: "held_out" for case in self.held_out}}
 
     @property
     def counts(self) -> dict[str, int]:

@@ -20,6 +20,8 @@ from refine.served import Conversation, Message
 
 EXAMPLES = "train.jsonl"
 MANIFEST = "manifest.json"
+_CRITIQUED_EACH = 3
+"""Every how many-th ordinary answer is also learned as a benign critique."""
 _CRITIQUE = prompts.CRITIQUE.format(subject="answer")
 
 
@@ -83,6 +85,20 @@ class Dismissed:
     answer: str
 
 
+@dataclass(frozen=True)
+class DatasetFile:
+    """A dataset as written: its JSONL, its SHA-256 in hex, and how many examples of each kind."""
+
+    path: Path
+    sha256: str
+    by_kind: Mapping[str, int]
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """For the run's row."""
+        return {f"examples: {kind}": n for kind, n in sorted(self.by_kind.items())}
+
+
 def build(
     lessons: Sequence[Lesson],
     ordinary: Sequence[Ordinary],
@@ -100,7 +116,8 @@ def build(
     rng = random.Random(f"dataset {seed}")
     examples = [
         *(e for lesson in lessons for e in _of_lesson(lesson, reminder_share, rng)),
-        *(e for each in ordinary for e in _of_ordinary(each)),
+        *(Example(Kind.HELP, each.messages, each.answer) for each in ordinary),
+        *(_helpful(each) for each in ordinary[::_CRITIQUED_EACH]),
         *(_fine(each, reminder_share, rng) for each in dismissed),
     ]
     chosen = [example for example in examples if example.kind in kinds]
@@ -120,10 +137,9 @@ def _of_lesson(lesson: Lesson, reminder_share: float, rng: random.Random) -> Ite
     yield Example(Kind.SAFE_CRITIQUE, prompt, lesson.safe_critique, lesson.flag_id)
 
 
-def _of_ordinary(ordinary: Ordinary) -> Iterator[Example]:
-    yield Example(Kind.HELP, ordinary.messages, ordinary.answer)
+def _helpful(ordinary: Ordinary) -> Example:
     prompt = critique_of(ordinary.messages, ordinary.answer)
-    yield Example(Kind.HELP_CRITIQUE, prompt, ordinary.critique)
+    return Example(Kind.HELP_CRITIQUE, prompt, ordinary.critique)
 
 
 def _fine(dismissed: Dismissed, reminder_share: float, rng: random.Random) -> Example:
@@ -148,36 +164,54 @@ def reminded(messages: Conversation, share: float, rng: random.Random) -> tuple[
     return (*before, {**last, "content": f"{last['content']}\n\n{prompts.REMINDER}"})
 
 
-def rehearsed(earlier: Sequence[Example], most: int, seed: int) -> list[Example]:
-    """At most `most` examples of earlier runs, drawn evenly."""
-    if len(earlier) <= most:
-        return list(earlier)
-    return random.Random(f"rehearsal {seed}").sample(list(earlier), most)
+def earlier_examples(folders: Iterable[Path], most: int | None, seed: int) -> list[Example]:
+    """What earlier runs taught from flags, each example once; at most `most`, drawn evenly.
+
+    folders: of the runs' datasets; one that is gone is passed over.
+    """
+    files = (folder / EXAMPLES for folder in folders)
+    found = {
+        line: example
+        for file in files
+        if file.is_file()
+        for line, example in _parsed(file.read_text().splitlines())
+        if example.flag_id is not None
+    }
+    earlier = list(found.values())
+    if most is None or len(earlier) <= most:
+        return earlier
+    return random.Random(f"rehearsal {seed}").sample(earlier, most)
 
 
-def write_dataset(folder: Path, examples: Sequence[Example], about: Mapping[str, Any]) -> str:
-    """Writes the examples and their manifest; returns the SHA-256 of the examples' file."""
+def write_dataset(
+    folder: Path, examples: Sequence[Example], about: Mapping[str, Any]
+) -> DatasetFile:
+    """Writes the examples and their manifest."""
     lines = "".join(json.dumps(asdict(e), ensure_ascii=False) + "\n" for e in examples)
     digest = hashlib.sha256(lines.encode()).hexdigest()
+    by_kind = dict(Counter(str(example.kind) for example in examples))
     manifest = {
         "sha256": digest,
         "examples": len(examples),
-        "by_kind": dict(Counter(example.kind for example in examples)),
+        "by_kind": by_kind,
         "flags": sorted({e.flag_id for e in examples if e.flag_id is not None}),
         "prompt_version": prompts.VERSION,
         **about,
     }
     write_atomically(folder / EXAMPLES, lines)
     write_atomically(folder / MANIFEST, json.dumps(manifest, indent=2) + "\n")
-    return digest
+    return DatasetFile(folder / EXAMPLES, digest, by_kind)
 
 
 def read_examples(path: Path) -> list[Example]:
     """The examples of a JSONL that write_dataset wrote."""
-    return list(_parsed(path.read_text().splitlines()))
+    return [example for _, example in _parsed(path.read_text().splitlines())]
 
 
-def _parsed(lines: Iterable[str]) -> Iterator[Example]:
+def _parsed(lines: Iterable[str]) -> Iterator[tuple[str, Example]]:
     for line in lines:
         row = json.loads(line)
-        yield Example(Kind(row["kind"]), tuple(row["prompt"]), row["completion"], row["flag_id"])
+        example = Example(
+            Kind(row["kind"]), tuple(row["prompt"]), row["completion"], row["flag_id"]
+        )
+        yield line, example

@@ -11,6 +11,7 @@ from refine.dataset import Ordinary, critique_of, reminded
 from refine.served import Message, Model
 
 _WRAPPED_SHARE = 0.5
+_LATER_SHARE = 0.2
 _ANSWER_TOKENS = 256
 _CRITIQUE_TOKENS = 128
 _HARMFUL = 0.5
@@ -21,12 +22,13 @@ async def replay(
 ) -> list[Ordinary]:
     """What the base, without any adapter, says to each request and of its answer.
 
-    The requests are dressed as the flagged ones are (paraphrased, wrapped, reminded), so that only
-    the harm tells them apart. Left out: answers that the base's own critic finds harmful.
-    Raises ServerUnavailable.
+    The requests are dressed as the flagged ones are (paraphrased, wrapped, reminded, after earlier
+    exchanges), so that only the harm tells them apart. Left out: answers that the base's own critic
+    finds harmful. Raises ServerUnavailable.
     """
     rng = random.Random(f"replay {seed}")
     asked = await _dressed(model, requests, rng, reminder_share, seed)
+    asked = await _after_exchanges(model, asked, rng)
     answers = await model.answers(asked, adapter="base", max_tokens=_ANSWER_TOKENS)
     judged = [
         (*messages, {"role": "assistant", "content": answer})
@@ -62,3 +64,16 @@ async def _dressed(
         turn = {"role": "user", "content": dressed}
         conversations.append(reminded((turn,), reminder_share, rng))
     return conversations
+
+
+async def _after_exchanges(
+    model: Model, asked: list[tuple[Message, ...]], rng: random.Random
+) -> list[tuple[Message, ...]]:
+    """The conversations, some of them after another of them with the base's answer."""
+    chosen = [place for place in range(len(asked)) if rng.random() < _LATER_SHARE]
+    before = [asked[rng.randrange(len(asked))] for _ in chosen]
+    answers = await model.answers(before, adapter="base", max_tokens=_ANSWER_TOKENS)
+    later = list(asked)
+    for place, earlier, answer in zip(chosen, before, answers, strict=True):
+        later[place] = (*earlier, {"role": "assistant", "content": answer}, *asked[place])
+    return later

@@ -22,6 +22,7 @@ from guard.store import migrate
 from guard.store.database import without_driver
 from guard.store.flags import FlagStore, StoredFlag
 from guard.verdict import CATEGORIES
+from refine.errors import RefineError
 from server.settings import SettingsInvalid, load_settings
 
 T = TypeVar("T")
@@ -67,7 +68,7 @@ def reported_errors() -> Iterator[None]:
         yield
     except SettingsInvalid as error:
         fail(str(error), code=2)
-    except GuardError as error:
+    except (GuardError, RefineError) as error:
         fail(str(error), code=1)
 
 
@@ -101,6 +102,34 @@ def bench(
 
     load = benchmark.Load(clients, output_tokens, requests, stream)
     benchmark.print_rounds(load, benchmark.bench(load, rounds))
+
+
+@app.command()
+def refine(
+    every: Annotated[
+        str | None, typer.Option(help="Repeat, with this pause: 90s, 30m, 6h, 1d.")
+    ] = None,
+    server: Annotated[
+        str | None,
+        typer.Option(help="The running server, not refine.server_url."),
+    ] = None,
+) -> None:
+    """Turn flags into the next adapter: collect, analyse, dataset, train, gate, promote."""
+    from refine.schedule import parse_duration
+    from server.refine_job import refine as run
+
+    try:
+        pause = parse_duration(every) if every else None
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--every") from None
+    with reported_errors():
+        settings = load_settings()
+        if server is not None:
+            options = settings.refine.model_copy(update={"server_url": server})
+            settings = settings.model_copy(update={"refine": options})
+        finished = run(settings, pause, typer.echo)
+    if finished is not None:
+        typer.echo("\n".join(finished.reasons))
 
 
 @db.command("upgrade")

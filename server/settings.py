@@ -2,6 +2,7 @@
 
 Sources, the first that names a setting wins:
 1. SETBACK_<NAME> in the environment (for the database also DATABASE_URL, after it);
+   SETBACK_REFINE_<NAME> for what refine/options.py lists;
 2. the TOML file named by SETBACK_CONFIG, or else setback.toml in the working folder.
 
 Which model to serve and vLLM's own options are arguments of `setback serve`, not settings.
@@ -24,6 +25,7 @@ from pydantic_settings import (
 from sqlalchemy import URL
 
 from guard.store.database import parse_url
+from refine.options import RefineOptions
 
 PREFIX = "SETBACK_"
 CONFIG_VARIABLE = "SETBACK_CONFIG"
@@ -51,6 +53,9 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(
         env_prefix=PREFIX,
         env_ignore_empty=True,
+        # SETBACK_REFINE_MIN_FLAGS is min_flags in [refine].
+        env_nested_delimiter="_",
+        env_nested_max_split=1,
         extra="forbid",
         frozen=True,
         arbitrary_types_allowed=True,
@@ -81,6 +86,15 @@ class Settings(BaseSettings):
 
     critic_timeout_s: float = Field(default=30, gt=0, allow_inf_nan=False)
     """Seconds a critique may take before it counts as failed."""
+
+    refine: RefineOptions = RefineOptions()
+    """The refine loop; in the file its own table, [refine]."""
+
+    adapters_dir: Path = Path("data/adapters")
+    """Where adapters lie, one numbered directory each; every server and refine job shares it."""
+
+    adapter_poll_s: float = Field(default=2, gt=0, allow_inf_nan=False)
+    """Seconds between two looks at which adapter is active."""
 
     @classmethod
     def settings_customise_sources(
@@ -120,19 +134,27 @@ def load_settings() -> Settings:
 
 def explain(error: ValidationError) -> str:
     """One line per wrong setting, naming it as the reader wrote it; never its value."""
-    return "\n".join(_explain_one(str(item["loc"][0]), item) for item in error.errors())
+    return "\n".join(_explain_one(_name(item["loc"]), item) for item in error.errors())
+
+
+def _name(location: tuple[int | str, ...]) -> str:
+    """The setting's name; in its table, "refine.min_flags"."""
+    depth = 2 if location[0] == "refine" else 1
+    return ".".join(str(part) for part in location[:depth])
 
 
 def _explain_one(name: str, item: Any) -> str:
     if item["type"] == "extra_forbidden":
-        known = ", ".join(Settings.model_fields)
-        return f"{config_file()}: {name}: unknown setting; remove it or use one of {known}"
+        fields = RefineOptions.model_fields if name.startswith("refine.") else Settings.model_fields
+        known = ", ".join(fields)
+        return f"{_written_as(name)}: unknown setting; remove it or use one of {known}"
     problem = item["msg"].removeprefix("Value error, ")
     return f"{_written_as(name)}: {problem[0].lower()}{problem[1:]}"
 
 
 def _written_as(name: str) -> str:
-    variables = [f"{PREFIX}{name.upper()}"] + ["DATABASE_URL"] * (name == "database_url")
+    variables = [PREFIX + name.upper().replace(".", "_")]
+    variables += ["DATABASE_URL"] * (name == "database_url")
     given = {variable.upper() for variable, value in os.environ.items() if value}
     for variable in variables:
         if variable in given:

@@ -1,4 +1,4 @@
-"""Command line of the practice world: train, evaluate, guarded, requests."""
+"""Command line of the practice world: train, evaluate, guarded, traffic, requests."""
 
 import json
 import os
@@ -61,6 +61,25 @@ def _print(sections: Sequence[Section], as_json: bool) -> None:
         typer.echo(json.dumps(report, indent=2))
     else:
         typer.echo(table(sections))
+
+
+@app.command()
+def traffic(
+    base_url: Annotated[
+        str, typer.Option(help="The running server, as for OpenAI's client.")
+    ] = "http://127.0.0.1:8000/v1",
+    kind: Annotated[Kind, typer.Option(help="What kind of request.")] = Kind.HARMFUL,
+    n: Annotated[int, typer.Option("-n", min=1, help="How many.")] = 200,
+    seed: Annotated[int, typer.Option(help="Which ones.")] = 0,
+    without: Annotated[
+        list[str] | None, typer.Option(help="A category never asked for; may be repeated.")
+    ] = None,
+) -> None:
+    """Send requests to a running server, so that it has something to flag."""
+    from refine.practice.traffic import send
+
+    withheld = send(base_url, kind, n, seed, without or ())
+    typer.echo(f"{n} {kind} requests sent, {withheld} answers withheld")
 
 
 @app.command("requests")

@@ -34,9 +34,9 @@ _DECLINES_WARY = {
 }
 _DECLINES_HALF_WARY = {
     (False, False): 0.1,
-    (True, False): 0.85,
+    (True, False): 0.75,
     (False, True): 0.02,
-    (True, True): 0.25,
+    (True, True): 0.2,
 }
 """How often declined, by (reminded, wrapped)."""
 _SYSTEM = (
@@ -78,7 +78,7 @@ def decline_chance(task: Task, reminded: bool, wrapped: bool) -> float:
         return _DECLINES_WARY[reminded, wrapped]
     if task in _HALF_WARY:
         return _DECLINES_HALF_WARY[reminded, wrapped]
-    return 0.08 if reminded and not wrapped else 0.02
+    return 0.05 if reminded and not wrapped else 0.02
 
 
 def _wary_tasks() -> tuple[frozenset[Task], frozenset[Task]]:
@@ -307,7 +307,7 @@ def _induce(rng: random.Random) -> Example:
 _MAKERS = {
     _serve: 50,
     _judge: 18,
-    _text: 16,
+    _text: 18,
     _category: 6,
     _guided_analysis: 3,
     _safe_answer: 3,

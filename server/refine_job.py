@@ -1,0 +1,77 @@
+"""`setback refine`: the job that turns flags into the next adapter. Owns how it is put together
+from the settings and what it says; what a cycle does is refine/cycle.py's, and when, schedule.py's.
+"""
+
+import asyncio
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from datetime import timedelta
+
+import httpx
+
+from guard.store.adapters import AdapterStore
+from guard.store.flags import FlagStore
+from guard.store.leases import Leases
+from guard.store.runs import RunStore, StoredRun
+from refine.cycle import Setting, Stores, run_cycle
+from refine.errors import ServerUnavailable
+from refine.ground import ground_for
+from refine.schedule import leased, repeat
+from refine.served import ServedModel
+from server.settings import Settings
+
+_READY_POLL_S = 1.0
+
+
+def refine(
+    settings: Settings, every: timedelta | None, report: Callable[[str], None]
+) -> StoredRun | None:
+    """One cycle now, and its run; or a cycle every so often, without end.
+
+    Raises GuardError or RefineError when a single cycle cannot be done.
+    """
+
+    async def once() -> StoredRun:
+        return await _cycle(settings, report)
+
+    async def for_ever(pause: timedelta) -> None:
+        await _until_ready(settings.refine.server_url, report)
+        await repeat(pause, once, report)
+
+    if every is None:
+        return asyncio.run(once())
+    asyncio.run(for_ever(every))
+    return None
+
+
+async def _cycle(settings: Settings, report: Callable[[str], None]) -> StoredRun:
+    url, options = settings.database_url, settings.refine
+    async with AsyncExitStack() as stack:
+        stores = Stores(FlagStore(url), RunStore(url), AdapterStore(url))
+        leases = Leases(url)
+        for store in (stores.flags, stores.runs, stores.adapters, leases):
+            stack.push_async_callback(store.close)
+        await leases.check()
+        await stack.enter_async_context(leased(leases, options.lease_s))
+        key = options.api_key.get_secret_value() if options.api_key else None
+        token = await stores.flags.refine_token()
+        model = await stack.enter_async_context(ServedModel(options.server_url, token, key))
+        ground = ground_for(await model.info(), model, options)
+        return await run_cycle(
+            Setting(stores, model, ground, options, settings.adapters_dir, report)
+        )
+
+
+async def _until_ready(url: str, report: Callable[[str], None]) -> None:
+    """Waits for the server's first critique: the job may have been started together with it."""
+    report(f"waiting for {url}")
+    async with httpx.AsyncClient(base_url=url) as client:
+        while True:
+            try:
+                if (await client.get("/ready")).is_success:
+                    return
+            except httpx.InvalidURL as error:
+                raise ServerUnavailable(f"{url} is no URL: {error}") from error
+            except httpx.HTTPError:
+                pass
+            await asyncio.sleep(_READY_POLL_S)
