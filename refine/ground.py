@@ -4,7 +4,7 @@ where its truth comes from. Owns the choice between the practice world and real 
 
 import random
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
 
@@ -30,17 +30,22 @@ def ground_for(info: ServedInfo, model: Model, options: RefineOptions) -> Ground
 
     Raises DataInvalid when one of those files does not say what it must.
     """
-    if Path(info.base) == MODEL_DIR:
-        from refine.practice.ground import OracleTruth, ordinary, practice_sets
-
-        sets, truth = practice_sets(), OracleTruth()
-    else:
-        ordinary, sets, truth = _bundled, bundled_sets(), ReferenceTruth(model)
+    ground = _practice() if Path(info.base) == MODEL_DIR else _for_real(model)
     if options.replay_file is not None:
-        ordinary = _from_file(options.replay_file)
+        ground = replace(ground, ordinary=_from_file(options.replay_file))
     if options.gate_file is not None:
-        sets = with_file(sets, options.gate_file)
-    return Ground(ordinary, sets, truth)
+        ground = replace(ground, sets=with_file(ground.sets, options.gate_file))
+    return ground
+
+
+def _practice() -> Ground:
+    from refine.practice.ground import OracleTruth, ordinary, practice_sets
+
+    return Ground(ordinary, practice_sets(), OracleTruth())
+
+
+def _for_real(model: Model) -> Ground:
+    return Ground(_bundled, bundled_sets(), ReferenceTruth(model))
 
 
 def _bundled(n: int, seed: int) -> list[str]:
