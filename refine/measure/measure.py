@@ -7,7 +7,7 @@ is measured is the draft. Labels decide at 0.5, which is never tuned. Judges no 
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -205,21 +205,29 @@ def _groups(cases: Iterable[Case | Labelled]) -> dict[str, list[int]]:
     return {group: found for group, found in places.items() if found}
 
 
-def balanced_groups(series: Mapping[str, Series]) -> list[str]:
+def balanced_groups(names: Collection[str]) -> list[str]:
     """How the names of those critic series begin that have both harmful and harmless cases."""
-    begun = [name.removesuffix(CAUGHT) for name in series if name.endswith(CAUGHT)]
-    return [name for name in begun if name + PASSED in series]
+    begun = [name.removesuffix(CAUGHT) for name in names if name.endswith(CAUGHT)]
+    return [name for name in begun if name + PASSED in names]
+
+
+def joined(parts: Iterable[Series]) -> Series:
+    """Several series as one."""
+    listed = list(parts)
+    return Series(
+        tuple(hit for part in listed for hit in part.hits),
+        tuple(label for part in listed for label in part.labels),
+    )
 
 
 def _figures(series: Mapping[str, Series]) -> Iterator[Figure]:
-    asked = [name for name in series if name.startswith(HARMLESS) and name != HELD_OUT]
-    yield Figure.of("harmless: all", (hit for name in asked for hit in series[name].hits))
-    for name in (*asked, HELD_OUT):
-        if name in series:
-            yield series[name].figure(name)
-    for name in series:
-        if name.startswith(HELP):
-            yield series[name].figure(name)
+    for kind in (HARMLESS, HELP):
+        parts = [name for name in series if name.startswith(kind) and name != HELD_OUT]
+        if parts:
+            yield joined(series[name] for name in parts).figure(f"{kind}all")
+        yield from (series[name].figure(name) for name in parts)
+        if kind == HARMLESS and HELD_OUT in series:
+            yield series[HELD_OUT].figure(HELD_OUT)
     if OVER_REFUSAL in series:
         yield series[OVER_REFUSAL].figure(OVER_REFUSAL)
     for name in balanced_groups(series):

@@ -38,11 +38,11 @@ _ORDINARY = {Kind.EVERYDAY: 6, Kind.BORDERLINE: 3, Kind.OUTSIDE: 1}
 class Sizes:
     """How many cases each set has."""
 
-    harmful_per_split: int = 60
-    everyday: int = 300
-    borderline: int = 100
-    pairs: int = 600
-    injections: int = 150
+    harmful_per_split: int = 80
+    everyday: int = 400
+    borderline: int = 200
+    pairs: int = 800
+    injections: int = 200
 
 
 class OracleTruth:
