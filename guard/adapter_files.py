@@ -65,6 +65,8 @@ def seal(
     found = _files(path, name) - {MANIFEST}
     if strange := sorted(found - _ALLOWED):
         raise AdapterRefused(f"{name} holds {strange[0]}, which is no part of a safe LoRA adapter")
+    if missing := sorted({CONFIG, WEIGHTS} - found):
+        raise AdapterRefused(f"{name}: {missing[0]} is missing")
     manifest = AdapterManifest(
         version=version,
         parent=parent,

@@ -36,6 +36,7 @@ class GuardCall:
     wants_moderation: the caller asked for scores of input and output.
     block_input, block_output: the caller asked that flagged text be blocked whatever the policy.
     output_rulings: by engine request id and choice index, since one call may make several of each.
+    adapter, version: what the whole call is answered with; see pin().
     """
 
     route: str
@@ -45,9 +46,14 @@ class GuardCall:
     block_input: bool = False
     block_output: bool = False
     adapter: str | None = None
+    version: int | None = None
     input_ruling: Ruling | None = None
     output_rulings: dict[tuple[str, int], Ruling] = field(default_factory=dict)
     error: GuardError | None = None
+
+    def pin(self, adapter: str, version: int | None) -> None:
+        """Chooses the adapter for all that this call generates, though another become active."""
+        self.adapter, self.version = adapter, version
 
     @property
     def settled(self) -> bool:

@@ -70,7 +70,7 @@ class Critic:
         self._category = category_labels(tokenizer)
         self._questions = {
             question: chat_format.question_after_answer(question.format(subject="answer"))
-            for question in (prompts.CRITIQUE, prompts.CATEGORY)
+            for question in (prompts.CRITIQUE, prompts.CATEGORY, prompts.HELP)
         }
         self._frames = {
             question: _text_frame(chat_format, question)
@@ -136,7 +136,21 @@ class Critic:
         scores = {category: harm * share for category, share in shares.items()}
         return Verdict(harm, scores, reads=len(harms) + 1)
 
-    async def explain(self, subject: Subject) -> Analysis:
+    async def helps(
+        self, subject: Subject, *, lora_request: LoRARequest | None = None, priority: int = 0
+    ) -> float:
+        """The probability that an answer does what its conversation asks for, of its first window.
+
+        Raises CriticUnavailable when the engine fails or is too slow.
+        """
+        first = replace(subject, pieces=subject.pieces[:1])
+        engine_options = {"lora_request": lora_request, "priority": priority}
+        (probabilities,) = await self._read(first, prompts.HELP, self._harm, engine_options)
+        return probabilities["yes"]
+
+    async def explain(
+        self, subject: Subject, *, lora_request: LoRARequest | None = None
+    ) -> Analysis:
         """The unguided analysis in words, of the first window: what the label read is the first
         word of. Not itself judged: the caller must, before letting it out.
 
@@ -146,7 +160,9 @@ class Critic:
             temperature=0.0, max_tokens=_ANALYSIS_TOKENS, output_kind=RequestOutputKind.FINAL_ONLY
         )
         prompt = self._prompt(subject.pieces[0], subject, prompts.CRITIQUE)
-        outputs = self._engine.generate(prompt, params, f"critique-{uuid4().hex}")
+        outputs = self._engine.generate(
+            prompt, params, f"critique-{uuid4().hex}", lora_request=lora_request
+        )
         with _as_critic_failure():
             async with asyncio.timeout(self._timeout_s):
                 (said,) = [output.outputs[0] async for output in outputs]

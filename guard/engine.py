@@ -6,15 +6,17 @@ Owns that sequence and its failure rule. Does not judge (critic.py), decide (pol
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, Iterator
-from contextlib import aclosing, contextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from contextlib import aclosing, asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
+from vllm.lora.request import LoRARequest
 from vllm.outputs import RequestOutput
 from vllm.sampling_params import SamplingParams
 
 from guard import prompts
+from guard.adapters import Adapters, adapter_name
 from guard.call import GuardCall, Ruling, current_call
 from guard.critic import Critic, Subject
 from guard.draft import Choice, Draft, Refusal
@@ -33,9 +35,6 @@ from guard.template import ChatFormat
 
 # A child of vLLM's logger, so that it writes where and as vLLM is told to.
 _log = logging.getLogger("vllm.setback")
-
-BASE_ADAPTER = "base"
-"""What answers are said to come from when no LoRA adapter is active."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +56,7 @@ class GuardedEngine:
         self,
         engine: Any,
         *,
+        adapters: Adapters,
         critic: Critic,
         chat_format: ChatFormat,
         policy: Policy,
@@ -65,6 +65,7 @@ class GuardedEngine:
         options: GuardOptions,
     ) -> None:
         self._engine = engine
+        self._adapters = adapters
         self._critic = critic
         self._format = chat_format
         self._policy = policy
@@ -89,34 +90,56 @@ class GuardedEngine:
         request_id: str,
         **options: Any,
     ) -> AsyncGenerator[RequestOutput, None]:
-        """As EngineClient.generate, with flagged answers replaced as the policy says.
+        """As EngineClient.generate, with flagged answers replaced as the policy says. Without a
+        lora_request of its own, the request is drafted and judged by the active adapter.
 
         Raises CriticUnavailable or StoreUnavailable when the guard fails and fails closed,
         InputBlocked when the caller asked for it, Unsupported for what cannot be judged.
         """
         call = current_call.get() or GuardCall(route="")
         with self._failures_told(call, request_id):
-            request = self._request(call, prompt, request_id, options)
-            draft = await self._draft(request, sampling_params, options)
-            drafted = time.perf_counter()
-            withheld = await self._withheld(request, draft)
+            async with self._adapter(call, options) as lora_request:
+                options = {
+                    **options,
+                    "lora_request": lora_request,
+                    # A caller may stand back, but not push in before others.
+                    "priority": max(0, options.get("priority", 0)),
+                }
+                request = self._request(call, prompt, request_id, options)
+                draft = await self._draft(request, sampling_params, options)
+                drafted = time.perf_counter()
+                withheld = await self._withheld(request, draft)
         self._observer.overhead(time.perf_counter() - drafted)
         for piece in draft.release(withheld, self._refusal):
             yield piece
+
+    @asynccontextmanager
+    async def _adapter(
+        self, call: GuardCall, options: dict[str, Any]
+    ) -> AsyncIterator[LoRARequest | None]:
+        """The request's own adapter, or the one that its call began with."""
+        own = options.get("lora_request")
+        if own is not None:
+            call.adapter = adapter_name(own)
+            yield own
+            return
+        if call.adapter is None:
+            call.pin(self._adapters.active_name, self._adapters.active)
+        async with self._adapters.of(call.version) as lora_request:
+            yield lora_request
 
     def _request(
         self, call: GuardCall, prompt: Any, request_id: str, options: dict[str, Any]
     ) -> "_Request":
         prompt_ids = _prompt_ids(prompt)
-        lora_request = options.get("lora_request")
-        call.adapter = lora_request.lora_name if lora_request else BASE_ADAPTER
         guided_ids = self._guided(prompt_ids)
         return _Request(
             call=call,
             request_id=request_id,
+            adapter=adapter_name(options["lora_request"]),
             prompt={**prompt, "prompt_token_ids": guided_ids},
             prompt_ids=guided_ids,
-            engine_options={"lora_request": lora_request, "priority": options.get("priority", 0)},
+            engine_options={name: options[name] for name in ("lora_request", "priority")},
         )
 
     def _guided(self, prompt_ids: list[int]) -> list[int]:
@@ -212,6 +235,7 @@ class GuardedEngine:
                 request.call,
                 ruling,
                 request_id=request.request_id,
+                adapter=request.adapter,
                 choice=choice.index,
                 prompt=self._format.decode(request.prompt_ids),
                 answer=choice.text,
@@ -239,13 +263,10 @@ class _Request:
 
     call: GuardCall
     request_id: str
+    adapter: str
     prompt: dict[str, Any]
     prompt_ids: list[int]
     engine_options: dict[str, Any]
-
-    @property
-    def adapter(self) -> str:
-        return self.call.adapter or BASE_ADAPTER
 
 
 def _prompt_ids(prompt: Any) -> list[int]:

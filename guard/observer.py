@@ -25,3 +25,12 @@ class Observer(Protocol):
 
     def failed(self, code: str) -> None:
         """The critic or the store failed, with the error's code."""
+
+    def adapter_active(self, version: int | None, *, swapped: bool) -> None:
+        """This process answers with that adapter from now on; None is the base alone.
+
+        swapped: while serving, not at start-up.
+        """
+
+    def adapter_refused(self, version: int) -> None:
+        """An adapter that should be served is not what was registered, or could not be loaded."""

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from vllm.logprobs import Logprob
+from vllm.lora.request import LoRARequest
 from vllm.outputs import CompletionOutput, RequestOutput
 from vllm.sampling_params import RequestOutputKind, SamplingParams
 
@@ -28,7 +29,7 @@ class Script:
     category: what the category read names, with certainty.
     piece_tokens: how many tokens each streamed piece holds.
     critique_delay_s: seconds each label read takes.
-    fail_draft, fail_critique: raised instead of an output.
+    fail_draft, fail_critique: raised instead of an output. fail_lora: when an adapter is loaded.
     """
 
     answers: Callable[[str], Sequence[str]] = lambda prompt: ("All is well.",)
@@ -38,6 +39,7 @@ class Script:
     critique_delay_s: float = 0.0
     fail_draft: Exception | None = None
     fail_critique: Exception | None = None
+    fail_lora: Exception | None = None
 
 
 @dataclass
@@ -45,12 +47,18 @@ class ScriptedEngine:
     """Stands where vLLM's engine client would; `log` keeps what was asked, in order.
 
     log: ("draft" | "read", prompt text), and ("closed", request id) when a draft was given up.
+    asked: (request id, adapter or None, priority) of every draft and read.
+    loras: the adapters loaded, by id. A request on any other would be served all the same, but
+    from its files, so it counts in `reloads`.
     """
 
     tokenizer: Any
     script: Script = field(default_factory=Script)
     max_model_len: int = 1024
     log: list[tuple[str, str]] = field(default_factory=list)
+    asked: list[tuple[str, LoRARequest | None, int]] = field(default_factory=list)
+    loras: dict[int, LoRARequest] = field(default_factory=dict)
+    reloads: int = 0
 
     def __post_init__(self) -> None:
         self.renderer = SimpleNamespace(get_tokenizer=lambda: self.tokenizer)
@@ -61,10 +69,33 @@ class ScriptedEngine:
     def check_admission(self, n: int = 1, request_id: str | None = None) -> None:
         """Admits everything."""
 
+    async def add_lora(self, lora_request: LoRARequest) -> bool:
+        """As EngineClient.add_lora."""
+        # A real engine is asked over a socket.
+        await asyncio.sleep(0)
+        if self.script.fail_lora is not None:
+            raise self.script.fail_lora
+        self.loras[lora_request.lora_int_id] = lora_request
+        return True
+
+    async def remove_lora(self, lora_id: int) -> bool:
+        """As EngineClient.remove_lora."""
+        await asyncio.sleep(0)
+        return self.loras.pop(lora_id, None) is not None
+
     async def generate(
-        self, prompt: Any, sampling_params: SamplingParams, request_id: str, **_options: Any
+        self,
+        prompt: Any,
+        sampling_params: SamplingParams,
+        request_id: str,
+        *,
+        lora_request: LoRARequest | None = None,
+        priority: int = 0,
+        **_options: Any,
     ) -> AsyncGenerator[RequestOutput, None]:
         """As EngineClient.generate."""
+        self.asked.append((request_id, lora_request, priority))
+        self.reloads += lora_request is not None and lora_request.lora_int_id not in self.loras
         token_ids = prompt["prompt_token_ids"]
         if len(token_ids) >= self.max_model_len:
             raise ValueError(f"{len(token_ids)} tokens exceed the scripted context")

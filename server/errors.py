@@ -50,6 +50,7 @@ class BadRequest(Exception):
     message: str
     param: str
     code: str = "invalid_value"
+    status: int = 400
 
 
 def error_response(
@@ -69,7 +70,7 @@ def guard_error_response(error: GuardError) -> JSONResponse:
 
 def bad_request_response(error: BadRequest) -> JSONResponse:
     """What a client sees of a wrong field."""
-    return error_response(400, error.message, code=error.code, param=error.param)
+    return error_response(error.status, error.message, code=error.code, param=error.param)
 
 
 async def on_http_error(request: Request, error: Exception) -> JSONResponse:

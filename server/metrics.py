@@ -4,7 +4,7 @@ the guard reports (guard/observer.py).
 They live in the default registry, so that several API-server processes add up as vLLM's do.
 """
 
-from prometheus_client import Counter, Histogram
+from prometheus_client import Counter, Gauge, Histogram
 
 from guard.policy import Action
 
@@ -26,6 +26,16 @@ OVERHEAD = Histogram(
 )
 FLAGS = Counter("setback_flags_written_total", "Flags committed to the store.")
 ERRORS = Counter("setback_guard_errors_total", "Failures of the critic or the store.", ["code"])
+ACTIVE_ADAPTER = Gauge(
+    "setback_active_adapter",
+    "The version of the adapter in force, 0 for the base alone.",
+    multiprocess_mode="mostrecent",
+)
+SWAPS = Counter("setback_adapter_swaps_total", "Adapters swapped, counted by each API process.")
+REFUSALS = Counter(
+    "setback_adapter_refusals_total",
+    "Adapters that were to be served and were not, counted by each API process.",
+)
 
 
 class PrometheusObserver:
@@ -54,3 +64,13 @@ class PrometheusObserver:
     def failed(self, code: str) -> None:
         """See Observer."""
         ERRORS.labels(code).inc()
+
+    def adapter_active(self, version: int | None, *, swapped: bool) -> None:
+        """See Observer."""
+        ACTIVE_ADAPTER.set(version or 0)
+        if swapped:
+            SWAPS.inc()
+
+    def adapter_refused(self, _version: int) -> None:
+        """See Observer."""
+        REFUSALS.inc()

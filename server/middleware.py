@@ -8,6 +8,7 @@ from uuid import uuid4
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from guard.adapters import Adapters
 from guard.call import GuardCall, current_call
 from guard.errors import GuardError, UnguardedRoute
 from server.calls import check_moderation_model, parse_body, read_call
@@ -49,9 +50,13 @@ class GuardMiddleware:
             await bad_request_response(error)(scope, receive, send)
             return
         response = GuardedResponse(call, scope, receive, send)
+        adapters: Adapters = scope["app"].state.setback.adapters
         token = current_call.set(call)
         try:
-            await self._app(scope, replay, response.send)
+            # However often it generates, a request is answered by one adapter.
+            with adapters.use():
+                call.pin(adapters.active_name, adapters.active)
+                await self._app(scope, replay, response.send)
         except GuardError as error:
             if response.started:
                 raise

@@ -12,10 +12,11 @@ from uuid import uuid4
 
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from vllm.lora.request import LoRARequest
 
+from guard.adapters import Adapters, adapter_name
 from guard.call import Message, Ruling
 from guard.critic import Critic, Subject
-from guard.engine import BASE_ADAPTER
 from guard.policy import Policy
 from guard.template import ChatFormat
 from server.annotate import category_fields
@@ -79,10 +80,13 @@ class Moderator:
         self._policy = policy
         self.served = served
 
-    async def results(self, request: ModerationRequest) -> list[dict[str, Any]]:
+    async def results(
+        self, request: ModerationRequest, lora_request: LoRARequest | None
+    ) -> list[dict[str, Any]]:
         """One moderation object per subject, in order. Raises CriticUnavailable, BadRequest."""
         subjects = self._subjects(request)
-        return await asyncio.gather(*(self._result(each, request.explain) for each in subjects))
+        judged = (self._result(each, request.explain, lora_request) for each in subjects)
+        return await asyncio.gather(*judged)
 
     def _subjects(self, request: ModerationRequest) -> list[Subject]:
         if (request.input is None) == (request.messages is None):
@@ -113,15 +117,21 @@ class Moderator:
         prompt = {"type": "token", "prompt_token_ids": prompt_ids}
         return self._critic.answer(prompt, prompt_ids, self._format.encode(last["content"]))
 
-    async def _result(self, subject: Subject, explain: bool) -> dict[str, Any]:
-        verdict = await self._critic.judge(subject, categories_from=0.0)
+    async def _result(
+        self, subject: Subject, explain: bool, lora_request: LoRARequest | None
+    ) -> dict[str, Any]:
+        verdict = await self._critic.judge(subject, categories_from=0.0, lora_request=lora_request)
         fields = category_fields(Ruling(verdict, self._policy.decide(verdict)))
-        return fields | {"analysis": await self._analysis(subject)} if explain else fields
+        if not explain:
+            return fields
+        return fields | {"analysis": await self._analysis(subject, lora_request)}
 
-    async def _analysis(self, subject: Subject) -> str:
+    async def _analysis(self, subject: Subject, lora_request: LoRARequest | None) -> str:
         """The analysis, unless it says what it should only speak about."""
-        analysis = await self._critic.explain(subject)
-        verdict = await self._critic.judge(analysis.subject, categories_from=0.0)
+        analysis = await self._critic.explain(subject, lora_request=lora_request)
+        verdict = await self._critic.judge(
+            analysis.subject, categories_from=0.0, lora_request=lora_request
+        )
         return _WITHHELD if self._policy.decide(verdict).flagged else analysis.text
 
 
@@ -137,9 +147,11 @@ async def create_moderation(request: Request, response: Response) -> dict[str, A
     """Classifies texts, or the last answer of a conversation, by OpenAI's 13 categories."""
     body = _read(await request.body())
     moderator: Moderator = request.app.state.setback.moderator
+    adapters: Adapters = request.app.state.setback.adapters
     check_moderation_model(body.model, moderator.served, "model")
-    results = await moderator.results(body)
-    response.headers[ADAPTER_HEADER] = BASE_ADAPTER
+    with adapters.use() as lora_request:
+        results = await moderator.results(body, lora_request)
+    response.headers[ADAPTER_HEADER] = adapter_name(lora_request)
     return {"id": f"modr-{uuid4().hex}", "model": moderator.served[0], "results": results}
 
 

@@ -6,6 +6,7 @@ import asyncio
 import logging
 from argparse import Namespace
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from fastapi import APIRouter, FastAPI, Request
@@ -14,18 +15,21 @@ from starlette.datastructures import State
 from starlette.exceptions import HTTPException as StarletteHTTPException
 from vllm.renderers.chat_utils import load_chat_template
 
+from guard.adapters import AdapterLimits, Adapters
 from guard.critic import Critic
 from guard.engine import GuardedEngine, GuardOptions
 from guard.errors import GuardError
-from guard.policy import load_policy
+from guard.policy import Policy, load_policy
 from guard.recorder import Provenance, Recorder
+from guard.store.adapters import AdapterStore
 from guard.store.flags import FlagStore
 from guard.tasks import spawn
 from guard.template import ChatFormat
-from server import moderations
+from server import moderations, refine_routes
 from server.errors import BadRequest, error_response, on_bad_request, on_guard_error, on_http_error
 from server.metrics import PrometheusObserver
 from server.moderations import Moderator
+from server.refine_routes import Lender
 from server.revision import model_revision
 from server.routes import close_other_routes
 from server.seal import seal
@@ -33,6 +37,7 @@ from server.settings import Settings, load_settings
 
 _WARM_UP_TEXT = "Hello."
 _RETRY_S = 1.0
+_REFINE_TIMEOUT_S = 600.0
 _log = logging.getLogger("vllm.setback")
 
 router = APIRouter()
@@ -45,6 +50,8 @@ class GuardState:
     moderator: Moderator
     critic: Critic
     chat_format: ChatFormat
+    adapters: Adapters
+    lender: Lender
     ready: bool = field(default=False)
 
     async def warm_up(self) -> None:
@@ -52,7 +59,8 @@ class GuardState:
         subject = self.critic.text(self.chat_format.encode(_WARM_UP_TEXT))
         while not self.ready:
             try:
-                await self.critic.judge(subject, categories_from=0.0)
+                with self.adapters.use() as lora_request:
+                    await self.critic.judge(subject, categories_from=0.0, lora_request=lora_request)
             except GuardError as error:
                 _log.warning("The first critique failed and is tried again: %s", error)
                 await asyncio.sleep(_RETRY_S)
@@ -70,6 +78,7 @@ class GuardPlugin:
         """Adds our routes and error handlers, and closes every route not known to be safe."""
         app.include_router(router)
         app.include_router(moderations.router)
+        app.include_router(refine_routes.router)
         app.add_exception_handler(GuardError, on_guard_error)
         app.add_exception_handler(BadRequest, on_bad_request)
         app.add_exception_handler(StarletteHTTPException, on_http_error)
@@ -77,7 +86,8 @@ class GuardPlugin:
         _log.info("Closed routes: %s", ", ".join(closed))
 
     async def init_state(self, engine_client: Any, state: State, args: Namespace) -> None:
-        """Builds the guard around `engine_client` and seals every handler to it.
+        """Builds the guard around `engine_client` and seals every handler to it. The active
+        adapter is loaded before anything is served.
 
         Raises StoreUnavailable, PolicyInvalid, TemplateUnusable or UnguardedRoute: each ends the
         process before it serves anything.
@@ -85,37 +95,82 @@ class GuardPlugin:
         settings = load_settings()
         store = FlagStore(settings.database_url)
         await store.check()
-        tokenizer = engine_client.renderer.get_tokenizer()
-        chat_format = ChatFormat(tokenizer, load_chat_template(args.chat_template))
-        model_config = engine_client.model_config
-        critic = Critic(
+        served = _Served(
             engine_client,
-            tokenizer,
-            chat_format,
-            max_model_len=model_config.max_model_len,
-            timeout_s=settings.critic_timeout_s,
+            [path.name for path in state.openai_serving_models.base_model_paths],
+            load_chat_template(args.chat_template),
         )
+        observer = PrometheusObserver()
+        registry = AdapterStore(settings.database_url)
+        limits = served.adapter_limits(settings.adapters_dir)
+        adapters = Adapters(engine_client, registry, limits, observer)
+        await adapters.start()
+        critic = served.critic(settings.critic_timeout_s)
         policy = load_policy(settings.policy_file)
-        served = [path.name for path in state.openai_serving_models.base_model_paths]
-        provenance = Provenance(
-            model=served[0],
-            model_revision=model_revision(model_config),
-            policy_hash=policy.hash,
-            user_salt=await _salt(settings, store),
-        )
+        salt = await _salt(settings, store)
         guarded = GuardedEngine(
             engine_client,
+            adapters=adapters,
             critic=critic,
-            chat_format=chat_format,
+            chat_format=served.chat_format,
             policy=policy,
-            recorder=Recorder(store, provenance),
-            observer=PrometheusObserver(),
+            recorder=Recorder(store, served.provenance(policy, salt)),
+            observer=observer,
             options=GuardOptions(settings.reminder, settings.on_failure == "open"),
         )
         seal(state, engine_client, guarded)
-        moderator = Moderator(critic, chat_format, policy, served)
-        state.setback = GuardState(moderator, critic, chat_format)
+        state.setback = GuardState(
+            moderator=Moderator(critic, served.chat_format, policy, served.names),
+            critic=critic,
+            chat_format=served.chat_format,
+            adapters=adapters,
+            lender=served.lender(adapters, await store.refine_token()),
+        )
         spawn(state.setback.warm_up())
+        spawn(adapters.watch(settings.adapter_poll_s))
+
+
+class _Served:
+    """The model behind the engine client, and what the guard derives from it.
+
+    names: that it is served by, the first being the one in records.
+    """
+
+    def __init__(self, engine: Any, names: list[str], chat_template: str | None) -> None:
+        self._engine = engine
+        self._tokenizer = engine.renderer.get_tokenizer()
+        self._config = engine.model_config
+        self._revision = model_revision(engine.model_config)
+        self.names = names
+        self.chat_format = ChatFormat(self._tokenizer, chat_template)
+
+    def critic(self, timeout_s: float) -> Critic:
+        return Critic(
+            self._engine,
+            self._tokenizer,
+            self.chat_format,
+            max_model_len=self._config.max_model_len,
+            timeout_s=timeout_s,
+        )
+
+    def adapter_limits(self, folder: Path) -> AdapterLimits:
+        lora = self._engine.vllm_config.lora_config
+        rank, slots = (lora.max_lora_rank, lora.max_loras) if lora else (0, 0)
+        return AdapterLimits(folder, self._revision, max_rank=rank, slots=slots)
+
+    def provenance(self, policy: Policy, salt: str) -> Provenance:
+        return Provenance(self.names[0], self._revision, policy.hash, salt)
+
+    def lender(self, adapters: Adapters, token: str) -> Lender:
+        info = {
+            "model": self.names[0],
+            "base": self._config.model,
+            "model_revision": self._revision,
+            "max_model_len": self._config.max_model_len,
+            "max_lora_rank": adapters.max_rank,
+        }
+        critic = self.critic(_REFINE_TIMEOUT_S)
+        return Lender(self._engine, critic, self.chat_format, adapters, token, info)
 
 
 @router.get("/ready")

@@ -1,4 +1,4 @@
-"""Which of vLLM's routes stay open. Owns the two lists; everything not on them is closed, so a
+"""Which of vLLM's routes stay open. Owns the lists; everything not on them is closed, so a
 route that a later vLLM adds stays closed until someone has looked at it.
 """
 
@@ -17,6 +17,16 @@ GUARDED: frozenset[str] = frozenset(
     }
 )
 """Routes that generate, all through the guarded engine."""
+
+REFINE: frozenset[str] = frozenset(
+    {
+        "/v1/guard/refine/adapters/{version}",
+        "/v1/guard/refine/answers",
+        "/v1/guard/refine/model",
+        "/v1/guard/refine/verdicts",
+    }
+)
+"""Routes that generate unguarded, for who shows the refine token only."""
 
 CANNOT_GENERATE: frozenset[str] = frozenset(
     {
@@ -43,8 +53,8 @@ CANNOT_GENERATE: frozenset[str] = frozenset(
 
 
 def close_other_routes(app: FastAPI, named: Collection[str]) -> list[str]:
-    """Removes every route on neither list nor `named`; returns the paths removed, sorted."""
-    kept = GUARDED | CANNOT_GENERATE | set(named)
+    """Removes every route on no list nor `named`; returns the paths removed, sorted."""
+    kept = GUARDED | REFINE | CANNOT_GENERATE | set(named)
     closed = {_path(route) for route in app.router.routes if _path(route) not in kept}
     app.router.routes[:] = [route for route in app.router.routes if _path(route) in kept]
     return sorted(closed)

@@ -21,6 +21,10 @@ from server.settings import PREFIX, Settings, SettingsInvalid, load_settings
 MIDDLEWARE = "server.middleware.GuardMiddleware"
 _SECRETS = frozenset({"user_salt"})
 _CPU_BLOCK_SIZE = 32
+_FEWEST_LORAS = 3
+"""The active adapter, the one before it while its requests end, and a candidate."""
+
+_LORA_DEFAULTS = {"enable_lora": True, "max_loras": _FEWEST_LORAS, "max_lora_rank": 32}
 _PRACTICE_CACHE_BYTES = 512 * 1024**2
 _PAST_THE_GUARD = {
     "grpc": "--grpc",
@@ -42,6 +46,7 @@ def serve(arguments: Sequence[str]) -> None:
     options = parse(arguments)
     try:
         _refuse_unguarded_modes(options)
+        _refuse_too_few_loras(options)
         _check_settings()
         if options.model_tag == str(MODEL_DIR):
             check_model(MODEL_DIR)
@@ -83,6 +88,8 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     make_arg_parser(parser)
     _add_settings(parser)
     parser.set_defaults(host="127.0.0.1", enable_request_id_headers=True)
+    # By priority, so that the refine loop's requests wait behind everybody's.
+    parser.set_defaults(scheduling_policy="priority", **_LORA_DEFAULTS)
     if current_platform.is_cpu():
         # A smaller block lets a critique reuse more of its answer's cache.
         parser.set_defaults(enforce_eager=True, block_size=_CPU_BLOCK_SIZE)
@@ -102,7 +109,7 @@ def _add_settings(parser: Any) -> None:
     """One option per setting; it is put into the environment, which child processes inherit."""
     group = parser.add_argument_group("Setback", "Also as SETBACK_* variables or in setback.toml.")
     for name, field in Settings.model_fields.items():
-        if name not in _SECRETS:
+        if name not in _SECRETS and name != "refine":
             group.add_argument(
                 f"--{name.replace('_', '-')}",
                 action=_IntoEnvironment,
@@ -129,6 +136,16 @@ def _refuse_unguarded_modes(options: argparse.Namespace) -> None:
             raise Unsupported(f"{flag} would serve past the guard; leave it out.", flag)
     if os.environ.get("VLLM_USE_RUST_FRONTEND", "0") not in ("", "0"):
         raise Unsupported("VLLM_USE_RUST_FRONTEND would serve past the guard; unset it.")
+
+
+def _refuse_too_few_loras(options: argparse.Namespace) -> None:
+    """Raises Unsupported when requests would wait for each other's adapters during a swap."""
+    if options.enable_lora and options.max_loras < _FEWEST_LORAS:
+        raise Unsupported(
+            f"--max-loras must be at least {_FEWEST_LORAS}: the active adapter, the one before it "
+            "and a candidate. To serve without adapters: --no-enable-lora.",
+            "--max-loras",
+        )
 
 
 def _load_plugin() -> None:

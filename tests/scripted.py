@@ -1,6 +1,6 @@
 """A guarded engine over the scripted one, with the practice model's real tokenizer."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ from transformers import AutoTokenizer
 from vllm.outputs import RequestOutput
 from vllm.sampling_params import RequestOutputKind, SamplingParams
 
+from guard.adapters import AdapterLimits, Adapters
 from guard.call import GuardCall, current_call
 from guard.critic import Critic
 from guard.engine import GuardedEngine, GuardOptions
@@ -20,14 +21,13 @@ from guard.scripted import Script, ScriptedEngine
 from guard.store.flags import Flag
 from guard.template import ChatFormat
 from refine.practice.recipe import MODEL_DIR
+from tests.adapters import REVISION, MemoryRegistry
 
 
 @pytest.fixture(scope="session")
 def tokenizer() -> Any:
     """The practice model's tokenizer."""
-    import os
-
-    return AutoTokenizer.from_pretrained(os.environ.get("TT", MODEL_DIR))
+    return AutoTokenizer.from_pretrained(MODEL_DIR)
 
 
 @dataclass
@@ -37,6 +37,8 @@ class Observed:
     verdicts: list[tuple[str, str]] = field(default_factory=list)
     actions: list[Action] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
+    active: list[tuple[int | None, bool]] = field(default_factory=list)
+    refused: list[int] = field(default_factory=list)
     critiques: int = 0
     overheads: int = 0
     flags: int = 0
@@ -59,6 +61,12 @@ class Observed:
     def failed(self, code: str) -> None:
         self.failures.append(code)
 
+    def adapter_active(self, version: int | None, *, swapped: bool) -> None:
+        self.active.append((version, swapped))
+
+    def adapter_refused(self, version: int) -> None:
+        self.refused.append(version)
+
 
 @dataclass
 class MemoryStore:
@@ -79,6 +87,8 @@ class Bench:
     """A guarded engine, what it stands on, and what came of it."""
 
     engine: ScriptedEngine
+    adapters: Adapters
+    registry: MemoryRegistry
     guarded: GuardedEngine
     store: MemoryStore
     observed: Observed
@@ -96,14 +106,26 @@ class Bench:
         prompt = {"type": "token", "prompt_token_ids": prompt_ids}
         return await self.generate(prompt, kind, **params)
 
+    async def ask_in_call(self, call: GuardCall | None) -> list[RequestOutput]:
+        """One chat request as part of a call that has begun."""
+        assert call is not None
+        self.call = call
+        return await self.ask()
+
     async def generate(
-        self, prompt: Any, kind: RequestOutputKind = RequestOutputKind.FINAL_ONLY, **params: Any
+        self,
+        prompt: Any,
+        kind: RequestOutputKind = RequestOutputKind.FINAL_ONLY,
+        *,
+        options: Mapping[str, Any] | None = None,
+        **params: Any,
     ) -> list[RequestOutput]:
-        """All outputs for one engine prompt."""
+        """All outputs for one engine prompt; `options` are the engine's, `params` sampling's."""
         token = current_call.set(self.call)
         try:
             sampling = SamplingParams(output_kind=kind, **params)
-            return [out async for out in self.guarded.generate(prompt, sampling, "req-1")]
+            outputs = self.guarded.generate(prompt, sampling, "req-1", **(options or {}))
+            return [out async for out in outputs]
         finally:
             current_call.reset(token)
 
@@ -126,18 +148,21 @@ def make_bench(tokenizer: Any, tmp_path: Path) -> Callable[..., Bench]:
         critic = Critic(
             engine, tokenizer, chat_format, max_model_len=max_model_len, timeout_s=timeout_s
         )
-        store, observed = MemoryStore(), Observed()
+        store, observed, registry = MemoryStore(), Observed(), MemoryRegistry()
+        limits = AdapterLimits(tmp_path / "adapters", REVISION, max_rank=16, slots=3)
+        adapters = Adapters(engine, registry, limits, observed)
         rules = _policy(policy, tmp_path)
         guarded = GuardedEngine(
             engine,
+            adapters=adapters,
             critic=critic,
             chat_format=chat_format,
             policy=rules,
-            recorder=Recorder(store, Provenance("practice", "rev-1", rules.hash, "s" * 16)),
+            recorder=Recorder(store, Provenance("practice", REVISION, rules.hash, "s" * 16)),
             observer=observed,
             options=GuardOptions(reminder=reminder, fail_open=fail_open),
         )
-        return Bench(engine, guarded, store, observed, chat_format)
+        return Bench(engine, adapters, registry, guarded, store, observed, chat_format)
 
     return make
 

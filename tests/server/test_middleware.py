@@ -1,6 +1,7 @@
 """An API process without the guard fails its start-up; with it, calls are opened and closed."""
 
 from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -8,13 +9,16 @@ import pytest
 from starlette.datastructures import State
 from starlette.types import Message, Receive, Scope, Send
 
+from guard.adapters import AdapterLimits, Adapters
 from guard.call import GuardCall, current_call
 from guard.errors import StoreUnavailable
 from server.middleware import GuardMiddleware
 from server.seal import seal
-from tests.scripted import Bench
+from tests.adapters import MemoryRegistry, write_adapter
+from tests.scripted import Bench, Observed
 
 CHAT = "/v1/chat/completions"
+ADAPTER = b"x-setback-adapter"
 
 
 def application(state: State) -> Any:
@@ -54,8 +58,18 @@ async def test_a_guarded_process_starts(make_bench: Callable[..., Bench]) -> Non
     assert sent[0]["type"] == "lifespan.reached"
 
 
-def http(path: str, method: str = "POST", root_path: str = "") -> Scope:
-    return {"type": "http", "path": path, "method": method, "headers": [], "root_path": root_path}
+def serving(adapters: Adapters) -> Any:
+    """An application whose requests are answered with `adapters`."""
+    return application(State({"setback": SimpleNamespace(adapters=adapters)}))
+
+
+NO_LORA = AdapterLimits(Path("none"), "rev-1", max_rank=0, slots=0)
+BASE_ALONE = serving(Adapters(None, MemoryRegistry(), NO_LORA, Observed()))
+
+
+def http(path: str, method: str = "POST", root_path: str = "", app: Any = BASE_ALONE) -> Scope:
+    named = {"type": "http", "path": path, "method": method, "root_path": root_path}
+    return {**named, "headers": [], "app": app}
 
 
 @pytest.mark.parametrize(
@@ -121,3 +135,30 @@ async def test_a_request_without_an_id_gets_one_and_keeps_its_own() -> None:
         await GuardMiddleware(forward)(scope, receive, send)
     assert len(sent[0]["headers"][b"x-request-id"]) == 32
     assert sent[1]["headers"][b"x-request-id"] == b"mine"
+
+
+async def test_one_adapter_answers_a_whole_request_though_another_becomes_active(
+    make_bench: Callable[..., Bench], tmp_path: Path
+) -> None:
+    bench = make_bench()
+    bench.registry.add(*(write_adapter(tmp_path / "adapters", version) for version in (1, 2)))
+    bench.registry.way = [1, None]
+    await bench.adapters.start()
+    headers: list[str] = []
+
+    async def app(_scope: Scope, _receive: Receive, send: Send) -> None:
+        await bench.ask_in_call(current_call.get())
+        bench.registry.way = [2, 1, None]
+        await bench.adapters.refresh()
+        await bench.ask_in_call(current_call.get())
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b""})
+
+    for _ in range(2):
+        sent = await run(app, http(CHAT, app=serving(bench.adapters)))
+        headers += [value.decode() for name, value in sent[0]["headers"] if name == ADAPTER]
+    names = [lora.lora_name for _, lora, _ in bench.engine.asked if lora]
+    assert names == ["setback-1"] * 4 + ["setback-2"] * 4
+    assert headers == ["setback-1", "setback-2"]
+    assert bench.engine.reloads == 0
+    assert [lora.lora_name for lora in bench.engine.loras.values()] == ["setback-2"]
