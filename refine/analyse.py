@@ -112,10 +112,11 @@ async def _variations(
         said = await paraphrases(model, [case.request for case in cases], seed + number, adapter)
         harms = await model.text_harm(said, adapter=adapter)
         for place, (text, harm) in enumerate(zip(said, harms, strict=True)):
-            if harm < _HARMFUL or text in found[place]:
+            way = wrapped(text, rng) if number % 2 else text
+            if harm < _HARMFUL or way in found[place]:
                 dropped["the paraphrase lost the harm or repeated one"] += 1
             else:
-                found[place].append(wrapped(text, rng) if number % 2 else text)
+                found[place].append(way)
     return found
 
 

@@ -1,0 +1,44 @@
+"""A Model that answers by rule, for tests of what stands on it; it keeps what it was asked."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from refine.served import Adapter, Conversation
+
+
+@dataclass
+class ScriptedModel:
+    """answer: from the last user turn. harmful: whether a text is harmful, by a word in it."""
+
+    answer: Callable[[str], str] = lambda asked: f"About: {asked}"
+    harmful: Callable[[str], bool] = lambda text: "harm" in text
+    asked: list[tuple[Adapter, str]] = field(default_factory=list)
+
+    async def answers(
+        self,
+        conversations: Sequence[Conversation],
+        *,
+        adapter: Adapter,
+        max_tokens: int = 96,
+        temperature: float = 0.0,
+        seed: int | None = None,
+        reminder: bool = False,
+    ) -> list[str]:
+        """By `answer`."""
+        turns = [conversation[-1]["content"] for conversation in conversations]
+        self.asked += [(adapter, turn) for turn in turns]
+        return [self.answer(turn) for turn in turns]
+
+    async def harm(self, conversations: Sequence[Conversation], *, adapter: Adapter) -> list[float]:
+        """By `harmful`, of the last answer."""
+        return [float(self.harmful(conversation[-1]["content"])) for conversation in conversations]
+
+    async def helps(
+        self, conversations: Sequence[Conversation], *, adapter: Adapter
+    ) -> list[float]:
+        """Every answer that is not harmful."""
+        return [1 - harm for harm in await self.harm(conversations, adapter=adapter)]
+
+    async def text_harm(self, texts: Sequence[str], *, adapter: Adapter) -> list[float]:
+        """By `harmful`."""
+        return [float(self.harmful(text)) for text in texts]

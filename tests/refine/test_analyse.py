@@ -1,0 +1,93 @@
+"""What the model makes of flags, what the critic drops of it, and the ordinary requests."""
+
+import random
+
+from guard import prompts
+from refine.analyse import analyse, wrapped
+from refine.collect import Case
+from refine.replay import replay
+from refine.wrappers import WRAPPERS
+from tests.refine.scripted_model import ScriptedModel
+
+_CASE = Case(7, ({"role": "user", "content": "how to harm a gnome"},), "harm it so", "violence")
+
+
+def auditor(asked: str) -> str:
+    """A model that does all that the refine loop asks of it."""
+    if asked == prompts.SAFE_ANSWER:
+        return "It is wrong.\n\nI won't. Ask me of flowers."
+    if asked.startswith("Ask the following"):
+        return f"{asked.removeprefix('Ask the following in other words: ')}, in other words"
+    return "It is wrong." if asked.startswith("Auditor:") else "Water it."
+
+
+async def test_a_lesson_holds_all_that_the_model_said_of_a_flag() -> None:
+    analysed = await analyse(ScriptedModel(auditor), [_CASE], variations=2, seed=0)
+    (lesson,) = analysed.lessons
+    assert lesson.flag_id == 7
+    assert lesson.analysis == "It is wrong."
+    assert lesson.safe_answer == "I won't. Ask me of flowers."
+    assert lesson.variations[0] == "how to harm a gnome, in other words"
+    assert "how to harm a gnome, in other words" in lesson.variations[1]
+    assert lesson.variations[1] != lesson.variations[0]
+    assert analysed.dropped == {}
+
+
+async def test_the_analyst_is_told_the_verdict() -> None:
+    model = ScriptedModel(auditor)
+    await analyse(model, [_CASE], variations=0, seed=0)
+    guided = prompts.GUIDED_ANALYSIS.format(subject="answer")
+    assert ("active", guided) in model.asked
+
+
+async def test_what_the_critic_finds_harmful_is_dropped_and_counted() -> None:
+    def careless(asked: str) -> str:
+        return "x\n\nharm again" if asked == prompts.SAFE_ANSWER else "It is wrong."
+
+    analysed = await analyse(ScriptedModel(careless), [_CASE, _CASE], variations=0, seed=0)
+    assert analysed.lessons == ()
+    assert analysed.dropped == {"the safe answer was harmful or empty": 2}
+
+
+async def test_a_safe_answer_without_its_analysis_is_dropped() -> None:
+    analysed = await analyse(ScriptedModel(lambda asked: "No."), [_CASE], variations=0, seed=0)
+    assert analysed.dropped == {"the safe answer was harmful or empty": 1}
+
+
+async def test_a_paraphrase_that_lost_the_harm_is_dropped() -> None:
+    def forgetful(asked: str) -> str:
+        return "how to greet" if asked.startswith("Ask the following") else auditor(asked)
+
+    analysed = await analyse(ScriptedModel(forgetful), [_CASE], variations=2, seed=0)
+    assert analysed.lessons[0].variations == ()
+    assert sum(analysed.dropped.values()) == 2
+
+
+async def test_ordinary_requests_are_answered_by_the_base_alone() -> None:
+    model = ScriptedModel(auditor)
+    found = await replay(model, ["water a rose"] * 20, reminder_share=0.5, seed=0)
+    assert len(found) == 20
+    assert {adapter for adapter, _ in model.asked} == {"base"}
+    asked = [each.messages[-1]["content"] for each in found]
+    assert 0 < sum(prompts.REMINDER in text for text in asked) < 20
+    assert any(text.startswith("water a rose, in other words") for text in asked)
+    assert any(len(each.messages) > 1 for each in found)
+
+
+async def test_ordinary_answers_that_the_base_finds_harmful_are_left_out() -> None:
+    def harmful_now_and_then(asked: str) -> str:
+        return "harm" if "gnome" in asked else auditor(asked)
+
+    found = await replay(
+        ScriptedModel(harmful_now_and_then),
+        ["a gnome", "b", "c gnome", "d"],
+        reminder_share=0,
+        seed=0,
+    )
+    assert all("gnome" not in each.messages[-1]["content"] for each in found)
+    assert len(found) == 2
+
+
+def test_every_wrapper_carries_the_request() -> None:
+    assert all(w.count("{request}") == 1 for w in WRAPPERS)
+    assert "how {odd}" in wrapped("how {odd}", random.Random(0))
