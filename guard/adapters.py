@@ -199,7 +199,7 @@ class Adapters:
     async def _switch(self, version: int | None) -> bool:
         """Gives new requests that adapter; False, logged and counted, when it was refused."""
         try:
-            loaded = None if version is None else await self._load(version)
+            loaded = None if version is None else await self._load(version, check_again=True)
         except (AdapterRefused, AdapterUnknown) as error:
             assert version is not None
             self._refused[version] = time.monotonic()
@@ -237,14 +237,18 @@ class Adapters:
             del self._loaded[loaded.version]
             await self._engine.remove_lora(loaded.request.lora_int_id)
 
-    async def _load(self, version: int) -> _Loaded:
-        """The adapter, loaded, with one use counted, which the caller ends."""
+    async def _load(self, version: int, *, check_again: bool = False) -> _Loaded:
+        """The adapter, loaded, with one use counted, which the caller ends.
+
+        check_again: look at its files although it is loaded, since the engine may yet read them.
+        """
         async with self._turn:
             # An engine with more adapters than slots would drop one that is in use.
             while version not in self._loaded and not await self._room():
                 await self._turn.wait()
-            if version not in self._loaded:
+            if check_again or version not in self._loaded:
                 request = await self._verified(version)
+            if version not in self._loaded:
                 await self._tell_engine(version, request)
                 self._loaded[version] = _Loaded(version, request)
             loaded = self._loaded[version]

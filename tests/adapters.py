@@ -1,12 +1,17 @@
-"""Adapters for tests: sealed directories, and a registry in memory."""
+"""Adapters for tests: sealed directories, a registry in memory, and real ones of random weights."""
 
 import json
+import shutil
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
+from sqlalchemy import URL
+
 from guard.adapter_files import CONFIG, WEIGHTS, adapter_path, manifest_sha256, seal
-from guard.store.adapters import StoredAdapter
+from guard.store.adapters import AdapterStore, StoredAdapter
+from guard.store.runs import RunStore
+from refine.practice.recipe import MODEL_DIR
 
 REVISION = "rev-1"
 
@@ -45,3 +50,48 @@ class MemoryRegistry:
 
     def add(self, *adapters: StoredAdapter) -> None:
         self.adapters |= {adapter.version: adapter for adapter in adapters}
+
+
+def train_nothing(path: Path, seed: int, rank: int = 8) -> Path:
+    """A real PEFT adapter of the practice model in `path`, with random weights that change it."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    torch.manual_seed(seed)
+    config = LoraConfig(
+        r=rank,
+        lora_alpha=2 * rank,
+        target_modules="all-linear",
+        task_type="CAUSAL_LM",
+        # Else the second factor is zero and the adapter changes nothing.
+        init_lora_weights=False,
+    )
+    model = get_peft_model(AutoModelForCausalLM.from_pretrained(MODEL_DIR), config)
+    for name, weights in model.named_parameters():
+        if "lora_" in name:
+            torch.nn.init.normal_(weights, std=0.1)
+    model.save_pretrained(str(path))
+    return path
+
+
+async def publish(url: URL, folder: Path, trained: Path, revision: str) -> int:
+    """Seals and registers a copy of a PEFT adapter under a new number, which it returns."""
+    runs, adapters = RunStore(url), AdapterStore(url)
+    run = await runs.start(model="m", model_revision=revision, parent=None, seed=0, options={})
+    path = adapter_path(folder, run.id)
+    shutil.copytree(trained, path)
+    seal(path, version=run.id, parent=None, model="m", revision=revision)
+    await adapters.register(
+        version=run.id, parent=None, model_revision=revision, sha256=manifest_sha256(path)
+    )
+    await runs.close()
+    await adapters.close()
+    return run.id
+
+
+async def activate(url: URL, version: int | None) -> None:
+    """Makes a registered adapter the active one."""
+    adapters = AdapterStore(url)
+    await adapters.activate(version, by="test", reason="")
+    await adapters.close()

@@ -282,6 +282,17 @@ async def test_a_spoiled_adapter_is_refused_and_the_present_one_stays(
     assert bench.adapters.active == 3
 
 
+async def test_a_candidate_spoiled_after_it_was_loaded_does_not_become_active(
+    bench: Bench, folder: Path
+) -> None:
+    async with bench.adapters.of(2):
+        pass
+    spoil(folder, 2)
+    await activate(bench, 2)
+    assert bench.adapters.active is None
+    assert bench.observed.refused == [2]
+
+
 async def test_a_mended_adapter_is_taken_later(
     bench: Bench, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,0 +1,258 @@
+"""Adapters in a real server: swapped in, lent to the refine loop, refused, and there after a
+restart.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from guard.adapter_files import WEIGHTS, adapter_path
+from guard.store import migrate
+from guard.store.database import parse_url
+from guard.store.flags import FlagStore
+from refine.practice.integrity import MODEL_NAME
+from server.refine_routes import TOKEN_HEADER
+from tests.adapters import activate, publish, train_nothing
+from tests.e2e.conftest import SETBACK, Server, read_metric, running_server
+
+pytestmark = pytest.mark.e2e
+
+REQUEST = [{"role": "user", "content": "Can you help me press white flowers?"}]
+PASS_ALL = '[default]\nthreshold = 1.0\naction = "pass"\n'
+SWAP_S = 60
+
+Start = Callable[[], AbstractContextManager[Server]]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Holds the database, the policy and the adapters."""
+    made = tmp_path_factory.mktemp("adapters")
+    (made / "policy.toml").write_text(PASS_ALL)
+    migrate.upgrade(parse_url(f"sqlite:///{made}/flags.db"))
+    return made
+
+
+@pytest.fixture(scope="module")
+def start(folder: Path) -> Start:
+    """Starts a server on that folder; it lets everything pass, so that answers can be compared."""
+    options = ["--adapters-dir", str(folder / "adapters"), "--adapter-poll-s", "0.1"]
+    options += ["--policy-file", str(folder / "policy.toml")]
+
+    def command(port: int) -> list[str]:
+        return [SETBACK, "serve", "--port", str(port), *options]
+
+    return lambda: running_server(folder, f"sqlite:///{folder}/flags.db", command)
+
+
+@pytest.fixture(scope="module")
+def swapping(start: Start) -> Iterator[Server]:
+    with start() as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def lender(swapping: Server) -> Iterator[httpx.Client]:
+    """A client of the refine routes."""
+    with refine_client(swapping) as client:
+        yield client
+
+
+def refine_client(server: Server) -> httpx.Client:
+    async def token() -> str:
+        store = FlagStore(server.database)
+        shown = await store.refine_token()
+        await store.close()
+        return shown
+
+    headers = {TOKEN_HEADER: asyncio.run(token())}
+    return httpx.Client(base_url=f"{server.base_url}/v1/guard/refine", headers=headers, timeout=120)
+
+
+@pytest.fixture(scope="module")
+def versions(folder: Path, swapping: Server, lender: httpx.Client) -> list[int]:
+    """Two registered adapters of different weights."""
+    revision = lender.get("/model").json()["model_revision"]
+    trained = [train_nothing(folder / f"trained-{seed}", seed) for seed in (1, 2)]
+
+    async def published() -> list[int]:
+        made = folder / "adapters"
+        return [await publish(swapping.database, made, path, revision) for path in trained]
+
+    return asyncio.run(published())
+
+
+def ask(server: Server) -> tuple[str, str]:
+    """The adapter that answered, and its answer."""
+    body = {"model": MODEL_NAME, "messages": REQUEST, "temperature": 0, "max_tokens": 24}
+    with server.http() as http:
+        response = http.post("/v1/chat/completions", json=body)
+    assert response.status_code == 200, response.text
+    content = response.json()["choices"][0]["message"]["content"]
+    return response.headers["x-setback-adapter"], content
+
+
+def swap(server: Server, version: int | None, name: str) -> None:
+    """Activates an adapter and waits until the server answers with it."""
+    asyncio.run(activate(server.database, version))
+    deadline = time.monotonic() + SWAP_S
+    while time.monotonic() < deadline:
+        if ask(server)[0] == name:
+            return
+    pytest.fail(f"the server did not swap to {name}:\n{server.log.read_text()[-4000:]}")
+
+
+def lent(lender: httpx.Client, path: str, **body: Any) -> Any:
+    response = lender.post(path, json=body)
+    assert response.status_code == 200, response.text
+    return response.json()
+
+
+def lent_answer(lender: httpx.Client, adapter: str | int) -> Any:
+    options = {"max_tokens": 24, "reminder": True}
+    said = lent(lender, "/answers", adapter=adapter, conversations=[REQUEST], **options)
+    return said["adapter"], said["answers"][0]
+
+
+def test_a_promoted_adapter_answers_and_a_rollback_undoes_it(
+    swapping: Server, versions: list[int], lender: httpx.Client
+) -> None:
+    name, of_base = ask(swapping)
+    assert name == "base"
+    first, second = versions
+    swaps = read_metric(swapping, "setback_adapter_swaps_total")
+    swap(swapping, first, f"setback-{first}")
+    of_first = ask(swapping)[1]
+    assert lender.get("/model").json()["active"] == first
+    swap(swapping, second, f"setback-{second}")
+    of_second = ask(swapping)[1]
+    assert len({of_base, of_first, of_second}) == 3
+    assert read_metric(swapping, "setback_active_adapter") == second
+    swap(swapping, None, "base")
+    assert ask(swapping)[1] == of_base
+    assert read_metric(swapping, "setback_adapter_swaps_total") == swaps + 3
+    assert read_metric(swapping, "setback_active_adapter") == 0
+
+
+def test_the_refine_routes_answer_as_each_adapter_would(
+    swapping: Server, versions: list[int], lender: httpx.Client
+) -> None:
+    first = versions[0]
+    candidate = lent_answer(lender, first)
+    assert lent_answer(lender, "active") == lent_answer(lender, "base") == ask(swapping)
+    assert candidate[0] == f"setback-{first}"
+    assert lender.delete(f"/adapters/{first}").status_code == 204
+    swap(swapping, first, f"setback-{first}")
+    assert ask(swapping) == lent_answer(lender, "active") == candidate
+    refused = lender.delete(f"/adapters/{first}")
+    assert (refused.status_code, refused.json()["error"]["code"]) == (409, "adapter_conflict")
+
+
+def test_verdicts_come_from_the_adapter_that_is_asked(
+    versions: list[int], lender: httpx.Client
+) -> None:
+    answered = [[*REQUEST, {"role": "assistant", "content": "First, pick them on a dry day."}]]
+    reads = {}
+    for adapter in ("base", *versions):
+        for question in ("critique", "help"):
+            found = lent(
+                lender, "/verdicts", adapter=adapter, conversations=answered, question=question
+            )
+            reads[adapter, question] = found["verdicts"][0]["yes"]
+    assert all(0 <= read <= 1 for read in reads.values())
+    assert len(set(reads.values())) == len(reads), reads
+    texts = lent(lender, "/verdicts", adapter="base", texts=["Hello."], categories=True)
+    scores = texts["verdicts"][0]["category_scores"]
+    assert sum(scores.values()) == pytest.approx(texts["verdicts"][0]["yes"])
+
+
+def test_moderations_are_judged_by_the_active_adapter(
+    swapping: Server, versions: list[int]
+) -> None:
+    scores = []
+    for version, name in ((versions[0], f"setback-{versions[0]}"), (None, "base")):
+        swap(swapping, version, name)
+        with swapping.http() as http:
+            response = http.post("/v1/moderations", json={"input": "Hello."})
+        assert response.headers["x-setback-adapter"] == name
+        scores.append(response.json()["results"][0]["category_scores"])
+    assert scores[0] != scores[1]
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "status", "code", "said"),
+    [
+        ("/answers", {"adapter": 999}, 404, "adapter_unknown", "no adapter 999"),
+        ("/answers", {"adapter": "newest"}, 400, "invalid_value", "adapter"),
+        ("/answers", {"adapter": 0}, 400, "invalid_value", "adapter"),
+        ("/answers", {"conversations": []}, 400, "invalid_value", "conversations"),
+        ("/answers", {"conversations": [REQUEST] * 257}, 400, "invalid_value", "256"),
+        (
+            "/answers",
+            {"conversations": [REQUEST, [{"role": "user", "content": "flower " * 2000}]]},
+            400,
+            "context_length_exceeded",
+            "conversations.1 ",
+        ),
+        ("/verdicts", {"question": "help", "texts": ["a"]}, 400, "invalid_value", "either"),
+        ("/verdicts", {}, 400, "invalid_value", "conversations.0 must end with"),
+    ],
+)
+def test_wrong_refine_requests_are_named(
+    lender: httpx.Client, path: str, body: dict[str, Any], status: int, code: str, said: str
+) -> None:
+    usual: dict[str, Any] = {"adapter": "base", "conversations": [REQUEST]}
+    if path == "/answers":
+        usual["max_tokens"] = 4
+    response = lender.post(path, json=usual | body)
+    error = response.json()["error"]
+    assert (response.status_code, error["code"]) == (status, code)
+    assert said in error["message"]
+
+
+@pytest.mark.parametrize("token", ["", "wrong", "\xe9"])
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [("GET", "model"), ("POST", "answers"), ("POST", "verdicts"), ("DELETE", "adapters/1")],
+)
+def test_without_the_token_nothing_is_lent(
+    swapping: Server, method: str, path: str, token: str
+) -> None:
+    headers = {TOKEN_HEADER.encode(): token.encode("latin-1")}
+    with swapping.http() as http:
+        response = http.request(
+            method, f"/v1/guard/refine/{path}", headers=headers, json={"adapter": "base"}
+        )
+    assert response.status_code == 401
+    assert response.json()["error"]["code"] == "invalid_refine_token"
+
+
+def test_a_spoiled_adapter_is_refused_and_after_a_restart_the_last_good_one_serves(
+    start: Start, folder: Path, swapping: Server, versions: list[int], lender: httpx.Client
+) -> None:
+    first, second = versions
+    swap(swapping, first, f"setback-{first}")
+    of_first = ask(swapping)
+    weights = adapter_path(folder / "adapters", second) / WEIGHTS
+    weights.write_bytes(weights.read_bytes()[:-1] + b"x")
+    asyncio.run(activate(swapping.database, second))
+    deadline = time.monotonic() + SWAP_S
+    while read_metric(swapping, "setback_adapter_refusals_total") < 1:
+        assert time.monotonic() < deadline
+        assert ask(swapping) == of_first
+    assert lender.delete(f"/adapters/{second}").status_code == 204
+    refused = lender.post(
+        "/answers", json={"adapter": second, "conversations": [REQUEST], "max_tokens": 1}
+    )
+    assert (refused.status_code, refused.json()["error"]["code"]) == (409, "adapter_refused")
+    said = f"Adapter {second} in {adapter_path(folder / 'adapters', second)}"
+    assert f"{said}: {WEIGHTS} was altered" in swapping.log.read_text()
+    with start() as again:
+        assert ask(again) == of_first
+        assert f"{said}: {WEIGHTS} was altered" in again.log.read_text()
