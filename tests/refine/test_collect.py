@@ -9,26 +9,13 @@ from guard.store.flags import StoredFlag
 from refine.collect import collect
 from refine.options import RefineOptions
 
-_WORDS = ("apple", "boat", "candle", "drum", "eagle", "fern", "garden", "harp", "isle", "jug", "keg")
-    "apple",
-    "boat",
-    "candle",
-    "drum",
-    "eagle",
-    "forest",
-    "garden",
-    "harbour",
-    "island",
-    "jug",
-    "kettle",
-    "lamp",
-]
+_WORDS = ("apple", "boat", "candle", "drum", "eagle", "fern", "garden", "harp", "isle", "jug")
 
 
 def request(number: int) -> str:
     """Requests that share few pairs of words with one another."""
     return " ".join(
-        _WORDS[(number * 5 + k * (number % 7 + 1)) % 11] + str(number) for k in range(8)
+        _WORDS[(number * 5 + k * (number % 7 + 1)) % 10] + str(number) for k in range(8)
     )
 
 
