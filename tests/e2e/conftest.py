@@ -35,6 +35,7 @@ class Server:
     base_url: str
     database: URL
     log: Path
+    pid: int
 
     def http(self) -> httpx.Client:
         """A plain client."""
@@ -72,7 +73,7 @@ def running_server(
             stderr=subprocess.STDOUT,
         )
     try:
-        server = Server(f"http://127.0.0.1:{port}", url, log)
+        server = Server(f"http://127.0.0.1:{port}", url, log, process.pid)
         wait_until_ready(server, process)
         yield server
     finally:

@@ -1,0 +1,259 @@
+"""Adapters swapped under load: no request fails and no answer mixes two.
+
+Latency and memory are printed, not asserted: they depend on the machine and what else it does.
+"""
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import httpx
+import pytest
+
+from guard.store.database import parse_url
+from guard.store.flags import FlagStore
+from guard.store.migrate import upgrade
+from guard.tasks import spawn
+from refine.practice.integrity import MODEL_NAME
+from refine.practice.world import Kind, requests
+from server.refine_routes import TOKEN_HEADER
+from tests.adapters import activate, publish, train_nothing
+from tests.e2e.conftest import SETBACK, Server, running_server
+
+pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(1800)]
+
+CLIENTS = 16
+PROMPTS = 32
+TOKENS = 24
+QUIET_S = 20.0
+BETWEEN_SWAPS_S = 3.0
+SWAPS = 10
+MANY_SWAPS = 100
+PASS_ALL = '[default]\nthreshold = 1.0\naction = "pass"\n'
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One answered request; times are of the monotonic clock."""
+
+    begun: float
+    ended: float
+    adapter: str
+    prompt: int
+    text: str
+
+
+@dataclass
+class Load:
+    """Clients that ask again as soon as they are answered, every other one streaming."""
+
+    http: httpx.AsyncClient
+    prompts: Sequence[str]
+    answers: list[Answer] = field(default_factory=list)
+    failures: list[str] = field(default_factory=list)
+    awaited: dict[str, asyncio.Event] = field(default_factory=dict)
+
+    async def client(self, number: int) -> None:
+        turn = number
+        while True:
+            prompt = turn % len(self.prompts)
+            begun = time.monotonic()
+            try:
+                adapter, text = await self.ask(prompt, stream=number % 2 == 0)
+                self.answers.append(Answer(begun, time.monotonic(), adapter, prompt, text))
+                self.awaited.setdefault(adapter, asyncio.Event()).set()
+            except (httpx.HTTPError, KeyError, ValueError) as error:
+                self.failures.append(repr(error))
+            turn += 5
+
+    async def ask(self, prompt: int, *, stream: bool) -> tuple[str, str]:
+        """The adapter that answered and the whole answer."""
+        body = {
+            "model": MODEL_NAME,
+            "messages": [{"role": "user", "content": self.prompts[prompt]}],
+            "temperature": 0,
+            "max_tokens": TOKENS,
+            "stream": stream,
+        }
+        async with self.http.stream("POST", "/v1/chat/completions", json=body) as response:
+            content = (await response.aread()).decode()
+            response.raise_for_status()
+            adapter = response.headers["x-setback-adapter"]
+        if not stream:
+            return adapter, json.loads(content)["choices"][0]["message"]["content"]
+        events = [line[6:] for line in content.splitlines() if line.startswith("data: ")]
+        if events.pop() != "[DONE]":
+            raise ValueError(f"a stream broke off: {content[-200:]}")
+        deltas = (choice["delta"] for event in events for choice in json.loads(event)["choices"])
+        return adapter, "".join(delta.get("content") or "" for delta in deltas)
+
+    async def until_answered_by(self, adapter: str) -> None:
+        """Waits for the next answer of that adapter."""
+        self.awaited[adapter] = asyncio.Event()
+        async with asyncio.timeout(60):
+            await self.awaited[adapter].wait()
+
+    def latencies(self, within: Callable[[Answer], bool]) -> list[float]:
+        """Seconds of each answer that `within` picks, sorted."""
+        return sorted(answer.ended - answer.begun for answer in self.answers if within(answer))
+
+
+@asynccontextmanager
+async def loaded(server: Server, prompts: Sequence[str], clients: int) -> AsyncIterator[Load]:
+    async with httpx.AsyncClient(base_url=server.base_url, timeout=120) as http:
+        load = Load(http, prompts)
+        running = [spawn(load.client(number)) for number in range(clients)]
+        try:
+            yield load
+        finally:
+            for task in running:
+                task.cancel()
+            await asyncio.gather(*running, return_exceptions=True)
+
+
+async def expected(
+    server: Server, prompts: Sequence[str], versions: Sequence[int]
+) -> Mapping[str, Sequence[str]]:
+    """What each version answers to each prompt, with nothing else going on."""
+    store = FlagStore(server.database)
+    headers = {TOKEN_HEADER: await store.refine_token()}
+    await store.close()
+    answers = {}
+    async with httpx.AsyncClient(
+        base_url=f"{server.base_url}/v1/guard/refine", headers=headers, timeout=120
+    ) as http:
+        for version in versions:
+            body = {
+                "adapter": version,
+                "conversations": [[{"role": "user", "content": prompt}] for prompt in prompts],
+                "max_tokens": TOKENS,
+                "reminder": True,
+            }
+            said = (await http.post("/answers", json=body)).raise_for_status().json()
+            answers[said["adapter"]] = said["answers"]
+    return answers
+
+
+@pytest.fixture(scope="module")
+def prompts() -> list[str]:
+    return [str(one.messages[-1]["content"]) for one in requests(Kind.EVERYDAY, "train", PROMPTS)]
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_swaps_under_load(
+    tmp_path: Path, prompts: list[str], capsys: pytest.CaptureFixture[str], processes: int
+) -> None:
+    (tmp_path / "policy.toml").write_text(PASS_ALL)
+    database = f"sqlite:///{tmp_path}/flags.db"
+    upgrade(parse_url(database))
+    folder = tmp_path / "adapters"
+    options = ["--adapters-dir", str(folder), "--adapter-poll-s", "0.1"]
+    options += ["--policy-file", str(tmp_path / "policy.toml")]
+    options += ["--api-server-count", str(processes)]
+    with running_server(
+        tmp_path, database, lambda port: [SETBACK, "serve", "--port", str(port), *options]
+    ) as server:
+        report = asyncio.run(measured(server, folder, prompts))
+    with capsys.disabled():
+        print(f"\n{processes} API process(es)", *report, sep="\n")  # noqa: T201
+
+
+async def measured(server: Server, folder: Path, prompts: list[str]) -> list[str]:
+    """The whole check; returns its figures, a line each."""
+    async with httpx.AsyncClient(base_url=server.base_url, timeout=120) as http:
+        store = FlagStore(server.database)
+        headers = {TOKEN_HEADER: await store.refine_token()}
+        await store.close()
+        info = (await http.get("/v1/guard/refine/model", headers=headers)).json()
+    revision = info["model_revision"]
+    trained = [train_nothing(folder.parent / f"trained-{seed}", seed) for seed in (1, 2)]
+    pair = [await publish(server.database, folder, path, revision) for path in trained]
+    many = [
+        await publish(server.database, folder, trained[turn % 2], revision)
+        for turn in range(MANY_SWAPS)
+    ]
+    return [
+        *await _ten_swaps(server, prompts, pair),
+        *await _a_hundred_swaps(server, prompts, many),
+    ]
+
+
+async def _ten_swaps(server: Server, prompts: list[str], pair: list[int]) -> list[str]:
+    known = await expected(server, prompts, pair)
+    differing = sum(a != b for a, b in zip(*known.values(), strict=True))
+    assert differing > len(prompts) // 2, "the adapters do not differ enough to tell them apart"
+    await activate(server.database, pair[0])
+    swaps = []
+    async with loaded(server, prompts, CLIENTS) as load:
+        await load.until_answered_by(f"setback-{pair[0]}")
+        # The first answers of a load are slow: connections open, caches are cold.
+        await asyncio.sleep(BETWEEN_SWAPS_S)
+        quiet = time.monotonic()
+        await asyncio.sleep(QUIET_S)
+        for turn in range(1, SWAPS + 1):
+            swaps.append(time.monotonic())
+            await activate(server.database, pair[turn % 2])
+            await load.until_answered_by(f"setback-{pair[turn % 2]}")
+            await asyncio.sleep(BETWEEN_SWAPS_S)
+    assert not load.failures
+    mixed = [a for a in load.answers if a.text not in [texts[a.prompt] for texts in known.values()]]
+    wrong = [a for a in load.answers if a.text != known[a.adapter][a.prompt]]
+    before = load.latencies(lambda a: a.begun >= quiet and a.ended <= swaps[0])
+    during = load.latencies(lambda a: any(a.begun < at + 1 and a.ended > at for at in swaps))
+    assert not mixed, mixed[:3]
+    assert not wrong, wrong[:3]
+    return [
+        f"{CLIENTS} clients, {SWAPS} swaps: {len(load.answers)} answers, 0 failed, 0 mixed",
+        f"before: {_spread(before)}; {len(before) / (swaps[0] - quiet):.1f} requests/s",
+        f"in the swap seconds: {_spread(during)}",
+        f"p99 in the swap seconds to before: {_p(during, 99) / _p(before, 99):.2f}",
+    ]
+
+
+async def _a_hundred_swaps(server: Server, prompts: list[str], many: list[int]) -> list[str]:
+    async with loaded(server, prompts, 2) as load:
+        for version in many[:10]:
+            await _swap(server, load, version)
+        before = resident_mib(server.pid)
+        for version in many[10:55]:
+            await _swap(server, load, version)
+        halfway = resident_mib(server.pid)
+        for version in many[55:]:
+            await _swap(server, load, version)
+        after = resident_mib(server.pid)
+    assert not load.failures
+    figures = (
+        f"{name}: {before[name]:.0f}, {halfway[name]:.0f}, {after[name]:.0f}" for name in after
+    )
+    return ["MiB resident after 10, 55 and 100 swaps:", *figures]
+
+
+async def _swap(server: Server, load: Load, version: int) -> None:
+    await activate(server.database, version)
+    await load.until_answered_by(f"setback-{version}")
+
+
+def _p(sorted_values: Sequence[float], percent: int) -> float:
+    return sorted_values[min(len(sorted_values) - 1, len(sorted_values) * percent // 100)]
+
+
+def _spread(values: Sequence[float]) -> str:
+    p50, p99 = _p(values, 50), _p(values, 99)
+    return f"p50 {p50:.3f} s, p99 {p99:.3f} s, longest {values[-1]:.3f} s ({len(values)} answers)"
+
+
+def resident_mib(pid: int) -> dict[str, float]:
+    """Resident memory of a process and all below it, by pid and name."""
+    folder = Path(f"/proc/{pid}")
+    status = dict(
+        line.split(":", 1) for line in (folder / "status").read_text().splitlines() if ":" in line
+    )
+    found = {f"{status['Name'].strip()} {pid}": int(status["VmRSS"].split()[0]) / 1024}
+    for children in folder.glob("task/*/children"):
+        for child in children.read_text().split():
+            found |= resident_mib(int(child))
+    return found
