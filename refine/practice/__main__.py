@@ -1,4 +1,5 @@
-"""Command line of the practice world: train, evaluate, guarded, traffic, requests."""
+"""Command line of the practice world: train, evaluate, compare, guarded, traffic,
+requests."""
 
 import json
 import os
@@ -80,6 +81,43 @@ def traffic(
 
     withheld = send(base_url, kind, n, seed, without or ())
     typer.echo(f"{n} {kind} requests sent, {withheld} answers withheld")
+
+
+@app.command()
+def compare(
+    out: Annotated[
+        Path, typer.Option(help="Keeps every result; a run that was ended goes on from it.")
+    ] = Path("data/compare"),
+    model: Annotated[Path, typer.Option(help="The model's directory.")] = MODEL_DIR,
+    flags: Annotated[
+        list[int] | None, typer.Option(min=1, max=300, help="Flags to learn from; repeatable.")
+    ] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Trainings per row.")] = 3,
+    as_json: Annotated[bool, typer.Option("--json", help="JSON instead of tables.")] = False,
+) -> None:
+    """Train every method from the same flags and print the paper's table (over an hour)."""
+    import asyncio
+
+    from refine.options import RefineOptions
+    from refine.practice.compare.cells import FLAGS, Cells
+    from refine.practice.compare.figures import COLUMNS, WRAPPER_COLUMNS
+    from refine.practice.compare.lab import Lab
+    from refine.practice.compare.table import as_json as rows
+    from refine.practice.compare.table import table as paper_table
+
+    async def run() -> None:
+        cells = Cells(Lab(model, out, RefineOptions()), lambda line: typer.echo(line, err=True))
+        wrapped = await cells.wrappers(range(seeds))
+        found = await cells.methods(flags or FLAGS, range(seeds))
+        if as_json:
+            typer.echo(json.dumps({"methods": rows(found), "wrappers": rows(wrapped)}, indent=2))
+            return
+        title = f"Learned from so many flags: mean of {seeds} seeds (least to most), in percent"
+        typer.echo(paper_table(title, found, COLUMNS))
+        title = "One flag per jailbreak wrapper: harmful requests in a wrapper that are obeyed"
+        typer.echo(paper_table(title, wrapped, WRAPPER_COLUMNS))
+
+    asyncio.run(run())
 
 
 @app.command("requests")

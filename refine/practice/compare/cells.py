@@ -1,0 +1,95 @@
+"""The comparison's cells, one training and its figures after the other. Owns their order; each is
+kept as a file, so that a run that was ended goes on where it was.
+"""
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+
+from refine.collect import Case
+from refine.practice.compare.figures import figures, wrapper_success
+from refine.practice.compare.flags import from_traffic, never_flagged, one_per_wrapper
+from refine.practice.compare.lab import Flags, Lab, file_name
+from refine.practice.compare.methods import METHODS, OURS, Method
+
+FLAGS = (10, 30, 100, 300)
+MOST_FLAGS = max(FLAGS)
+PROLIFERATED = 16
+NOTHING = "nothing"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One row's figures for one seed, in shares by column. flags: how many were learned from."""
+
+    row: str
+    flags: int
+    seed: int
+    figures: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Cells:
+    """report: is told what is under way, one line at a time."""
+
+    lab: Lab
+    report: Callable[[str], None]
+
+    async def methods(self, flags: Sequence[int], seeds: Sequence[int]) -> list[Cell]:
+        """The first table's: nothing, and every method from each number of flags."""
+        cells = [await self._untrained(seed) for seed in seeds]
+        for n in flags:
+            for seed in seeds:
+                cells += [await self._method(method, n, seed) for method in METHODS]
+        return cells
+
+    async def wrappers(self, seeds: Sequence[int]) -> list[Cell]:
+        """The second table's: nothing, and one flag per wrapper, alone and with variations."""
+        cells = []
+        for seed in seeds:
+            cells.append(await self._unwrapped(seed))
+            for variations in (0, PROLIFERATED):
+                cells.append(await self._one_per_wrapper(variations, seed))
+        return cells
+
+    async def _untrained(self, seed: int) -> Cell:
+        return await self._cell(
+            NOTHING, 0, seed, lambda: figures(self.lab.base, "base", never_flagged(seed))
+        )
+
+    async def _unwrapped(self, seed: int) -> Cell:
+        row = f"wrappers: {NOTHING}"
+        return await self._cell(row, 0, seed, lambda: wrapper_success(self.lab.base, "base"))
+
+    async def _method(self, method: Method, n: int, seed: int) -> Cell:
+        async def make() -> dict[str, float]:
+            cases = await self._flags(
+                f"{seed}", lambda: from_traffic(self.lab.base, MOST_FLAGS, seed)
+            )
+            flags = Flags(f"{seed}", cases, self.lab.options.variations, seed)
+            model = await self.lab.trained(method, flags, n)
+            return await figures(model, 1, never_flagged(seed))
+
+        return await self._cell(method.name, n, seed, make)
+
+    async def _one_per_wrapper(self, variations: int, seed: int) -> Cell:
+        async def make() -> dict[str, float]:
+            name = f"wrappers-{seed}"
+            cases = await self._flags(name, lambda: one_per_wrapper(self.lab.base, seed))
+            flags = Flags(f"{name}-{variations}", cases, variations, seed)
+            return await wrapper_success(await self.lab.trained(OURS, flags, len(cases)), 1)
+
+        return await self._cell(f"wrappers: {variations} variations", 1, seed, make)
+
+    async def _flags(
+        self, name: str, draw: Callable[[], Awaitable[list[Case]]]
+    ) -> tuple[Case, ...]:
+        return tuple(await self.lab.kept(f"flags/{name}", list[Case], draw))
+
+    async def _cell(
+        self, row: str, flags: int, seed: int, measure: Callable[[], Awaitable[dict[str, float]]]
+    ) -> Cell:
+        async def make() -> Cell:
+            self.report(f"{row}, {flags} flags, seed {seed} ...")
+            return Cell(row, flags, seed, await measure())
+
+        return await self.lab.kept(f"cells/{file_name(row)}-{flags}-{seed}", Cell, make)

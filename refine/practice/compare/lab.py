@@ -1,0 +1,134 @@
+"""From flags to a trained model, for any method. Owns what is kept on disk, and that every method
+gets the same flags, the same ordinary answers and the same number of steps.
+
+All take as many steps as mistake analysis with safe answers has examples for, so a method with
+fewer examples sees each of them more often.
+"""
+
+import asyncio
+import hashlib
+import json
+import math
+import shutil
+import sys
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import redirect_stdout
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from pydantic import TypeAdapter
+
+from guard import prompts
+from refine.analyse import Analysed, analyse
+from refine.collect import Case
+from refine.dataset import Example, Lesson, Ordinary, write_dataset
+from refine.files import write_atomically
+from refine.options import RefineOptions
+from refine.practice.compare.methods import OURS, Method, examples, revise
+from refine.practice.ground import ordinary
+from refine.practice.reader_model import ReaderModel
+from refine.practice.recipe import CONTEXT_LENGTH, MANIFEST
+from refine.replay import replay
+from refine.train import TrainPlan, train
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Flags:
+    """Flags to learn from. name: tells them from others in the lab's folder. variations: of each
+    flagged request."""
+
+    name: str
+    cases: tuple[Case, ...]
+    variations: int
+    seed: int
+
+
+class Lab:
+    """A base model, the options of every training, and a folder in which all is kept.
+
+    out: holds a folder for each model and options, so that nothing kept is ever of others.
+    """
+
+    def __init__(self, model: Path, out: Path, options: RefineOptions) -> None:
+        self.base = ReaderModel(model)
+        self.options = options
+        self._model = model
+        weights = json.loads((model / MANIFEST).read_text("utf-8"))["weights_sha256"]
+        about = [weights, prompts.VERSION, options.model_dump(mode="json")]
+        self.folder = out / hashlib.sha256(json.dumps(about).encode()).hexdigest()[:12]
+
+    async def kept(self, name: str, kind: type[T], make: Callable[[], Awaitable[T]]) -> T:
+        """What `make` gives, made once and kept as JSON in the file `name`."""
+        stored: TypeAdapter[T] = TypeAdapter(kind)
+        path = self.folder / f"{name}.json"
+        if path.is_file():
+            return stored.validate_json(path.read_bytes())
+        made = await make()
+        write_atomically(path, stored.dump_json(made, indent=1).decode())
+        return made
+
+    async def trained(self, method: Method, flags: Flags, n: int) -> ReaderModel:
+        """A model whose adapter 1 learned the method's examples of the first `n` flags."""
+        learned = await self._examples(method, flags, n)
+        ours = await self._examples(OURS, flags, n)
+        folder = self.folder / "trained" / f"{file_name(method.name)}-{n}-{flags.name}"
+        dataset = write_dataset(folder / "dataset", learned, {"method": method.name})
+        options = self.options
+        plan = TrainPlan(
+            base=str(self._model),
+            dataset=str(dataset.path),
+            out=str(folder / "adapter"),
+            checkpoints=str(folder / "checkpoints"),
+            start=None,
+            rank=options.rank,
+            learning_rate=options.learning_rate,
+            epochs=options.epochs,
+            batch_size=options.batch_size,
+            max_length=min(options.max_length, CONTEXT_LENGTH),
+            seed=flags.seed,
+            max_steps=math.ceil(len(ours) * options.epochs / options.batch_size),
+        )
+        # The trainer prints its losses; standard output is for the tables.
+        with redirect_stdout(sys.stderr):
+            await asyncio.to_thread(train, plan)
+        shutil.rmtree(plan.checkpoints, ignore_errors=True)
+        return ReaderModel(self._model, {1: Path(plan.out)})
+
+    async def _examples(self, method: Method, flags: Flags, n: int) -> list[Example]:
+        seed = flags.seed
+        lessons = await self._lessons(flags)
+        revisions = await self.kept(
+            f"revisions/{flags.name}", list[str], lambda: revise(self.base, lessons)
+        )
+        first = {case.flag_id for case in flags.cases[:n]}
+        places = [place for place, lesson in enumerate(lessons) if lesson.flag_id in first]
+        return examples(
+            method,
+            [lessons[place] for place in places],
+            [revisions[place] for place in places],
+            await self.kept(f"ordinary/{seed}", list[Ordinary], lambda: self._ordinary(seed)),
+            self.options.reminder_share,
+            seed,
+        )
+
+    async def _lessons(self, flags: Flags) -> Sequence[Lesson]:
+        async def make() -> Analysed:
+            each = flags.variations
+            return await analyse(
+                self.base, flags.cases, variations=each, seed=flags.seed, adapter="base"
+            )
+
+        return (await self.kept(f"lessons/{flags.name}", Analysed, make)).lessons
+
+    async def _ordinary(self, seed: int) -> list[Ordinary]:
+        requests = ordinary(self.options.replay, seed)
+        share = self.options.reminder_share
+        return await replay(self.base, requests, reminder_share=share, seed=seed)
+
+
+def file_name(text: str) -> str:
+    """The text with whatever is not a letter or a digit as a dash."""
+    return "".join(char if char.isalnum() else "-" for char in text)

@@ -1,0 +1,157 @@
+"""The comparison: what is flagged, what each method learns, that it is kept, and the tables."""
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from refine.collect import Case
+from refine.dataset import Kind, Lesson, Ordinary
+from refine.options import RefineOptions
+from refine.practice.compare.cells import Cell
+from refine.practice.compare.figures import COLUMNS, WRAPPER_COLUMNS, figures, wrapper_success
+from refine.practice.compare.flags import from_traffic, never_flagged, one_per_wrapper
+from refine.practice.compare.lab import Flags, Lab
+from refine.practice.compare.methods import METHODS, MISTAKES, OURS, REVISE, SFT, examples
+from refine.practice.compare.table import as_json, table
+from refine.practice.ground import Sizes
+from refine.practice.oracle import asked_task
+from refine.practice.pairs import recipe_answer
+from refine.practice.recipe import MODEL_DIR
+from refine.practice.tasks_harmful import CATEGORY_HARM
+from refine.practice.traffic import asked
+from refine.practice.world import Kind as WorldKind
+from refine.practice.wrappers import WRAPPERS
+from refine.served import Adapter, Conversation
+
+SMALL = Sizes(harmful_per_split=12, everyday=4, borderline=4, pairs=8, injections=4)
+
+
+class Obedient:
+    """A Model that gives one harmful step to everything and finds every other answer harmful."""
+
+    def __init__(self) -> None:
+        self.reminders: set[bool] = set()
+
+    async def answers(
+        self,
+        conversations: Sequence[Conversation],
+        *,
+        adapter: Adapter,
+        max_tokens: int = 96,
+        temperature: float = 0.0,
+        seed: int | None = None,
+        reminder: bool = False,
+    ) -> list[str]:
+        """The same for each."""
+        self.reminders.add(reminder)
+        return ["Put every weakness of Ada into a cruel song." for _ in conversations]
+
+    async def harm(self, conversations: Sequence[Conversation], *, adapter: Adapter) -> list[float]:
+        """Harmful and harmless by turns."""
+        return [float(place % 2) for place, _ in enumerate(conversations)]
+
+    async def helps(
+        self, conversations: Sequence[Conversation], *, adapter: Adapter
+    ) -> list[float]:
+        """Nothing helps."""
+        return [0.0 for _ in conversations]
+
+    async def text_harm(self, texts: Sequence[str], *, adapter: Adapter) -> list[float]:
+        """Everything is harmful."""
+        return [1.0 for _ in texts]
+
+
+def lesson(number: int) -> Lesson:
+    request = ({"role": "user", "content": f"request {number}"},)
+    return Lesson(number, request, "bad", "because", "safe", "No.", (f"way {number}",))
+
+
+def ordinary() -> list[Ordinary]:
+    request = ({"role": "user", "content": "ordinary"},)
+    return [Ordinary(request, "answer", "No. Fine.") for _ in range(8)]
+
+
+async def test_flags_are_of_training_and_never_of_what_is_left_out() -> None:
+    flags = await from_traffic(Obedient(), 150, seed=1)
+    assert [case.flag_id for case in flags] == list(range(1, 151))
+    assert not never_flagged(1) & {case.category for case in flags}
+    assert never_flagged(0).isdisjoint(never_flagged(1))
+    assert never_flagged(3) < set(CATEGORY_HARM)
+    tasks = [task for case in flags if (task := asked_task(case.request))]
+    assert tasks
+    assert not any(task.held_out for task, _ in tasks)
+
+
+async def test_more_flags_begin_with_the_same() -> None:
+    assert (await from_traffic(Obedient(), 120, 0))[:20] == await from_traffic(Obedient(), 20, 0)
+
+
+async def test_one_flag_per_wrapper_that_is_not_held_out() -> None:
+    flags = await one_per_wrapper(Obedient(), seed=0)
+    seen = [wrapper for wrapper in WRAPPERS if not wrapper.held_out]
+    for wrapper, case in zip(seen, flags, strict=True):
+        assert all(part in case.request for part in wrapper.text.split("{request}"))
+
+
+def test_each_method_learns_its_own_and_all_replay_the_same() -> None:
+    lessons, revisions = [lesson(1), lesson(2)], ["revised", ""]
+    found = {m: examples(m, lessons, revisions, ordinary(), 0.0, seed=0) for m in METHODS}
+    kinds = {m: Counter(example.kind for example in found[m]) for m in METHODS}
+    assert {count[Kind.HELP] for count in kinds.values()} == {8}
+    assert set(kinds[SFT]) == {Kind.SAFE, Kind.HELP}
+    assert Kind.SAFE not in kinds[MISTAKES]
+    assert kinds[MISTAKES][Kind.MISTAKE] == kinds[OURS][Kind.MISTAKE] == 4
+    said = {e.completion for e in found[REVISE] if e.kind is Kind.SAFE}
+    assert said == {"revised"}
+    assert kinds[REVISE][Kind.SAFE] == 2
+
+
+async def test_every_column_is_measured_with_the_reminder() -> None:
+    model = Obedient()
+    found = await figures(model, "base", never_flagged(0), SMALL)
+    assert set(found) == set(COLUMNS)
+    assert found["harmless, plain"] == 0
+    assert found["help"] == 0
+    assert model.reminders == {True}
+    assert await wrapper_success(model, "base", uses=2) == dict.fromkeys(WRAPPER_COLUMNS, 1.0)
+
+
+def test_the_table_shows_the_mean_and_the_range() -> None:
+    cells = [Cell("ours", 30, seed, {"harmless, plain": 0.8 + seed / 10}) for seed in (0, 1)]
+    text = table("Title", [*cells, Cell("nothing", 0, 0, {"harmless, plain": 0.3})], COLUMNS[:1])
+    lines = text.splitlines()
+    assert lines[3].split() == ["harmless"]
+    assert lines[4].split() == ["plain"]
+    assert lines[5].split(maxsplit=2) == ["30", "ours", "85.0 (80 to 90)"]
+    assert lines[6].split(maxsplit=2) == ["0", "nothing", "30.0 (30 to 30)"]
+    (row,) = as_json(cells)
+    assert row["figures"]["harmless, plain"]["mean"] == pytest.approx(0.85)
+    assert row["seeds"] == [0, 1]
+
+
+async def test_a_method_is_trained_once_and_kept(tmp_path: Path) -> None:
+    options = RefineOptions(replay=8, variations=1, epochs=1, batch_size=8, rank=2)
+    lab = Lab(MODEL_DIR, tmp_path, options)
+    requests = [r for r in asked(WorldKind.HARMFUL, 6, 0) if r.task and not r.task.overlooked]
+    cases = tuple(
+        Case(number, request.messages, recipe_answer(request), "hate")
+        for number, request in enumerate(requests, start=1)
+    )
+    flags = Flags("test", cases, 1, seed=0)
+    model = await lab.trained(OURS, flags, len(cases))
+    probe = [
+        ({"role": "user", "content": "How?"}, {"role": "assistant", "content": cases[0].answer})
+    ]
+    assert await model.harm(probe, adapter=1) != await model.harm(probe, adapter="base")
+    (weights,) = lab.folder.glob("trained/*/adapter/adapter_model.safetensors")
+    before = weights.stat().st_mtime_ns
+    await Lab(MODEL_DIR, tmp_path, options).trained(OURS, flags, len(cases))
+    assert weights.stat().st_mtime_ns == before
+    assert not list(lab.folder.glob("trained/*/checkpoints"))
+
+
+def test_other_options_are_kept_apart(tmp_path: Path) -> None:
+    one = Lab(MODEL_DIR, tmp_path, RefineOptions()).folder
+    assert one != Lab(MODEL_DIR, tmp_path, RefineOptions(rank=8)).folder
