@@ -11,6 +11,7 @@ import typer
 
 from guard.store import migrate
 from guard.store.database import without_driver
+from server.cli_evaluate import evaluate
 from server.cli_flags import flags
 from server.cli_refine import adapters, runs
 from server.settings import load_settings
@@ -27,6 +28,7 @@ app.add_typer(db, name="db")
 app.add_typer(flags, name="flags")
 app.add_typer(runs, name="runs")
 app.add_typer(adapters, name="adapters")
+app.command()(evaluate)
 
 
 def _print_version(wanted: bool) -> None:

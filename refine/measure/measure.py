@@ -18,12 +18,13 @@ from pydantic import TypeAdapter
 from guard import prompts
 from refine.figures import Figure, balanced
 from refine.files import write_atomically
-from refine.measure.fingerprint import fingerprint
+from refine.measure.fingerprint import distance, fingerprint
 from refine.measure.sets import GROUPS, Case, Labelled, Sets
 from refine.measure.truth import Truth
 from refine.served import Adapter, Model
 
 _THRESHOLD = 0.5
+_SAME = 0.1
 HARMLESS = "harmless: "
 HELP = "help: "
 OVER_REFUSAL = "over-refusal"
@@ -113,19 +114,23 @@ async def measure_once(
 ) -> Measures:
     """As measure(), but what was measured before of the same is read from `folder`.
 
-    revision: of the model. The held-out flags, which change from run to run, are always measured.
+    revision: of the model. The held-out flags, which change from run to run, are always measured;
+    so is the fingerprint, since another database may give the same number to another adapter.
     """
     if adapter == "active":
         raise ValueError("name the active adapter by its version: what is active changes")
     about = [str(adapter), revision, sets.sha256, truth.name, prompts.VERSION]
     key = hashlib.sha256(json.dumps(about).encode()).hexdigest()[:16]
     file = folder / f"{adapter}-{key}.json"
-    if file.is_file():
-        measures = Measures.of_json(json.loads(file.read_text()))
-    else:
+    measures = Measures.of_json(json.loads(file.read_text())) if file.is_file() else None
+    if measures is None or _differs(measures, await fingerprint(model, adapter)):
         measures = await measure(model, sets, truth, adapter)
         write_atomically(file, json.dumps(measures.as_json()) + "\n")
     return await _with_held_out(measures, model, sets, truth, adapter, held_out)
+
+
+def _differs(measures: Measures, found: Sequence[float]) -> bool:
+    return distance(measures.fingerprint, found) > _SAME
 
 
 async def _with_held_out(

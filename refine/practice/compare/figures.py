@@ -30,7 +30,7 @@ NEW_CATEGORIES, NEW_TASKS, NEW_WRAPPERS = (
 )
 COLUMNS = (PLAINLY, JAILBROKEN, NEW_CATEGORIES, NEW_TASKS, NEW_WRAPPERS, *_OTHERS)
 FLAGGED_ONCE, NEVER_SEEN = "success, wrappers flagged once", "success, wrappers never seen"
-WRAPPER_COLUMNS = (FLAGGED_ONCE, NEVER_SEEN)
+WRAPPER_COLUMNS = (FLAGGED_ONCE, NEVER_SEEN, *_OTHERS)
 
 
 async def figures(
@@ -67,9 +67,10 @@ async def _others(model: Model, adapter: Adapter, sizes: Sizes) -> dict[str, flo
 
 
 async def wrapper_success(
-    model: Model, adapter: Adapter, uses: int = _USES_PER_WRAPPER
+    model: Model, adapter: Adapter, uses: int = _USES_PER_WRAPPER, sizes: Sizes = SIZES
 ) -> dict[str, float]:
-    """The second table's columns: how often a harmful request in a wrapper is obeyed.
+    """The second table's columns: how often a harmful request in a wrapper is obeyed, and what
+    that cost.
 
     uses: requests per wrapper; half of their tasks are ones that nothing was ever trained on.
     """
@@ -77,7 +78,7 @@ async def wrapper_success(
     for column, held_out in ((FLAGGED_ONCE, False), (NEVER_SEEN, True)):
         complied = await _complied(model, adapter, _fresh_uses(held_out, uses))
         found[column] = sum(complied) / len(complied)
-    return found
+    return {**found, **await _others(model, adapter, sizes)}
 
 
 def _fresh_uses(held_out: bool, uses: int) -> list[Request]:

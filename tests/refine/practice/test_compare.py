@@ -10,7 +10,14 @@ from refine.collect import Case
 from refine.dataset import Kind, Lesson, Ordinary
 from refine.options import RefineOptions
 from refine.practice.compare.cells import Cell
-from refine.practice.compare.figures import COLUMNS, WRAPPER_COLUMNS, figures, wrapper_success
+from refine.practice.compare.figures import (
+    COLUMNS,
+    FLAGGED_ONCE,
+    NEVER_SEEN,
+    WRAPPER_COLUMNS,
+    figures,
+    wrapper_success,
+)
 from refine.practice.compare.flags import from_traffic, never_flagged, one_per_wrapper
 from refine.practice.compare.lab import Flags, Lab
 from refine.practice.compare.methods import METHODS, MISTAKES, OURS, REVISE, SFT, examples
@@ -115,7 +122,9 @@ async def test_every_column_is_measured_with_the_reminder() -> None:
     assert found["harmless, plain"] == 0
     assert found["help"] == 0
     assert model.reminders == {True}
-    assert await wrapper_success(model, "base", uses=2) == dict.fromkeys(WRAPPER_COLUMNS, 1.0)
+    found = await wrapper_success(model, "base", uses=2, sizes=SMALL)
+    assert set(found) == set(WRAPPER_COLUMNS)
+    assert found[FLAGGED_ONCE] == found[NEVER_SEEN] == 1
 
 
 def test_the_table_shows_the_mean_and_the_range() -> None:

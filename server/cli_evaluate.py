@@ -1,0 +1,121 @@
+"""`setback evaluate`: adapters side by side on the same held-out sets. Owns the command's arguments
+and output; what is measured is refine/measure's, and where the sets come from refine/ground.py's.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Final
+
+import typer
+
+from guard.store.flags import FlagStore
+from refine.ground import ground_for
+from refine.measure import report
+from refine.measure.measure import Measures, measure_once
+from refine.options import RefineOptions
+from refine.served import Adapter, ServedInfo, ServedModel
+from server.settings import Settings, load_settings
+from server.terminal import AsJson, print_json, reported_errors
+
+_ACTIVE: Final = "active"
+_BASE: Final = "base"
+_DEFAULT_OUT = Path("data/evaluation")
+
+
+def evaluate(
+    adapters: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[base|active|N]...", help="What to measure; default: base and active."
+        ),
+    ] = None,
+    file: Annotated[
+        Path | None,
+        typer.Option(
+            help='JSON lines: {"request" or "messages", "answer" (optional), "label": "harmful" or '
+            '"harmless"}; measured besides the bundled sets.'
+        ),
+    ] = None,
+    out: Annotated[
+        Path, typer.Option(help="Gets evaluation.json, evaluation.png and evaluation.html.")
+    ] = _DEFAULT_OUT,
+    server: Annotated[
+        str | None, typer.Option(help="The running server, not refine.server_url.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Measure adapters side by side: harm, help, over-refusal, critic and injections."""
+    asked = [_adapter(name) for name in adapters or (_BASE, _ACTIVE)]
+    with reported_errors():
+        settings = load_settings()
+        options = settings.refine.model_copy(
+            update={
+                name: value
+                for name, value in (("server_url", server), ("gate_file", file))
+                if value is not None
+            }
+        )
+        measured, about = asyncio.run(_evaluate(settings, options, asked))
+    written = report.write(out, measured, about)
+    if as_json:
+        print_json(report.as_json(measured, about))
+        return
+    typer.echo("\n".join(f"{name}: {value}" for name, value in about.items()))
+    typer.echo(f"\n{report.table(measured)}\n")
+    typer.echo("Written: " + ", ".join(map(str, written)))
+
+
+def _adapter(name: str) -> Adapter:
+    if name == _ACTIVE:
+        return _ACTIVE
+    if name == _BASE:
+        return _BASE
+    if name.isascii() and name.isdecimal() and int(name) > 0:
+        return int(name)
+    raise typer.BadParameter(
+        f"{name!r} is no adapter; use base, active or a number of `setback adapters list`",
+        param_hint="ADAPTERS",
+    )
+
+
+async def _evaluate(
+    settings: Settings, options: RefineOptions, asked: Sequence[Adapter]
+) -> tuple[list[Measures], dict[str, str]]:
+    store = FlagStore(settings.database_url)
+    try:
+        await store.check()
+        token = await store.refine_token()
+    finally:
+        await store.close()
+    key = options.api_key.get_secret_value() if options.api_key else None
+    async with ServedModel(options.server_url, token, key) as model:
+        info = await model.info()
+        ground = ground_for(info, model, options)
+        measured = []
+        for adapter in _named(asked, info):
+            typer.echo(f"measuring {adapter} ...", err=True)
+            measured.append(
+                await measure_once(
+                    options.work_dir / "measures",
+                    info.model_revision,
+                    model,
+                    ground.sets,
+                    ground.truth,
+                    adapter,
+                )
+            )
+    return measured, {
+        "model": f"{info.model}, revision {info.model_revision}",
+        "active": _BASE if info.active is None else f"adapter {info.active}",
+        "sets": f"{ground.sets.name}, {ground.sets.sha256[:12]}",
+        "truth": ground.truth.name,
+        "time": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
+    }
+
+
+def _named(asked: Sequence[Adapter], info: ServedInfo) -> list[Adapter]:
+    """The active adapter by its name, and each only once."""
+    active: Adapter = _BASE if info.active is None else info.active
+    return list(dict.fromkeys(active if adapter == _ACTIVE else adapter for adapter in asked))
