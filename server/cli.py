@@ -84,6 +84,7 @@ def refine(
         str | None,
         typer.Option(help="The running server, not refine.server_url."),
     ] = None,
+    parent: Annotated[int | None, typer.Option(hidden=True)] = None,
 ) -> None:
     """Turn flags into the next adapter: collect, analyse, dataset, train, gate, promote."""
     from refine.schedule import parse_duration
@@ -98,7 +99,7 @@ def refine(
         if server is not None:
             options = settings.refine.model_copy(update={"server_url": server})
             settings = settings.model_copy(update={"refine": options})
-        finished = run(settings, pause, typer.echo)
+        finished = run(settings, pause, typer.echo, parent)
     if finished is not None:
         typer.echo("\n".join(finished.reasons))
 
@@ -110,3 +111,7 @@ def db_upgrade() -> None:
         url = load_settings().database_url
         revision = migrate.upgrade(url)
     typer.echo(f"{without_driver(url)} is at revision {revision}")
+
+
+if __name__ == "__main__":
+    app()

@@ -3,9 +3,14 @@ from the settings and what it says; what a cycle does is refine/cycle.py's, and 
 """
 
 import asyncio
-from collections.abc import Callable
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack
 from datetime import timedelta
+from typing import Any, TypeVar
 
 import httpx
 
@@ -20,14 +25,21 @@ from refine.schedule import leased, repeat
 from refine.served import ServedModel
 from server.settings import Settings
 
+T = TypeVar("T")
+
 _READY_POLL_S = 1.0
+_PARENT_POLL_S = 2.0
 
 
 def refine(
-    settings: Settings, every: timedelta | None, report: Callable[[str], None]
+    settings: Settings,
+    every: timedelta | None,
+    report: Callable[[str], None],
+    parent: int | None = None,
 ) -> StoredRun | None:
     """One cycle now, and its run; or a cycle every so often, without end.
 
+    parent: the process that this job ends with, such as the server that started it.
     Raises GuardError or RefineError when a single cycle cannot be done.
     """
 
@@ -38,10 +50,34 @@ def refine(
         await _until_ready(settings.refine.server_url, report)
         await repeat(pause, once, report)
 
+    if parent is not None:
+        threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     if every is None:
-        return asyncio.run(once())
-    asyncio.run(for_ever(every))
+        return _run(once())
+    _run(for_ever(every))
     return None
+
+
+def _run(work: Coroutine[Any, Any, T]) -> T:
+    """Runs it to its end; on SIGTERM it is cancelled, which frees the lease and ends the trainer."""
+
+    async def stoppable() -> T:
+        working = asyncio.current_task()
+        assert working is not None
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, working.cancel)
+        return await work
+
+    try:
+        return asyncio.run(stoppable())
+    except asyncio.CancelledError:
+        raise SystemExit(128 + signal.SIGTERM) from None
+
+
+def _end_with(parent: int) -> None:
+    """Ends this process when its parent is gone, however that came about."""
+    while os.getppid() == parent:
+        time.sleep(_PARENT_POLL_S)
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 async def _cycle(settings: Settings, report: Callable[[str], None]) -> StoredRun:

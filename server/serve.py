@@ -8,6 +8,7 @@ import asyncio
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from importlib.metadata import entry_points
 from typing import Any
 
@@ -16,6 +17,8 @@ from guard.policy import load_policy
 from guard.store.flags import FlagStore
 from refine.practice.integrity import MODEL_NAME, check_model
 from refine.practice.recipe import MODEL_DIR
+from refine.schedule import parse_duration
+from server.refine_child import job_command, job_environment, kept_running
 from server.settings import PREFIX, Settings, SettingsInvalid, load_settings
 
 MIDDLEWARE = "server.middleware.GuardMiddleware"
@@ -55,7 +58,16 @@ def serve(arguments: Sequence[str]) -> None:
     _load_plugin()
     configure_logging_from_args(options)
     validate_parsed_serve_args(options)
-    ServeSubcommand.cmd(options)
+    with _refining(options):
+        ServeSubcommand.cmd(options)
+
+
+def _refining(options: argparse.Namespace) -> AbstractContextManager[None]:
+    """The refine job beside the server, when it was asked for."""
+    if options.refine_every is None:
+        return nullcontext()
+    command = job_command(options, options.refine_every)
+    return kept_running(command, job_environment(options))
 
 
 def _check_settings() -> None:
@@ -108,6 +120,12 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 def _add_settings(parser: Any) -> None:
     """One option per setting; it is put into the environment, which child processes inherit."""
     group = parser.add_argument_group("Setback", "Also as SETBACK_* variables or in setback.toml.")
+    group.add_argument(
+        "--refine-every",
+        type=_duration,
+        metavar="DURATION",
+        help="Run the refine job beside the server, with this pause: 30m, 6h, 1d. No variable.",
+    )
     for name, field in Settings.model_fields.items():
         if name not in _SECRETS and name != "refine":
             group.add_argument(
@@ -116,6 +134,14 @@ def _add_settings(parser: Any) -> None:
                 metavar=name.upper(),
                 help=field.description,
             )
+
+
+def _duration(text: str) -> str:
+    try:
+        parse_duration(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return text
 
 
 class _IntoEnvironment(argparse.Action):
