@@ -52,6 +52,7 @@ class Critic:
 
     engine: the unguarded engine client. max_model_len: its context in tokens.
     timeout_s: for each round of reads, after which CriticUnavailable is raised.
+    room: how many tokens of what is judged one window holds.
     """
 
     def __init__(
@@ -78,8 +79,8 @@ class Critic:
         }
         longest = max(*map(len, self._questions.values()), *map(len, self._frames.values()))
         # One more token is the label itself.
-        self._room = max_model_len - longest - 1
-        if self._room < longest:
+        self.room = max_model_len - longest - 1
+        if self.room < longest:
             raise CriticUnavailable(
                 f"The critique needs {longest} tokens of its own; a context of {max_model_len} "
                 "tokens leaves too little to judge. Raise --max-model-len."
@@ -95,20 +96,20 @@ class Critic:
         Raises CriticUnavailable when a multimodal conversation leaves no room for the question.
         """
         extras = {k: v for k, v in prompt.items() if k not in ("prompt", "prompt_token_ids")}
-        if len(prompt_ids) + len(answer_ids) <= self._room:
+        if len(prompt_ids) + len(answer_ids) <= self.room:
             return Subject("answer", ([*prompt_ids, *answer_ids],), extras)
         if extras.get("type") != "token":
             raise CriticUnavailable(
                 "The conversation with its images leaves no room for the critique; "
                 "ask for fewer tokens with max_tokens."
             )
-        context = list(prompt_ids[-int(self._room * _CONTEXT_SHARE) :])
-        pieces = windows(answer_ids, self._room - len(context))
+        context = list(prompt_ids[-int(self.room * _CONTEXT_SHARE) :])
+        pieces = windows(answer_ids, self.room - len(context))
         return Subject("answer", tuple([*context, *piece] for piece in pieces), extras)
 
     def text(self, text_ids: Sequence[int]) -> Subject:
         """A free-standing text."""
-        return Subject("text", tuple(windows(text_ids, self._room)), {"type": "token"})
+        return Subject("text", tuple(windows(text_ids, self.room)), {"type": "token"})
 
     async def judge(
         self,

@@ -8,7 +8,7 @@ import math
 from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass, field
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 
 from vllm.logprobs import Logprob
 from vllm.lora.request import LoRARequest
@@ -42,12 +42,21 @@ class Script:
     fail_lora: Exception | None = None
 
 
+class Asked(NamedTuple):
+    """One request to the engine, a draft or a read."""
+
+    request_id: str
+    lora_request: LoRARequest | None
+    priority: int
+    params: SamplingParams
+
+
 @dataclass
 class ScriptedEngine:
     """Stands where vLLM's engine client would; `log` keeps what was asked, in order.
 
     log: ("draft" | "read", prompt text), and ("closed", request id) when a draft was given up.
-    asked: (request id, adapter or None, priority) of every draft and read.
+    asked: every draft and read.
     loras: the adapters loaded, by id. A request on any other would be served all the same, but
     from its files, so it counts in `reloads`.
     """
@@ -56,7 +65,7 @@ class ScriptedEngine:
     script: Script = field(default_factory=Script)
     max_model_len: int = 1024
     log: list[tuple[str, str]] = field(default_factory=list)
-    asked: list[tuple[str, LoRARequest | None, int]] = field(default_factory=list)
+    asked: list[Asked] = field(default_factory=list)
     loras: dict[int, LoRARequest] = field(default_factory=dict)
     reloads: int = 0
 
@@ -94,7 +103,7 @@ class ScriptedEngine:
         **_options: Any,
     ) -> AsyncGenerator[RequestOutput, None]:
         """As EngineClient.generate."""
-        self.asked.append((request_id, lora_request, priority))
+        self.asked.append(Asked(request_id, lora_request, priority, sampling_params))
         self.reloads += lora_request is not None and lora_request.lora_int_id not in self.loras
         token_ids = prompt["prompt_token_ids"]
         if len(token_ids) >= self.max_model_len:

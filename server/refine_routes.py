@@ -138,16 +138,17 @@ class Lender:
             )
         prompt_ids = self._ids(index, before)
         answer_ids = self.chat_format.encode(last.content)
+        size = len(prompt_ids) + len(answer_ids)
+        # In windows, as the guard judges what is long, it could not be told what was measured.
+        if size > self.critic.room:
+            raise self._too_long(index, size, self.critic.room)
         prompt = {"type": "token", "prompt_token_ids": prompt_ids}
-        subject = self.critic.answer(prompt, prompt_ids, answer_ids)
-        if len(subject.pieces) > 1:
-            raise self._too_long(index, len(prompt_ids) + len(answer_ids))
-        return subject
+        return self.critic.answer(prompt, prompt_ids, answer_ids)
 
     def _prompt(self, index: int, conversation: list[Turn], reminder: bool) -> list[int]:
         prompt_ids = self._ids(index, conversation)
         if len(prompt_ids) >= self._room:
-            raise self._too_long(index, len(prompt_ids))
+            raise self._too_long(index, len(prompt_ids), self._room - 1)
         if not reminder:
             return prompt_ids
         guided = self.chat_format.after_instruction(prompt_ids, prompts.REMINDER)
@@ -159,10 +160,9 @@ class Lender:
         except TemplateUnusable as error:
             raise BadRequest(f"conversations.{index}: {error}", f"conversations.{index}") from error
 
-    def _too_long(self, index: int, tokens: int) -> BadRequest:
+    def _too_long(self, index: int, tokens: int, room: int) -> BadRequest:
         return BadRequest(
-            f"conversations.{index} has {tokens} tokens, which leaves no room in a context of "
-            f"{self._room}.",
+            f"conversations.{index} has {tokens} tokens; the context has room for {room}.",
             f"conversations.{index}",
             "context_length_exceeded",
         )

@@ -9,6 +9,7 @@ import pytest
 from vllm.sampling_params import RequestOutputKind
 
 from guard.adapter_files import WEIGHTS, adapter_path
+from guard.adapters import adapter_name
 from guard.call import GuardCall
 from guard.errors import AdapterConflict, AdapterRefused, AdapterUnknown, StoreUnavailable
 from guard.scripted import Script
@@ -49,14 +50,14 @@ def loaded(bench: Bench) -> list[str]:
     return [lora.lora_name for lora in bench.engine.loras.values()]
 
 
-def asked_of(bench: Bench) -> set[str | None]:
-    return {lora.lora_name if lora else None for _, lora, _ in bench.engine.asked}
+def asked_of(bench: Bench) -> set[str]:
+    return {adapter_name(asked.lora_request) for asked in bench.engine.asked}
 
 
 async def test_with_no_adapter_active_the_base_answers(bench: Bench) -> None:
     await bench.adapters.start()
     await bench.ask()
-    assert asked_of(bench) == {None}
+    assert asked_of(bench) == {"base"}
     assert (bench.adapters.active, bench.adapters.active_name) == (None, "base")
     assert bench.call.adapter == "base"
     assert bench.observed.active == [(None, False)]
@@ -109,7 +110,7 @@ async def test_nobody_pushes_in_before_others(bench: Bench) -> None:
     prompt = {"type": "token", "prompt_token_ids": prompt_ids}
     await bench.generate(prompt, options={"priority": -5})
     await bench.generate(prompt, options={"priority": 3})
-    assert [priority for _, _, priority in bench.engine.asked] == [0, 0, 3, 3]
+    assert [asked.priority for asked in bench.engine.asked] == [0, 0, 3, 3]
 
 
 async def test_a_swap_lets_running_requests_end_on_the_old_adapter(
@@ -129,8 +130,14 @@ async def test_a_swap_lets_running_requests_end_on_the_old_adapter(
     await asyncio.gather(*running)
     await settled()
     assert loaded(bench) == ["setback-2"]
-    drafts = [lora.lora_name for name, lora, _ in bench.engine.asked if lora and name == "req-1"]
-    reads = [lora.lora_name for name, lora, _ in bench.engine.asked if lora and name != "req-1"]
+    drafts, reads = (
+        [
+            adapter_name(asked.lora_request)
+            for asked in bench.engine.asked
+            if (asked.params.logprob_token_ids is not None) == is_read
+        ]
+        for is_read in (False, True)
+    )
     assert drafts == reads == ["setback-1", "setback-2"]
     assert bench.engine.reloads == 0
     assert bench.observed.active == [(1, True), (2, True)]
@@ -140,7 +147,7 @@ async def test_going_back_to_the_base_lets_the_adapter_go(bench: Bench) -> None:
     await activate(bench, 1)
     await activate(bench, None)
     await bench.ask()
-    assert asked_of(bench) == {None}
+    assert asked_of(bench) == {"base"}
     assert loaded(bench) == []
 
 

@@ -9,7 +9,7 @@ import pytest
 from starlette.datastructures import State
 from starlette.types import Message, Receive, Scope, Send
 
-from guard.adapters import AdapterLimits, Adapters
+from guard.adapters import AdapterLimits, Adapters, adapter_name
 from guard.call import GuardCall, current_call
 from guard.errors import StoreUnavailable
 from server.middleware import GuardMiddleware
@@ -157,7 +157,7 @@ async def test_one_adapter_answers_a_whole_request_though_another_becomes_active
     for _ in range(2):
         sent = await run(app, http(CHAT, app=serving(bench.adapters)))
         headers += [value.decode() for name, value in sent[0]["headers"] if name == ADAPTER]
-    names = [lora.lora_name for _, lora, _ in bench.engine.asked if lora]
+    names = [adapter_name(asked.lora_request) for asked in bench.engine.asked]
     assert names == ["setback-1"] * 4 + ["setback-2"] * 4
     assert headers == ["setback-1", "setback-2"]
     assert bench.engine.reloads == 0

@@ -44,7 +44,8 @@ def test_an_unknown_option_is_refused_by_name(tmp_path: Path) -> None:
 def test_one_help_shows_our_options_and_vllms(tmp_path: Path) -> None:
     done = run(tmp_path, "--help=all")
     assert done.returncode == 0
-    ours = [f"--{name.replace('_', '-')}" for name in Settings.model_fields if "salt" not in name]
+    told_otherwise = {"user_salt", "refine"}
+    ours = [f"--{n.replace('_', '-')}" for n in Settings.model_fields if n not in told_otherwise]
     for option in [*ours, "--max-model-len", "--tensor-parallel-size", "--api-key"]:
         assert option in done.stdout
     assert "user-salt" not in done.stdout
@@ -92,6 +93,21 @@ def test_the_rust_frontend_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VLLM_USE_RUST_FRONTEND", "1")
     with pytest.raises(Unsupported, match="VLLM_USE_RUST_FRONTEND"):
         serve._refuse_unguarded_modes(argparse.Namespace())
+
+
+def test_adapters_are_on_and_the_refine_loop_waits_behind_others() -> None:
+    options = serve.parse([])
+    assert (options.enable_lora, options.max_loras, options.max_lora_rank) == (True, 3, 32)
+    assert options.scheduling_policy == "priority"
+    serve._refuse_too_few_loras(options)
+    serve._refuse_too_few_loras(serve.parse(["--max-loras", "8", "--max-lora-rank", "64"]))
+    serve._refuse_too_few_loras(serve.parse(["--no-enable-lora", "--max-loras", "1"]))
+
+
+def test_too_few_places_for_adapters_are_refused(tmp_path: Path) -> None:
+    done = run(tmp_path, "--max-loras", "2")
+    assert done.returncode != 0
+    assert "--max-loras must be at least 3" in done.stderr
 
 
 def test_our_plugin_is_named_beside_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
