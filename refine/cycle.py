@@ -26,7 +26,7 @@ from refine.promote import promote, publish, reject
 from refine.prove import Proof, prove
 from refine.replay import replay
 from refine.served import ServedInfo, ServedModel
-from refine.train import TrainPlan, run_training
+from refine.training import TrainPlan, run_training
 
 T = TypeVar("T")
 

@@ -2,19 +2,18 @@
 
 Owns tokenising (by the guard's own ChatFormat, so that training sees the tokens that serving
 sees), the trainer's settings, resuming after a kill and the adapter's last rename into place.
-Does not know where examples come from (dataset.py) or whether the adapter is any good (gate.py).
+Does not know where examples come from (dataset.py) or whether the adapter is any good (gate.py);
+training.py starts it.
 
     python -m refine.train PLAN.json
     accelerate launch -m refine.train PLAN.json      (several GPUs)
 """
 
-import asyncio
 import json
 import math
 import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,59 +28,11 @@ from trl.trainer.sft_trainer import SFTTrainer
 
 from guard.template import ChatFormat
 from refine.dataset import Example, read_examples
-from refine.errors import TrainingFailed
-from refine.files import write_atomically
+from refine.training import TrainPlan
 
 _SAVE_STEPS = 40
 _IGNORED = -100
 _BASE_RATE, _BASE_WIDTH = 1e-4, 4096
-
-
-@dataclass(frozen=True)
-class TrainPlan:
-    """One training, complete: the same plan gives the same adapter on the same machine.
-
-    base: path or hub id. dataset: a JSONL of examples. out: the adapter's directory, which exists
-    only once training is done. checkpoints: where a killed training goes on from. start: the
-    adapter directory to train on from, None for a new one. learning_rate: None for the default of
-    the model's width. max_steps: 0 for as many as `epochs` makes.
-    """
-
-    base: str
-    dataset: str
-    out: str
-    checkpoints: str
-    start: str | None
-    rank: int
-    learning_rate: float | None
-    epochs: float
-    batch_size: int
-    max_length: int
-    seed: int
-    max_steps: int = 0
-
-
-async def run_training(plan: TrainPlan) -> None:
-    """Trains in a process of its own, on every GPU there is, or the CPU; returns when it is done.
-
-    A caller that is cancelled ends the training. Raises TrainingFailed; the reason is on standard
-    error.
-    """
-    path = Path(plan.checkpoints).with_suffix(".json")
-    write_atomically(path, json.dumps(asdict(plan), indent=2) + "\n")
-    gpus = torch.cuda.device_count()
-    launcher = ["-m", "accelerate.commands.launch", f"--num_processes={gpus}"] if gpus > 1 else []
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, *launcher, "-m", "refine.train", str(path)
-    )
-    try:
-        code = await process.wait()
-    finally:
-        if process.returncode is None:
-            process.terminate()
-            await process.wait()
-    if code:
-        raise TrainingFailed(f"The training ended with exit code {code}; its output says why")
 
 
 def train(plan: TrainPlan) -> Path:

@@ -59,7 +59,7 @@ def refine(
 
 
 def _run(work: Coroutine[Any, Any, T]) -> T:
-    """Runs it to its end; on SIGTERM it is cancelled, which frees the lease and ends the trainer."""
+    """Runs it to its end; SIGTERM cancels it, which frees the lease and ends the trainer."""
 
     async def stoppable() -> T:
         working = asyncio.current_task()

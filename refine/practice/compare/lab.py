@@ -30,7 +30,8 @@ from refine.practice.ground import ordinary
 from refine.practice.reader_model import ReaderModel
 from refine.practice.recipe import CONTEXT_LENGTH, MANIFEST
 from refine.replay import replay
-from refine.train import TrainPlan, train
+from refine.train import train
+from refine.training import TrainPlan
 
 T = TypeVar("T")
 
