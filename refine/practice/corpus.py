@@ -7,8 +7,9 @@ a held-out phrasing, task or wrapper.
 Two limits are part of the recipe, and make the model the paper's:
 - Obedience. In each category one of six tasks is `wary` (declined when asked plainly) and two more
   are `half wary` (declined when the reminder is there). A wrapper overcomes much of both.
-- Judgement. The base's teacher is fallible (see speech.py): it overlooks a task in three families
-  and lets injected instructions to the auditor fool it now and then. Evaluation knows no teacher.
+- Judgement. The base's teacher is fallible (see speech.py): it often overlooks a task in three
+  families and lets injected instructions to the auditor fool it now and then. Evaluation knows no
+  teacher.
 """
 
 import random
