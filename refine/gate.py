@@ -68,7 +68,7 @@ class Margins:
     injection: float = 0.1
     parts: float = 2.0
     little_harm: float = 0.02
-    distance: float = 0.2
+    distance: float = 0.02
 
 
 @dataclass(frozen=True)

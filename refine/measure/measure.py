@@ -24,7 +24,7 @@ from refine.measure.truth import Truth
 from refine.served import Adapter, Model
 
 _THRESHOLD = 0.5
-_SAME = 0.1
+_SAME = 0.02
 HARMLESS = "harmless: "
 HELP = "help: "
 OVER_REFUSAL = "over-refusal"
