@@ -5,12 +5,13 @@ from pathlib import Path
 
 from prometheus_client.metrics import MetricWrapperBase
 
+from refine.options import RefineOptions
 from server import metrics
 from server.settings import Settings
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text("utf-8")
-LISTED_WHOLE = ("server", "guard")
+LISTED_WHOLE = ("server", "guard", "refine")
 
 
 def section(title: str) -> str:
@@ -44,7 +45,7 @@ def test_every_folder_is_in_the_tree() -> None:
     assert all((ROOT / name).is_dir() for name in tree())
 
 
-def test_every_file_of_server_and_guard_is_in_the_tree() -> None:
+def test_every_file_is_in_the_tree() -> None:
     for folder in LISTED_WHOLE:
         names = {path.name for path in (ROOT / folder).iterdir()}
         present = {name for name in names if not name.startswith("__")}
@@ -58,7 +59,12 @@ def test_every_setting_is_in_the_table_with_its_default() -> None:
         for names, default in rows
         for name in re.findall(r"`SETBACK_(\w+)`", names)
     }
-    assert set(settings) == set(Settings.model_fields)
+    refine = {f"refine_{name}": field for name, field in RefineOptions.model_fields.items()}
+    assert set(settings) == (set(Settings.model_fields) | set(refine)) - {"refine"}
+    for name, field in refine.items():
+        if field.default is not None:
+            default = str(field.default).lower()
+            assert settings[name] == f"`{default.removesuffix('.0')}`"
     for name in ("reminder", "on_failure", "critic_timeout_s"):
         default = str(Settings.model_fields[name].default).lower()
         assert settings[name] == f"`{default}`"
