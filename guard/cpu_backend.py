@@ -1,34 +1,81 @@
-"""LoRA on vLLM's CPU backend: right for requests without an adapter, and several times as fast.
+"""What vLLM's CPU backend (0.32) needs mended. Owns three LoRA operators and how seeds are kept.
 
-vLLM's own operators (0.32) copy an adapter's weights for every token, and take the last loaded
-adapter for tokens that have none, so that a base request in a batch with others is answered with a
-foreign adapter (vLLM #48421, open). Here each run of tokens with one adapter is one matrix product,
-and tokens without an adapter are left alone. Owns the three operators of the prefill path, which is
-the only one that vLLM's CPU worker takes; named `setback` in the group vllm.general_plugins, which
-vLLM loads in every process. Elsewhere than on a CPU it does nothing.
+- LoRA: vLLM's operators copy an adapter's weights for every token, and take the last loaded adapter
+  for tokens that have none, so that a base request in a batch with others is answered with a
+  foreign adapter (vLLM #48421, open). Here each run of tokens with one adapter is one matrix
+  product, several times as fast, and tokens without an adapter are left alone.
+- Seeds: a request with a `seed` whose prompt is prefilled in parts ends the engine, since vLLM
+  rewinds its random generator by an offset that CPU generators do not have. Here its state is put
+  back instead.
+
+Named `setback` in the group vllm.general_plugins, which vLLM loads in every process of its own.
+Elsewhere than on a CPU it does nothing.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
 
-_REPLACED = ("sgmv_shrink", "sgmv_expand", "sgmv_expand_slice")
+_OPERATORS = ("sgmv_shrink", "sgmv_expand", "sgmv_expand_slice")
+_STEPS = ("_sample", "_bookkeeping_sync")
 
 
 def install() -> None:
-    """Puts the operators in the place of vLLM's; safe to repeat."""
+    """Mends vLLM in this process; safe to repeat. Raises RuntimeError for a vLLM unlike 0.32, in
+    which nothing would be mended."""
     from vllm.platforms import current_platform
 
     if not current_platform.is_cpu():
         return
     from vllm.lora.punica_wrapper import punica_cpu
+    from vllm.v1.worker.cpu_model_runner import CPUModelRunner
+    from vllm.v1.worker.gpu_model_runner import GPUModelRunner
 
-    for name in _REPLACED:
-        # Loud when a later vLLM has no such operator: nothing would be replaced.
-        if not hasattr(punica_cpu, name):
-            raise RuntimeError(f"this vLLM has no {name} on the CPU; setback.cpu_lora needs it")
+    for owner, names in ((punica_cpu, _OPERATORS), (GPUModelRunner, _STEPS)):
+        for name in names:
+            if not hasattr(owner, name):
+                raise RuntimeError(f"This vLLM's CPU backend has no {name} to mend")
+    for name in _OPERATORS:
         setattr(punica_cpu, name, globals()[name])
+    runner: Any = CPUModelRunner
+    runner._sample = keeping_seeds(GPUModelRunner._sample)
+    runner._bookkeeping_sync = without_rewinding(GPUModelRunner._bookkeeping_sync)
+
+
+def keeping_seeds(sample: Callable[..., Any]) -> Callable[..., Any]:
+    """A model runner's `_sample` after which the generators of requests whose token is dropped, for
+    their prompt is not whole yet, are as before."""
+
+    def sampled(runner: Any, *arguments: Any, **options: Any) -> Any:
+        batch = runner.input_batch
+        dropped = runner.discard_request_mask.np[: batch.num_reqs]
+        states = [
+            (generator, generator.get_state())
+            for place, generator in batch.generators.items()
+            if dropped[place]
+        ]
+        output = sample(runner, *arguments, **options)
+        for generator, state in states:
+            generator.set_state(state)
+        return output
+
+    return sampled
+
+
+def without_rewinding(bookkeep: Callable[..., Any]) -> Callable[..., Any]:
+    """A model runner's `_bookkeeping_sync` that finds no generator to rewind."""
+
+    def kept(runner: Any, *arguments: Any, **options: Any) -> Any:
+        batch = runner.input_batch
+        generators, batch.generators = batch.generators, {}
+        try:
+            return bookkeep(runner, *arguments, **options)
+        finally:
+            batch.generators = generators
+
+    return kept
 
 
 def sgmv_shrink(

@@ -1,13 +1,18 @@
-"""LoRA's operators on a CPU: as vLLM's where those are right, and right where they are not."""
+"""vLLM's CPU backend, mended: LoRA's operators as vLLM's where those are right and right where they
+are not; seeds that survive a prompt in parts."""
 
 from importlib.metadata import entry_points
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from vllm.lora.ops.torch_ops import lora_ops
 from vllm.lora.punica_wrapper.utils import compute_meta
+from vllm.v1.worker.cpu_model_runner import CPUModelRunner
+from vllm.v1.worker.gpu_model_runner import GPUModelRunner
 
-from guard import cpu_lora
+from guard import cpu_backend
 
 ADAPTERS, RANK, HIDDEN, OUT = 3, 4, 16, 12
 NAMES = ("sgmv_shrink", "sgmv_expand", "sgmv_expand_slice")
@@ -49,13 +54,13 @@ def test_where_every_token_has_an_adapter_it_is_as_vllm_has_it(
     weights: tuple[torch.Tensor, ...],
 ) -> None:
     torch.testing.assert_close(
-        run(cpu_lora, WITHOUT_BASE, weights), run(lora_ops, WITHOUT_BASE, weights)
+        run(cpu_backend, WITHOUT_BASE, weights), run(lora_ops, WITHOUT_BASE, weights)
     )
 
 
 def test_tokens_without_an_adapter_are_left_alone(weights: tuple[torch.Tensor, ...]) -> None:
     untouched = torch.arange(200.0).view(10, 20)
-    found = run(cpu_lora, WITH_BASE, weights)
+    found = run(cpu_backend, WITH_BASE, weights)
     base = torch.tensor(WITH_BASE) < 0
     torch.testing.assert_close(found[base], untouched[base])
     x, a, b = weights
@@ -78,7 +83,7 @@ def test_expand_covers_what_weights_and_output_share(weights: tuple[torch.Tensor
     buffer = torch.randn(10, RANK)
     for columns in (OUT - 2, OUT + 3):
         found, expected = torch.ones(10, columns), torch.ones(10, columns)
-        for module, output in ((cpu_lora, found), (lora_ops, expected)):
+        for module, output in ((cpu_backend, found), (lora_ops, expected)):
             module.sgmv_expand(buffer, b, output, *metadata(WITHOUT_BASE), add_inputs=True)
         torch.testing.assert_close(found, expected)
 
@@ -86,7 +91,9 @@ def test_expand_covers_what_weights_and_output_share(weights: tuple[torch.Tensor
 def test_without_adding_what_was_there_is_replaced(weights: tuple[torch.Tensor, ...]) -> None:
     _, _, b = weights
     output = torch.ones(10, OUT)
-    cpu_lora.sgmv_expand(torch.randn(10, RANK), b, output, *metadata(WITH_BASE), add_inputs=False)
+    cpu_backend.sgmv_expand(
+        torch.randn(10, RANK), b, output, *metadata(WITH_BASE), add_inputs=False
+    )
     assert not output[torch.tensor(WITH_BASE) < 0].any()
 
 
@@ -95,10 +102,13 @@ def test_it_is_installed_as_vllm_s_general_plugin(monkeypatch: pytest.MonkeyPatc
 
     for name in NAMES:
         monkeypatch.setattr(punica_cpu, name, getattr(lora_ops, name))
+    for name in ("_sample", "_bookkeeping_sync"):
+        monkeypatch.setattr(CPUModelRunner, name, getattr(GPUModelRunner, name))
     (point,) = entry_points(group="vllm.general_plugins", name="setback")
     point.load()()
     for name in NAMES:
-        assert getattr(punica_cpu, name) is getattr(cpu_lora, name)
+        assert getattr(punica_cpu, name) is getattr(cpu_backend, name)
+    assert CPUModelRunner._sample is not GPUModelRunner._sample
 
 
 def test_a_vllm_without_these_operators_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -106,4 +116,41 @@ def test_a_vllm_without_these_operators_is_refused(monkeypatch: pytest.MonkeyPat
 
     monkeypatch.delattr(punica_cpu, "sgmv_shrink")
     with pytest.raises(RuntimeError, match="sgmv_shrink"):
-        cpu_lora.install()
+        cpu_backend.install()
+
+
+class Runner:
+    """As much of vLLM's model runner as samples: two requests, the first one's token dropped."""
+
+    def __init__(self) -> None:
+        seeded = {place: torch.Generator().manual_seed(5) for place in (0, 1)}
+        self.input_batch = SimpleNamespace(num_reqs=2, generators=seeded)
+        self.discard_request_mask = SimpleNamespace(np=np.array([True, False, True]))
+
+    def draw(self) -> list[float]:
+        generators = self.input_batch.generators.values()
+        return [torch.rand(1, generator=generator).item() for generator in generators]
+
+    def rewind(self) -> int:
+        """What vLLM does to a generator whose token is dropped."""
+        for generator in self.input_batch.generators.values():
+            generator.set_offset(generator.get_offset() - 4)
+        return 3
+
+
+def test_a_dropped_token_leaves_its_seed_as_it_was() -> None:
+    runner = Runner()
+    sample = cpu_backend.keeping_seeds(Runner.draw)
+    first, second = sample(runner), sample(runner)
+    assert first[0] == second[0]
+    assert first[1] != second[1]
+
+
+def test_vllm_s_own_rewinding_fails_on_a_cpu_and_is_left_out() -> None:
+    runner = Runner()
+    with pytest.raises(RuntimeError, match="does not use offset"):
+        runner.rewind()
+    generators = runner.input_batch.generators
+    assert cpu_backend.without_rewinding(Runner.rewind)(runner) == 3
+    assert runner.input_batch.generators is generators
+    assert len(generators) == 2
