@@ -5,6 +5,7 @@ restart.
 import asyncio
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -77,9 +78,9 @@ def refine_client(server: Server) -> httpx.Client:
 
 @pytest.fixture(scope="module")
 def versions(folder: Path, swapping: Server, lender: httpx.Client) -> list[int]:
-    """Two registered adapters of different weights."""
+    """Three registered adapters of different weights."""
     revision = lender.get("/model").json()["model_revision"]
-    trained = [train_nothing(folder / f"trained-{seed}", seed) for seed in (1, 2)]
+    trained = [train_nothing(folder / f"trained-{seed}", seed) for seed in (1, 2, 3)]
 
     async def published() -> list[int]:
         made = folder / "adapters"
@@ -125,7 +126,7 @@ def test_a_promoted_adapter_answers_and_a_rollback_undoes_it(
 ) -> None:
     name, of_base = ask(swapping)
     assert name == "base"
-    first, second = versions
+    first, second, _ = versions
     swaps = read_metric(swapping, "setback_adapter_swaps_total")
     swap(swapping, first, f"setback-{first}")
     of_first = ask(swapping)[1]
@@ -152,6 +153,23 @@ def test_the_refine_routes_answer_as_each_adapter_would(
     assert ask(swapping) == lent_answer(lender, "active") == candidate
     refused = lender.delete(f"/adapters/{first}")
     assert (refused.status_code, refused.json()["error"]["code"]) == (409, "adapter_conflict")
+
+
+def test_the_base_stays_the_base_with_as_many_adapters_loaded_as_there_can_be(
+    swapping: Server, versions: list[int], lender: httpx.Client
+) -> None:
+    swap(swapping, None, "base")
+    of_base = ask(swapping)
+    swap(swapping, versions[0], f"setback-{versions[0]}")
+    said = {lent_answer(lender, version) for version in versions}
+    assert len(said) == 3
+    # Beside requests on an adapter as well: they then share a batch.
+    with ThreadPoolExecutor() as pool:
+        mixed = list(pool.map(lambda name: lent_answer(lender, name), [*versions, "base"] * 4))
+    assert lent_answer(lender, "base") == of_base
+    assert set(mixed) == {*said, of_base}
+    for version in versions[1:]:
+        assert lender.delete(f"/adapters/{version}").status_code == 204
 
 
 def test_verdicts_come_from_the_adapter_that_is_asked(
@@ -236,7 +254,7 @@ def test_without_the_token_nothing_is_lent(
 def test_a_spoiled_adapter_is_refused_and_after_a_restart_the_last_good_one_serves(
     start: Start, folder: Path, swapping: Server, versions: list[int], lender: httpx.Client
 ) -> None:
-    first, second = versions
+    first, second, _ = versions
     swap(swapping, first, f"setback-{first}")
     of_first = ask(swapping)
     weights = adapter_path(folder / "adapters", second) / WEIGHTS

@@ -9,6 +9,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -205,7 +206,8 @@ async def _ten_swaps(server: Server, prompts: list[str], pair: list[int]) -> lis
     mixed = [a for a in load.answers if a.text not in [texts[a.prompt] for texts in known.values()]]
     wrong = [a for a in load.answers if a.text != known[a.adapter][a.prompt]]
     before = load.latencies(lambda a: a.begun >= quiet and a.ended <= swaps[0])
-    during = load.latencies(lambda a: _overlaps(a, swaps))
+    during = load.latencies(partial(_overlaps, swaps=swaps))
+    longest = [load.latencies(partial(_overlaps, swaps=[at]))[-1] for at in swaps]
     # What else the machine does changes by the minute, so the seconds between swaps count as well.
     between = load.latencies(lambda a: a.begun > swaps[0] and not _overlaps(a, swaps))
     assert not mixed, mixed[:3]
@@ -214,6 +216,7 @@ async def _ten_swaps(server: Server, prompts: list[str], pair: list[int]) -> lis
         f"{CLIENTS} clients, {SWAPS} swaps: {len(load.answers)} answers, 0 failed, 0 mixed",
         f"before: {_spread(before)}; {len(before) / (swaps[0] - quiet):.1f} requests/s",
         f"in the swap seconds: {_spread(during)}",
+        f"longest in each: {', '.join(f'{seconds:.2f}' for seconds in longest)}",
         f"in the seconds between: {_spread(between)}",
         f"p99 in the swap seconds to before: {_p(during, 99) / _p(before, 99):.2f}",
     ]
