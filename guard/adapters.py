@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from vllm.lora.request import LoRARequest
-from vllm.platforms import current_platform
 
 from guard.adapter_files import adapter_path, verify
 from guard.errors import AdapterConflict, AdapterRefused, AdapterUnknown, GuardError
@@ -51,7 +50,7 @@ class AdapterLimits:
     """What this server can load.
 
     folder: where adapters lie, see adapter_path. model_revision: of the served base.
-    max_rank: 0 when the engine runs without LoRA. slots: see usable_slots.
+    max_rank: 0 when the engine runs without LoRA. slots: adapters that the engine holds at once.
     """
 
     folder: Path
@@ -71,15 +70,6 @@ class _Loaded:
     request: LoRARequest
     users: int = 0
     retired: bool = False
-
-
-def usable_slots(max_loras: int) -> int:
-    """How many of the engine's slots may hold an adapter.
-
-    On a CPU the last one must stay empty: vLLM's kernels there apply what it holds to requests
-    without an adapter too (vLLM #48421).
-    """
-    return max_loras - 1 if current_platform.is_cpu() else max_loras
 
 
 def adapter_name(lora_request: LoRARequest | None) -> str:

@@ -15,7 +15,7 @@ from starlette.datastructures import State
 from starlette.exceptions import HTTPException as StarletteHTTPException
 from vllm.renderers.chat_utils import load_chat_template
 
-from guard.adapters import AdapterLimits, Adapters, usable_slots
+from guard.adapters import AdapterLimits, Adapters
 from guard.critic import Critic
 from guard.engine import GuardedEngine, GuardOptions
 from guard.errors import GuardError
@@ -155,7 +155,7 @@ class _Served:
 
     def adapter_limits(self, folder: Path) -> AdapterLimits:
         lora = self._engine.vllm_config.lora_config
-        rank, slots = (lora.max_lora_rank, usable_slots(lora.max_loras)) if lora else (0, 0)
+        rank, slots = (lora.max_lora_rank, lora.max_loras) if lora else (0, 0)
         return AdapterLimits(folder, self._revision, max_rank=rank, slots=slots)
 
     def provenance(self, policy: Policy, salt: str) -> Provenance:

@@ -24,8 +24,10 @@ from server.settings import PREFIX, Settings, SettingsInvalid, load_settings
 MIDDLEWARE = "server.middleware.GuardMiddleware"
 _SECRETS = frozenset({"user_salt"})
 _CPU_BLOCK_SIZE = 32
-_LORA_RANK = 32
-_ADAPTERS_AT_ONCE = 3
+_FEWEST_LORAS = 3
+"""The active adapter, the one before it while its requests end, and a candidate."""
+
+_LORA_DEFAULTS = {"enable_lora": True, "max_loras": _FEWEST_LORAS, "max_lora_rank": 32}
 _PRACTICE_CACHE_BYTES = 512 * 1024**2
 _PAST_THE_GUARD = {
     "grpc": "--grpc",
@@ -99,8 +101,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     _add_settings(parser)
     parser.set_defaults(host="127.0.0.1", enable_request_id_headers=True)
     # By priority, so that the refine loop's requests wait behind everybody's.
-    parser.set_defaults(scheduling_policy="priority")
-    parser.set_defaults(enable_lora=True, max_loras=_fewest_loras(), max_lora_rank=_LORA_RANK)
+    parser.set_defaults(scheduling_policy="priority", **_LORA_DEFAULTS)
     if current_platform.is_cpu():
         # A smaller block lets a critique reuse more of its answer's cache.
         parser.set_defaults(enforce_eager=True, block_size=_CPU_BLOCK_SIZE)
@@ -163,19 +164,12 @@ def _refuse_unguarded_modes(options: argparse.Namespace) -> None:
         raise Unsupported("VLLM_USE_RUST_FRONTEND would serve past the guard; unset it.")
 
 
-def _fewest_loras() -> int:
-    """Slots for the active adapter, the one before it while its requests end, and a candidate."""
-    from guard.adapters import usable_slots
-
-    return 2 * _ADAPTERS_AT_ONCE - usable_slots(_ADAPTERS_AT_ONCE)
-
-
 def _refuse_too_few_loras(options: argparse.Namespace) -> None:
     """Raises Unsupported when requests would wait for each other's adapters during a swap."""
-    if options.enable_lora and options.max_loras < _fewest_loras():
+    if options.enable_lora and options.max_loras < _FEWEST_LORAS:
         raise Unsupported(
-            f"--max-loras must be at least {_fewest_loras()} here: the active adapter, the one "
-            "before it, a candidate. To serve without adapters: --no-enable-lora.",
+            f"--max-loras must be at least {_FEWEST_LORAS}: the active adapter, the one before it "
+            "and a candidate. To serve without adapters: --no-enable-lora.",
             "--max-loras",
         )
 
