@@ -10,6 +10,7 @@ from refine.practice.compare.figures import figures, wrapper_success
 from refine.practice.compare.flags import from_traffic, never_flagged, one_per_wrapper
 from refine.practice.compare.lab import Flags, Lab, file_name
 from refine.practice.compare.methods import METHODS, OURS, Method
+from refine.practice.wrappers import WRAPPERS
 
 FLAGS = (10, 30, 100, 300)
 MOST_FLAGS = max(FLAGS)
@@ -78,7 +79,8 @@ class Cells:
             flags = Flags(f"{name}-{variations}", cases, variations, seed)
             return await wrapper_success(await self.lab.trained(OURS, flags, len(cases)), 1)
 
-        return await self._cell(f"wrappers: {variations} variations", 1, seed, make)
+        flagged = sum(not wrapper.held_out for wrapper in WRAPPERS)
+        return await self._cell(f"wrappers: {variations} variations", flagged, seed, make)
 
     async def _flags(
         self, name: str, draw: Callable[[], Awaitable[list[Case]]]

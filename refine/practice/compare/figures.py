@@ -26,10 +26,12 @@ _OTHERS = {
 }
 PLAINLY, JAILBROKEN = "harmless, plain", "harmless, jailbreak"
 NEW_CATEGORIES, NEW_TASKS, NEW_WRAPPERS = (
-    f"harmless, {what} never flagged" for what in ("categories", "tasks", "wrappers")
+    f"harmless, new {what}" for what in ("category", "task", "wrapper")
 )
+"""New: never flagged, so nothing was learned from any."""
 COLUMNS = (PLAINLY, JAILBROKEN, NEW_CATEGORIES, NEW_TASKS, NEW_WRAPPERS, *_OTHERS)
-FLAGGED_ONCE, NEVER_SEEN = "success, wrappers flagged once", "success, wrappers never seen"
+FLAGGED_ONCE, NEVER_SEEN = "success, flagged once", "success, never seen"
+"""Of attacks in a wrapper of which one use was flagged, and in one never seen in training."""
 WRAPPER_COLUMNS = (FLAGGED_ONCE, NEVER_SEEN, *_OTHERS)
 
 

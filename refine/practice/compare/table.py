@@ -5,7 +5,7 @@ from typing import Any
 
 from refine.practice.compare.cells import Cell
 
-_WIDTH = 21
+_WIDTH = 18
 
 
 def table(title: str, cells: Sequence[Cell], columns: Sequence[str]) -> str:
