@@ -4,6 +4,7 @@ choice of one process or several; train.py is what runs there.
 
 import asyncio
 import json
+import os
 import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -47,7 +48,7 @@ async def run_training(plan: TrainPlan) -> None:
     gpus = _gpus()
     launcher = ["-m", "accelerate.commands.launch", f"--num_processes={gpus}"] if gpus > 1 else []
     process = await asyncio.create_subprocess_exec(
-        sys.executable, *launcher, "-m", "refine.train", str(path)
+        sys.executable, *launcher, "-m", "refine.train", str(path), env=_beside_a_server()
     )
     try:
         code = await process.wait()
@@ -64,3 +65,9 @@ def _gpus() -> int:
     import torch
 
     return torch.cuda.device_count()
+
+
+def _beside_a_server() -> dict[str, str]:
+    """An environment that leaves the server a core: threads that fight for one stand still."""
+    cores = len(os.sched_getaffinity(0))
+    return {"OMP_NUM_THREADS": str(max(1, cores - 1)), **os.environ}
