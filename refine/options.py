@@ -53,7 +53,7 @@ class RefineOptions(BaseModel):
     variations: int = Field(default=2, ge=0)
     """Paraphrases that widen what is learned from one flag; every other one gets a wrapper."""
 
-    replay: int = Field(default=600, ge=0)
+    replay: int = Field(default=1000, ge=0)
     """How many ordinary requests, with the base's own answers, keep the model helpful."""
 
     replay_file: Path | None = None
@@ -74,7 +74,7 @@ class RefineOptions(BaseModel):
     learning_rate: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     """Peak learning rate. Unset: 1e-4 for a hidden size of 4096, more for smaller models."""
 
-    epochs: float = Field(default=2, gt=0, allow_inf_nan=False)
+    epochs: float = Field(default=3, gt=0, allow_inf_nan=False)
     """Passes over the dataset."""
 
     batch_size: int = Field(default=16, ge=1)

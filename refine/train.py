@@ -10,7 +10,6 @@ training.py starts it.
 """
 
 import json
-import math
 import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -32,7 +31,9 @@ from refine.training import TrainPlan
 
 _SAVE_STEPS = 40
 _IGNORED = -100
-_BASE_RATE, _BASE_WIDTH = 1e-4, 4096
+_BASE_RATE, _BASE_WIDTH, _WIDTH_POWER = 1e-4, 4096, 0.83
+"""A usual LoRA rate for a model of some billion parameters; the power was measured on the practice
+model, whose hidden size of 256 wants 1e-3."""
 
 
 def train(plan: TrainPlan) -> Path:
@@ -81,10 +82,10 @@ def encode(
 
 
 def learning_rate(plan: TrainPlan, hidden_size: int) -> float:
-    """The plan's, or the default: narrower models take a higher one, by the root of the width."""
+    """The plan's, or the default: narrower models take a higher one."""
     if plan.learning_rate is not None:
         return plan.learning_rate
-    return _BASE_RATE * math.sqrt(_BASE_WIDTH / hidden_size)
+    return _BASE_RATE * (_BASE_WIDTH / hidden_size) ** _WIDTH_POWER
 
 
 def _with_start(model: Any, plan: TrainPlan) -> Any:
