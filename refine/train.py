@@ -10,6 +10,7 @@ training.py starts it.
 """
 
 import json
+import math
 import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -85,7 +86,8 @@ def learning_rate(plan: TrainPlan, hidden_size: int) -> float:
     """The plan's, or the default: narrower models take a higher one."""
     if plan.learning_rate is not None:
         return plan.learning_rate
-    return _BASE_RATE * (_BASE_WIDTH / hidden_size) ** _WIDTH_POWER
+    wider = _BASE_WIDTH / hidden_size
+    return _BASE_RATE * math.pow(wider, _WIDTH_POWER)
 
 
 def _with_start(model: Any, plan: TrainPlan) -> Any:
