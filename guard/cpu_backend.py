@@ -1,4 +1,5 @@
-"""What vLLM's CPU backend (0.32) needs mended. Owns three LoRA operators and how seeds are kept.
+"""What vLLM's CPU backend (0.32) needs mended. Owns three LoRA operators and how seeds are kept;
+cpu_lora.py applies adapters to layers without these operators, and faster still.
 
 - LoRA: vLLM's operators copy an adapter's weights for every token, and take the last loaded adapter
   for tokens that have none, so that a base request in a batch with others is answered with a
@@ -19,6 +20,7 @@ import torch
 from torch import Tensor
 
 _OPERATORS = ("sgmv_shrink", "sgmv_expand", "sgmv_expand_slice")
+_PUNICA = "guard.cpu_lora.GroupedPunica"
 _STEPS = ("_sample", "_bookkeeping_sync")
 
 
@@ -39,6 +41,8 @@ def install() -> None:
                 raise RuntimeError(f"This vLLM's CPU backend has no {name} to mend")
     for name in _OPERATORS:
         setattr(punica_cpu, name, globals()[name])
+    platform: Any = type(current_platform)
+    platform.get_punica_wrapper = classmethod(lambda _platform: _PUNICA)
     runner: Any = CPUModelRunner
     runner._sample = keeping_seeds(GPUModelRunner._sample)
     runner._bookkeeping_sync = without_rewinding(GPUModelRunner._bookkeeping_sync)
