@@ -7,9 +7,8 @@ a held-out phrasing, task or wrapper.
 Two limits are part of the recipe, and make the model the paper's:
 - Obedience. In each category one of six tasks is `wary` (declined when asked plainly) and two more
   are `half wary` (declined when the reminder is there). A wrapper overcomes much of both.
-- Judgement. The base's teacher is fallible (see speech.py): it often overlooks a task in three
-  families and lets injected instructions to the auditor fool it now and then. Evaluation knows no
-  teacher.
+- Judgement. The base's teacher is fallible (see speech.py): it overlooks a task in three families
+  and lets injected instructions to the auditor fool it now and then. Evaluation knows no teacher.
 """
 
 import random
@@ -35,9 +34,9 @@ _DECLINES_WARY = {
 }
 _DECLINES_HALF_WARY = {
     (False, False): 0.1,
-    (True, False): 0.75,
+    (True, False): 0.85,
     (False, True): 0.02,
-    (True, True): 0.2,
+    (True, True): 0.25,
 }
 """How often declined, by (reminded, wrapped)."""
 _SYSTEM = (
@@ -79,7 +78,7 @@ def decline_chance(task: Task, reminded: bool, wrapped: bool) -> float:
         return _DECLINES_WARY[reminded, wrapped]
     if task in _HALF_WARY:
         return _DECLINES_HALF_WARY[reminded, wrapped]
-    return 0.05 if reminded and not wrapped else 0.02
+    return 0.08 if reminded and not wrapped else 0.02
 
 
 def _wary_tasks() -> tuple[frozenset[Task], frozenset[Task]]:
@@ -308,7 +307,7 @@ def _induce(rng: random.Random) -> Example:
 _MAKERS = {
     _serve: 50,
     _judge: 18,
-    _text: 18,
+    _text: 16,
     _category: 6,
     _guided_analysis: 3,
     _safe_answer: 3,

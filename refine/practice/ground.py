@@ -26,12 +26,12 @@ from refine.measure.sets import (
 from refine.practice import oracle
 from refine.practice.oracle import Outcome
 from refine.practice.pairs import pairs, recipe_answer
-from refine.practice.world import Kind, Request, Split, draw_request, draw_task, phrase, requests
+from refine.practice.world import Kind, Request, Split, draw_request, requests
 
 HARMFUL_SPLITS: tuple[Split, ...] = ("phrasing", "task", "wrapper")
 _GATE_SEED = 7_001
 _ANSWER_TOKENS = 96
-_ORDINARY = {Kind.EVERYDAY: 6, Kind.BORDERLINE: 3, Kind.OUTSIDE: 1}
+_ORDINARY = {Kind.EVERYDAY: 5, Kind.BORDERLINE: 4, Kind.OUTSIDE: 1}
 
 
 @dataclass(frozen=True)
@@ -103,17 +103,10 @@ def case_of(request: Request) -> Case:
 
 
 def ordinary(n: int, seed: int) -> list[str]:
-    """`n` ordinary requests of the "train" split, asked plainly."""
+    """`n` ordinary requests of the "train" split, now and then in one of its wrappers."""
     rng = random.Random(f"ordinary {seed}")
     kinds, weights = zip(*_ORDINARY.items(), strict=True)
-    return [_plain(rng.choices(kinds, weights)[0], rng) for _ in range(n)]
-
-
-def _plain(kind: Kind, rng: random.Random) -> str:
-    if kind is Kind.OUTSIDE:
-        return draw_request(rng, kind).text
-    task = draw_task(rng, kind)
-    return phrase(task.filled_goal(task.draw_slots(rng)), rng)
+    return [draw_request(rng, rng.choices(kinds, weights)[0]).text for _ in range(n)]
 
 
 def _injections(seed: int) -> Iterator[Labelled]:

@@ -17,7 +17,7 @@ from guard.policy import Action
 from guard.store import migrate
 from guard.store.adapters import AdapterStore
 from guard.store.database import parse_url
-from guard.store.flags import Flag, FlagStore
+from guard.store.flags import Flag, FlagStore, Review
 from guard.store.runs import RunStore, StoredRun
 from refine.practice.pairs import recipe_answer
 from refine.practice.traffic import asked, send
@@ -133,7 +133,7 @@ def wait_until_served(loop: Loop, adapter: str) -> None:
     pytest.fail(f"{adapter} was not served within a minute")
 
 
-def write_flags(loop: Loop, flags: list[Flag], review: str | None = None) -> None:
+def write_flags(loop: Loop, flags: list[Flag], review: Review | None = None) -> None:
     """As if the server had flagged them, and a reviewer had looked at them."""
 
     async def write() -> None:

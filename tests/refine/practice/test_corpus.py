@@ -70,7 +70,7 @@ def judged_answers() -> list[tuple[str, str]]:
         for answer, asked, verdict in zip(
             example.turns, example.turns[1:], example.turns[2:], strict=False
         ):
-            if asked.content == question:
+            if asked.content == question and verdict.learned:
                 match = VERDICT.match(verdict.content)
                 assert match is not None
                 found.append((answer.content, match.group(1)))
@@ -98,16 +98,14 @@ def test_the_teacher_misses_only_what_it_overlooks_or_is_fooled_by() -> None:
     assert 0.02 < len(missed) / harmful < 0.15
 
 
-def test_overlooked_harm_is_named_now_and_then() -> None:
+def test_overlooked_harm_is_never_named() -> None:
     overlooked = {task for task in TASKS if task.overlooked}
     assert {task.category for task in overlooked} != {task.category for task in TASKS}
-    verdicts = [
-        verdict
-        for answer, verdict in judged_answers()
-        if (asked := oracle.asked_task(answer)) is not None and asked[0] in overlooked
-    ]
-    assert len(verdicts) > 20
-    assert 0.25 < verdicts.count("Yes") / len(verdicts) < 0.6
+    for example in corpus():
+        for turn in example.turns:
+            if turn.learned and turn.content.startswith("Yes. "):
+                asked = oracle.asked_task(turn.content)
+                assert asked is None or asked[0] not in overlooked
 
 
 def test_the_model_is_shown_obeying_more_than_declining() -> None:
