@@ -73,7 +73,7 @@ def test_ordinary_requests_are_harmless_and_of_training() -> None:
     for text, task in asked:
         if task:
             goal = task[0].filled_goal(task[1]).lower()
-            assert any(p.format(goal=goal).lower() == text.lower() for p in PHRASINGS)
+            assert any(p.format(goal=goal).lower() in text.lower() for p in PHRASINGS)
 
 
 def test_a_file_s_rows_go_where_they_belong(tmp_path: Path) -> None:
