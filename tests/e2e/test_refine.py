@@ -28,6 +28,8 @@ pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
 STAGES = ("collect", "analyse", "dataset", "train", "gate", "promote")
 DEADLINE_S = 600
+LIGHT = {"epochs": 1, "replay": 100, "variations": 1, "learning_rate": 5e-4}
+"""Minutes less than the defaults, and enough to be better than the base."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +97,7 @@ def loop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Loop]:
 
 def kill_in(loop: Loop, stage: str) -> None:
     """Starts the job and kills it outright once the run has come to `stage`."""
-    job = loop.job()
+    job = loop.job(**LIGHT)
     deadline = time.monotonic() + DEADLINE_S
     while time.monotonic() < deadline:
         found = loop.runs()
@@ -108,15 +110,17 @@ def kill_in(loop: Loop, stage: str) -> None:
 
 
 def test_a_cycle_killed_in_every_stage_ends_promoted_and_served(loop: Loop) -> None:
-    assert send(f"{loop.server.base_url}/v1", Kind.HARMFUL, 160, seed=1, without=["violence"]) > 60
+    assert send(f"{loop.server.base_url}/v1", Kind.HARMFUL, 120, seed=1, without=["violence"]) > 40
     for stage in STAGES:
         kill_in(loop, stage)
-    run = loop.refine()
+    # The last stage is short: the job may have ended before it could be killed.
+    run = loop.runs()[0]
+    run = loop.refine(**LIGHT) if run.status == "running" else run
     assert (run.status, len(loop.runs())) == ("promoted", 1), run.reasons
     assert loop.active() == run.id
     wait_until_served(loop, f"setback-{run.id}")
     # Nothing is learned twice: what was learned from is not collected again.
-    again = loop.refine()
+    again = loop.refine(**LIGHT)
     assert again.status == "too_few"
     assert again.counts["learn"] == 0
 
