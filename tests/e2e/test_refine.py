@@ -13,18 +13,21 @@ from pathlib import Path
 
 import pytest
 
+from guard.errors import LeaseHeld
 from guard.policy import Action
 from guard.store import migrate
 from guard.store.adapters import AdapterStore
 from guard.store.database import parse_url
 from guard.store.flags import Flag, FlagStore, Review
+from guard.store.leases import Leases
 from guard.store.runs import RunStore, StoredRun
 from refine.practice.pairs import recipe_answer
 from refine.practice.traffic import asked, send
 from refine.practice.world import Kind
+from refine.schedule import LEASE
 from tests.e2e.conftest import ROOT, SETBACK, Server, running_server
 
-pytestmark = [pytest.mark.e2e, pytest.mark.slow]
+pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(1500)]
 
 STAGES = ("collect", "analyse", "dataset", "train", "gate", "promote")
 DEADLINE_S = 600
@@ -107,6 +110,26 @@ def kill_in(loop: Loop, stage: str) -> None:
         time.sleep(0.05)
     os.kill(job.pid, signal.SIGKILL)
     job.wait()
+    wait_until_free(loop)
+
+
+def wait_until_free(loop: Loop) -> None:
+    """Until the dead job's lease has run out."""
+
+    async def taken() -> None:
+        leases = Leases(loop.server.database)
+        deadline = time.monotonic() + 60
+        while True:
+            try:
+                token = await leases.acquire(LEASE, "a test", 1)
+                break
+            except LeaseHeld:
+                assert time.monotonic() < deadline
+                await asyncio.sleep(0.1)
+        await leases.release(LEASE, token)
+        await leases.close()
+
+    asyncio.run(taken())
 
 
 def test_a_cycle_killed_in_every_stage_ends_promoted_and_served(loop: Loop) -> None:
