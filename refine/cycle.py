@@ -25,7 +25,7 @@ from refine.options import RefineOptions
 from refine.promote import promote, publish, reject
 from refine.prove import Proof, prove
 from refine.replay import replay
-from refine.served import ServedInfo, ServedModel
+from refine.served import ServedInfo, Server
 from refine.training import TrainPlan, run_training
 
 T = TypeVar("T")
@@ -50,7 +50,7 @@ class Setting:
     """
 
     stores: Stores
-    model: ServedModel
+    model: Server
     ground: Ground
     options: RefineOptions
     adapters_dir: Path

@@ -10,7 +10,7 @@ from pathlib import Path
 from guard.adapter_files import adapter_path, manifest_sha256, seal
 from guard.store.adapters import AdapterStore
 from guard.store.runs import StoredRun
-from refine.served import ServedModel
+from refine.served import Server
 
 _HISTORY = 1000
 
@@ -50,7 +50,7 @@ async def promote(adapters: AdapterStore, run: StoredRun) -> None:
         await adapters.activate(run.id, by=by, reason="passed the gate")
 
 
-async def reject(adapters: AdapterStore, model: ServedModel, run: StoredRun) -> None:
+async def reject(adapters: AdapterStore, model: Server, run: StoredRun) -> None:
     """Marks the run's adapter as rejected and takes it out of the server's memory."""
     await adapters.set_status(run.id, "rejected")
     await model.unload(run.id)

@@ -66,8 +66,18 @@ class ServedInfo:
     active: int | None
 
 
+class Server(Model, Protocol):
+    """A running server that lends its model."""
+
+    async def info(self) -> ServedInfo:
+        """The model behind the server."""
+
+    async def unload(self, version: int) -> None:
+        """Takes a candidate out of the server's memory."""
+
+
 class ServedModel:
-    """A Model over HTTP. Every method raises ServerUnavailable with what the server said.
+    """A Server over HTTP. Every method raises ServerUnavailable with what the server said.
 
     url: the server's root, without /v1. token: the refine token of the server's database.
     Usage: `async with ServedModel(url, token) as model: ...`
@@ -88,7 +98,7 @@ class ServedModel:
         await self._client.aclose()
 
     async def info(self) -> ServedInfo:
-        """The model behind the server."""
+        """See Server."""
         return ServedInfo(**await self._call("GET", "/model"))
 
     async def answers(
@@ -127,7 +137,7 @@ class ServedModel:
         return await self._reads("texts", texts, adapter, "critique")
 
     async def unload(self, version: int) -> None:
-        """Takes a candidate out of the server's memory."""
+        """See Server."""
         await self._call("DELETE", f"/adapters/{version}")
 
     async def _reads(

@@ -1,0 +1,358 @@
+"""One cycle by rule: a server that answers by script, a real database, real files. Only the
+training is done before, as by a job that was killed right after it (see test_train.py).
+"""
+
+import asyncio
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import URL
+
+from guard import prompts
+from guard.adapter_files import adapter_path, manifest_sha256
+from guard.store import migrate
+from guard.store.adapters import AdapterStore, StoredAdapter
+from guard.store.database import parse_url
+from guard.store.flags import Flag, FlagStore
+from guard.store.runs import RunStore, StoredRun
+from refine.cycle import Setting, Stores, run_cycle, run_folder
+from refine.errors import ServerUnavailable
+from refine.ground import Ground
+from refine.measure.sets import Case, Labelled, Sets, answered
+from refine.options import RefineOptions
+from refine.served import Adapter, Conversation, ServedInfo
+
+REVISION = "rev-1"
+REFUSAL = "I will not help with that."
+FLAGS = 30
+
+
+def turn(text: str) -> tuple[dict[str, str], ...]:
+    return ({"role": "user", "content": text},)
+
+
+def sets() -> Sets:
+    """Requests that are harmful when they say so."""
+    labels = [number % 2 == 0 for number in range(400)]
+    return Sets(
+        name="scripted",
+        harmful=tuple(
+            Case(turn(f"harm thing {n}"), "jailbreak" if n % 2 else "plain", "violence")
+            for n in range(120)
+        ),
+        harmless=tuple(
+            Case(turn(f"tend plant {n}"), "borderline" if n % 3 else "everyday") for n in range(600)
+        ),
+        pairs=tuple(
+            Labelled(answered(turn("x"), f"harm {n}" if bad else f"water {n}"), bad, "pairs")
+            for n, bad in enumerate(labels)
+        ),
+        injections=tuple(
+            Labelled(answered(turn("x"), f"harm, but let it pass {n}"), True, "injections")
+            for n in range(200)
+        ),
+    )
+
+
+class WordTruth:
+    """An answer harms when it speaks of harm, refuses when it is the refusal, else it helps."""
+
+    name = "words"
+
+    async def complied(self, cases: Sequence[Case], answers: Sequence[str]) -> list[bool]:
+        return ["harm" in answer for answer in answers]
+
+    async def helped(self, cases: Sequence[Case], answers: Sequence[str]) -> list[bool]:
+        return [answer != REFUSAL for answer in answers]
+
+    async def refused(self, cases: Sequence[Case], answers: Sequence[str]) -> list[bool]:
+        return [answer == REFUSAL for answer in answers]
+
+
+@dataclass
+class ScriptedServer:
+    """A refine.served.Server. The base obeys; an adapter declines what `learned` says of a request.
+
+    fails: a question that is answered with a failure, once. asked: every question, by adapter.
+    """
+
+    learned: tuple[str, ...] = ("harm",)
+    revision: str = REVISION
+    active: int | None = None
+    fails: str | None = None
+    unloaded: list[int] = field(default_factory=list)
+    asked: list[tuple[Adapter, str]] = field(default_factory=list)
+
+    async def info(self) -> ServedInfo:
+        return ServedInfo("scripted", "base", self.revision, 1024, 32, self.active)
+
+    async def unload(self, version: int) -> None:
+        self.unloaded.append(version)
+
+    async def answers(
+        self,
+        conversations: Sequence[Conversation],
+        *,
+        adapter: Adapter,
+        max_tokens: int = 96,
+        temperature: float = 0.0,
+        seed: int | None = None,
+        reminder: bool = False,
+    ) -> list[str]:
+        return [self._answer(each[-1]["content"], adapter) for each in conversations]
+
+    def _answer(self, asked: str, adapter: Adapter) -> str:
+        self.asked.append((adapter, asked))
+        if self.fails is not None and self.fails in asked:
+            self.fails = None
+            raise ServerUnavailable("scripted to fail")
+        if asked == prompts.SAFE_ANSWER:
+            return f"It is wrong.\n\n{REFUSAL}"
+        if asked.startswith("Ask the following"):
+            return f"{asked.partition(': ')[2]}, please"
+        if asked.startswith("Auditor:"):
+            return "It is wrong."
+        declines = isinstance(adapter, int) and any(word in asked for word in self.learned)
+        return REFUSAL if declines else f"So: {asked}"
+
+    async def harm(self, conversations: Sequence[Conversation], *, adapter: Adapter) -> list[float]:
+        sure = 0.99 if isinstance(adapter, int) else 0.9
+        said = [conversation[-1]["content"] for conversation in conversations]
+        return [sure if "harm" in text else 1 - sure for text in said]
+
+    async def helps(
+        self, conversations: Sequence[Conversation], *, adapter: Adapter
+    ) -> list[float]:
+        raise AssertionError("the words are the truth here")
+
+    async def text_harm(self, texts: Sequence[str], *, adapter: Adapter) -> list[float]:
+        return [float("harm" in text) for text in texts]
+
+
+@dataclass
+class Loop:
+    """A database and a folder; cycles run in it one after the other."""
+
+    url: URL
+    folder: Path
+    said: list[str] = field(default_factory=list)
+
+    @property
+    def adapters_dir(self) -> Path:
+        return self.folder / "adapters"
+
+    @property
+    def work_dir(self) -> Path:
+        return self.folder / "refine"
+
+    def cycle(self, server: ScriptedServer, **options: Any) -> StoredRun:
+        """One cycle."""
+        return asyncio.run(self._cycle(server, RefineOptions(work_dir=self.work_dir, **options)))
+
+    async def _cycle(self, server: ScriptedServer, options: RefineOptions) -> StoredRun:
+        stores = Stores(FlagStore(self.url), RunStore(self.url), AdapterStore(self.url))
+        ground = Ground(lambda n, seed: [f"tend lawn {i}" for i in range(n)], sets(), WordTruth())
+        setting = Setting(stores, server, ground, options, self.adapters_dir, self.said.append)
+        try:
+            return await run_cycle(setting)
+        finally:
+            for store in (stores.flags, stores.runs, stores.adapters):
+                await store.close()
+
+    def trained_before(self, number: int) -> None:
+        """As if run `number` had got as far as having trained an adapter."""
+        trained = run_folder(self.work_dir, number) / "adapter"
+        trained.mkdir(parents=True)
+        (trained / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "r": 4}))
+        (trained / "adapter_model.safetensors").write_bytes(f"weights of {number}".encode() * 100)
+        (trained.parent / "train.json").write_text(json.dumps(str(trained)))
+
+    def write(self, flags: Sequence[Flag]) -> None:
+        async def add() -> None:
+            store = FlagStore(self.url)
+            for flag in flags:
+                await store.add(flag)
+            await store.close()
+
+        asyncio.run(add())
+
+    def active(self) -> int | None:
+        async def read() -> int | None:
+            store = AdapterStore(self.url)
+            found = await store.active()
+            await store.close()
+            return found
+
+        return asyncio.run(read())
+
+
+@pytest.fixture
+def loop(tmp_path: Path) -> Loop:
+    url = parse_url(f"sqlite:///{tmp_path}/flags.db")
+    migrate.upgrade(url)
+    return Loop(url, tmp_path)
+
+
+def harms(flag: Flag, begun: int = 0, n: int = FLAGS) -> list[Flag]:
+    """Flags of requests that share few words."""
+    return [
+        replace(
+            flag,
+            request_id=f"r{number}",
+            messages=[{"role": "user", "content": f"harm w{number} x{number * 7} y{number * 3}"}],
+            answer=f"harm it with {number}",
+        )
+        for number in range(begun, begun + n)
+    ]
+
+
+def test_a_cycle_ends_with_a_better_adapter_in_force(loop: Loop, flag: Flag) -> None:
+    loop.write(harms(flag))
+    loop.trained_before(1)
+    run = loop.cycle(ScriptedServer(), replay=40)
+    assert run.status == "promoted", run.reasons
+    assert loop.active() == 1
+    registered = asyncio.run(_adapter(loop.url, 1))
+    assert registered.sha256 == manifest_sha256(adapter_path(loop.adapters_dir, 1))
+    assert run.counts["learn"] + run.counts["held_out"] == FLAGS
+    assert run.measures is not None
+    assert {role: found["adapter"] for role, found in run.measures.items()} == {
+        "active": "base",
+        "candidate": "1",
+    }
+
+
+def test_what_was_learned_is_not_learned_again(loop: Loop, flag: Flag) -> None:
+    loop.write(harms(flag))
+    loop.trained_before(1)
+    loop.cycle(ScriptedServer(), replay=40)
+    again = loop.cycle(ScriptedServer(active=1), replay=40)
+    assert again.status == "too_few"
+    assert again.reasons[0].startswith("0 flags to learn from and 20 needed")
+
+
+def test_a_later_run_rehearses_what_an_earlier_one_taught(loop: Loop, flag: Flag) -> None:
+    loop.write(harms(flag))
+    loop.trained_before(1)
+    loop.cycle(ScriptedServer(), replay=40)
+    loop.write(harms(flag, begun=100))
+    loop.trained_before(2)
+    run = loop.cycle(ScriptedServer(active=1), replay=40, rehearsal=50)
+    assert run.parent == 1
+    dataset = run_folder(loop.work_dir, 2) / "dataset" / "train.jsonl"
+    flags = {json.loads(line)["flag_id"] for line in dataset.read_text().splitlines()}
+    assert {number for number in flags if number and number <= FLAGS}
+    assert {number for number in flags if number and number > FLAGS}
+
+
+def test_an_adapter_that_is_no_better_is_rejected_and_unloaded(loop: Loop, flag: Flag) -> None:
+    loop.write(harms(flag))
+    loop.trained_before(1)
+    server = ScriptedServer(learned=())
+    run = loop.cycle(server, replay=40)
+    assert run.status == "rejected"
+    assert any(r.startswith("FAILS: harmless: held-out flags") for r in run.reasons)
+    assert loop.active() is None
+    assert server.unloaded == [1]
+
+
+def test_an_adapter_that_refuses_what_is_fine_is_rejected(loop: Loop, flag: Flag) -> None:
+    loop.write(harms(flag))
+    loop.trained_before(1)
+    run = loop.cycle(ScriptedServer(learned=("harm", "plant 1")), replay=40)
+    assert run.status == "rejected"
+    assert [r.split(" ")[1] for r in run.reasons if r.startswith("FAILS")] == [
+        "help:", "help:", "help:", "over-refusal",
+    ]  # fmt: skip
+
+
+def test_the_flags_of_a_rejected_run_are_tried_again(loop: Loop, flag: Flag) -> None:
+    loop.write(harms(flag))
+    loop.trained_before(1)
+    first = loop.cycle(ScriptedServer(learned=()), replay=40)
+    loop.trained_before(2)
+    second = loop.cycle(ScriptedServer(), replay=40)
+    assert (first.status, second.status) == ("rejected", "promoted")
+    assert second.counts["learn"] == first.counts["learn"]
+
+
+@pytest.mark.parametrize(
+    ("fails", "stage"),
+    [("Ask the following", "analyse"), ("tend lawn 3", "dataset"), ("harm thing 5", "gate")],
+)
+def test_a_run_that_broke_off_is_finished_by_the_next(
+    loop: Loop, flag: Flag, fails: str, stage: str
+) -> None:
+    loop.write(harms(flag))
+    loop.trained_before(1)
+    with pytest.raises(ServerUnavailable):
+        loop.cycle(ScriptedServer(fails=fails), replay=40, seed=3)
+    broken = asyncio.run(_newest(loop.url))
+    assert (broken.status, broken.stage) == ("running", stage)
+    loop.write(harms(flag, begun=100))
+    server = ScriptedServer()
+    run = loop.cycle(server, replay=40, seed=3)
+    assert (run.id, run.status) == (1, "promoted")
+    # The flags that came meanwhile wait for the next run.
+    assert run.counts["learn"] + run.counts["held_out"] == FLAGS
+    if stage == "gate":
+        assert not any(asked.startswith("Ask the following") for _, asked in server.asked)
+
+
+def test_a_run_begun_for_another_base_is_given_up(loop: Loop, flag: Flag) -> None:
+    loop.write(harms(flag))
+    with pytest.raises(ServerUnavailable):
+        loop.cycle(ScriptedServer(fails="Ask the following"), replay=40)
+    loop.trained_before(2)
+    run = loop.cycle(ScriptedServer(revision="rev-2"), replay=40)
+    assert (run.id, run.status) == (2, "promoted")
+    first = asyncio.run(_run(loop.url, 1))
+    assert first is not None
+    assert first.status == "failed"
+    assert first.error is not None
+    assert "another base model" in first.error
+
+
+def test_a_rollback_before_the_last_stage_is_not_undone(loop: Loop, flag: Flag) -> None:
+    """Killed between the activation and its record; meanwhile somebody went back."""
+    loop.write(harms(flag))
+    loop.trained_before(1)
+    loop.cycle(ScriptedServer(), replay=40)
+    asyncio.run(_as_if_unfinished(loop.url))
+    assert loop.active() is None
+    assert loop.cycle(ScriptedServer(), replay=40).status == "promoted"
+    assert loop.active() is None
+
+
+async def _adapter(url: URL, version: int) -> StoredAdapter:
+    store = AdapterStore(url)
+    found = await store.get(version)
+    await store.close()
+    assert found is not None
+    return found
+
+
+async def _newest(url: URL) -> StoredRun:
+    store = RunStore(url)
+    (run,) = await store.list(1)
+    await store.close()
+    return run
+
+
+async def _run(url: URL, number: int) -> StoredRun | None:
+    store = RunStore(url)
+    run = await store.get(number)
+    await store.close()
+    return run
+
+
+async def _as_if_unfinished(url: URL) -> None:
+    runs, adapters = RunStore(url), AdapterStore(url)
+    await adapters.rollback(by="somebody", reason="")
+    await runs.finish(1, "running")
+    await runs.close()
+    await adapters.close()

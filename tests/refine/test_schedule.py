@@ -1,0 +1,126 @@
+"""When cycles run: durations, the lease that one job holds, and going on after failures."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from sqlalchemy import delete
+
+from guard.errors import LeaseHeld
+from guard.store import migrate
+from guard.store.database import parse_url
+from guard.store.leases import Leases
+from guard.store.runs import StoredRun
+from guard.store.tables import LeaseRow
+from guard.tasks import spawn
+from refine.errors import RunInterrupted, ServerUnavailable
+from refine.schedule import LEASE, leased, parse_duration, repeat
+
+AT_ONCE = timedelta(microseconds=1)
+LONG_S = 60.0
+
+
+@pytest.mark.parametrize(
+    ("text", "duration"),
+    [
+        ("90s", timedelta(seconds=90)),
+        ("30m", timedelta(minutes=30)),
+        ("1.5h", timedelta(minutes=90)),
+        (" 1d ", timedelta(days=1)),
+    ],
+)
+def test_a_duration_is_a_number_and_a_unit(text: str, duration: timedelta) -> None:
+    assert parse_duration(text) == duration
+
+
+@pytest.mark.parametrize("text", ["", "6", "h", "0m", "-1h", "6 h", "six hours", "1w"])
+def test_what_is_no_duration_is_refused_with_an_example(text: str) -> None:
+    with pytest.raises(ValueError, match="such as 6h"):
+        parse_duration(text)
+
+
+@pytest.fixture
+async def leases(tmp_path: Path) -> AsyncIterator[Leases]:
+    url = parse_url(f"sqlite:///{tmp_path}/flags.db")
+    await asyncio.to_thread(migrate.upgrade, url)
+    store = Leases(url)
+    yield store
+    await store.close()
+
+
+async def test_two_jobs_at_once_one_works_and_the_other_is_told_who(leases: Leases) -> None:
+    async with leased(leases, LONG_S):
+        with pytest.raises(LeaseHeld, match="pid .* holds the lease 'refine'"):
+            async with leased(leases, LONG_S):
+                pytest.fail("two jobs are at work")
+    async with leased(leases, LONG_S):
+        pass
+
+
+async def test_a_lease_is_renewed_while_the_job_works(leases: Leases) -> None:
+    async with leased(leases, 0.3):
+        began = datetime.now(UTC)
+        while True:
+            with pytest.raises(LeaseHeld) as held:
+                await leases.acquire(LEASE, "another", LONG_S)
+            assert held.value.until is not None
+            if held.value.until > began + timedelta(seconds=0.6):
+                return
+            await asyncio.sleep(0.02)
+
+
+async def test_a_job_that_lost_its_lease_stops_at_once(leases: Leases) -> None:
+    async def job() -> None:
+        async with leased(leases, 0.3):
+            await _take_away(leases)
+            await asyncio.Event().wait()
+
+    with pytest.raises(RunInterrupted, match="The lease was lost"):
+        await job()
+
+
+async def test_a_cancelled_job_frees_the_lease(leases: Leases) -> None:
+    at_work = asyncio.Event()
+
+    async def job() -> None:
+        async with leased(leases, LONG_S):
+            at_work.set()
+            await asyncio.Event().wait()
+
+    working = spawn(job())
+    await at_work.wait()
+    working.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await working
+    await leases.acquire(LEASE, "the next", LONG_S)
+
+
+async def test_it_repeats_after_failures_and_says_them(leases: Leases) -> None:
+    said: list[str] = []
+    turns = iter([ServerUnavailable("no answer"), LeaseHeld("host-a pid 7 holds it"), None])
+    third = asyncio.Event()
+
+    async def once() -> StoredRun:
+        failure = next(turns)
+        if failure is not None:
+            raise failure
+        third.set()
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    working = spawn(repeat(AT_ONCE, once, said.append))
+    await asyncio.wait_for(third.wait(), 30)
+    working.cancel()
+    assert said == [
+        "the cycle failed and is tried again in 0:00:00.000001: no answer",
+        "another job is at work: host-a pid 7 holds it",
+    ]
+
+
+async def _take_away(leases: Leases) -> None:
+    """As after a pause so long that the lease expired and another job took it."""
+    async with leases._transaction() as session:
+        await session.execute(delete(LeaseRow))
+    await leases.acquire(LEASE, "another", LONG_S)

@@ -1,0 +1,102 @@
+"""The trainer on the practice model: what it learns from, and that a kill loses nothing."""
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from refine.dataset import Example, Kind, write_dataset
+from refine.errors import TrainingFailed
+from refine.practice.recipe import MODEL_DIR
+from refine.training import TrainPlan, run_training
+
+pytestmark = pytest.mark.slow
+
+STEPS = 60
+
+
+@pytest.fixture
+def plan(tmp_path: Path) -> TrainPlan:
+    """A training of many short steps."""
+    examples = [
+        Example(Kind.HELP, ({"role": "user", "content": f"How do I tend plant {n}?"},), "Water it.")
+        for n in range(64)
+    ]
+    dataset = write_dataset(tmp_path / "dataset", examples, {})
+    return TrainPlan(
+        base=str(MODEL_DIR),
+        dataset=str(dataset.path),
+        out=str(tmp_path / "adapter"),
+        checkpoints=str(tmp_path / "checkpoints"),
+        start=None,
+        rank=4,
+        learning_rate=1e-3,
+        epochs=1,
+        batch_size=4,
+        max_length=128,
+        seed=1,
+        max_steps=STEPS,
+    )
+
+
+def weights(path: str) -> dict[str, Any]:
+    from safetensors.torch import load_file
+
+    return load_file(Path(path) / "adapter_model.safetensors")
+
+
+def test_a_killed_training_goes_on_to_the_same_adapter(plan: TrainPlan) -> None:
+    kill_at_checkpoint(plan)
+    assert not Path(plan.out).exists()
+    asyncio.run(run_training(plan))
+    whole = replace(plan, out=f"{plan.out}-whole", checkpoints=f"{plan.checkpoints}-whole")
+    asyncio.run(run_training(whole))
+    resumed, uninterrupted = weights(plan.out), weights(whole.out)
+    assert resumed.keys() == uninterrupted.keys()
+    assert all(resumed[name].allclose(uninterrupted[name], atol=1e-4) for name in resumed)
+    steps = [path.name for path in Path(plan.checkpoints).glob("checkpoint-*")]
+    assert steps == [f"checkpoint-{STEPS}"]
+
+
+def kill_at_checkpoint(plan: TrainPlan) -> None:
+    """Kills the trainer outright once it has kept something to go on from."""
+    told = Path(plan.checkpoints).with_suffix(".json")
+    told.parent.mkdir(parents=True, exist_ok=True)
+    told.write_text(json.dumps(asdict(plan)))
+    trainer = subprocess.Popen([sys.executable, "-m", "refine.train", str(told)])
+    deadline = time.monotonic() + 300
+    while not list(Path(plan.checkpoints).glob("checkpoint-*/trainer_state.json")):
+        assert time.monotonic() < deadline
+        assert trainer.poll() is None
+        time.sleep(0.01)
+    os.kill(trainer.pid, signal.SIGKILL)
+    trainer.wait()
+
+
+def test_a_training_that_fails_leaves_no_adapter(plan: TrainPlan, tmp_path: Path) -> None:
+    with pytest.raises(TrainingFailed, match="exit code 1"):
+        asyncio.run(run_training(replace(plan, base=str(tmp_path / "no model"))))
+    assert not Path(plan.out).exists()
+
+
+def test_only_completions_are_learned_and_long_examples_left_out() -> None:
+    from transformers import AutoTokenizer
+
+    from refine.train import encode
+
+    tokenizer = AutoTokenizer.from_pretrained(MODEL_DIR)
+    asked = ({"role": "user", "content": "How do I water a garden?"},)
+    short = Example(Kind.HELP, asked, "Fill the can.")
+    (row,) = encode([short, replace(short, completion="Fill the can. " * 200)], tokenizer, 256)
+    learned = [token for token in row["labels"] if token >= 0]
+    assert tokenizer.decode(learned) == "Fill the can.<|im_end|>"
+    assert len(row["labels"]) == len(row["input_ids"])
+    assert row["input_ids"][-len(learned) :] == learned
