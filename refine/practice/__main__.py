@@ -93,6 +93,8 @@ def compare(
         list[int] | None, typer.Option(min=1, max=300, help="Flags to learn from; repeatable.")
     ] = None,
     seeds: Annotated[int, typer.Option(min=1, help="Trainings per row.")] = 3,
+    steps: Annotated[int, typer.Option(min=1, help="Of every training.")] = 150,
+    replay: Annotated[int, typer.Option(min=1, help="Ordinary requests in every training.")] = 500,
     as_json: Annotated[bool, typer.Option("--json", help="JSON instead of tables.")] = False,
 ) -> None:
     """Train every method from the same flags and print the paper's table (over an hour)."""
@@ -106,7 +108,8 @@ def compare(
     from refine.practice.compare.table import table as paper_table
 
     async def run() -> None:
-        cells = Cells(Lab(model, out, RefineOptions()), lambda line: typer.echo(line, err=True))
+        lab = Lab(model, out, RefineOptions(replay=replay), steps)
+        cells = Cells(lab, lambda line: typer.echo(line, err=True))
         wrapped = await cells.wrappers(range(seeds))
         found = await cells.methods(flags or FLAGS, range(seeds))
         if as_json:

@@ -1,14 +1,12 @@
 """From flags to a trained model, for any method. Owns what is kept on disk, and that every method
 gets the same flags, the same ordinary answers and the same number of steps.
 
-All take as many steps as mistake analysis with safe answers has examples for, so a method with
-fewer examples sees each of them more often.
+A method with fewer examples, or with fewer flags, sees each of them more often.
 """
 
 import asyncio
 import hashlib
 import json
-import math
 import shutil
 import sys
 from collections.abc import Awaitable, Callable, Sequence
@@ -25,7 +23,7 @@ from refine.collect import Case
 from refine.dataset import Example, Lesson, Ordinary, write_dataset
 from refine.files import write_atomically
 from refine.options import RefineOptions
-from refine.practice.compare.methods import OURS, Method, examples, revise
+from refine.practice.compare.methods import Method, examples, revise
 from refine.practice.ground import ordinary
 from refine.practice.reader_model import ReaderModel
 from refine.practice.recipe import CONTEXT_LENGTH, MANIFEST
@@ -48,17 +46,18 @@ class Flags:
 
 
 class Lab:
-    """A base model, the options of every training, and a folder in which all is kept.
+    """A base model, the options and steps of every training, and a folder in which all is kept.
 
-    out: holds a folder for each model and options, so that nothing kept is ever of others.
+    out: holds a folder for each model, options and steps, so that nothing kept is ever of others.
     """
 
-    def __init__(self, model: Path, out: Path, options: RefineOptions) -> None:
+    def __init__(self, model: Path, out: Path, options: RefineOptions, steps: int) -> None:
         self.base = ReaderModel(model)
         self.options = options
+        self._steps = steps
         self._model = model
         weights = json.loads((model / MANIFEST).read_text("utf-8"))["weights_sha256"]
-        about = [weights, prompts.VERSION, options.model_dump(mode="json")]
+        about = [weights, prompts.VERSION, options.model_dump(mode="json"), steps]
         self.folder = out / hashlib.sha256(json.dumps(about).encode()).hexdigest()[:12]
 
     async def kept(self, name: str, kind: type[T], make: Callable[[], Awaitable[T]]) -> T:
@@ -74,7 +73,6 @@ class Lab:
     async def trained(self, method: Method, flags: Flags, n: int) -> ReaderModel:
         """A model whose adapter 1 learned the method's examples of the first `n` flags."""
         learned = await self._examples(method, flags, n)
-        ours = await self._examples(OURS, flags, n)
         folder = self.folder / "trained" / f"{file_name(method.name)}-{n}-{flags.name}"
         dataset = write_dataset(folder / "dataset", learned, {"method": method.name})
         options = self.options
@@ -90,7 +88,7 @@ class Lab:
             batch_size=options.batch_size,
             max_length=min(options.max_length, CONTEXT_LENGTH),
             seed=flags.seed,
-            max_steps=math.ceil(len(ours) * options.epochs / options.batch_size),
+            max_steps=self._steps,
         )
         # The trainer prints its losses; standard output is for the tables.
         with redirect_stdout(sys.stderr):

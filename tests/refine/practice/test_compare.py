@@ -141,8 +141,8 @@ def test_the_table_shows_the_mean_and_the_range() -> None:
 
 
 async def test_a_method_is_trained_once_and_kept(tmp_path: Path) -> None:
-    options = RefineOptions(replay=8, variations=1, epochs=1, batch_size=8, rank=2)
-    lab = Lab(MODEL_DIR, tmp_path, options)
+    options = RefineOptions(replay=8, variations=1, batch_size=8, rank=2)
+    lab = Lab(MODEL_DIR, tmp_path, options, steps=3)
     requests = [r for r in asked(WorldKind.HARMFUL, 6, 0) if r.task and not r.task.overlooked]
     cases = tuple(
         Case(number, request.messages, recipe_answer(request), "hate")
@@ -156,11 +156,12 @@ async def test_a_method_is_trained_once_and_kept(tmp_path: Path) -> None:
     assert await model.harm(probe, adapter=1) != await model.harm(probe, adapter="base")
     (weights,) = lab.folder.glob("trained/*/adapter/adapter_model.safetensors")
     before = weights.stat().st_mtime_ns
-    await Lab(MODEL_DIR, tmp_path, options).trained(OURS, flags, len(cases))
+    await Lab(MODEL_DIR, tmp_path, options, steps=3).trained(OURS, flags, len(cases))
     assert weights.stat().st_mtime_ns == before
     assert not list(lab.folder.glob("trained/*/checkpoints"))
 
 
 def test_other_options_are_kept_apart(tmp_path: Path) -> None:
-    one = Lab(MODEL_DIR, tmp_path, RefineOptions()).folder
-    assert one != Lab(MODEL_DIR, tmp_path, RefineOptions(rank=8)).folder
+    one = Lab(MODEL_DIR, tmp_path, RefineOptions(), steps=3).folder
+    assert one != Lab(MODEL_DIR, tmp_path, RefineOptions(rank=8), steps=3).folder
+    assert one != Lab(MODEL_DIR, tmp_path, RefineOptions(), steps=4).folder
