@@ -25,6 +25,11 @@ pytest_plugins = ["tests.scripted"]
 POSTGRES_PROGRAMS = ("initdb", "pg_ctl", "postgres")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """`--full`: the load tests at the length with which their figures were taken."""
+    parser.addoption("--full", action="store_true", help="load tests at full length")
+
+
 @pytest.fixture(scope="session")
 def postgres_socket() -> Iterator[Path]:
     """The socket folder of a PostgreSQL server of our own, which no network can reach."""

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from prometheus_client.metrics import MetricWrapperBase
 
+from refine.measure.sets import bundled_sets, with_file
 from refine.options import RefineOptions
 from server import metrics
 from server.settings import Settings
@@ -68,6 +69,16 @@ def test_every_setting_is_in_the_table_with_its_default() -> None:
     for name in ("reminder", "on_failure", "critic_timeout_s"):
         default = str(Settings.model_fields[name].default).lower()
         assert settings[name] == f"`{default}`"
+
+
+def test_the_file_shown_is_taken(tmp_path: Path) -> None:
+    found = re.search(r"^```jsonl\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+    assert found
+    (tmp_path / "mine.jsonl").write_text(found[1])
+    bundled = bundled_sets()
+    sets = with_file(bundled, tmp_path / "mine.jsonl")
+    assert len(sets.harmful) == len(bundled.harmful) + 1
+    assert [pair.harmful for pair in sets.pairs[len(bundled.pairs) :]] == [False]
 
 
 def test_every_metric_is_in_the_table_with_its_type_and_labels() -> None:

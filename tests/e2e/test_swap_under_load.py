@@ -1,6 +1,7 @@
 """Adapters swapped under load: no request fails and no answer mixes two.
 
 Latency and memory are printed, not asserted: they depend on the machine and what else it does.
+Shortened unless pytest is told `--full`.
 """
 
 import asyncio
@@ -30,11 +31,21 @@ pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(1800)]
 CLIENTS = 16
 PROMPTS = 32
 TOKENS = 24
-QUIET_S = 20.0
-BETWEEN_SWAPS_S = 3.0
 SWAPS = 10
-MANY_SWAPS = 100
 PASS_ALL = '[default]\nthreshold = 1.0\naction = "pass"\n'
+
+
+@dataclass(frozen=True)
+class Length:
+    """quiet_s: without a swap, before the first. between_s: after each. many: swaps, with the
+    memory looked at after a tenth of them, at about half, and at their end."""
+
+    quiet_s: float
+    between_s: float
+    many: int
+
+
+FULL, SHORT = Length(20.0, 3.0, 100), Length(3.0, 0.5, 20)
 
 
 @dataclass(frozen=True)
@@ -146,8 +157,13 @@ def prompts() -> list[str]:
 
 @pytest.mark.parametrize("processes", [1, 2])
 def test_swaps_under_load(
-    tmp_path: Path, prompts: list[str], capsys: pytest.CaptureFixture[str], processes: int
+    tmp_path: Path,
+    prompts: list[str],
+    capsys: pytest.CaptureFixture[str],
+    pytestconfig: pytest.Config,
+    processes: int,
 ) -> None:
+    length = FULL if pytestconfig.getoption("--full") else SHORT
     (tmp_path / "policy.toml").write_text(PASS_ALL)
     database = f"sqlite:///{tmp_path}/flags.db"
     upgrade(parse_url(database))
@@ -158,12 +174,12 @@ def test_swaps_under_load(
     with running_server(
         tmp_path, database, lambda port: [SETBACK, "serve", "--port", str(port), *options]
     ) as server:
-        report = asyncio.run(measured(server, folder, prompts))
+        report = asyncio.run(measured(server, folder, prompts, length))
     with capsys.disabled():
         print(f"\n{processes} API process(es)", *report, sep="\n")  # noqa: T201
 
 
-async def measured(server: Server, folder: Path, prompts: list[str]) -> list[str]:
+async def measured(server: Server, folder: Path, prompts: list[str], length: Length) -> list[str]:
     """The whole check; returns its figures, a line each."""
     async with httpx.AsyncClient(base_url=server.base_url, timeout=120) as http:
         store = FlagStore(server.database)
@@ -175,15 +191,17 @@ async def measured(server: Server, folder: Path, prompts: list[str]) -> list[str
     pair = [await publish(server.database, folder, path, revision) for path in trained]
     many = [
         await publish(server.database, folder, trained[turn % 2], revision)
-        for turn in range(MANY_SWAPS)
+        for turn in range(length.many)
     ]
     return [
-        *await _ten_swaps(server, prompts, pair),
-        *await _a_hundred_swaps(server, prompts, many),
+        *await _ten_swaps(server, prompts, pair, length),
+        *await _many_swaps(server, prompts, many),
     ]
 
 
-async def _ten_swaps(server: Server, prompts: list[str], pair: list[int]) -> list[str]:
+async def _ten_swaps(
+    server: Server, prompts: list[str], pair: list[int], length: Length
+) -> list[str]:
     known = await expected(server, prompts, pair)
     differing = sum(a != b for a, b in zip(*known.values(), strict=True))
     assert differing > len(prompts) // 2, "the adapters do not differ enough to tell them apart"
@@ -194,14 +212,14 @@ async def _ten_swaps(server: Server, prompts: list[str], pair: list[int]) -> lis
     async with loaded(server, prompts, CLIENTS) as load:
         await load.until_answered_by(f"setback-{pair[0]}")
         # The first answers of a load are slow: connections open, caches are cold.
-        await asyncio.sleep(BETWEEN_SWAPS_S)
+        await asyncio.sleep(length.between_s)
         quiet = time.monotonic()
-        await asyncio.sleep(QUIET_S)
+        await asyncio.sleep(length.quiet_s)
         for turn in range(1, SWAPS + 1):
             swaps.append(time.monotonic())
             await activate(server.database, pair[turn % 2])
             await load.until_answered_by(f"setback-{pair[turn % 2]}")
-            await asyncio.sleep(BETWEEN_SWAPS_S)
+            await asyncio.sleep(length.between_s)
     assert not load.failures
     mixed = [a for a in load.answers if a.text not in [texts[a.prompt] for texts in known.values()]]
     wrong = [a for a in load.answers if a.text != known[a.adapter][a.prompt]]
@@ -227,22 +245,23 @@ def _overlaps(answer: Answer, swaps: Sequence[float]) -> bool:
     return any(answer.begun < at + 1 and answer.ended > at for at in swaps)
 
 
-async def _a_hundred_swaps(server: Server, prompts: list[str], many: list[int]) -> list[str]:
+async def _many_swaps(server: Server, prompts: list[str], many: list[int]) -> list[str]:
     async with loaded(server, prompts, 2) as load:
-        for version in many[:10]:
+        begun, halfway_at = len(many) // 10, len(many) * 11 // 20
+        for version in many[:begun]:
             await _swap(server, load, version)
         before = resident_mib(server.pid)
-        for version in many[10:55]:
+        for version in many[begun:halfway_at]:
             await _swap(server, load, version)
         halfway = resident_mib(server.pid)
-        for version in many[55:]:
+        for version in many[halfway_at:]:
             await _swap(server, load, version)
         after = resident_mib(server.pid)
     assert not load.failures
     figures = (
         f"{name}: {before[name]:.0f}, {halfway[name]:.0f}, {after[name]:.0f}" for name in after
     )
-    return ["MiB resident after 10, 55 and 100 swaps:", *figures]
+    return [f"MiB resident after {begun}, {halfway_at} and {len(many)} swaps:", *figures]
 
 
 async def _swap(server: Server, load: Load, version: int) -> None:
