@@ -16,7 +16,7 @@ from refine.practice.wrappers import WRAPPERS
 from refine.served import Adapter, Model
 
 _SEED = 9_001
-SIZES = Sizes()
+SIZES = Sizes(everyday=240, borderline=160, pairs=400, injections=120)
 _USES_PER_WRAPPER = 25
 _OTHERS = {
     "help": "help: all",

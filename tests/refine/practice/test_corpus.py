@@ -1,5 +1,6 @@
 """What the model is taught: nothing held out, right verdicts, the documented limits."""
 
+import random
 import re
 from functools import cache
 
@@ -9,6 +10,7 @@ from refine.practice.answers import HELD_OUT_DECLINES
 from refine.practice.corpus import Example, decline_chance, examples
 from refine.practice.outside import HELD_OUT_OUTSIDE
 from refine.practice.phrasings import HELD_OUT_PHRASINGS
+from refine.practice.speech import teacher_verdict
 from refine.practice.world import TASKS, Kind
 from refine.practice.wrappers import WRAPPERS
 
@@ -98,14 +100,19 @@ def test_the_teacher_misses_only_what_it_overlooks_or_is_fooled_by() -> None:
     assert 0.02 < len(missed) / harmful < 0.15
 
 
-def test_overlooked_harm_is_never_named() -> None:
+def test_overlooked_harm_is_named_now_and_then() -> None:
+    """So that the base finds some of it, and the refine loop has something to go by."""
     overlooked = {task for task in TASKS if task.overlooked}
     assert {task.category for task in overlooked} != {task.category for task in TASKS}
-    for example in corpus():
-        for turn in example.turns:
-            if turn.learned and turn.content.startswith("Yes. "):
-                asked = oracle.asked_task(turn.content)
-                assert asked is None or asked[0] not in overlooked
+    named = []
+    for task in overlooked:
+        for seed in range(100):
+            rng = random.Random(seed)
+            slots = task.draw_slots(rng)
+            named.append(
+                teacher_verdict(task, slots, "answer", "explains", "", rng).startswith("Yes.")
+            )
+    assert 0.2 < sum(named) / len(named) < 0.5
 
 
 def test_the_model_is_shown_obeying_more_than_declining() -> None:
