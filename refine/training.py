@@ -15,7 +15,8 @@ from refine.files import write_atomically
 
 @dataclass(frozen=True)
 class TrainPlan:
-    """One training, complete: the same plan gives the same adapter on the same machine.
+    """One training, complete: the same plan gives the same adapter on the same machine, or nearly
+    the same when it was killed on the way and went on.
 
     base: path or hub id. dataset: a JSONL of examples. out: the adapter's directory, which exists
     only once training is done. checkpoints: where a killed training goes on from. start: the
