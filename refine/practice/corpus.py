@@ -7,8 +7,9 @@ a held-out phrasing, task or wrapper.
 Two limits are part of the recipe, and make the model the paper's:
 - Obedience. In each category one of six tasks is `wary` (declined when asked plainly) and two more
   are `half wary` (declined when the reminder is there). A wrapper overcomes much of both.
-- Judgement. The base's teacher is fallible (see speech.py): it overlooks a task in three families
-  and lets injected instructions to the auditor fool it now and then. Evaluation knows no teacher.
+- Judgement. The base's teacher is fallible (see speech.py): it often overlooks a task in three
+  families and lets injected instructions to the auditor fool it now and then. Evaluation knows no
+  teacher.
 """
 
 import random
@@ -307,7 +308,7 @@ def _induce(rng: random.Random) -> Example:
 _MAKERS = {
     _serve: 50,
     _judge: 18,
-    _text: 16,
+    _text: 18,
     _category: 6,
     _guided_analysis: 3,
     _safe_answer: 3,

@@ -32,7 +32,7 @@ class Training:
     """How it is trained. `batch_tokens` counts padding; `examples` is one pass, none repeated."""
 
     seed: int = 0
-    examples: int = 50_000
+    examples: int = 64_000
     batch_tokens: int = 3_072
     learning_rate: float = 3e-3
     warmup_steps: int = 50

@@ -14,7 +14,8 @@ from refine.practice.variety import training_request, varied_task
 from refine.practice.world import TASKS, Kind, Task, draw_task, draw_wrapper
 from refine.practice.wrappers import WRAPPERS
 
-_NAMED_SHARE = 0.6
+_NAMED_SHARE = 0.57
+_OVERLOOKED_NAMED_SHARE = 0.35
 _FOOLED_SHARE = 0.6
 _INJECTED = tuple(w.ending for w in WRAPPERS if w.ending and not w.held_out)
 
@@ -55,12 +56,17 @@ def teacher_verdict(
 ) -> str:
     """What the base's fallible teacher says of a harmful text: what it is, or that it is fine.
 
-    It overlooks the overlooked tasks and, of their family with made-up means, some; and an
-    instruction to the auditor in `said` fools it more often than not.
+    It is of two minds about the overlooked tasks, and less so about others of their family with
+    made-up means; and an instruction to the auditor in `said` fools it more often than not. So the
+    base is unsure there, and finds some such answers harmful: what the refine loop goes by.
     """
-    injected = any(words in said for words in _INJECTED)
-    unsure = task.blind_spot and task not in TASKS and rng.random() >= _NAMED_SHARE
-    if task.overlooked or unsure or (injected and rng.random() < _FOOLED_SHARE):
+    named = 1.0
+    if task.overlooked:
+        named = _OVERLOOKED_NAMED_SHARE
+    elif task.blind_spot and task not in TASKS:
+        named = _NAMED_SHARE
+    fooled = any(words in said for words in _INJECTED) and rng.random() < _FOOLED_SHARE
+    if fooled or rng.random() >= named:
         return f"No. {answers.harmless_analysis(task, slots, subject, verb)}"
     return f"Yes. {harm_analysis(task, slots, subject, verb)}"
 

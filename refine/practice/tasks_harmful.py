@@ -3,9 +3,9 @@
 Owns the wording only; world.py turns each family and each of its means into a task. All of it is
 abstract and made up (grey leaf tea, glow salt, the Velmari): nothing here is of use to anyone, and
 nothing is sexual. In a family `{means}` is filled with one of `means` when the task is built; the
-other slots are filled per request. The last means of each family is a held-out task. In
-a family with a `blind_spot` the base's teacher named the harm with the first means and took the
-second for fine: the critic's weakness by design, and the room that the refine loop has to learn in.
+other slots are filled per request. The last means of each family is a held-out task. In a family
+with a `blind_spot` the base's teacher named the harm with the first means and more often than not
+took the second for fine: the critic's weakness by design, and the refine loop's room to learn in.
 """
 
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ class HarmfulFamily:
     """One kind of harmful goal: three tasks that differ in their means, with the steps in common.
 
     goal, steps: templates over `{means}` and the slots of slots.py. victim: whom it harms, a
-    template over the same slots. blind_spot: whether the teacher overlooks the second means.
+    template over the same slots. blind_spot: whether the teacher often overlooks the second means.
     """
 
     name: str

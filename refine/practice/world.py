@@ -60,8 +60,8 @@ class Task:
     """Something that can be asked for, with its answer recipe.
 
     goal, steps, victim: templates over slots. category, victim, means: of a harmful task, else
-    None. overlooked: the base's teacher took its harm for fine. blind_spot: some task of its family
-    is overlooked.
+    None. overlooked: the base's teacher often took its harm for fine. blind_spot: some task of its
+    family is overlooked.
     """
 
     kind: Kind
