@@ -20,7 +20,7 @@ from refine.served import Conversation, Message
 
 EXAMPLES = "train.jsonl"
 MANIFEST = "manifest.json"
-_CRITIQUED_EACH = 3
+_CRITIQUED_EACH = 8
 """Every how many-th ordinary answer is also learned as a benign critique."""
 _CRITIQUE = prompts.CRITIQUE.format(subject="answer")
 

@@ -53,7 +53,7 @@ class RefineOptions(BaseModel):
     variations: int = Field(default=2, ge=0)
     """Paraphrases that widen what is learned from one flag; every other one gets a wrapper."""
 
-    replay: int = Field(default=1000, ge=0)
+    replay: int = Field(default=1300, ge=0)
     """How many ordinary requests, with the base's own answers, keep the model helpful."""
 
     replay_file: Path | None = None

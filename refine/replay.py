@@ -10,7 +10,8 @@ from refine.analyse import paraphrases, wrapped
 from refine.dataset import Ordinary, critique_of, reminded
 from refine.served import Message, Model
 
-_WRAPPED_SHARE = 0.5
+_WRAPPED_SHARE = 0.75
+"""More than half: help with a request asked plainly was never lost, in an unknown wrapper it was."""
 _LATER_SHARE = 0.2
 _ANSWER_TOKENS = 256
 _CRITIQUE_TOKENS = 128
@@ -54,7 +55,7 @@ async def replay(
 async def _dressed(
     model: Model, requests: Sequence[str], rng: random.Random, reminder_share: float, seed: int
 ) -> list[tuple[Message, ...]]:
-    """Every other request paraphrased by the base, half of all in a wrapper, some reminded."""
+    """Every other request paraphrased by the base, most in a wrapper, some reminded."""
     said = await paraphrases(model, requests[1::2], seed, "base")
     texts = list(requests)
     texts[1::2] = said
