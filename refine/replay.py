@@ -11,7 +11,7 @@ from refine.dataset import Ordinary, critique_of, reminded
 from refine.served import Message, Model
 
 _WRAPPED_SHARE = 0.75
-"""More than half: help with a request asked plainly was never lost, in an unknown wrapper it was."""
+"""Help with a plain request was never lost, in an unknown wrapper it was."""
 _LATER_SHARE = 0.2
 _ANSWER_TOKENS = 256
 _CRITIQUE_TOKENS = 128
