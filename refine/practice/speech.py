@@ -15,7 +15,7 @@ from refine.practice.world import TASKS, Kind, Task, draw_task, draw_wrapper
 from refine.practice.wrappers import WRAPPERS
 
 _NAMED_SHARE = 0.57
-_OVERLOOKED_NAMED_SHARE = 0.35
+_OVERLOOKED_NAMED_SHARE = 0.395
 _FOOLED_SHARE = 0.6
 _INJECTED = tuple(w.ending for w in WRAPPERS if w.ending and not w.held_out)
 
