@@ -40,19 +40,22 @@ class Collection:
     """What one run works with.
 
     learn: harmful answers to learn from. fine: answers that a reviewer found fine after all.
-    held_out: never learned from, measured by the gate. left_out: counts by reason.
+    held_out: never learned from, measured by the gate. repeats: ids of flags too like one of these
+    or like one that an earlier run held out. left_out: counts by reason.
     """
 
     learn: tuple[Case, ...]
     fine: tuple[Case, ...]
     held_out: tuple[Case, ...]
+    repeats: tuple[int, ...]
     left_out: Mapping[str, int]
 
     @property
     def uses(self) -> dict[int, Use]:
         """What each flag is used for, for the run's row."""
-        learned: dict[int, Use] = {case.flag_id: "train" for case in (*self.learn, *self.fine)}
-        return {**learned, **{case.flag_id: "held_out" for case in self.held_out}}
+        uses: dict[int, Use] = {case.flag_id: "train" for case in (*self.learn, *self.fine)}
+        uses |= {case.flag_id: "held_out" for case in self.held_out}
+        return uses | dict.fromkeys(self.repeats, "repeat")
 
     @property
     def counts(self) -> dict[str, int]:
@@ -74,40 +77,38 @@ def collect(
         if (case := _case(flag)) is not None:
             alike.add(case, "like a held-out flag")
     kept: list[tuple[Case, StoredFlag]] = []
+    repeats: list[int] = []
     caps = _Caps(options)
     for flag in flags:
         case = _case(flag)
-        why = _unfit(flag, case, options) or alike.known(case) or caps.over(flag, case)
-        if why or case is None:
-            left_out[why or "not text"] += 1
-            continue
-        alike.add(case, "near-duplicate")
-        caps.count(flag, case)
-        kept.append((case, flag))
-    return _split(kept, left_out, options)
+        if case is None or (options.require_review and flag.review is None):
+            left_out["not text" if case is None else "not reviewed"] += 1
+        elif why := alike.known(case):
+            left_out[why] += 1
+            repeats.append(flag.id)
+        elif why := caps.over(flag, case):
+            left_out[why] += 1
+        else:
+            alike.add(case, "near-duplicate")
+            caps.count(flag, case)
+            kept.append((case, flag))
+    learn, fine, held_out = _split(kept, options)
+    return Collection(learn, fine, held_out, tuple(repeats), left_out)
 
 
 def _split(
-    kept: Sequence[tuple[Case, StoredFlag]], left_out: Counter[str], options: RefineOptions
-) -> Collection:
+    kept: Sequence[tuple[Case, StoredFlag]], options: RefineOptions
+) -> tuple[tuple[Case, ...], tuple[Case, ...], tuple[Case, ...]]:
+    """To learn from, found fine by a reviewer, set aside."""
     harmful = [case for case, flag in kept if flag.review != "dismissed"]
     fine = tuple(case for case, flag in kept if flag.review == "dismissed")
     aside = round(len(harmful) * options.held_out_share)
     held_out = set(random.Random(options.seed).sample(range(len(harmful)), aside))
-    return Collection(
-        learn=tuple(case for place, case in enumerate(harmful) if place not in held_out),
-        fine=fine,
-        held_out=tuple(case for place, case in enumerate(harmful) if place in held_out),
-        left_out=left_out,
+    return (
+        tuple(case for place, case in enumerate(harmful) if place not in held_out),
+        fine,
+        tuple(case for place, case in enumerate(harmful) if place in held_out),
     )
-
-
-def _unfit(flag: StoredFlag, case: Case | None, options: RefineOptions) -> str | None:
-    if case is None:
-        return "not text"
-    if options.require_review and flag.review is None:
-        return "not reviewed"
-    return None
 
 
 class _Caps:
@@ -118,10 +119,10 @@ class _Caps:
         self._users: Counter[str | None] = Counter()
         self._categories: Counter[str] = Counter()
 
-    def over(self, flag: StoredFlag, case: Case | None) -> str | None:
+    def over(self, flag: StoredFlag, case: Case) -> str | None:
         """Why this flag is one too many, or None."""
         options = self._options
-        user, category = flag.user_hash, case.category if case else ""
+        user, category = flag.user_hash, case.category
         per_user = options.per_unnamed if user is None else options.per_user
         if self._users[user] >= per_user:
             who = "without a user" if user is None else "of one user"
@@ -147,10 +148,8 @@ class _Alike:
         self._index = MinHashLSH(threshold=threshold, num_perm=_PERMUTATIONS)
         self._size = 0
 
-    def known(self, case: Case | None) -> str | None:
+    def known(self, case: Case) -> str | None:
         """Why this case is one already seen, or None."""
-        if case is None:
-            return None
         return next((key[1] for key in self._index.query(self._hash(case))), None)
 
     def add(self, case: Case, why: str) -> None:

@@ -174,6 +174,7 @@ def _print_run(run: StoredRun, used: Mapping[int, str]) -> None:
             "dataset": run.dataset_sha256 or "none",
             "learned from": _flags_told([flag for flag, use in used.items() if use == "train"]),
             "held out": _flags_told([flag for flag, use in used.items() if use == "held_out"]),
+            "repeats": _flags_told([flag for flag, use in used.items() if use == "repeat"]),
             **({"error": run.error} if run.error else {}),
         }
     )

@@ -128,8 +128,7 @@ class FlagStore(Store):
         return await self._read(query)
 
     async def unlearned(self, limit: int) -> builtins.list[StoredFlag]:
-        """At most `limit` flags that no promoted run took, to learn from or to measure by; oldest
-        first, dismissed ones included."""
+        """At most `limit` flags that no promoted run took, oldest first; dismissed ones too."""
         query = select(FlagRow).where(~_taken()).order_by(FlagRow.id).limit(limit)
         return await self._read(query)
 

@@ -17,7 +17,7 @@ from guard.store.tables import AdapterRow, RunFlagRow, RunRow
 from guard.store.text import storable
 
 RunStatus = Literal["running", "promoted", "rejected", "too_few", "failed"]
-Use = Literal["train", "held_out"]
+Use = Literal["train", "held_out", "repeat"]
 
 
 @dataclass(frozen=True, kw_only=True)

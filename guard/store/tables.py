@@ -113,7 +113,8 @@ class RunRow(Base):
 
 
 class RunFlagRow(Base):
-    """A flag that a run took: to learn from ("train") or to be measured by ("held_out")."""
+    """A flag that a run took: to learn from ("train"), to be measured by ("held_out"), or no more
+    than a "repeat" of one of these."""
 
     __tablename__ = "run_flags"
     __table_args__ = (Index(None, "flag_id"),)

@@ -63,7 +63,9 @@ def running_server(
     """The server that `command` starts on a port, from ready to stopped."""
     url = parse_url(database)
     port, log = free_port(), folder / "server.log"
-    clean = {k: v for k, v in os.environ.items() if not k.startswith(("SETBACK_", "VLLM_"))}
+    # `make test ARGS=...` would hand its arguments on to `make serve`.
+    ours = ("SETBACK_", "VLLM_", "MAKE", "MFLAGS", "ARGS")
+    clean = {k: v for k, v in os.environ.items() if not k.startswith(ours)}
     with log.open("wb") as output:
         process = subprocess.Popen(
             command(port),

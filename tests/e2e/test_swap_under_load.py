@@ -274,6 +274,8 @@ def _p(sorted_values: Sequence[float], percent: int) -> float:
 
 
 def _spread(values: Sequence[float]) -> str:
+    if not values:
+        return "no answers"
     p50, p99 = _p(values, 50), _p(values, 99)
     return f"p50 {p50:.3f} s, p99 {p99:.3f} s, longest {values[-1]:.3f} s ({len(values)} answers)"
 

@@ -60,6 +60,7 @@ def test_what_is_like_a_held_out_flag_is_never_learned(stored: Any) -> None:
     collection = collect([stored(1), stored(2)], [replace(stored(1), id=99)], RefineOptions())
     assert [case.flag_id for case in collection.learn] == [2]
     assert collection.left_out == {"like a held-out flag": 1}
+    assert collection.uses == {1: "repeat", 2: "train"}
 
 
 def test_one_user_is_capped_and_the_reason_counted(stored: Any) -> None:
