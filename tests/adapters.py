@@ -70,7 +70,7 @@ def train_nothing(path: Path, seed: int, rank: int = 8) -> Path:
     model = get_peft_model(AutoModelForCausalLM.from_pretrained(MODEL_DIR), config)
     for name, weights in model.named_parameters():
         if "lora_" in name:
-            torch.nn.init.normal_(weights, std=0.2)
+            torch.nn.init.normal_(weights, std=0.1)
     model.save_pretrained(str(path))
     return path
 
