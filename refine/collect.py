@@ -81,8 +81,10 @@ def collect(
     caps = _Caps(options)
     for flag in flags:
         case = _case(flag)
-        if case is None or (options.require_review and flag.review is None):
-            left_out["not text" if case is None else "not reviewed"] += 1
+        if case is None:
+            left_out["not text"] += 1
+        elif options.require_review and flag.review is None:
+            left_out["not reviewed"] += 1
         elif why := alike.known(case):
             left_out[why] += 1
             repeats.append(flag.id)

@@ -31,6 +31,7 @@ Number = Annotated[int, typer.Argument(metavar="N", min=1, max=LARGEST_ID)]
 Reason = Annotated[str, typer.Option(help="Why; kept in the history.")]
 _HISTORY = 20
 _BASE = "base"
+_USES_TOLD = {"learned from": "train", "held out": "held_out", "repeats": "repeat"}
 
 
 @runs.command("list")
@@ -172,9 +173,10 @@ def _print_run(run: StoredRun, used: Mapping[int, str]) -> None:
             "from": run.parent or _BASE,
             "seed": run.seed,
             "dataset": run.dataset_sha256 or "none",
-            "learned from": _flags_told([flag for flag, use in used.items() if use == "train"]),
-            "held out": _flags_told([flag for flag, use in used.items() if use == "held_out"]),
-            "repeats": _flags_told([flag for flag, use in used.items() if use == "repeat"]),
+            **{
+                told: _flags_told([flag for flag, its_use in used.items() if its_use == use])
+                for told, use in _USES_TOLD.items()
+            },
             **({"error": run.error} if run.error else {}),
         }
     )
