@@ -37,17 +37,16 @@ async def leased(leases: Leases, ttl_s: float) -> AsyncIterator[None]:
     """
     token = await leases.acquire(LEASE, f"{socket.gethostname()} pid {os.getpid()}", ttl_s)
     working = asyncio.current_task()
-    lost = asyncio.Event()
+    over, lost = asyncio.Event(), asyncio.Event()
 
     async def renew() -> None:
         try:
-            while True:
-                await asyncio.sleep(ttl_s / 3)
+            while not await _within(ttl_s / 3, over):
                 await leases.renew(LEASE, token, ttl_s)
         except GuardError:
             lost.set()
-            assert working is not None
-            working.cancel()
+            if working is not None and not over.is_set():
+                working.cancel()
 
     renewal = spawn(renew())
     try:
@@ -57,8 +56,19 @@ async def leased(leases: Leases, ttl_s: float) -> AsyncIterator[None]:
             raise RunInterrupted("The lease was lost; the next job goes on with the run") from None
         raise
     finally:
-        renewal.cancel()
+        # Not cancelled: a statement that is cut off can leave SQLite locked.
+        over.set()
+        await renewal
         await leases.release(LEASE, token)
+
+
+async def _within(seconds: float, event: asyncio.Event) -> bool:
+    """Waits for the event; False when it did not come in time."""
+    try:
+        await asyncio.wait_for(event.wait(), seconds)
+    except TimeoutError:
+        return False
+    return True
 
 
 async def repeat(

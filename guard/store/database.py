@@ -3,6 +3,7 @@
 SQLite and PostgreSQL only. Knows no table; creates none (see migrate.py).
 """
 
+from asyncio import CancelledError
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -84,6 +85,7 @@ def connect(url: URL, statement_timeout_s: float | None = STATEMENT_TIMEOUT_S) -
     engine = create_async_engine(url, connect_args={"timeout": LOCK_TIMEOUT_S}, **common)
     event.listen(engine.sync_engine, "connect", _prepare_sqlite)
     event.listen(engine.sync_engine, "begin", _begin_sqlite)
+    event.listen(engine.sync_engine, "invalidate", _unlock_sqlite)
     return engine
 
 
@@ -100,6 +102,12 @@ def _prepare_sqlite(connection: Any, _record: object) -> None:
 def _begin_sqlite(connection: Connection) -> None:
     # IMMEDIATE waits for its turn; a reader that turns writer midway would fail instead.
     connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+
+def _unlock_sqlite(connection: Any, _record: object, error: BaseException | None) -> None:
+    # A closed connection keeps its lock for as long as a cancelled statement's cursor lives.
+    if isinstance(error, CancelledError):
+        connection.rollback()
 
 
 def make_folder(url: URL) -> None:

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -66,7 +67,12 @@ class Loop:
 
     def refine(self, **options: object) -> StoredRun:
         """One cycle, to its end; its record."""
-        assert self.job(**options).wait(DEADLINE_S) == 0, (self.folder / "job.log").read_text()
+        with self.job(**options) as job:
+            with suppress(subprocess.TimeoutExpired):
+                job.wait(DEADLINE_S)
+            ended = job.poll()
+            job.kill()
+        assert ended == 0, (self.folder / "job.log").read_text()
         return self.runs()[0]
 
     def runs(self) -> list[StoredRun]:

@@ -10,7 +10,7 @@ from sqlalchemy import delete
 
 from guard.errors import LeaseHeld
 from guard.store import migrate
-from guard.store.database import parse_url
+from guard.store.database import LOCK_TIMEOUT_S, parse_url
 from guard.store.leases import Leases
 from guard.store.runs import StoredRun
 from guard.store.tables import LeaseRow
@@ -95,6 +95,28 @@ async def test_a_cancelled_job_frees_the_lease(leases: Leases) -> None:
     with pytest.raises(asyncio.CancelledError):
         await working
     await leases.acquire(LEASE, "the next", LONG_S)
+
+
+async def test_a_job_that_ends_amid_a_renewal_frees_the_lease_at_once(
+    leases: Leases, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    renewing = asyncio.Event()
+    renew = leases.renew
+
+    async def watched(name: str, token: str, ttl_s: float) -> None:
+        renewing.set()
+        await renew(name, token, ttl_s)
+
+    async def job(turns: int) -> None:
+        renewing.clear()
+        async with leased(leases, 0.003):
+            await renewing.wait()
+            for _ in range(turns):
+                await asyncio.sleep(0)
+
+    monkeypatch.setattr(leases, "renew", watched)
+    for turns in range(100):
+        await asyncio.wait_for(job(turns), LOCK_TIMEOUT_S / 2)
 
 
 async def test_it_repeats_after_failures_and_says_them(leases: Leases) -> None:

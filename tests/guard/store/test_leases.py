@@ -8,7 +8,9 @@ import pytest
 from sqlalchemy import URL
 
 from guard.errors import LeaseHeld, LeaseLost
+from guard.store.database import LOCK_TIMEOUT_S
 from guard.store.leases import Leases
+from guard.tasks import spawn
 
 
 @pytest.fixture
@@ -58,3 +60,14 @@ async def test_of_many_at_once_one_gets_it(database: URL) -> None:
     assert sum(isinstance(result, LeaseHeld) for result in results) == 7
     for store in stores:
         await store.close()
+
+
+async def test_one_cancelled_amid_a_statement_keeps_nobody_waiting(leases: Leases) -> None:
+    for turns in range(200):
+        token = await leases.acquire(f"{turns}", "a", ttl_s=60)
+        renewal = spawn(leases.renew(f"{turns}", token, ttl_s=60))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        renewal.cancel()
+        await asyncio.wait_for(leases.release(f"{turns}", token), LOCK_TIMEOUT_S / 2)
+        await asyncio.wait({renewal})
