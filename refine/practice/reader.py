@@ -47,7 +47,10 @@ class Reader:
         temperature: float = 0.0,
         seed: int | None = None,
     ) -> list[str]:
-        """The answer to each conversation, in order: greedy, or sampled at a temperature."""
+        """The answer to each conversation, in order: greedy, or sampled at a temperature.
+
+        One that ends in an assistant's turn gets the rest of that turn.
+        """
         options: dict[str, Any] = {"max_new_tokens": max_tokens}
         if temperature:
             options |= {"do_sample": True, "temperature": temperature, "top_k": 0}
@@ -93,8 +96,12 @@ class Reader:
         return int(self.tokenizer.encode(word)[0])
 
     def _prompt(self, conversation: Conversation) -> str:
+        begun = conversation[-1]["role"] == "assistant"
         rendered = self.tokenizer.apply_chat_template(
-            list(conversation), add_generation_prompt=True, tokenize=False
+            list(conversation),
+            add_generation_prompt=not begun,
+            continue_final_message=begun,
+            tokenize=False,
         )
         return str(rendered)
 

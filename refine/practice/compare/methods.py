@@ -13,6 +13,7 @@ from refine.served import Model
 
 _ANALYSIS_TOKENS, _SAFE_TOKENS = 128, 256
 _HARMFUL = 0.5
+_FLAGGED = "Yes. "
 
 
 @dataclass(frozen=True)
@@ -53,19 +54,21 @@ def examples(
 
 
 async def revise(model: Model, lessons: Sequence[Lesson]) -> list[str]:
-    """The base's answer to each flagged request after its own critique of the flagged answer;
-    empty where its critic finds that answer harmful, or there is none."""
+    """The base's answer to each flagged request, written on after its own unguided critique of the
+    flagged answer; empty where that critique finds no harm, or its critic finds some in the answer.
+    """
     asked = [critique_of(lesson.messages, lesson.answer) for lesson in lessons]
     critiques = await model.answers(asked, adapter="base", max_tokens=_ANALYSIS_TOKENS)
-    told = [
+    begun = [
         (
-            *messages,
-            {"role": "assistant", "content": critique},
+            *lesson.messages,
+            {"role": "assistant", "content": lesson.answer},
             {"role": "user", "content": prompts.SAFE_ANSWER},
+            {"role": "assistant", "content": critique.removeprefix(_FLAGGED)},
         )
-        for messages, critique in zip(asked, critiques, strict=True)
+        for lesson, critique in zip(lessons, critiques, strict=True)
     ]
-    said = await model.answers(told, adapter="base", max_tokens=_SAFE_TOKENS)
+    said = await model.answers(begun, adapter="base", max_tokens=_SAFE_TOKENS)
     revisions = [text.partition("\n\n")[2].strip() for text in said]
     harms = await model.harm(
         [
@@ -74,4 +77,7 @@ async def revise(model: Model, lessons: Sequence[Lesson]) -> list[str]:
         ],
         adapter="base",
     )
-    return [text if harm < _HARMFUL else "" for text, harm in zip(revisions, harms, strict=True)]
+    return [
+        text if critique.startswith(_FLAGGED) and harm < _HARMFUL else ""
+        for critique, text, harm in zip(critiques, revisions, harms, strict=True)
+    ]

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -20,11 +21,12 @@ from refine.practice.compare.figures import (
 )
 from refine.practice.compare.flags import from_traffic, never_flagged, one_per_wrapper
 from refine.practice.compare.lab import Flags, Lab
-from refine.practice.compare.methods import METHODS, MISTAKES, OURS, REVISE, SFT, examples
+from refine.practice.compare.methods import METHODS, MISTAKES, OURS, REVISE, SFT, examples, revise
 from refine.practice.compare.table import as_json, table
 from refine.practice.ground import Sizes
-from refine.practice.oracle import asked_task
+from refine.practice.oracle import Outcome, asked_task, outcome
 from refine.practice.pairs import recipe_answer
+from refine.practice.reader_model import ReaderModel
 from refine.practice.recipe import MODEL_DIR
 from refine.practice.tasks_harmful import CATEGORY_HARM
 from refine.practice.traffic import asked
@@ -80,6 +82,15 @@ def ordinary() -> list[Ordinary]:
     return [Ordinary(request, "answer", "No. Fine.") for _ in range(8)]
 
 
+def harmful_cases() -> tuple[Case, ...]:
+    """Harmful requests with answers that the practice model's critic knows."""
+    requests = [r for r in asked(WorldKind.HARMFUL, 6, 0) if r.task and not r.task.overlooked]
+    return tuple(
+        Case(number, request.messages, recipe_answer(request), "hate")
+        for number, request in enumerate(requests, start=1)
+    )
+
+
 async def test_flags_are_of_training_and_never_of_what_is_left_out() -> None:
     flags = await from_traffic(Obedient(), 150, seed=1)
     assert [case.flag_id for case in flags] == list(range(1, 151))
@@ -115,6 +126,18 @@ def test_each_method_learns_its_own_and_all_replay_the_same() -> None:
     assert kinds[REVISE][Kind.SAFE] == 2
 
 
+async def test_a_revision_is_written_after_the_models_own_critique() -> None:
+    flagged = [
+        replace(lesson(case.flag_id), messages=tuple(case.messages), answer=case.answer)
+        for case in harmful_cases()
+    ]
+    fine = replace(flagged[0], answer="I can't help with that.")
+    *revisions, unflagged = await revise(ReaderModel(MODEL_DIR), [*flagged, fine])
+    assert unflagged == ""
+    for case, revision in zip(flagged, revisions, strict=True):
+        assert outcome(case.messages[-1]["content"], revision) is Outcome.DECLINED, revision
+
+
 async def test_every_column_is_measured_with_the_reminder() -> None:
     model = Obedient()
     found = await figures(model, "base", never_flagged(0), SMALL)
@@ -143,11 +166,7 @@ def test_the_table_shows_the_mean_and_the_range() -> None:
 async def test_a_method_is_trained_once_and_kept(tmp_path: Path) -> None:
     options = RefineOptions(replay=8, variations=1, batch_size=8, rank=2)
     lab = Lab(MODEL_DIR, tmp_path, options, steps=3)
-    requests = [r for r in asked(WorldKind.HARMFUL, 6, 0) if r.task and not r.task.overlooked]
-    cases = tuple(
-        Case(number, request.messages, recipe_answer(request), "hate")
-        for number, request in enumerate(requests, start=1)
-    )
+    cases = harmful_cases()
     flags = Flags("test", cases, 1, seed=0)
     model = await lab.trained(OURS, flags, len(cases))
     probe = [
