@@ -115,7 +115,7 @@ async def test_a_job_that_ends_amid_a_renewal_frees_the_lease_at_once(
                 await asyncio.sleep(0)
 
     monkeypatch.setattr(leases, "renew", watched)
-    for turns in range(100):
+    for turns in range(150):
         await asyncio.wait_for(job(turns), LOCK_TIMEOUT_S / 2)
 
 
