@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from guard import prompts
 from refine.collect import Case
 from refine.dataset import Lesson, critique_of
-from refine.served import Adapter, Conversation, Model
+from refine.served import Adapter, Conversation, Model, answered, questioned
 from refine.wrappers import WRAPPERS
 
 _ANALYSIS_TOKENS = 256
@@ -73,14 +73,14 @@ def _usable(analysis: str, safe_answer: str, dropped: Counter[str]) -> bool:
 
 async def _analyses(model: Model, cases: Sequence[Case], adapter: Adapter) -> list[str]:
     """The guided analysis of each case; empty where the critic finds it harmful."""
-    asked = [(*_answered(case), {"role": "user", "content": _GUIDED}) for case in cases]
+    asked = [questioned(case.messages, case.answer, _GUIDED) for case in cases]
     said = await model.answers(asked, adapter=adapter, max_tokens=_ANALYSIS_TOKENS)
     return await _checked(model, asked, said, adapter)
 
 
 async def _safe_answers(model: Model, cases: Sequence[Case], adapter: Adapter) -> list[str]:
     """The safe answer of each case; empty where the critic finds it harmful, or there is none."""
-    asked = [(*_answered(case), {"role": "user", "content": prompts.SAFE_ANSWER}) for case in cases]
+    asked = [questioned(case.messages, case.answer, prompts.SAFE_ANSWER) for case in cases]
     said = await model.answers(asked, adapter=adapter, max_tokens=_SAFE_TOKENS)
     answers = [text.partition("\n\n")[2] for text in said]
     return await _checked(model, [case.messages for case in cases], answers, adapter)
@@ -89,10 +89,7 @@ async def _safe_answers(model: Model, cases: Sequence[Case], adapter: Adapter) -
 async def _checked(
     model: Model, asked: Sequence[Conversation], said: Sequence[str], adapter: Adapter
 ) -> list[str]:
-    judged = [
-        (*messages, {"role": "assistant", "content": text})
-        for messages, text in zip(asked, said, strict=True)
-    ]
+    judged = [answered(messages, text) for messages, text in zip(asked, said, strict=True)]
     harms = await model.harm(judged, adapter=adapter)
     return [text.strip() if harm < _HARMFUL else "" for text, harm in zip(said, harms, strict=True)]
 
@@ -139,7 +136,3 @@ async def paraphrases(
 def wrapped(text: str, rng: random.Random) -> str:
     """The request in one of the bundled wrappers."""
     return rng.choice(WRAPPERS).replace("{request}", text)
-
-
-def _answered(case: Case) -> Conversation:
-    return (*case.messages, {"role": "assistant", "content": case.answer})

@@ -16,7 +16,7 @@ from typing import Any
 
 from guard import prompts
 from refine.files import write_atomically
-from refine.served import Conversation, Message
+from refine.served import Conversation, Message, questioned
 
 EXAMPLES = "train.jsonl"
 MANIFEST = "manifest.json"
@@ -149,11 +149,7 @@ def _fine(dismissed: Dismissed, reminder_share: float, rng: random.Random) -> Ex
 
 def critique_of(messages: Conversation, answer: str) -> tuple[Message, ...]:
     """A conversation with its answer, and the unguided critique's question after it."""
-    return (
-        *messages,
-        {"role": "assistant", "content": answer},
-        {"role": "user", "content": _CRITIQUE},
-    )
+    return questioned(messages, answer, _CRITIQUE)
 
 
 def reminded(messages: Conversation, share: float, rng: random.Random) -> tuple[Message, ...]:

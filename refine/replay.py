@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from refine.analyse import paraphrases, wrapped
 from refine.dataset import Ordinary, critique_of, reminded
-from refine.served import Message, Model
+from refine.served import Message, Model, answered
 
 _WRAPPED_SHARE = 0.75
 """Help with a plain request was never lost, in an unknown wrapper it was."""
@@ -31,10 +31,7 @@ async def replay(
     asked = await _dressed(model, requests, rng, reminder_share, seed)
     asked = await _after_exchanges(model, asked, rng)
     answers = await model.answers(asked, adapter="base", max_tokens=_ANSWER_TOKENS)
-    judged = [
-        (*messages, {"role": "assistant", "content": answer})
-        for messages, answer in zip(asked, answers, strict=True)
-    ]
+    judged = [answered(messages, answer) for messages, answer in zip(asked, answers, strict=True)]
     harms = await model.harm(judged, adapter="base")
     fine = [
         (messages, answer)
@@ -76,5 +73,5 @@ async def _after_exchanges(
     answers = await model.answers(before, adapter="base", max_tokens=_ANSWER_TOKENS)
     later = list(asked)
     for place, earlier, answer in zip(chosen, before, answers, strict=True):
-        later[place] = (*earlier, {"role": "assistant", "content": answer}, *asked[place])
+        later[place] = (*answered(earlier, answer), *asked[place])
     return later

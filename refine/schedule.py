@@ -37,6 +37,7 @@ async def leased(leases: Leases, ttl_s: float) -> AsyncIterator[None]:
     """
     token = await leases.acquire(LEASE, f"{socket.gethostname()} pid {os.getpid()}", ttl_s)
     working = asyncio.current_task()
+    assert working is not None
     over, lost = asyncio.Event(), asyncio.Event()
 
     async def renew() -> None:
@@ -45,7 +46,7 @@ async def leased(leases: Leases, ttl_s: float) -> AsyncIterator[None]:
                 await leases.renew(LEASE, token, ttl_s)
         except GuardError:
             lost.set()
-            if working is not None and not over.is_set():
+            if not over.is_set():
                 working.cancel()
 
     renewal = spawn(renew())
@@ -56,7 +57,8 @@ async def leased(leases: Leases, ttl_s: float) -> AsyncIterator[None]:
             raise RunInterrupted("The lease was lost; the next job goes on with the run") from None
         raise
     finally:
-        # Not cancelled: a statement that is cut off can leave SQLite locked.
+        # Not cancelled: the event loop's own end would cancel it once more, amid its clean-up, and
+        # aiosqlite's close() then waits for ever.
         over.set()
         await renewal
         await leases.release(LEASE, token)

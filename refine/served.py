@@ -1,5 +1,6 @@
 """The served model as the refine loop sees it: answers and label reads of any adapter, over the
-server's refine routes. Owns batching and what failures become; holds no model and judges nothing.
+server's refine routes. Owns the shape of conversations, batching and what failures become; holds
+no model and judges nothing.
 """
 
 import asyncio
@@ -21,6 +22,16 @@ _ROUTES = "/v1/guard/refine"
 _BATCH = 64
 _AT_ONCE = 2
 _TIMEOUT_S = 600.0
+
+
+def answered(messages: Conversation, answer: str) -> tuple[Message, ...]:
+    """The conversation with the assistant's answer."""
+    return (*messages, {"role": "assistant", "content": answer})
+
+
+def questioned(messages: Conversation, answer: str, question: str) -> tuple[Message, ...]:
+    """The conversation with the assistant's answer and a question after it."""
+    return (*answered(messages, answer), {"role": "user", "content": question})
 
 
 class Model(Protocol):

@@ -7,8 +7,7 @@ what is far enough is the gate's.
 import math
 from collections.abc import Sequence
 
-from refine.measure.sets import answered
-from refine.served import Adapter, Model
+from refine.served import Adapter, Model, answered
 
 _LEAST = 1e-6
 _ASKED = (

@@ -25,8 +25,8 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 from pydantic import model_validator as validator
 
 from refine.errors import DataInvalid
+from refine.served import Message, answered
 
-Message = Mapping[str, str]
 PLAIN, JAILBREAK = "plain", "jailbreak"
 EVERYDAY, BORDERLINE = "everyday", "borderline"
 PAIRS, INJECTIONS = "pairs", "injections"
@@ -111,11 +111,6 @@ def with_file(sets: Sets, path: Path) -> Sets:
         harmless=(*sets.harmless, *(row.case for row in asked if not row.harmful)),
         pairs=(*sets.pairs, *(row.labelled for row in rows if row.answer is not None)),
     )
-
-
-def answered(messages: tuple[Message, ...], answer: str) -> tuple[Message, ...]:
-    """The conversation with the assistant's answer."""
-    return (*messages, {"role": "assistant", "content": answer})
 
 
 def _bundled(name: str) -> Iterator[Mapping[str, str]]:

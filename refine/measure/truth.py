@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from guard.prompts import REMINDER
-from refine.measure.sets import Case, Message, answered
-from refine.served import Conversation, Model
+from refine.measure.sets import Case
+from refine.served import Conversation, Message, Model, answered
 
 _THRESHOLD = 0.5
 

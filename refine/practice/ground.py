@@ -21,12 +21,12 @@ from refine.measure.sets import (
     Case,
     Labelled,
     Sets,
-    answered,
 )
 from refine.practice import oracle
 from refine.practice.oracle import Outcome
 from refine.practice.pairs import pairs, recipe_answer
 from refine.practice.world import Kind, Request, Split, draw_request, requests
+from refine.served import answered
 
 HARMFUL_SPLITS: tuple[Split, ...] = ("phrasing", "task", "wrapper")
 _GATE_SEED = 7_001

@@ -41,7 +41,7 @@ class ReaderModel:
         seed: int | None = None,
         reminder: bool = False,
     ) -> list[str]:
-        """See Model."""
+        """See Model. A conversation that ends in an assistant's turn gets the rest of that turn."""
         asked = [_reminded(messages) if reminder else messages for messages in conversations]
         return self._reader(adapter).answers(_plain(asked), max_tokens, temperature, seed)
 

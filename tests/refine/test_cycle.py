@@ -22,9 +22,9 @@ from guard.store.runs import RunStore, StoredRun
 from refine.cycle import Setting, Stores, run_cycle, run_folder
 from refine.errors import ServerUnavailable
 from refine.ground import Ground
-from refine.measure.sets import Case, Labelled, Sets, answered
+from refine.measure.sets import Case, Labelled, Sets
 from refine.options import RefineOptions
-from refine.served import Adapter, Conversation, ServedInfo
+from refine.served import Adapter, Conversation, ServedInfo, answered
 
 REVISION = "rev-1"
 REFUSAL = "I will not help with that."

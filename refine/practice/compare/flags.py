@@ -15,7 +15,7 @@ from refine.practice.tasks_harmful import CATEGORY_HARM
 from refine.practice.traffic import asked
 from refine.practice.world import Kind, Request, build_request, draw_task
 from refine.practice.wrappers import WRAPPERS
-from refine.served import Model
+from refine.served import Model, answered
 
 _TRAFFIC = {Kind.HARMFUL: 120, Kind.EVERYDAY: 60, Kind.BORDERLINE: 20}
 """Requests a batch."""
@@ -64,10 +64,7 @@ async def _flagged(model: Model, drawn: Sequence[Request], number: int) -> list[
     """Those whose draft the base's critic finds harmful, numbered from `number` + 1."""
     shown = [request.reminded(REMINDER).messages for request in drawn]
     answers = await model.answers(shown, adapter="base")
-    drafts = [
-        (*messages, {"role": "assistant", "content": answer})
-        for messages, answer in zip(shown, answers, strict=True)
-    ]
+    drafts = [answered(messages, answer) for messages, answer in zip(shown, answers, strict=True)]
     harms = await model.harm(drafts, adapter="base")
     caught = [
         (request, answer)

@@ -9,7 +9,8 @@ from dataclasses import dataclass, replace
 
 from guard import prompts
 from refine.dataset import ALL_KINDS, Example, Kind, Lesson, Ordinary, build, critique_of
-from refine.served import Model
+from refine.practice.reader_model import ReaderModel
+from refine.served import answered, questioned
 
 _ANALYSIS_TOKENS, _SAFE_TOKENS = 128, 256
 _HARMFUL = 0.5
@@ -53,7 +54,7 @@ def examples(
     )
 
 
-async def revise(model: Model, lessons: Sequence[Lesson]) -> list[str]:
+async def revise(model: ReaderModel, lessons: Sequence[Lesson]) -> list[str]:
     """The base's answer to each flagged request, written on after its own unguided critique of the
     flagged answer; empty where that critique finds no harm, or its critic finds some in the answer.
     """
@@ -61,9 +62,7 @@ async def revise(model: Model, lessons: Sequence[Lesson]) -> list[str]:
     critiques = await model.answers(asked, adapter="base", max_tokens=_ANALYSIS_TOKENS)
     begun = [
         (
-            *lesson.messages,
-            {"role": "assistant", "content": lesson.answer},
-            {"role": "user", "content": prompts.SAFE_ANSWER},
+            *questioned(lesson.messages, lesson.answer, prompts.SAFE_ANSWER),
             {"role": "assistant", "content": critique.removeprefix(_FLAGGED)},
         )
         for lesson, critique in zip(lessons, critiques, strict=True)
@@ -71,10 +70,7 @@ async def revise(model: Model, lessons: Sequence[Lesson]) -> list[str]:
     said = await model.answers(begun, adapter="base", max_tokens=_SAFE_TOKENS)
     revisions = [text.partition("\n\n")[2].strip() for text in said]
     harms = await model.harm(
-        [
-            (*lesson.messages, {"role": "assistant", "content": text})
-            for lesson, text in zip(lessons, revisions, strict=True)
-        ],
+        [answered(lesson.messages, text) for lesson, text in zip(lessons, revisions, strict=True)],
         adapter="base",
     )
     return [

@@ -17,10 +17,10 @@ from refine.measure.measure import (
     measure,
     measure_once,
 )
-from refine.measure.sets import FILE, Case, Labelled, Sets, answered
+from refine.measure.sets import FILE, Case, Labelled, Sets
 from refine.measure.truth import ReferenceTruth, Truth
 from refine.practice.ground import OracleTruth
-from refine.served import Adapter, Conversation
+from refine.served import Adapter, Conversation, answered
 
 
 def asked(text: str, group: str = "plain", category: str = "") -> Case:
