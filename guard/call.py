@@ -5,6 +5,8 @@ caller asked of the guard and what the guard found; decides nothing.
 from collections.abc import Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
 
 from guard.errors import GuardError
 from guard.policy import Action, Decision
@@ -13,15 +15,34 @@ from guard.verdict import Verdict
 Message = dict[str, str]
 
 
+class StreamMode(StrEnum):
+    """When a stream's text is let out, from the most lenient to the strictest.
+
+    ASYNC: at once; verdicts follow and can end the stream, so flagged text may have been seen.
+    WINDOW: once a verdict covers it. BUFFER: once the verdict on the whole answer is there.
+    """
+
+    ASYNC = "async"
+    WINDOW = "window"
+    BUFFER = "buffer"
+
+    def or_stricter(self, other: "StreamMode | None") -> "StreamMode":
+        """The stricter of both."""
+        order = tuple(StreamMode)
+        return max(self, other or self, key=order.index)
+
+
 @dataclass(frozen=True)
 class Ruling:
     """What was found and decided about one text: a draft or the input.
 
     verdict is None when the critique failed and failures are configured to let answers out.
+    checked: how many characters of the text, from its start, the verdict covers.
     """
 
     verdict: Verdict | None
     decision: Decision
+    checked: int
 
     @property
     def blocked(self) -> bool:
@@ -35,8 +56,10 @@ class GuardCall:
 
     wants_moderation: the caller asked for scores of input and output.
     block_input, block_output: the caller asked that flagged text be blocked whatever the policy.
+    stream: how strictly the caller wants its stream held back; the setting holds if it is stricter.
     output_rulings: by engine request id and choice index, since one call may make several of each.
     adapter, version: what the whole call is answered with; see pin().
+    flowing: whether a stream began to be let out, which it may before any ruling is final.
     """
 
     route: str
@@ -45,10 +68,12 @@ class GuardCall:
     wants_moderation: bool = False
     block_input: bool = False
     block_output: bool = False
+    stream: StreamMode | None = None
     adapter: str | None = None
     version: int | None = None
     input_ruling: Ruling | None = None
     output_rulings: dict[tuple[str, int], Ruling] = field(default_factory=dict)
+    flowing: bool = False
     error: GuardError | None = None
 
     def pin(self, adapter: str, version: int | None) -> None:
@@ -58,7 +83,7 @@ class GuardCall:
     @property
     def settled(self) -> bool:
         """Whether the guard has come to a first outcome, good or bad."""
-        return bool(self.output_rulings) or self.error is not None
+        return self.flowing or bool(self.output_rulings) or self.error is not None
 
     @property
     def blocked(self) -> bool:
@@ -70,6 +95,22 @@ class GuardCall:
         """Whether the response carries the moderation field: asked for, or by the policy."""
         acted_on = (r.decision.action is not Action.PASS for r in self.output_rulings.values())
         return self.wants_moderation or any(acted_on)
+
+
+@dataclass(frozen=True)
+class EngineRequest:
+    """One request to the engine on its way through the guard.
+
+    prompt: the engine's input. prompt_ids: its tokens. engine_options: what its critiques share
+    with it, the adapter and the priority.
+    """
+
+    call: GuardCall
+    request_id: str
+    adapter: str
+    prompt: dict[str, Any]
+    prompt_ids: list[int]
+    engine_options: dict[str, Any]
 
 
 current_call: ContextVar[GuardCall | None] = ContextVar("current_call", default=None)

@@ -4,7 +4,7 @@ with withheld choices replaced. Decides nothing.
 
 from collections.abc import Collection, Iterator, Sequence
 from copy import copy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from vllm.logprobs import Logprob
 from vllm.outputs import CompletionOutput, RequestOutput
@@ -13,12 +13,22 @@ from vllm.sampling_params import RequestOutputKind
 
 @dataclass
 class Choice:
-    """One choice of a draft, whole: its text and token ids, and whether it carries logprobs."""
+    """One choice of a draft so far: its text and token ids, and whether it carries logprobs."""
 
     index: int
     text: str = ""
     token_ids: list[int] = field(default_factory=list)
     has_logprobs: bool = False
+
+    def add(self, delta: CompletionOutput) -> None:
+        """Takes what comes next of it."""
+        self.text += delta.text
+        self.token_ids += delta.token_ids
+        self.has_logprobs = self.has_logprobs or delta.logprobs is not None
+
+    def so_far(self) -> "Choice":
+        """A copy that does not grow."""
+        return replace(self, token_ids=list(self.token_ids))
 
 
 @dataclass(frozen=True)
@@ -29,19 +39,20 @@ class Refusal:
     token_ids: tuple[int, ...]
     filler: int
 
-    def instead_of(self, output: CompletionOutput, choice: Choice) -> CompletionOutput:
-        """An output of `choice`'s true token count, so that usage stays real, without anything
-        of its text, tokens or log-probabilities."""
-        count = len(choice.token_ids)
-        token_ids = [*self.token_ids[:count], *[self.filler] * (count - len(self.token_ids))]
+    def instead_of(self, choice: Choice, hidden: int, *, shown: bool = False) -> CompletionOutput:
+        """The end of a choice, without anything of its text, tokens or log-probabilities.
+
+        hidden: how many of its tokens no earlier output holds; as many are in this one, so that
+        usage stays real. shown: whether some of its text was let out before.
+        """
+        token_ids = [*self.token_ids[:hidden], *[self.filler] * (hidden - len(self.token_ids))]
         return CompletionOutput(
-            index=output.index,
-            text=self.text,
+            index=choice.index,
+            text=f"\n\n{self.text}" if shown else self.text,
             token_ids=token_ids,
             cumulative_logprob=None,
             logprobs=[{t: Logprob(0.0, 1, "")} for t in token_ids] if choice.has_logprobs else None,
             finish_reason="content_filter",
-            lora_request=output.lora_request,
         )
 
 
@@ -57,14 +68,9 @@ class Draft:
         """Takes the engine's next piece."""
         self._pieces.append(piece)
         for output in piece.outputs:
-            choice = self.choices.setdefault(output.index, Choice(output.index))
-            choice.has_logprobs = choice.has_logprobs or output.logprobs is not None
-            if self._deltas:
-                choice.text += output.text
-                choice.token_ids += output.token_ids
-            else:
-                choice.text = output.text
-                choice.token_ids = list(output.token_ids)
+            if not self._deltas:
+                self.choices.pop(output.index, None)
+            self.choices.setdefault(output.index, Choice(output.index)).add(output)
 
     def release(self, withheld: Collection[int], refusal: Refusal) -> Iterator[RequestOutput]:
         """The pieces in their order; of a `withheld` choice only a refusal, where it ended."""
@@ -87,4 +93,5 @@ class Draft:
             if output.index not in withheld:
                 yield output
             elif output.finish_reason is not None:
-                yield refusal.instead_of(output, self.choices[output.index])
+                choice = self.choices[output.index]
+                yield refusal.instead_of(choice, len(choice.token_ids))

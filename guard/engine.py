@@ -1,35 +1,31 @@
-"""The guard at the engine boundary: wraps vLLM's engine client so that everything any route
-generates is drafted, criticised, decided on and recorded before a single piece is let out.
-Owns that sequence and its failure rule. Does not judge (critic.py), decide (policy.py) or store.
+"""The guard at the engine boundary: wraps vLLM's engine client so that whatever any route generates
+is drafted, judged and recorded before it is let out, whole or, of streams, window by window
+(release.py). Owns that sequence. Does not judge (judge.py) or store.
 """
 
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import aclosing, asynccontextmanager, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from vllm.lora.request import LoRARequest
 from vllm.outputs import RequestOutput
-from vllm.sampling_params import SamplingParams
+from vllm.sampling_params import RequestOutputKind, SamplingParams
 
 from guard import prompts
 from guard.adapters import Adapters, adapter_name
-from guard.call import GuardCall, Ruling, current_call
-from guard.critic import Critic, Subject
+from guard.call import EngineRequest, GuardCall, Ruling, StreamMode, current_call
+from guard.critic import Critic
 from guard.draft import Choice, Draft, Refusal
-from guard.errors import (
-    CriticUnavailable,
-    GuardError,
-    InputBlocked,
-    StoreUnavailable,
-    Unsupported,
-)
+from guard.errors import GuardError, Unsupported
+from guard.judge import Judge
 from guard.observer import Observer
-from guard.policy import Action, Decision, Policy
+from guard.policy import Policy
 from guard.recorder import Recorder
+from guard.release import StreamRelease, Windows
 from guard.tasks import spawn
 from guard.template import ChatFormat
 
@@ -43,10 +39,13 @@ class GuardOptions:
 
     reminder: whether the paper's step 4 is put with each instruction.
     fail_open: let an answer out when its critique or its flag's storing fails.
+    stream: how streams are held back; a caller may ask for stricter. windows: in window mode.
     """
 
     reminder: bool
     fail_open: bool
+    stream: StreamMode
+    windows: Windows
 
 
 class GuardedEngine:
@@ -66,14 +65,19 @@ class GuardedEngine:
     ) -> None:
         self._engine = engine
         self._adapters = adapters
-        self._critic = critic
         self._format = chat_format
-        self._policy = policy
-        self._recorder = recorder
         self._observer = observer
         self._options = options
         tokenizer = engine.renderer.get_tokenizer()
-        self._stop_ids = frozenset(_stop_ids(engine, tokenizer))
+        self._judge = Judge(
+            critic,
+            chat_format,
+            policy,
+            recorder,
+            observer,
+            stop_ids=frozenset(_stop_ids(engine, tokenizer)),
+            fail_open=options.fail_open,
+        )
         self._refusal = Refusal(
             policy.refusal,
             tuple(tokenizer.encode(policy.refusal, add_special_tokens=False)),
@@ -106,12 +110,16 @@ class GuardedEngine:
                     "priority": max(0, options.get("priority", 0)),
                 }
                 request = self._request(call, prompt, request_id, options)
-                draft = await self._draft(request, sampling_params, options)
-                drafted = time.perf_counter()
-                withheld = await self._withheld(request, draft)
-        self._observer.overhead(time.perf_counter() - drafted)
-        for piece in draft.release(withheld, self._refusal):
-            yield piece
+                mode = self._options.stream.or_stricter(call.stream)
+                if sampling_params.output_kind is RequestOutputKind.DELTA and (
+                    mode is not StreamMode.BUFFER
+                ):
+                    outputs = self._streamed(request, sampling_params, options, mode)
+                else:
+                    outputs = self._whole(request, sampling_params, options)
+                async with aclosing(outputs):
+                    async for output in outputs:
+                        yield output
 
     @asynccontextmanager
     async def _adapter(
@@ -130,10 +138,10 @@ class GuardedEngine:
 
     def _request(
         self, call: GuardCall, prompt: Any, request_id: str, options: dict[str, Any]
-    ) -> "_Request":
+    ) -> EngineRequest:
         prompt_ids = _prompt_ids(prompt)
         guided_ids = self._guided(prompt_ids)
-        return _Request(
+        return EngineRequest(
             call=call,
             request_id=request_id,
             adapter=adapter_name(options["lora_request"]),
@@ -151,101 +159,87 @@ class GuardedEngine:
             return prompt_ids
         return guided
 
-    async def _draft(
-        self, request: "_Request", sampling_params: SamplingParams, options: dict[str, Any]
-    ) -> Draft:
-        """The engine's whole answer, and beside it the input's ruling where one is wanted."""
-        input_check = spawn(self._rule_input(request)) if request.call.wants_moderation else None
-        try:
-            draft = Draft(sampling_params.output_kind)
-            pieces = self._engine.generate(
-                request.prompt, sampling_params, request.request_id, **options
-            )
-            async with aclosing(pieces):
-                async for piece in pieces:
-                    draft.add(piece)
-            if input_check is not None:
-                await input_check
-            return draft
-        finally:
-            if input_check is not None:
-                input_check.cancel()
+    async def _whole(
+        self, request: EngineRequest, sampling_params: SamplingParams, options: dict[str, Any]
+    ) -> AsyncGenerator[RequestOutput, None]:
+        """The answer once all of it is judged."""
+        draft = Draft(sampling_params.output_kind)
+        pieces = self._engine.generate(
+            request.prompt, sampling_params, request.request_id, **options
+        )
+        async with self._input_ruled(request) as input_ruled, aclosing(pieces):
+            async for piece in pieces:
+                draft.add(piece)
+            await input_ruled()
+        drafted = time.perf_counter()
+        withheld = await self._withheld(request, draft)
+        self._observer.overhead(time.perf_counter() - drafted)
+        for piece in draft.release(withheld, self._refusal):
+            yield piece
 
-    async def _rule_input(self, request: "_Request") -> None:
-        call = request.call
-        prompt = self._format.decode(request.prompt_ids)
-        text = call.messages[-1]["content"] if call.messages else prompt
-        subject = self._critic.text(self._format.encode(text))
-        call.input_ruling = ruling = await self._ruling(request, subject)
-        if call.block_input and ruling.decision.flagged:
-            raise InputBlocked(
-                "The request was flagged, and it asked that flagged input be blocked."
-            )
-
-    async def _withheld(self, request: "_Request", draft: Draft) -> set[int]:
+    async def _withheld(self, request: EngineRequest, draft: Draft) -> set[int]:
         """Judges every choice, records what is flagged, and returns the indexes to withhold."""
         choices = list(draft.choices.values())
-        rulings = await asyncio.gather(*(self._rule(request, choice) for choice in choices))
+        rulings = await asyncio.gather(*(self._ruled(request, choice) for choice in choices))
         return {
             choice.index for choice, ruling in zip(choices, rulings, strict=True) if ruling.blocked
         }
 
-    async def _rule(self, request: "_Request", choice: Choice) -> Ruling:
+    async def _ruled(self, request: EngineRequest, choice: Choice) -> Ruling:
         started = time.perf_counter()
-        ruling = await self._ruling(request, self._subject(request, choice))
+        ruling = await self._judge.rule(request, choice)
         self._observer.critique(time.perf_counter() - started)
-        if request.call.block_output and ruling.decision.flagged:
-            ruling = replace(ruling, decision=replace(ruling.decision, action=Action.BLOCK))
-        self._observer.action(ruling.decision.action, request.adapter)
-        if ruling.decision.flagged:
-            await self._record(request, choice, ruling)
-        request.call.output_rulings[request.request_id, choice.index] = ruling
+        await self._judge.file(request, choice, ruling)
         return ruling
 
-    def _subject(self, request: "_Request", choice: Choice) -> Subject:
-        answer_ids = choice.token_ids
-        if answer_ids and answer_ids[-1] in self._stop_ids:
-            answer_ids = answer_ids[:-1]
-        in_chat = self._format.is_chat_prompt(request.prompt_ids)
-        if in_chat or request.prompt["type"] != "token":
-            return self._critic.answer(request.prompt, request.prompt_ids, answer_ids)
-        # A raw completion has no turns to put a question after: judge what it reads as, whole.
-        text = self._format.decode([*request.prompt_ids, *answer_ids])
-        return self._critic.text(self._format.encode(text))
+    async def _streamed(
+        self,
+        request: EngineRequest,
+        sampling_params: SamplingParams,
+        options: dict[str, Any],
+        mode: StreamMode,
+    ) -> AsyncGenerator[RequestOutput, None]:
+        """The answer as verdicts cover it, or as it comes."""
+        if mode is StreamMode.WINDOW:
+            # Nothing is let out between windows: pieces of single tokens would cost for nothing.
+            sampling_params = sampling_params.clone()
+            interval = sampling_params.stream_interval or 1
+            sampling_params.stream_interval = max(interval, self._options.windows.first)
+        pieces = self._engine.generate(
+            request.prompt, sampling_params, request.request_id, **options
+        )
+        release = StreamRelease(
+            self._judge,
+            request,
+            mode=mode,
+            windows=self._options.windows,
+            refusal=self._refusal,
+            n=sampling_params.n,
+        )
+        async with (
+            self._input_ruled(request) as input_ruled,
+            aclosing(release.outputs(pieces)) as outputs,
+        ):
+            async for output in outputs:
+                await input_ruled()
+                yield output
 
-    async def _ruling(self, request: "_Request", subject: Subject) -> Ruling:
-        needed = 0.0 if request.call.wants_moderation else self._policy.lowest_threshold
-        try:
-            verdict = await self._critic.judge(
-                subject, categories_from=needed, **request.engine_options
-            )
-        except CriticUnavailable as error:
-            self._observer.failed(error.code)
-            if not self._options.fail_open:
-                raise
-            return Ruling(None, Decision(Action.PASS, (), "The critique failed; failing open."))
-        decision = self._policy.decide(verdict)
-        category = decision.categories[0] if decision.categories else "none"
-        self._observer.verdict(category, request.adapter)
-        return Ruling(verdict, decision)
+    @asynccontextmanager
+    async def _input_ruled(
+        self, request: EngineRequest
+    ) -> AsyncIterator[Callable[[], Awaitable[None]]]:
+        """Judges the input beside the block where that is wanted; what is yielded waits for it."""
+        ruling = spawn(self._judge.rule_input(request)) if request.call.wants_moderation else None
 
-    async def _record(self, request: "_Request", choice: Choice, ruling: Ruling) -> None:
+        async def ruled() -> None:
+            if ruling is not None:
+                await ruling
+
         try:
-            await self._recorder.record(
-                request.call,
-                ruling,
-                request_id=request.request_id,
-                adapter=request.adapter,
-                choice=choice.index,
-                prompt=self._format.decode(request.prompt_ids),
-                answer=choice.text,
-            )
-        except StoreUnavailable as error:
-            self._observer.failed(error.code)
-            if not self._options.fail_open:
-                raise
-        else:
-            self._observer.flag_written()
+            yield ruled
+        finally:
+            if ruling is not None:
+                ruling.cancel()
 
     @contextmanager
     def _failures_told(self, call: GuardCall, request_id: str) -> Iterator[None]:
@@ -255,18 +249,6 @@ class GuardedEngine:
             call.error = error
             _log.warning("%s: %s: %s", request_id, error.code, error)
             raise
-
-
-@dataclass(frozen=True)
-class _Request:
-    """One engine request on its way through the guard."""
-
-    call: GuardCall
-    request_id: str
-    adapter: str
-    prompt: dict[str, Any]
-    prompt_ids: list[int]
-    engine_options: dict[str, Any]
 
 
 def _prompt_ids(prompt: Any) -> list[int]:

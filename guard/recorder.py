@@ -49,10 +49,12 @@ class Recorder:
         choice: int,
         prompt: str,
         answer: str,
+        released: int = 0,
     ) -> None:
         """Commits one flag before it returns; a caller that is cancelled meanwhile loses nothing.
 
-        prompt: stands in for the messages when the request carried none.
+        prompt: stands in for the messages when the request carried none. released: how many
+        characters of the answer were out before it was flagged.
         Raises StoreUnavailable.
         """
         verdict = ruling.verdict
@@ -65,6 +67,7 @@ class Recorder:
             choice=choice,
             messages=list(call.messages) or [{"role": "user", "content": prompt}],
             answer=answer,
+            released_chars=released,
             harm=verdict.harm,
             category_scores=verdict.category_scores,
             categories=ruling.decision.categories,

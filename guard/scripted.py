@@ -28,7 +28,7 @@ class Script:
     harm: the probability of "yes" for a critique's whole prompt text.
     category: what the category read names, with certainty.
     piece_tokens: how many tokens each streamed piece holds.
-    critique_delay_s: seconds each label read takes.
+    critique_delay_s: seconds each label read takes. held: reads wait until it is set.
     fail_draft, fail_critique: raised instead of an output. fail_lora: when an adapter is loaded.
     """
 
@@ -37,6 +37,7 @@ class Script:
     category: str = "violence"
     piece_tokens: int = 2
     critique_delay_s: float = 0.0
+    held: asyncio.Event | None = None
     fail_draft: Exception | None = None
     fail_critique: Exception | None = None
     fail_lora: Exception | None = None
@@ -127,6 +128,8 @@ class ScriptedEngine:
         self, text: str, token_ids: list[int], params: SamplingParams, request_id: str
     ) -> RequestOutput:
         await asyncio.sleep(self.script.critique_delay_s)
+        if self.script.held is not None:
+            await self.script.held.wait()
         if self.script.fail_critique is not None:
             raise self.script.fail_critique
         assert params.logprob_token_ids is not None
@@ -172,9 +175,10 @@ class ScriptedEngine:
         """The choice's outputs, each a delta or the whole so far, as the parameters ask."""
         ids = [*self.tokenizer.encode(answer), self.tokenizer.eos_token_id]
         deltas = params.output_kind is RequestOutputKind.DELTA
+        size = max(self.script.piece_tokens, params.stream_interval or 1)
         pieces = []
-        for start in range(0, len(ids), self.script.piece_tokens):
-            end = start + self.script.piece_tokens
+        for start in range(0, len(ids), size):
+            end = start + size
             shown = ids[start if deltas else 0 : end]
             pieces.append(
                 CompletionOutput(

@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from guard.call import GuardCall, Ruling
-from guard.verdict import CATEGORIES
+from guard.policy import Decision
+from guard.verdict import CATEGORIES, Verdict
 
 Body = dict[str, Any]
 
@@ -28,18 +29,20 @@ _CRITIC_FAILED = {
 
 
 def moderation_result(ruling: Ruling, model: str) -> Body:
-    """One `moderation_result`; needs a verdict whose categories were read."""
-    return {"type": "moderation_result", "model": model, **category_fields(ruling)}
+    """One `moderation_result`, with how far the text was judged; needs a verdict whose categories
+    were read."""
+    assert ruling.verdict is not None
+    fields = category_fields(ruling.verdict, ruling.decision)
+    checked = {"checked_characters": ruling.checked}
+    return {"type": "moderation_result", "model": model, **fields, **checked}
 
 
-def category_fields(ruling: Ruling) -> Body:
+def category_fields(verdict: Verdict, decision: Decision) -> Body:
     """`flagged`, `categories`, `category_scores` and `category_applied_input_types`."""
-    verdict = ruling.verdict
-    assert verdict is not None
     assert verdict.category_scores is not None
     return {
-        "flagged": ruling.decision.flagged,
-        "categories": {name: name in ruling.decision.categories for name in CATEGORIES},
+        "flagged": decision.flagged,
+        "categories": {name: name in decision.categories for name in CATEGORIES},
         "category_scores": {name: verdict.category_scores[name] for name in CATEGORIES},
         "category_applied_input_types": {name: ["text"] for name in CATEGORIES},
     }
@@ -113,10 +116,10 @@ class StreamAnnotator:
 
     def events(self, event: str) -> Iterable[str]:
         """What to send in place of `event`, both without the blank line that ends an event."""
-        if not self._call.annotated:
-            return (event,)
         if self._call.route == _CHAT:
             return self._chat(event)
+        if not self._call.annotated:
+            return (event,)
         if self._call.route == _RESPONSES and "response.completed" in event:
             return (self._response(event),)
         if self._call.route == _MESSAGES and self._call.blocked and "message_delta" in event:
@@ -124,10 +127,10 @@ class StreamAnnotator:
         return (event,)
 
     def _chat(self, event: str) -> Iterable[str]:
-        if event != _DONE:
-            self._last = event
-            return (event,)
-        return (self._moderation_chunk(), event)
+        if event == _DONE and self._call.annotated:
+            return (self._moderation_chunk(), event)
+        self._last = event
+        return (event,)
 
     def _moderation_chunk(self) -> str:
         _, last = _parsed(self._last)

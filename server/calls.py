@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from guard.call import GuardCall, Message
+from guard.call import GuardCall, Message, StreamMode
 from server.errors import BadRequest
 
 MODERATION_ALIASES: frozenset[str] = frozenset(
@@ -23,6 +23,9 @@ MODERATION_ALIASES: frozenset[str] = frozenset(
 )
 """OpenAI's moderation model names, all meaning the served model's own critique."""
 
+
+STREAM_HEADER = "x-setback-stream"
+"""How strictly a caller wants its stream held back."""
 
 _TYPE_NAME = re.compile(r"\[|^str$|^[A-Z]\w*$")
 
@@ -72,11 +75,11 @@ def bad_field(error: ValidationError, prefix: str = "") -> BadRequest:
     return BadRequest(f"{where}: {worst['msg'].removeprefix('Value error, ')}.", where)
 
 
-def read_call(route: str, body: Mapping[str, Any]) -> GuardCall:
+def read_call(route: str, headers: Mapping[str, str], body: Mapping[str, Any]) -> GuardCall:
     """The guard's view of one request.
 
-    Raises BadRequest when `moderation` is not as OpenAI defines it. Everything else that is wrong
-    with the body is left for vLLM to say.
+    Raises BadRequest when `moderation` is not as OpenAI defines it, or the stream header names no
+    mode. Everything else that is wrong with the body is left for vLLM to say.
     """
     moderation = _moderation(body)
     return GuardCall(
@@ -86,6 +89,7 @@ def read_call(route: str, body: Mapping[str, Any]) -> GuardCall:
         wants_moderation=moderation is not None,
         block_input=moderation is not None and moderation.blocks("input"),
         block_output=moderation is not None and moderation.blocks("output"),
+        stream=_stream_mode(headers.get(STREAM_HEADER)),
     )
 
 
@@ -94,6 +98,15 @@ def check_moderation_model(name: str, served: Iterable[str], param: str) -> None
     if name not in MODERATION_ALIASES and name not in served:
         known = ", ".join(sorted(MODERATION_ALIASES | set(served)))
         raise BadRequest(f"Unknown model {name!r}; use one of {known}.", param, "model_not_found")
+
+
+def _stream_mode(given: str | None) -> StreamMode | None:
+    if given is None:
+        return None
+    if given in tuple(StreamMode):
+        return StreamMode(given)
+    known = ", ".join(StreamMode)
+    raise BadRequest(f"{STREAM_HEADER}: {given!r} is no mode; use one of {known}.", STREAM_HEADER)
 
 
 def _moderation(body: Mapping[str, Any]) -> _Moderation | None:

@@ -5,7 +5,7 @@ Owns neither verdicts nor what responses look like (response.py).
 
 from uuid import uuid4
 
-from starlette.datastructures import MutableHeaders
+from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from guard.adapters import Adapters
@@ -73,7 +73,7 @@ def _name_request(scope: Scope) -> None:
 
 def _read_call(scope: Scope, body: bytes) -> GuardCall:
     content = parse_body(body)
-    call = read_call(_path(scope), content)
+    call = read_call(_path(scope), Headers(scope=scope), content)
     moderation = content.get("moderation")
     if moderation is not None:
         check_moderation_model(moderation["model"], _served(scope), "moderation.model")

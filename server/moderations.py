@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from vllm.lora.request import LoRARequest
 
 from guard.adapters import Adapters, adapter_name
-from guard.call import Message, Ruling
+from guard.call import Message
 from guard.critic import Critic, Subject
 from guard.policy import Policy
 from guard.template import ChatFormat
@@ -121,7 +121,7 @@ class Moderator:
         self, subject: Subject, explain: bool, lora_request: LoRARequest | None
     ) -> dict[str, Any]:
         verdict = await self._critic.judge(subject, categories_from=0.0, lora_request=lora_request)
-        fields = category_fields(Ruling(verdict, self._policy.decide(verdict)))
+        fields = category_fields(verdict, self._policy.decide(verdict))
         if not explain:
             return fields
         return fields | {"analysis": await self._analysis(subject, lora_request)}

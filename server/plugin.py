@@ -21,6 +21,7 @@ from guard.engine import GuardedEngine, GuardOptions
 from guard.errors import GuardError
 from guard.policy import Policy, load_policy
 from guard.recorder import Provenance, Recorder
+from guard.release import Windows
 from guard.store.adapters import AdapterStore
 from guard.store.flags import FlagStore
 from guard.tasks import spawn
@@ -116,7 +117,7 @@ class GuardPlugin:
             policy=policy,
             recorder=Recorder(store, served.provenance(policy, salt)),
             observer=observer,
-            options=GuardOptions(settings.reminder, settings.on_failure == "open"),
+            options=_options(settings),
         )
         seal(state, engine_client, guarded)
         state.setback = GuardState(
@@ -179,6 +180,17 @@ async def ready(request: Request) -> Response:
     if request.app.state.setback.ready:
         return JSONResponse({"status": "ready"})
     return error_response(503, "The first critique is still running.", code="not_ready")
+
+
+def _options(settings: Settings) -> GuardOptions:
+    return GuardOptions(
+        reminder=settings.reminder,
+        fail_open=settings.on_failure == "open",
+        stream=settings.stream_mode,
+        windows=Windows(
+            settings.stream_window, settings.stream_window_growth, settings.stream_window_most
+        ),
+    )
 
 
 async def _salt(settings: Settings, store: FlagStore) -> str:

@@ -24,6 +24,7 @@ from pydantic_settings import (
 )
 from sqlalchemy import URL
 
+from guard.call import StreamMode
 from guard.store.database import parse_url
 from refine.options import RefineOptions
 
@@ -76,6 +77,19 @@ class Settings(BaseSettings):
 
     on_failure: Literal["closed", "open"] = "closed"
     """When the critic or the store fails: withhold the answer (closed) or release it (open)."""
+
+    stream_mode: StreamMode = StreamMode.WINDOW
+    """How streams are held back: `buffer` until the whole answer is judged, `window` as far as a
+    verdict covers it, `async` not at all (weaker: a verdict can only end the stream)."""
+
+    stream_window: int = Field(default=32, ge=1)
+    """Tokens that the first verdict on a stream waits for."""
+
+    stream_window_growth: float = Field(default=2, ge=1, allow_inf_nan=False)
+    """How many times as many tokens each later verdict waits for."""
+
+    stream_window_most: int = Field(default=256, ge=1)
+    """The most tokens that a verdict on a stream waits for."""
 
     user_salt: SecretStr | None = Field(default=None, min_length=16)
     """Salts the hashes of user names. Unset: a random one that the database keeps for all server

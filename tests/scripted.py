@@ -11,12 +11,13 @@ from vllm.outputs import RequestOutput
 from vllm.sampling_params import RequestOutputKind, SamplingParams
 
 from guard.adapters import AdapterLimits, Adapters
-from guard.call import GuardCall, current_call
+from guard.call import GuardCall, StreamMode, current_call
 from guard.critic import Critic
 from guard.engine import GuardedEngine, GuardOptions
 from guard.errors import StoreUnavailable
 from guard.policy import Action, Policy, load_policy
 from guard.recorder import Provenance, Recorder
+from guard.release import Windows
 from guard.scripted import Script, ScriptedEngine
 from guard.store.flags import Flag
 from guard.template import ChatFormat
@@ -90,6 +91,8 @@ class Bench:
     adapters: Adapters
     registry: MemoryRegistry
     guarded: GuardedEngine
+    critic: Critic
+    policy: Policy
     store: MemoryStore
     observed: Observed
     chat_format: ChatFormat
@@ -142,6 +145,8 @@ def make_bench(tokenizer: Any, tmp_path: Path) -> Callable[..., Bench]:
         fail_open: bool = False,
         timeout_s: float = 5.0,
         max_model_len: int = 1024,
+        stream: StreamMode = StreamMode.BUFFER,
+        windows: tuple[int, float, int] = (4, 1.0, 4),
     ) -> Bench:
         engine = ScriptedEngine(tokenizer, script or Script(), max_model_len)
         chat_format = ChatFormat(tokenizer)
@@ -160,9 +165,11 @@ def make_bench(tokenizer: Any, tmp_path: Path) -> Callable[..., Bench]:
             policy=rules,
             recorder=Recorder(store, Provenance("practice", REVISION, rules.hash, "s" * 16)),
             observer=observed,
-            options=GuardOptions(reminder=reminder, fail_open=fail_open),
+            options=GuardOptions(reminder, fail_open, stream, Windows(*windows)),
         )
-        return Bench(engine, adapters, registry, guarded, store, observed, chat_format)
+        return Bench(
+            engine, adapters, registry, guarded, critic, rules, store, observed, chat_format
+        )
 
     return make
 

@@ -31,7 +31,8 @@ class Flag:
 
     route: the path called, e.g. "/v1/chat/completions". choice: its index when n > 1.
     messages: the conversation as received, each {"role", "content"}; a raw prompt is one user turn.
-    answer: the draft, which the client may never have seen.
+    answer: the draft, which the client may never have seen, as far as it was judged.
+    released_chars: how many of its characters were let out before it was flagged.
     harm, category_scores, categories: the verdict, and the categories that reached a threshold.
     adapter, model, model_revision, policy_hash, prompt_version: all that decided it.
     user_hash: see hash_user; None when the request named no user.
@@ -51,6 +52,7 @@ class Flag:
     model_revision: str
     policy_hash: str
     prompt_version: str
+    released_chars: int = 0
     user_hash: str | None = None
     created_at: datetime = field(default_factory=lambda: datetime.now(UTC))
 

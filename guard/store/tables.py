@@ -71,6 +71,7 @@ class FlagRow(Base):
     choice: Mapped[int]
     messages: Mapped[list[Any]]
     answer: Mapped[str]
+    released_chars: Mapped[int] = mapped_column(server_default="0")
     harm: Mapped[float]
     category_scores: Mapped[dict[str, Any]]
     categories: Mapped[list[Any]]

@@ -13,7 +13,7 @@ MakeBench = Callable[..., Bench]
 
 
 def critic_of(bench: Bench) -> Critic:
-    return bench.guarded._critic
+    return bench.critic
 
 
 async def test_categories_are_the_harm_shared_out(make_bench: MakeBench) -> None:

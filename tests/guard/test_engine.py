@@ -63,7 +63,7 @@ async def test_a_flagged_answer_is_withheld_whole(
     outputs = await bench.ask(kind=kind, logprobs=1)
     (final,) = [o for out in outputs for o in out.outputs]
     assert final.finish_reason == "content_filter"
-    assert final.text == bench.guarded._policy.refusal
+    assert final.text == bench.policy.refusal
     decoded = bench.engine.tokenizer.decode(list(final.token_ids))
     shown = f"{final} {decoded} {final.logprobs}"
     assert not any(word in shown for word in ("forbidden", "quiet", "door"))
@@ -89,7 +89,7 @@ async def test_of_several_choices_only_the_flagged_is_withheld(
     bench = make_bench(script)
     outputs = await bench.ask(kind=kind, n=2)
     assert text_of(outputs, kind, 0) == fine
-    assert text_of(outputs, kind, 1) == bench.guarded._policy.refusal
+    assert text_of(outputs, kind, 1) == bench.policy.refusal
     assert [flag.choice for flag in bench.store.flags] == [1]
 
 
@@ -124,7 +124,7 @@ async def test_the_flag_says_where_it_came_from(make_bench: MakeBench) -> None:
     assert flag.categories == ("violence",)
     assert (flag.adapter, flag.model, flag.model_revision) == ("base", "practice", "rev-1")
     assert (flag.policy_hash, flag.prompt_version) == (
-        bench.guarded._policy.hash,
+        bench.policy.hash,
         prompts.VERSION,
     )
     assert flag.user_hash

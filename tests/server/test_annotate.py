@@ -25,7 +25,9 @@ def ruling(harm: float, action: Action = Action.PASS, scores: bool = True) -> Ru
     """A verdict all of whose harm is violence."""
     shares = {name: harm if name == "violence" else 0.0 for name in CATEGORIES}
     flagged = () if action is Action.PASS else ("violence",)
-    return Ruling(Verdict(harm, shares if scores else None), Decision(action, flagged, "scripted"))
+    return Ruling(
+        Verdict(harm, shares if scores else None), Decision(action, flagged, "scripted"), 7
+    )
 
 
 def call(route: str, *outputs: Ruling, **fields: Any) -> GuardCall:
@@ -63,7 +65,7 @@ def test_a_responses_moderation_is_the_worst_result() -> None:
     [(completion_moderation, CompletionModeration), (response_moderation, ResponseModeration)],
 )
 def test_what_was_not_judged_or_failed_says_so(render: Any, model: Any) -> None:
-    failed = Ruling(None, Decision(Action.PASS, (), "failing open"))
+    failed = Ruling(None, Decision(Action.PASS, (), "failing open"), 0)
     parsed = model.model_validate(render(call(CHAT, failed), "m"))
     assert (parsed.input.type, parsed.input.code) == ("error", "not_run")
     assert (parsed.output.type, parsed.output.code) == ("error", "critic_unavailable")

@@ -32,7 +32,7 @@ PARTS = [{"type": "text", "text": "a"}, {"type": "image_url"}, {"type": "text", 
 def test_the_conversation_is_read_from_any_api(
     body: dict[str, Any], messages: list[tuple[str, str]]
 ) -> None:
-    call = read_call(ROUTE, body)
+    call = read_call(ROUTE, {}, body)
     assert [(turn["role"], turn["content"]) for turn in call.messages] == messages
 
 
@@ -47,15 +47,15 @@ def test_the_conversation_is_read_from_any_api(
     ],
 )
 def test_the_user_is_found_where_each_api_names_it(body: dict[str, Any], user: str | None) -> None:
-    assert read_call(ROUTE, body).user == user
+    assert read_call(ROUTE, {}, body).user == user
 
 
 def test_a_caller_may_ask_for_scores_and_blocking() -> None:
     moderation: dict[str, Any] = {"model": "omni-moderation-latest"}
-    call = read_call(ROUTE, {"moderation": moderation})
+    call = read_call(ROUTE, {}, {"moderation": moderation})
     assert (call.wants_moderation, call.block_input, call.block_output) == (True, False, False)
     moderation["policy"] = {"input": {"mode": "block"}, "output": {"mode": "score"}}
-    call = read_call(ROUTE, {"moderation": moderation})
+    call = read_call(ROUTE, {}, {"moderation": moderation})
     assert (call.wants_moderation, call.block_input, call.block_output) == (True, True, False)
 
 
@@ -71,7 +71,7 @@ def test_a_caller_may_ask_for_scores_and_blocking() -> None:
 )
 def test_a_wrong_moderation_field_is_named(moderation: object, param: str) -> None:
     with pytest.raises(BadRequest) as caught:
-        read_call(ROUTE, {"moderation": moderation})
+        read_call(ROUTE, {}, {"moderation": moderation})
     assert caught.value.param == param
     assert param in caught.value.message
 

@@ -1,0 +1,131 @@
+"""What the guard finds of a text and what follows from it: critique, decision, counts and the flag,
+and what happens when one of them fails. Owns no text: drafts are held by draft.py and release.py.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from guard.call import EngineRequest, Ruling
+from guard.critic import Critic, Subject
+from guard.draft import Choice
+from guard.errors import CriticUnavailable, InputBlocked, StoreUnavailable
+from guard.observer import Observer
+from guard.policy import Action, Decision, Policy
+from guard.recorder import Recorder
+from guard.template import ChatFormat
+
+
+@dataclass(frozen=True)
+class Judge:
+    """stop_ids: the tokens that end an answer without being part of it.
+
+    fail_open: let an answer out when its critique or its flag's storing fails.
+    """
+
+    critic: Critic
+    chat_format: ChatFormat
+    policy: Policy
+    recorder: Recorder
+    observer: Observer
+    stop_ids: frozenset[int]
+    fail_open: bool
+
+    async def rule_input(self, request: EngineRequest) -> None:
+        """Files the ruling on what was asked last.
+
+        Raises InputBlocked when the caller asked for that, CriticUnavailable when failing closed.
+        """
+        call = request.call
+        prompt = self.chat_format.decode(request.prompt_ids)
+        text = call.messages[-1]["content"] if call.messages else prompt
+        subject = self.critic.text(self.chat_format.encode(text))
+        call.input_ruling = ruling = await self._ruling(
+            request, subject, len(text), scores=call.wants_moderation
+        )
+        self._count(request, ruling)
+        if call.block_input and ruling.decision.flagged:
+            raise InputBlocked(
+                "The request was flagged, and it asked that flagged input be blocked."
+            )
+
+    async def rule(
+        self, request: EngineRequest, choice: Choice, *, scores: bool | None = None
+    ) -> Ruling:
+        """What is to be done with an answer, whole or so far; nothing is filed yet.
+
+        scores: whether categories are read also of what is not flagged; by default when asked for.
+        Raises CriticUnavailable when failing closed.
+        """
+        scores = request.call.wants_moderation if scores is None else scores
+        subject = self._subject(request, choice.token_ids)
+        ruling = await self._ruling(request, subject, len(choice.text), scores=scores)
+        if request.call.block_output and ruling.decision.flagged:
+            ruling = replace(ruling, decision=replace(ruling.decision, action=Action.BLOCK))
+        return ruling
+
+    async def file(
+        self, request: EngineRequest, choice: Choice, ruling: Ruling, *, released: int = 0
+    ) -> None:
+        """Counts the ruling on a choice, commits its flag and tells the call; after this, and not
+        before, may be released what the ruling lets out.
+
+        released: how many characters of the choice were out before it was flagged.
+        Raises StoreUnavailable when failing closed.
+        """
+        self._count(request, ruling)
+        self.observer.action(ruling.decision.action, request.adapter)
+        if ruling.decision.flagged:
+            await self._record(request, choice, ruling, released)
+        request.call.output_rulings[request.request_id, choice.index] = ruling
+
+    def _subject(self, request: EngineRequest, answer_ids: Sequence[int]) -> Subject:
+        if answer_ids and answer_ids[-1] in self.stop_ids:
+            answer_ids = answer_ids[:-1]
+        in_chat = self.chat_format.is_chat_prompt(request.prompt_ids)
+        if in_chat or request.prompt["type"] != "token":
+            return self.critic.answer(request.prompt, request.prompt_ids, answer_ids)
+        # A raw completion has no turns to put a question after: judge what it reads as, whole.
+        text = self.chat_format.decode([*request.prompt_ids, *answer_ids])
+        return self.critic.text(self.chat_format.encode(text))
+
+    async def _ruling(
+        self, request: EngineRequest, subject: Subject, checked: int, *, scores: bool
+    ) -> Ruling:
+        needed = 0.0 if scores else self.policy.lowest_threshold
+        try:
+            verdict = await self.critic.judge(
+                subject, categories_from=needed, **request.engine_options
+            )
+        except CriticUnavailable as error:
+            self.observer.failed(error.code)
+            if not self.fail_open:
+                raise
+            passed = Decision(Action.PASS, (), "The critique failed; failing open.")
+            return Ruling(None, passed, checked=0)
+        return Ruling(verdict, self.policy.decide(verdict), checked)
+
+    def _count(self, request: EngineRequest, ruling: Ruling) -> None:
+        if ruling.verdict is not None:
+            categories = ruling.decision.categories
+            self.observer.verdict(categories[0] if categories else "none", request.adapter)
+
+    async def _record(
+        self, request: EngineRequest, choice: Choice, ruling: Ruling, released: int
+    ) -> None:
+        try:
+            await self.recorder.record(
+                request.call,
+                ruling,
+                request_id=request.request_id,
+                adapter=request.adapter,
+                choice=choice.index,
+                prompt=self.chat_format.decode(request.prompt_ids),
+                answer=choice.text,
+                released=released,
+            )
+        except StoreUnavailable as error:
+            self.observer.failed(error.code)
+            if not self.fail_open:
+                raise
+        else:
+            self.observer.flag_written()
