@@ -21,6 +21,19 @@ _LETTER = {category: letter for letter, category in CATEGORY_LETTERS.items()}
 
 
 @dataclass
+class Gate:
+    """Holds whoever comes until it is opened. arrived: set when the first came."""
+
+    arrived: asyncio.Event = field(default_factory=asyncio.Event)
+    opened: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def passed(self) -> None:
+        """Waits until it is opened."""
+        self.arrived.set()
+        await self.opened.wait()
+
+
+@dataclass
 class Script:
     """What the engine does.
 
@@ -28,7 +41,7 @@ class Script:
     harm: the probability of "yes" for a critique's whole prompt text.
     category: what the category read names, with certainty.
     piece_tokens: how many tokens each streamed piece holds.
-    critique_delay_s: seconds each label read takes. held: reads wait until it is set.
+    critique_delay_s: seconds each label read takes. gate: holds label reads.
     fail_draft, fail_critique: raised instead of an output. fail_lora: when an adapter is loaded.
     """
 
@@ -37,7 +50,7 @@ class Script:
     category: str = "violence"
     piece_tokens: int = 2
     critique_delay_s: float = 0.0
-    held: asyncio.Event | None = None
+    gate: Gate | None = None
     fail_draft: Exception | None = None
     fail_critique: Exception | None = None
     fail_lora: Exception | None = None
@@ -128,8 +141,8 @@ class ScriptedEngine:
         self, text: str, token_ids: list[int], params: SamplingParams, request_id: str
     ) -> RequestOutput:
         await asyncio.sleep(self.script.critique_delay_s)
-        if self.script.held is not None:
-            await self.script.held.wait()
+        if self.script.gate is not None:
+            await self.script.gate.passed()
         if self.script.fail_critique is not None:
             raise self.script.fail_critique
         assert params.logprob_token_ids is not None

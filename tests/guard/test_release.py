@@ -1,4 +1,4 @@
-"""Streams under guard: what is out before a verdict, what a flag stops, and that nothing lingers."""
+"""Streams under guard: what is out before a verdict, what a flag stops, and nothing lingers."""
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable
@@ -12,7 +12,7 @@ from guard.call import StreamMode, current_call
 from guard.errors import CriticUnavailable, InputBlocked, StoreUnavailable
 from guard.policy import Action
 from guard.release import Windows
-from guard.scripted import Script
+from guard.scripted import Gate, Script
 from guard.tasks import spawn
 from tests.scripted import Bench
 
@@ -63,17 +63,16 @@ async def test_an_unflagged_stream_comes_out_whole_in_several_pieces(make_bench:
 
 
 async def test_nothing_is_out_before_a_verdict_covers_it(make_bench: MakeBench) -> None:
-    held = asyncio.Event()
-    script = Script(answers=lambda prompt: (FINE,), held=held)
+    gate = Gate()
+    script = Script(answers=lambda prompt: (FINE,), gate=gate)
     bench = make_bench(script, stream=StreamMode.WINDOW)
     asking = spawn(bench.ask(kind=DELTA))
     # All is decoded while the first critique is held: decoding does not wait for it.
-    while sum(what == "read" for what, _ in bench.engine.log) < 1:
-        await asyncio.sleep(0)
+    await gate.arrived.wait()
     for _ in range(100):
         await asyncio.sleep(0)
     assert not bench.call.flowing
-    held.set()
+    gate.opened.set()
     outputs = await asking
     assert text_of(outputs) == FINE
     # The second critique covered all that came while the first was held.
@@ -139,15 +138,15 @@ async def test_a_flag_on_the_way_is_not_forgotten_at_the_end(make_bench: MakeBen
 
 
 async def test_async_flows_at_once_and_a_verdict_ends_it(make_bench: MakeBench) -> None:
-    held = asyncio.Event()
-    script = Script(answers=TURNS.answers, harm=TURNS.harm, piece_tokens=1, held=held)
+    gate = Gate()
+    script = Script(answers=TURNS.answers, harm=TURNS.harm, piece_tokens=1, gate=gate)
     bench = make_bench(script, stream=StreamMode.ASYNC)
     outputs: list[RequestOutput] = []
     async for output in stream(bench):
         outputs.append(output)
         # Its last piece waits for the verdict: nobody is told that it ended well before it did.
         if text_of(outputs) == START + SECRET:
-            held.set()
+            gate.opened.set()
     assert outputs[-1].outputs[0].finish_reason == "content_filter"
     assert text_of(outputs) == f"{START}{SECRET}\n\n{bench.policy.refusal}"
     (flag,) = bench.store.flags
@@ -190,15 +189,14 @@ async def test_a_failing_store_lets_nothing_flagged_out(make_bench: MakeBench) -
 
 
 async def test_a_client_that_hangs_up_ends_decoding_and_critiques(make_bench: MakeBench) -> None:
-    held = asyncio.Event()
+    gate = Gate()
     bench = make_bench(
-        Script(answers=lambda prompt: (FINE * 20,), held=held), stream=StreamMode.WINDOW
+        Script(answers=lambda prompt: (FINE * 20,), gate=gate), stream=StreamMode.WINDOW
     )
     before = asyncio.all_tasks()
     outputs = stream(bench)
     waiting = spawn(anext(outputs))
-    while not any(what == "read" for what, _ in bench.engine.log):
-        await asyncio.sleep(0)
+    await gate.arrived.wait()
     waiting.cancel()
     await asyncio.wait({waiting})
     assert asyncio.all_tasks() == before
