@@ -33,21 +33,40 @@ class StreamMode(StrEnum):
 
 
 @dataclass(frozen=True)
+class Replacement:
+    """What stands in for a withheld answer: a refusal, or the model's own revision of it.
+
+    tokens: how many were generated for it.
+    """
+
+    text: str
+    token_ids: tuple[int, ...]
+    tokens: int = 0
+
+
+@dataclass(frozen=True)
 class Ruling:
     """What was found and decided about one text: a draft or the input.
 
     verdict is None when the critique failed and failures are configured to let answers out.
     checked: how many characters of the text, from its start, the verdict covers.
+    revision: what is let out instead, once the action "revise" succeeded.
     """
 
     verdict: Verdict | None
     decision: Decision
     checked: int
+    revision: Replacement | None = None
 
     @property
     def blocked(self) -> bool:
-        """Whether the text is withheld."""
+        """Whether the text is withheld and nothing but a refusal let out."""
         return self.decision.action is Action.BLOCK
+
+    @property
+    def withheld(self) -> bool:
+        """Whether the text is not let out."""
+        return self.decision.action in (Action.REVISE, Action.BLOCK)
 
 
 @dataclass

@@ -2,13 +2,15 @@
 with withheld choices replaced. Decides nothing.
 """
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, field, replace
 
 from vllm.logprobs import Logprob
 from vllm.outputs import CompletionOutput, RequestOutput
 from vllm.sampling_params import RequestOutputKind
+
+from guard.call import Replacement
 
 
 @dataclass
@@ -31,29 +33,26 @@ class Choice:
         return replace(self, token_ids=list(self.token_ids))
 
 
-@dataclass(frozen=True)
-class Refusal:
-    """What stands in for a withheld choice. token_ids spell `text`; `filler` pads the count."""
+def instead_of(
+    choice: Choice, replacement: Replacement, hidden: int, filler: int, *, shown: bool = False
+) -> CompletionOutput:
+    """The end of a withheld choice, without anything of its text, tokens or log-probabilities.
 
-    text: str
-    token_ids: tuple[int, ...]
-    filler: int
-
-    def instead_of(self, choice: Choice, hidden: int, *, shown: bool = False) -> CompletionOutput:
-        """The end of a choice, without anything of its text, tokens or log-probabilities.
-
-        hidden: how many of its tokens no earlier output holds; as many are in this one, so that
-        usage stays real. shown: whether some of its text was let out before.
-        """
-        token_ids = [*self.token_ids[:hidden], *[self.filler] * (hidden - len(self.token_ids))]
-        return CompletionOutput(
-            index=choice.index,
-            text=f"\n\n{self.text}" if shown else self.text,
-            token_ids=token_ids,
-            cumulative_logprob=None,
-            logprobs=[{t: Logprob(0.0, 1, "")} for t in token_ids] if choice.has_logprobs else None,
-            finish_reason="content_filter",
-        )
+    hidden: how many of its tokens no earlier output holds. As many, and those generated for the
+    replacement, are in this one, so that usage stays real; `filler` pads them.
+    shown: whether some of its text was let out before.
+    """
+    count = hidden + replacement.tokens
+    token_ids = [*replacement.token_ids[:count]]
+    token_ids += [filler] * (count - len(token_ids))
+    return CompletionOutput(
+        index=choice.index,
+        text=f"\n\n{replacement.text}" if shown else replacement.text,
+        token_ids=token_ids,
+        cumulative_logprob=None,
+        logprobs=[{t: Logprob(0.0, 1, "")} for t in token_ids] if choice.has_logprobs else None,
+        finish_reason="content_filter",
+    )
 
 
 class Draft:
@@ -72,26 +71,26 @@ class Draft:
                 self.choices.pop(output.index, None)
             self.choices.setdefault(output.index, Choice(output.index)).add(output)
 
-    def release(self, withheld: Collection[int], refusal: Refusal) -> Iterator[RequestOutput]:
-        """The pieces in their order; of a `withheld` choice only a refusal, where it ended."""
+    def release(self, withheld: Mapping[int, Replacement], filler: int) -> Iterator[RequestOutput]:
+        """The pieces in their order; of what is `withheld` only its replacement, where it ended."""
         for piece in self._pieces:
             if not withheld:
                 yield piece
                 continue
             cleaned = copy(piece)
-            cleaned.outputs = list(self._cleaned(piece.outputs, withheld, refusal))
+            cleaned.outputs = list(self._cleaned(piece.outputs, withheld, filler))
             if cleaned.outputs or piece.finished:
                 yield cleaned
 
     def _cleaned(
         self,
         outputs: Sequence[CompletionOutput],
-        withheld: Collection[int],
-        refusal: Refusal,
+        withheld: Mapping[int, Replacement],
+        filler: int,
     ) -> Iterator[CompletionOutput]:
         for output in outputs:
             if output.index not in withheld:
                 yield output
             elif output.finish_reason is not None:
                 choice = self.choices[output.index]
-                yield refusal.instead_of(choice, len(choice.token_ids))
+                yield instead_of(choice, withheld[output.index], len(choice.token_ids), filler)

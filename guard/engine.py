@@ -17,15 +17,23 @@ from vllm.sampling_params import RequestOutputKind, SamplingParams
 
 from guard import prompts
 from guard.adapters import Adapters, adapter_name
-from guard.call import EngineRequest, GuardCall, Ruling, StreamMode, current_call
+from guard.call import (
+    EngineRequest,
+    GuardCall,
+    Replacement,
+    Ruling,
+    StreamMode,
+    current_call,
+)
 from guard.critic import Critic
-from guard.draft import Choice, Draft, Refusal
+from guard.draft import Choice, Draft
 from guard.errors import GuardError, Unsupported
 from guard.judge import Judge
 from guard.observer import Observer
 from guard.policy import Policy
 from guard.recorder import Recorder
 from guard.release import StreamRelease, Windows
+from guard.revise import Reviser, RevisionLimits
 from guard.tasks import spawn
 from guard.template import ChatFormat
 
@@ -40,12 +48,14 @@ class GuardOptions:
     reminder: whether the paper's step 4 is put with each instruction.
     fail_open: let an answer out when its critique or its flag's storing fails.
     stream: how streams are held back; a caller may ask for stricter. windows: in window mode.
+    revisions: what rewriting a flagged answer may cost.
     """
 
     reminder: bool
     fail_open: bool
     stream: StreamMode
     windows: Windows
+    revisions: RevisionLimits
 
 
 class GuardedEngine:
@@ -75,14 +85,18 @@ class GuardedEngine:
             policy,
             recorder,
             observer,
+            Reviser(
+                engine,
+                chat_format,
+                options.revisions,
+                max_model_len=engine.model_config.max_model_len,
+            ),
             stop_ids=frozenset(_stop_ids(engine, tokenizer)),
             fail_open=options.fail_open,
         )
-        self._refusal = Refusal(
-            policy.refusal,
-            tuple(tokenizer.encode(policy.refusal, add_special_tokens=False)),
-            filler=tokenizer.eos_token_id,
-        )
+        refusal_ids = tokenizer.encode(policy.refusal, add_special_tokens=False)
+        self._refusal = Replacement(policy.refusal, tuple(refusal_ids))
+        self._filler: int = tokenizer.eos_token_id
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._engine, name)
@@ -174,23 +188,24 @@ class GuardedEngine:
         drafted = time.perf_counter()
         withheld = await self._withheld(request, draft)
         self._observer.overhead(time.perf_counter() - drafted)
-        for piece in draft.release(withheld, self._refusal):
+        for piece in draft.release(withheld, self._filler):
             yield piece
 
-    async def _withheld(self, request: EngineRequest, draft: Draft) -> set[int]:
-        """Judges every choice, records what is flagged, and returns the indexes to withhold."""
+    async def _withheld(self, request: EngineRequest, draft: Draft) -> dict[int, Replacement]:
+        """Judges every choice, records what is flagged, and returns what to put in whose place."""
         choices = list(draft.choices.values())
         rulings = await asyncio.gather(*(self._ruled(request, choice) for choice in choices))
         return {
-            choice.index for choice, ruling in zip(choices, rulings, strict=True) if ruling.blocked
+            choice.index: ruling.revision or self._refusal
+            for choice, ruling in zip(choices, rulings, strict=True)
+            if ruling.withheld
         }
 
     async def _ruled(self, request: EngineRequest, choice: Choice) -> Ruling:
         started = time.perf_counter()
         ruling = await self._judge.rule(request, choice)
         self._observer.critique(time.perf_counter() - started)
-        await self._judge.file(request, choice, ruling)
-        return ruling
+        return await self._judge.settle(request, choice, ruling)
 
     async def _streamed(
         self,
@@ -214,6 +229,7 @@ class GuardedEngine:
             mode=mode,
             windows=self._options.windows,
             refusal=self._refusal,
+            filler=self._filler,
             n=sampling_params.n,
         )
         async with (

@@ -1,18 +1,23 @@
-"""What the guard finds of a text and what follows from it: critique, decision, counts and the flag,
-and what happens when one of them fails. Owns no text: drafts are held by draft.py and release.py.
+"""What the guard finds of a text and what follows from it: critique, decision, revision, counts and
+the flag, and what happens when one of them fails. Holds no text: draft.py and release.py do.
 """
 
+import asyncio
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from guard.call import EngineRequest, Ruling
+from guard.call import EngineRequest, Replacement, Ruling
 from guard.critic import Critic, Subject
 from guard.draft import Choice
 from guard.errors import CriticUnavailable, InputBlocked, StoreUnavailable
 from guard.observer import Observer
 from guard.policy import Action, Decision, Policy
 from guard.recorder import Recorder
+from guard.revise import Reviser
 from guard.template import ChatFormat
+
+_log = logging.getLogger("vllm.setback")
 
 
 @dataclass(frozen=True)
@@ -27,6 +32,7 @@ class Judge:
     policy: Policy
     recorder: Recorder
     observer: Observer
+    reviser: Reviser
     stop_ids: frozenset[int]
     fail_open: bool
 
@@ -63,30 +69,55 @@ class Judge:
             ruling = replace(ruling, decision=replace(ruling.decision, action=Action.BLOCK))
         return ruling
 
-    async def file(
+    async def settle(
         self, request: EngineRequest, choice: Choice, ruling: Ruling, *, released: int = 0
-    ) -> None:
-        """Counts the ruling on a choice, commits its flag and tells the call; after this, and not
-        before, may be released what the ruling lets out.
+    ) -> Ruling:
+        """Has the answer revised where that was decided, counts, commits the flag and tells the
+        call; returns what came of it. What it lets out may be released after this, not before.
 
         released: how many characters of the choice were out before it was flagged.
         Raises StoreUnavailable when failing closed.
         """
+        if ruling.decision.action is Action.REVISE:
+            ruling = await self._revised(request, choice, ruling)
         self._count(request, ruling)
         self.observer.action(ruling.decision.action, request.adapter)
         if ruling.decision.flagged:
             await self._record(request, choice, ruling, released)
         request.call.output_rulings[request.request_id, choice.index] = ruling
+        return ruling
+
+    async def _revised(self, request: EngineRequest, choice: Choice, ruling: Ruling) -> Ruling:
+        """The ruling with a revision that the critic passes, or turned into a block."""
+        try:
+            async with asyncio.timeout(self.reviser.limits.timeout_s):
+                revision = await self.reviser.revise(request, self._without_stop(choice.token_ids))
+                if revision is not None and await self._harmless(request, revision):
+                    return replace(ruling, revision=revision)
+        except Exception as error:
+            # Whatever went wrong, the answer stays withheld.
+            _log.warning("%s: no revision: %s", request.request_id, type(error).__name__)
+        return replace(ruling, decision=replace(ruling.decision, action=Action.BLOCK))
+
+    async def _harmless(self, request: EngineRequest, revision: Replacement) -> bool:
+        subject = self._subject(request, revision.token_ids)
+        verdict = await self.critic.judge(
+            subject, categories_from=self.policy.lowest_threshold, **request.engine_options
+        )
+        return not self.policy.decide(verdict).flagged
 
     def _subject(self, request: EngineRequest, answer_ids: Sequence[int]) -> Subject:
-        if answer_ids and answer_ids[-1] in self.stop_ids:
-            answer_ids = answer_ids[:-1]
+        answer_ids = self._without_stop(answer_ids)
         in_chat = self.chat_format.is_chat_prompt(request.prompt_ids)
         if in_chat or request.prompt["type"] != "token":
             return self.critic.answer(request.prompt, request.prompt_ids, answer_ids)
         # A raw completion has no turns to put a question after: judge what it reads as, whole.
         text = self.chat_format.decode([*request.prompt_ids, *answer_ids])
         return self.critic.text(self.chat_format.encode(text))
+
+    def _without_stop(self, answer_ids: Sequence[int]) -> Sequence[int]:
+        ended = bool(answer_ids) and answer_ids[-1] in self.stop_ids
+        return answer_ids[:-1] if ended else answer_ids
 
     async def _ruling(
         self, request: EngineRequest, subject: Subject, checked: int, *, scores: bool
@@ -122,6 +153,7 @@ class Judge:
                 prompt=self.chat_format.decode(request.prompt_ids),
                 answer=choice.text,
                 released=released,
+                revision=ruling.revision.text if ruling.revision else None,
             )
         except StoreUnavailable as error:
             self.observer.failed(error.code)

@@ -24,6 +24,7 @@ class Action(StrEnum):
 
     PASS = "pass"
     ANNOTATE = "annotate"
+    REVISE = "revise"
     BLOCK = "block"
 
 

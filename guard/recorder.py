@@ -50,11 +50,12 @@ class Recorder:
         prompt: str,
         answer: str,
         released: int = 0,
+        revision: str | None = None,
     ) -> None:
         """Commits one flag before it returns; a caller that is cancelled meanwhile loses nothing.
 
         prompt: stands in for the messages when the request carried none. released: how many
-        characters of the answer were out before it was flagged.
+        characters of the answer were out before it was flagged. revision: what was let out instead.
         Raises StoreUnavailable.
         """
         verdict = ruling.verdict
@@ -68,6 +69,7 @@ class Recorder:
             messages=list(call.messages) or [{"role": "user", "content": prompt}],
             answer=answer,
             released_chars=released,
+            revision=revision,
             harm=verdict.harm,
             category_scores=verdict.category_scores,
             categories=ruling.decision.categories,

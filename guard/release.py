@@ -7,7 +7,7 @@ grow by themselves when critiques are slow.
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Coroutine
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine
 from contextlib import aclosing
 from copy import copy
 from dataclasses import dataclass, field
@@ -15,8 +15,8 @@ from typing import Any
 
 from vllm.outputs import CompletionOutput, RequestOutput
 
-from guard.call import EngineRequest, Ruling, StreamMode
-from guard.draft import Choice, Refusal
+from guard.call import EngineRequest, Replacement, Ruling, StreamMode
+from guard.draft import Choice, instead_of
 from guard.judge import Judge
 from guard.tasks import spawn
 
@@ -40,8 +40,9 @@ class _Choice:
     """One choice of a stream: what was decoded, and what of it is not out yet.
 
     window: tokens that the next verdict waits for. judged: tokens that a verdict covers.
-    shown, shown_tokens: characters and tokens that are out. closed: so is its last output.
-    flagged: the first ruling that flagged it and let it go on.
+    shown, shown_tokens: characters and tokens that are out. flagged: the first ruling that flagged
+    it and let it go on. stopped: withheld, so that nothing more of it matters. closed: its last
+    output is out.
     """
 
     choice: Choice
@@ -53,12 +54,13 @@ class _Choice:
     finished_at: float | None = None
     flagged: Ruling | None = None
     judging: bool = False
+    stopped: bool = False
     closed: bool = False
 
     @property
     def due(self) -> bool:
         """Whether there is something that the next verdict should cover."""
-        if self.closed:
+        if self.stopped or self.closed:
             return False
         waiting = len(self.choice.token_ids) - self.judged
         return self.finished_at is not None or waiting >= self.window
@@ -78,7 +80,8 @@ class StreamRelease:
         *,
         mode: StreamMode,
         windows: Windows,
-        refusal: Refusal,
+        refusal: Replacement,
+        filler: int,
         n: int,
     ) -> None:
         self._judge = judge
@@ -86,11 +89,13 @@ class StreamRelease:
         self._at_once = mode is StreamMode.ASYNC
         self._windows = windows
         self._refusal = refusal
+        self._filler = filler
         self._n = n
         self._choices: dict[int, _Choice] = {}
         self._last: RequestOutput | None = None
         self._out: asyncio.Queue[RequestOutput | Exception] = asyncio.Queue()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._decoding: asyncio.Task[None] | None = None
 
     async def outputs(
         self, pieces: AsyncGenerator[RequestOutput, None]
@@ -99,7 +104,7 @@ class StreamRelease:
 
         Raises what the engine raises, and CriticUnavailable or StoreUnavailable.
         """
-        self._start(self._decode(pieces))
+        self._decoding = self._start(self._decode(pieces))
         try:
             async for output in self._released():
                 yield output
@@ -119,7 +124,7 @@ class StreamRelease:
             self._request.call.flowing = True
             yield output
 
-    def _start(self, work: Coroutine[Any, Any, None]) -> None:
+    def _start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         async def told() -> None:
             try:
                 await work
@@ -129,22 +134,21 @@ class StreamRelease:
         task = spawn(told())
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task
 
     async def _decode(self, pieces: AsyncGenerator[RequestOutput, None]) -> None:
-        """Takes the engine's pieces until all choices are closed; leaving early aborts them."""
+        """Takes the engine's pieces; leaving early aborts the engine's request."""
         async with aclosing(pieces):
             async for piece in pieces:
                 self._last = piece
                 for output in piece.outputs:
                     self._take(piece, output)
-                if self._all_closed:
-                    return
 
     def _take(self, piece: RequestOutput, output: CompletionOutput) -> None:
         each = self._choices.setdefault(
             output.index, _Choice(Choice(output.index), self._windows.first)
         )
-        if each.closed:
+        if each.stopped:
             return
         each.choice.add(output)
         if output.finish_reason is not None:
@@ -168,7 +172,7 @@ class StreamRelease:
     async def _rule_so_far(self, each: _Choice) -> None:
         seen, held = each.choice.so_far(), len(each.held)
         ruling = await self._judge.rule(self._request, seen, scores=False)
-        if ruling.blocked:
+        if ruling.withheld:
             await self._withhold(each, seen, ruling)
             return
         if ruling.decision.flagged and each.flagged is None:
@@ -180,20 +184,28 @@ class StreamRelease:
     async def _rule_whole(self, each: _Choice, finished_at: float) -> None:
         ruling = await self._judge.rule(self._request, each.choice)
         self._judge.observer.critique(time.perf_counter() - finished_at)
-        if ruling.blocked:
+        if ruling.withheld:
             await self._withhold(each, each.choice, ruling)
             return
         if each.flagged is not None and not ruling.decision.flagged:
             ruling = each.flagged
-        await self._judge.file(self._request, each.choice, ruling, released=each.shown)
+        await self._judge.settle(self._request, each.choice, ruling, released=each.shown)
         self._release(each, len(each.held))
 
     async def _withhold(self, each: _Choice, seen: Choice, ruling: Ruling) -> None:
-        await self._judge.file(self._request, seen, ruling, released=each.shown)
+        each.stopped = True
+        if self._count(lambda each: each.stopped or each.finished_at is not None) == self._n:
+            assert self._decoding is not None
+            self._decoding.cancel()
+        ruling = await self._judge.settle(self._request, seen, ruling, released=each.shown)
         each.closed = True
         hidden = len(each.choice.token_ids) - each.shown_tokens
+        replacement = ruling.revision or self._refusal
         assert self._last is not None
-        self._put(self._last, self._refusal.instead_of(each.choice, hidden, shown=each.shown > 0))
+        self._put(
+            self._last,
+            instead_of(each.choice, replacement, hidden, self._filler, shown=each.shown > 0),
+        )
 
     def _release(self, each: _Choice, count: int) -> None:
         """Lets out the first `count` pieces of what is held of a choice, as one."""
@@ -211,12 +223,11 @@ class StreamRelease:
 
     def _put(self, piece: RequestOutput, output: CompletionOutput) -> None:
         single = _only(piece, output)
-        single.finished = self._all_closed
+        single.finished = self._count(lambda each: each.closed) == self._n
         self._out.put_nowait(single)
 
-    @property
-    def _all_closed(self) -> bool:
-        return sum(each.closed for each in self._choices.values()) == self._n
+    def _count(self, condition: Callable[[_Choice], bool]) -> int:
+        return sum(map(condition, self._choices.values()))
 
 
 def _only(piece: RequestOutput, output: CompletionOutput) -> RequestOutput:

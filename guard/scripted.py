@@ -1,6 +1,7 @@
 """An engine that follows a script, for tests of whatever stands on the engine boundary. Owns the
 part of vLLM's EngineClient that the guard uses: drafts in scripted pieces, label reads with
-scripted probabilities, delays and failures. Runs no model and checks no sampling parameters.
+scripted probabilities, delays and failures. Runs no model; of the sampling parameters it heeds the
+kind of output, the limit of tokens and the log-probabilities.
 """
 
 import asyncio
@@ -186,7 +187,8 @@ class ScriptedEngine:
 
     def _pieces(self, index: int, answer: str, params: SamplingParams) -> list[CompletionOutput]:
         """The choice's outputs, each a delta or the whole so far, as the parameters ask."""
-        ids = [*self.tokenizer.encode(answer), self.tokenizer.eos_token_id]
+        ids = [*self.tokenizer.encode(answer), self.tokenizer.eos_token_id][: params.max_tokens]
+        reason = "stop" if ids[-1] == self.tokenizer.eos_token_id else "length"
         deltas = params.output_kind is RequestOutputKind.DELTA
         size = max(self.script.piece_tokens, params.stream_interval or 1)
         pieces = []
@@ -202,7 +204,7 @@ class ScriptedEngine:
                     [{t: Logprob(-0.5, 1, self.tokenizer.decode([t]))} for t in shown]
                     if params.logprobs
                     else None,
-                    finish_reason="stop" if end >= len(ids) else None,
+                    finish_reason=reason if end >= len(ids) else None,
                 )
             )
         return pieces

@@ -22,6 +22,7 @@ from guard.errors import GuardError
 from guard.policy import Policy, load_policy
 from guard.recorder import Provenance, Recorder
 from guard.release import Windows
+from guard.revise import RevisionLimits
 from guard.store.adapters import AdapterStore
 from guard.store.flags import FlagStore
 from guard.tasks import spawn
@@ -189,6 +190,11 @@ def _options(settings: Settings) -> GuardOptions:
         stream=settings.stream_mode,
         windows=Windows(
             settings.stream_window, settings.stream_window_growth, settings.stream_window_most
+        ),
+        revisions=RevisionLimits(
+            settings.revision_max_tokens,
+            settings.revision_timeout_s,
+            settings.revisions_at_once,
         ),
     )
 

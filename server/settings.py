@@ -91,6 +91,15 @@ class Settings(BaseSettings):
     stream_window_most: int = Field(default=256, ge=1)
     """The most tokens that a verdict on a stream waits for."""
 
+    revision_max_tokens: int = Field(default=512, ge=1)
+    """Tokens that a revision may take, its analysis included."""
+
+    revision_timeout_s: float = Field(default=20, gt=0, allow_inf_nan=False)
+    """Seconds a revision and the verdict on it may take before the answer is blocked instead."""
+
+    revisions_at_once: int = Field(default=16, ge=0)
+    """Revisions under way in one API process; beyond it, answers are blocked at once."""
+
     user_salt: SecretStr | None = Field(default=None, min_length=16)
     """Salts the hashes of user names. Unset: a random one that the database keeps for all server
     processes; set it to keep the salt out of the database that holds the hashes."""

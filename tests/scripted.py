@@ -18,11 +18,14 @@ from guard.errors import StoreUnavailable
 from guard.policy import Action, Policy, load_policy
 from guard.recorder import Provenance, Recorder
 from guard.release import Windows
+from guard.revise import RevisionLimits
 from guard.scripted import Script, ScriptedEngine
 from guard.store.flags import Flag
 from guard.template import ChatFormat
 from refine.practice.recipe import MODEL_DIR
 from tests.adapters import REVISION, MemoryRegistry
+
+REVISIONS = RevisionLimits(max_tokens=256, timeout_s=5.0, at_once=4)
 
 
 @pytest.fixture(scope="session")
@@ -126,7 +129,7 @@ class Bench:
         """All outputs for one engine prompt; `options` are the engine's, `params` sampling's."""
         token = current_call.set(self.call)
         try:
-            sampling = SamplingParams(output_kind=kind, **params)
+            sampling = SamplingParams(output_kind=kind, **{"max_tokens": None, **params})
             outputs = self.guarded.generate(prompt, sampling, "req-1", **(options or {}))
             return [out async for out in outputs]
         finally:
@@ -147,6 +150,7 @@ def make_bench(tokenizer: Any, tmp_path: Path) -> Callable[..., Bench]:
         max_model_len: int = 1024,
         stream: StreamMode = StreamMode.BUFFER,
         windows: tuple[int, float, int] = (4, 1.0, 4),
+        revisions: RevisionLimits = REVISIONS,
     ) -> Bench:
         engine = ScriptedEngine(tokenizer, script or Script(), max_model_len)
         chat_format = ChatFormat(tokenizer)
@@ -165,7 +169,7 @@ def make_bench(tokenizer: Any, tmp_path: Path) -> Callable[..., Bench]:
             policy=rules,
             recorder=Recorder(store, Provenance("practice", REVISION, rules.hash, "s" * 16)),
             observer=observed,
-            options=GuardOptions(reminder, fail_open, stream, Windows(*windows)),
+            options=GuardOptions(reminder, fail_open, stream, Windows(*windows), revisions),
         )
         return Bench(
             engine, adapters, registry, guarded, critic, rules, store, observed, chat_format

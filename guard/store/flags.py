@@ -33,6 +33,7 @@ class Flag:
     messages: the conversation as received, each {"role", "content"}; a raw prompt is one user turn.
     answer: the draft, which the client may never have seen, as far as it was judged.
     released_chars: how many of its characters were let out before it was flagged.
+    revision: the model's own other answer, which was let out instead; None for a refusal.
     harm, category_scores, categories: the verdict, and the categories that reached a threshold.
     adapter, model, model_revision, policy_hash, prompt_version: all that decided it.
     user_hash: see hash_user; None when the request named no user.
@@ -53,6 +54,7 @@ class Flag:
     policy_hash: str
     prompt_version: str
     released_chars: int = 0
+    revision: str | None = None
     user_hash: str | None = None
     created_at: datetime = field(default_factory=lambda: datetime.now(UTC))
 

@@ -72,6 +72,7 @@ class FlagRow(Base):
     messages: Mapped[list[Any]]
     answer: Mapped[str]
     released_chars: Mapped[int] = mapped_column(server_default="0")
+    revision: Mapped[str | None]
     harm: Mapped[float]
     category_scores: Mapped[dict[str, Any]]
     categories: Mapped[list[Any]]

@@ -87,7 +87,7 @@ def test_a_verdict_without_categories_passes_only_below_every_threshold(tmp_path
 def test_the_default_has_a_rule_for_every_category() -> None:
     default = load_policy()
     assert tuple(default.rules) == CATEGORIES
-    assert default.decide(verdict(illicit=0.99)).action is Action.BLOCK
+    assert default.decide(verdict(illicit=0.99)).action is Action.REVISE
 
 
 def test_an_empty_file_is_the_default_policy(tmp_path: Path) -> None:
@@ -120,7 +120,10 @@ def test_the_hash_follows_the_effective_policy_not_its_spelling(tmp_path: Path) 
         ("[default]\nthreshold = nan", r"default\.threshold: nan"),
         ("[default]\nthreshold = true", r"default\.threshold: True"),
         ('[default]\nthreshold = "0.5"', r"default\.threshold: '0\.5'"),
-        ('[default]\naction = "revise"', r'default\.action: .*"pass", "annotate", "block"'),
+        (
+            '[default]\naction = "rewrite"',
+            r'default\.action: .*"pass", "annotate", "revise", "block"',
+        ),
         ("[default]\naction = 1", r"default\.action: 1 is not an action"),
         (
             '[categories."hate/threatening"]\naction = "x"',

@@ -1,0 +1,139 @@
+"""Revision: a flagged answer is rewritten, judged again, and only then let out."""
+
+import asyncio
+from collections.abc import Callable
+
+import pytest
+from vllm.outputs import RequestOutput
+from vllm.sampling_params import RequestOutputKind
+
+from guard import prompts
+from guard.call import StreamMode
+from guard.policy import Action
+from guard.revise import RevisionLimits
+from guard.scripted import Gate, Script
+from tests.scripted import Bench
+
+MakeBench = Callable[..., Bench]
+
+SECRET = "First take the forbidden key, then break the quiet door."
+SAFE = "I would rather help you knock at the door and ask."
+KINDS = list(RequestOutputKind)
+WAYS = [(kind, StreamMode.BUFFER) for kind in KINDS] + [
+    (RequestOutputKind.DELTA, StreamMode.WINDOW)
+]
+BLOCK = '[default]\nthreshold = 0.5\naction = "block"\n'
+
+
+def answers(revision: str) -> Callable[[str], tuple[str]]:
+    """The draft is harmful; asked to answer again, the model says `revision`."""
+    return lambda prompt: (revision if prompts.SAFE_ANSWER in prompt else SECRET,)
+
+
+def harm(prompt: str) -> float:
+    """A conversation is harmful when its answer, the last turn but one, is."""
+    return 0.9 if "forbidden" in prompt.rpartition("Auditor:")[0] else 0.1
+
+
+REVISES = Script(answers=answers(f"It breaks doors and harms the owner.\n\n{SAFE}"), harm=harm)
+
+
+def text_of(outputs: list[RequestOutput], kind: RequestOutputKind) -> str:
+    pieces = [o.text for out in outputs for o in out.outputs]
+    return "".join(pieces) if kind is RequestOutputKind.DELTA else pieces[-1]
+
+
+@pytest.mark.parametrize(("kind", "stream"), WAYS)
+async def test_a_flagged_answer_comes_out_as_its_revision(
+    make_bench: MakeBench, kind: RequestOutputKind, stream: StreamMode
+) -> None:
+    bench = make_bench(REVISES, stream=stream, windows=(64, 1.0, 64))
+    outputs = await bench.ask(kind=kind, logprobs=1)
+    assert text_of(outputs, kind) == SAFE
+    final = outputs[-1].outputs[0]
+    assert final.finish_reason == "content_filter"
+    shown = f"{final} {bench.engine.tokenizer.decode(list(final.token_ids))}"
+    assert not any(word in shown for word in ("forbidden", "quiet", "breaks"))
+    (flag,) = bench.store.flags
+    assert (flag.answer, flag.revision, flag.action) == (SECRET, SAFE, Action.REVISE)
+    assert bench.observed.actions == [Action.REVISE]
+    assert bench.call.annotated
+    assert not bench.call.blocked
+
+
+async def test_usage_counts_draft_and_revision(make_bench: MakeBench) -> None:
+    bench = make_bench(REVISES)
+    (output,) = await bench.ask()
+    encode = bench.engine.tokenizer.encode
+    said = REVISES.answers(prompts.SAFE_ANSWER)[0]
+    assert len(output.outputs[0].token_ids) == len(encode(SECRET)) + 1 + len(encode(said)) + 1
+
+
+async def test_a_stream_goes_on_with_the_revision(make_bench: MakeBench) -> None:
+    start = "Here is how one does it, as the old books say. "
+    script = Script(
+        answers=lambda prompt: (
+            (f"Bad.\n\n{SAFE}" if prompts.SAFE_ANSWER in prompt else start + SECRET),
+        ),
+        harm=harm,
+        piece_tokens=1,
+    )
+    bench = make_bench(script, stream=StreamMode.WINDOW)
+    outputs = await bench.ask(kind=RequestOutputKind.DELTA)
+    text = text_of(outputs, RequestOutputKind.DELTA)
+    shown, _, revision = text.partition("\n\n")
+    assert revision == SAFE
+    assert shown
+    assert (start + SECRET).startswith(shown)
+    (flag,) = bench.store.flags
+    assert (flag.released_chars, flag.revision) == (len(shown), SAFE)
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        pytest.param("I will not say what is wrong with it.", id="no answer after the analysis"),
+        pytest.param(f"It is bad.\n\n{SECRET}", id="harmful again"),
+        pytest.param("It is bad.\n\n" + "Very bad indeed. " * 200, id="longer than its budget"),
+    ],
+)
+async def test_without_a_usable_revision_it_is_blocked(make_bench: MakeBench, said: str) -> None:
+    bench = make_bench(Script(answers=answers(said), harm=harm))
+    (output,) = await bench.ask()
+    assert output.outputs[0].text == bench.policy.refusal
+    (flag,) = bench.store.flags
+    assert (flag.action, flag.revision) == (Action.BLOCK, None)
+    assert bench.call.blocked
+
+
+async def test_a_policy_or_a_caller_that_blocks_gets_no_revision(make_bench: MakeBench) -> None:
+    bench = make_bench(REVISES, policy=BLOCK)
+    (output,) = await bench.ask()
+    assert output.outputs[0].text == bench.policy.refusal
+    bench = make_bench(REVISES)
+    bench.call.block_output = True
+    (output,) = await bench.ask()
+    assert output.outputs[0].text == bench.policy.refusal
+    assert [flag.action for flag in bench.store.flags] == [Action.BLOCK]
+
+
+async def test_one_that_takes_too_long_is_given_up(make_bench: MakeBench) -> None:
+    def revises(prompt: str) -> tuple[str]:
+        if prompts.SAFE_ANSWER in prompt:
+            script.gate = Gate()
+        return REVISES.answers(prompt)[:1]
+
+    script = Script(answers=revises, harm=harm)
+    limits = RevisionLimits(max_tokens=256, timeout_s=0.05, at_once=4)
+    bench = make_bench(script, revisions=limits)
+    (output,) = await bench.ask()
+    assert output.outputs[0].text == bench.policy.refusal
+
+
+async def test_under_overload_it_is_blocked_at_once(make_bench: MakeBench) -> None:
+    limits = RevisionLimits(max_tokens=256, timeout_s=5, at_once=1)
+    bench = make_bench(REVISES, revisions=limits)
+    outputs = await asyncio.gather(*(bench.ask() for _ in range(3)))
+    texts = [each[-1].outputs[0].text for each in outputs]
+    assert sorted(texts) == sorted([SAFE, bench.policy.refusal, bench.policy.refusal])
+    assert (await bench.ask())[-1].outputs[0].text == SAFE
