@@ -208,7 +208,8 @@ async def stream(bench: Bench) -> AsyncGenerator[RequestOutput, None]:
     prompt_ids = bench.chat_format.conversation([{"role": "user", "content": "How?"}])
     prompt = {"type": "token", "prompt_token_ids": prompt_ids}
     current_call.set(bench.call)
-    outputs = bench.guarded.generate(prompt, SamplingParams(output_kind=DELTA), "req-1")
+    params = SamplingParams(output_kind=DELTA, max_tokens=None)
+    outputs = bench.guarded.generate(prompt, params, "req-1")
     async with aclosing(outputs):
         async for output in outputs:
             yield output
