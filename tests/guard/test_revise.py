@@ -121,7 +121,7 @@ async def test_one_that_takes_too_long_is_given_up(make_bench: MakeBench) -> Non
     def revises(prompt: str) -> tuple[str]:
         if prompts.SAFE_ANSWER in prompt:
             script.gate = Gate()
-        return REVISES.answers(prompt)[:1]
+        return (REVISES.answers(prompt)[0],)
 
     script = Script(answers=revises, harm=harm)
     limits = RevisionLimits(max_tokens=256, timeout_s=0.05, at_once=4)
