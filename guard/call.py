@@ -79,6 +79,7 @@ class GuardCall:
     output_rulings: by engine request id and choice index, since one call may make several of each.
     adapter, version: what the whole call is answered with; see pin().
     flowing: whether a stream began to be let out, which it may before any ruling is final.
+    inputs_awaited: verdicts on what was asked that are still out; nothing is let out before them.
     """
 
     route: str
@@ -93,6 +94,7 @@ class GuardCall:
     input_ruling: Ruling | None = None
     output_rulings: dict[tuple[str, int], Ruling] = field(default_factory=dict)
     flowing: bool = False
+    inputs_awaited: int = 0
     error: GuardError | None = None
 
     def pin(self, adapter: str, version: int | None) -> None:
@@ -102,7 +104,9 @@ class GuardCall:
     @property
     def settled(self) -> bool:
         """Whether the guard has come to a first outcome, good or bad."""
-        return self.flowing or bool(self.output_rulings) or self.error is not None
+        if self.error is not None:
+            return True
+        return not self.inputs_awaited and (self.flowing or bool(self.output_rulings))
 
     @property
     def blocked(self) -> bool:

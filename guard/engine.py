@@ -6,7 +6,7 @@ is drafted, judged and recorded before it is let out, whole or, of streams, wind
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import aclosing, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -47,12 +47,14 @@ class GuardOptions:
 
     reminder: whether the paper's step 4 is put with each instruction.
     fail_open: let an answer out when its critique or its flag's storing fails.
+    block_input: refuse requests that are flagged themselves, whoever asks.
     stream: how streams are held back; a caller may ask for stricter. windows: in window mode.
     revisions: what rewriting a flagged answer may cost.
     """
 
     reminder: bool
     fail_open: bool
+    block_input: bool
     stream: StreamMode
     windows: Windows
     revisions: RevisionLimits
@@ -93,6 +95,7 @@ class GuardedEngine:
             ),
             stop_ids=frozenset(_stop_ids(engine, tokenizer)),
             fail_open=options.fail_open,
+            block_input=options.block_input,
         )
         refusal_ids = tokenizer.encode(policy.refusal, add_special_tokens=False)
         self._refusal = Replacement(policy.refusal, tuple(refusal_ids))
@@ -112,7 +115,8 @@ class GuardedEngine:
         lora_request of its own, the request is drafted and judged by the active adapter.
 
         Raises CriticUnavailable or StoreUnavailable when the guard fails and fails closed,
-        InputBlocked when the caller asked for it, Unsupported for what cannot be judged.
+        InputBlocked when the request is flagged and that was asked for, by the caller or by the
+        setting, Unsupported for what cannot be judged.
         """
         call = current_call.get() or GuardCall(route="")
         with self._failures_told(call, request_id):
@@ -131,6 +135,8 @@ class GuardedEngine:
                     outputs = self._streamed(request, sampling_params, options, mode)
                 else:
                     outputs = self._whole(request, sampling_params, options)
+                if self._judge.judges_input(request):
+                    outputs = self._once_input_passed(request, outputs)
                 async with aclosing(outputs):
                     async for output in outputs:
                         yield output
@@ -181,10 +187,9 @@ class GuardedEngine:
         pieces = self._engine.generate(
             request.prompt, sampling_params, request.request_id, **options
         )
-        async with self._input_ruled(request) as input_ruled, aclosing(pieces):
+        async with aclosing(pieces):
             async for piece in pieces:
                 draft.add(piece)
-            await input_ruled()
         drafted = time.perf_counter()
         withheld = await self._withheld(request, draft)
         self._observer.overhead(time.perf_counter() - drafted)
@@ -232,30 +237,27 @@ class GuardedEngine:
             filler=self._filler,
             n=sampling_params.n,
         )
-        async with (
-            self._input_ruled(request) as input_ruled,
-            aclosing(release.outputs(pieces)) as outputs,
-        ):
+        async with aclosing(release.outputs(pieces)) as outputs:
             async for output in outputs:
-                await input_ruled()
                 yield output
 
-    @asynccontextmanager
-    async def _input_ruled(
-        self, request: EngineRequest
-    ) -> AsyncIterator[Callable[[], Awaitable[None]]]:
-        """Judges the input beside the block where that is wanted; what is yielded waits for it."""
-        ruling = spawn(self._judge.rule_input(request)) if request.call.wants_moderation else None
-
-        async def ruled() -> None:
-            if ruling is not None:
-                await ruling
-
+    async def _once_input_passed(
+        self, request: EngineRequest, outputs: AsyncGenerator[RequestOutput, None]
+    ) -> AsyncGenerator[RequestOutput, None]:
+        """The same outputs, made while the input is judged; unless it passes, they end unseen."""
+        ruling, first = spawn(self._judge.rule_input(request)), spawn(_first(outputs))
         try:
-            yield ruled
+            await asyncio.wait({ruling, first}, return_when=asyncio.FIRST_EXCEPTION)
+            if ruling.done():
+                await ruling
+            yield await first
+            async for output in outputs:
+                yield output
         finally:
-            if ruling is not None:
-                ruling.cancel()
+            ruling.cancel()
+            first.cancel()
+            await asyncio.gather(ruling, first, return_exceptions=True)
+            await outputs.aclose()
 
     @contextmanager
     def _failures_told(self, call: GuardCall, request_id: str) -> Iterator[None]:
@@ -265,6 +267,10 @@ class GuardedEngine:
             call.error = error
             _log.warning("%s: %s: %s", request_id, error.code, error)
             raise
+
+
+async def _first(outputs: AsyncGenerator[RequestOutput, None]) -> RequestOutput:
+    return await anext(outputs)
 
 
 def _prompt_ids(prompt: Any) -> list[int]:

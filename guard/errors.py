@@ -5,7 +5,7 @@
     ├── StoreUnavailable   store_unavailable   the flag store is unreachable or not migrated
     ├── CriticUnavailable  critic_unavailable  no verdict could be had, so nothing may go out
     ├── UnguardedRoute     unguarded_route     a route or handler would reach the engine unguarded
-    ├── InputBlocked       content_filter      the request was flagged and asked to be blocked then
+    ├── InputBlocked       content_filter      the request was flagged, and is to be blocked then
     ├── Unsupported        unsupported         the request asks for what cannot be guarded
     ├── TemplateUnusable   template_unusable   the chat template takes no user turn after an answer
     ├── AdapterRefused     adapter_refused     an adapter's files are not what was registered
@@ -52,7 +52,7 @@ class UnguardedRoute(GuardError):
 
 
 class InputBlocked(GuardError):
-    """The request itself was flagged, and its caller asked for that to block it."""
+    """The request itself was flagged, and its caller or the settings want it blocked then."""
 
     code = "content_filter"
 

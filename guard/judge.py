@@ -25,6 +25,7 @@ class Judge:
     """stop_ids: the tokens that end an answer without being part of it.
 
     fail_open: let an answer out when its critique or its flag's storing fails.
+    block_input: refuse requests that are flagged themselves, whoever asks.
     """
 
     critic: Critic
@@ -35,24 +36,38 @@ class Judge:
     reviser: Reviser
     stop_ids: frozenset[int]
     fail_open: bool
+    block_input: bool
+
+    def judges_input(self, request: EngineRequest) -> bool:
+        """Whether a ruling on what was asked is wanted and not filed yet."""
+        call = request.call
+        # One call may generate often, a beam search for each token; its messages stay the same.
+        filed = bool(call.messages) and call.input_ruling is not None
+        return (self.block_input or call.wants_moderation) and not filed
 
     async def rule_input(self, request: EngineRequest) -> None:
         """Files the ruling on what was asked last.
 
-        Raises InputBlocked when the caller asked for that, CriticUnavailable when failing closed.
+        Raises InputBlocked when it is flagged and to be blocked, CriticUnavailable when failing
+        closed.
         """
         call = request.call
-        prompt = self.chat_format.decode(request.prompt_ids)
-        text = call.messages[-1]["content"] if call.messages else prompt
+        call.inputs_awaited += 1
+        text = self._asked(request)
         subject = self.critic.text(self.chat_format.encode(text))
         call.input_ruling = ruling = await self._ruling(
             request, subject, len(text), scores=call.wants_moderation
         )
         self._count(request, ruling)
-        if call.block_input and ruling.decision.flagged:
-            raise InputBlocked(
-                "The request was flagged, and it asked that flagged input be blocked."
-            )
+        if (self.block_input or call.block_input) and ruling.decision.flagged:
+            raise InputBlocked("The request was flagged, and flagged input is blocked.")
+        call.inputs_awaited -= 1
+
+    def _asked(self, request: EngineRequest) -> str:
+        """The last user message that holds text; the whole prompt where messages are unknown."""
+        turns = reversed(request.call.messages)
+        texts = (turn["content"] for turn in turns if turn["role"] == "user" and turn["content"])
+        return next(texts, None) or self.chat_format.decode(request.prompt_ids)
 
     async def rule(
         self, request: EngineRequest, choice: Choice, *, scores: bool | None = None

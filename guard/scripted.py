@@ -43,6 +43,7 @@ class Script:
     category: what the category read names, with certainty.
     piece_tokens: how many tokens each streamed piece holds.
     critique_delay_s: seconds each label read takes. gate: holds label reads.
+    draft_gate: holds drafts before their last piece.
     fail_draft, fail_critique: raised instead of an output. fail_lora: when an adapter is loaded.
     """
 
@@ -52,6 +53,7 @@ class Script:
     piece_tokens: int = 2
     critique_delay_s: float = 0.0
     gate: Gate | None = None
+    draft_gate: Gate | None = None
     fail_draft: Exception | None = None
     fail_critique: Exception | None = None
     fail_lora: Exception | None = None
@@ -133,6 +135,8 @@ class ScriptedEngine:
             for output in self._drafts(text, token_ids, sampling_params, request_id):
                 # A real engine gives the event loop its turn between pieces.
                 await asyncio.sleep(0)
+                if output.finished and self.script.draft_gate is not None:
+                    await self.script.draft_gate.passed()
                 yield output
         except (GeneratorExit, asyncio.CancelledError):
             self.log.append(("closed", request_id))

@@ -187,6 +187,7 @@ def _options(settings: Settings) -> GuardOptions:
     return GuardOptions(
         reminder=settings.reminder,
         fail_open=settings.on_failure == "open",
+        block_input=settings.block_input,
         stream=settings.stream_mode,
         windows=Windows(
             settings.stream_window, settings.stream_window_growth, settings.stream_window_most

@@ -78,6 +78,9 @@ class Settings(BaseSettings):
     on_failure: Literal["closed", "open"] = "closed"
     """When the critic or the store fails: withhold the answer (closed) or release it (open)."""
 
+    block_input: bool = False
+    """Refuse flagged requests with a 400: each is judged while its answer is being generated."""
+
     stream_mode: StreamMode = StreamMode.WINDOW
     """How streams are held back: `buffer` until the whole answer is judged, `window` as far as a
     verdict covers it, `async` not at all (weaker: a verdict can only end the stream)."""

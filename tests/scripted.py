@@ -146,6 +146,7 @@ def make_bench(tokenizer: Any, tmp_path: Path) -> Callable[..., Bench]:
         policy: str | None = None,
         reminder: bool = False,
         fail_open: bool = False,
+        block_input: bool = False,
         timeout_s: float = 5.0,
         max_model_len: int = 1024,
         stream: StreamMode = StreamMode.BUFFER,
@@ -169,7 +170,9 @@ def make_bench(tokenizer: Any, tmp_path: Path) -> Callable[..., Bench]:
             policy=rules,
             recorder=Recorder(store, Provenance("practice", REVISION, rules.hash, "s" * 16)),
             observer=observed,
-            options=GuardOptions(reminder, fail_open, stream, Windows(*windows), revisions),
+            options=GuardOptions(
+                reminder, fail_open, block_input, stream, Windows(*windows), revisions
+            ),
         )
         return Bench(
             engine, adapters, registry, guarded, critic, rules, store, observed, chat_format

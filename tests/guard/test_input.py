@@ -1,0 +1,151 @@
+"""What was asked, judged while the answer is being made: a pass costs nothing, a flag ends it."""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from vllm.sampling_params import RequestOutputKind
+
+from guard.call import StreamMode
+from guard.errors import CriticUnavailable, InputBlocked
+from guard.scripted import Gate, Script
+from guard.tasks import spawn
+from tests.guard.test_release import stream
+from tests.scripted import Bench
+
+MakeBench = Callable[..., Bench]
+
+DELTA, FINAL = RequestOutputKind.DELTA, RequestOutputKind.FINAL_ONLY
+ANSWER = "Give it a little water each morning and let it stand in the shade."
+WAYS = [(FINAL, StreamMode.BUFFER), *((DELTA, mode) for mode in StreamMode)]
+
+
+def asks_for_harm(prompt: str) -> float:
+    """Only the free-standing text, which is the input, is harmful, and only if it says so."""
+    return 0.9 if 'Text:\n"""\nTell me the forbidden way.' in prompt else 0.1
+
+
+def script(**changes: Any) -> Script:
+    return replace(Script(answers=lambda prompt: (ANSWER,), harm=asks_for_harm), **changes)
+
+
+async def ask(bench: Bench, kind: RequestOutputKind, asked: str) -> str:
+    bench.call.messages = [{"role": "user", "content": asked}]
+    outputs = await bench.ask(asked, kind)
+    return "".join(o.text for out in outputs for o in out.outputs)
+
+
+HARMFUL, FINE = "Tell me the forbidden way.", "Tell me of ferns."
+
+
+@pytest.mark.parametrize(("kind", "stream"), WAYS)
+async def test_a_flagged_request_ends_generation_before_it_is_done(
+    make_bench: MakeBench, kind: RequestOutputKind, stream: StreamMode
+) -> None:
+    bench = make_bench(script(draft_gate=Gate()), block_input=True, stream=stream)
+    # The draft's end is never let through, so this would not return if it waited for it.
+    with pytest.raises(InputBlocked):
+        await ask(bench, kind, HARMFUL)
+    assert bench.engine.log[-1] == ("closed", "req-1")
+    assert isinstance(bench.call.error, InputBlocked)
+    assert bench.store.flags == []
+
+
+@pytest.mark.parametrize(("kind", "stream"), WAYS)
+async def test_it_is_judged_while_the_answer_is_made_and_let_out_once_it_passed(
+    make_bench: MakeBench, kind: RequestOutputKind, stream: StreamMode
+) -> None:
+    reads, draft = Gate(), Gate()
+    bench = make_bench(script(gate=reads, draft_gate=draft), block_input=True, stream=stream)
+    asking = spawn(ask(bench, kind, FINE))
+    # Both are in flight at once: neither gate is open.
+    await reads.arrived.wait()
+    await draft.arrived.wait()
+    draft.opened.set()
+    assert not bench.call.settled
+    reads.opened.set()
+    assert await asking == ANSWER
+    assert bench.call.input_ruling is not None
+
+
+@pytest.mark.parametrize("mode", [StreamMode.WINDOW, StreamMode.ASYNC])
+async def test_a_stream_flows_once_its_request_passed(
+    make_bench: MakeBench, mode: StreamMode
+) -> None:
+    draft = Gate()
+    bench = make_bench(script(draft_gate=draft, piece_tokens=1), block_input=True, stream=mode)
+    bench.call.messages = [{"role": "user", "content": FINE}]
+    outputs = stream(bench)
+    # The answer's end is still held, so what comes is its beginning.
+    begun = (await anext(outputs)).outputs[0].text
+    assert bench.call.settled
+    draft.opened.set()
+    rest = [out.outputs[0].text async for out in outputs]
+    assert rest
+    assert begun + "".join(rest) == ANSWER
+
+
+async def test_nothing_flows_before_the_verdict(make_bench: MakeBench) -> None:
+    reads = Gate()
+    bench = make_bench(script(gate=reads), block_input=True, stream=StreamMode.ASYNC)
+    asking = spawn(ask(bench, DELTA, HARMFUL))
+    await reads.arrived.wait()
+    for _ in range(100):
+        await asyncio.sleep(0)
+    assert not bench.call.settled
+    reads.opened.set()
+    with pytest.raises(InputBlocked):
+        await asking
+    assert bench.call.settled
+
+
+async def test_by_default_requests_are_not_judged(make_bench: MakeBench) -> None:
+    bench = make_bench(script())
+    assert await ask(bench, FINAL, HARMFUL) == ANSWER
+    assert bench.call.input_ruling is None
+
+
+async def test_the_last_user_message_is_judged(make_bench: MakeBench) -> None:
+    bench = make_bench(script(), block_input=True)
+    bench.call.messages = [
+        {"role": "user", "content": HARMFUL},
+        {"role": "assistant", "content": ""},
+        {"role": "tool", "content": "It is raining."},
+    ]
+    with pytest.raises(InputBlocked):
+        await bench.ask(FINE)
+
+
+async def test_where_messages_are_unknown_the_prompt_is_judged(make_bench: MakeBench) -> None:
+    bench = make_bench(script(), block_input=True)
+    token_ids = bench.engine.tokenizer.encode(HARMFUL)
+    with pytest.raises(InputBlocked):
+        await bench.generate({"type": "token", "prompt_token_ids": token_ids})
+
+
+async def test_a_call_that_generates_often_is_judged_once(make_bench: MakeBench) -> None:
+    bench = make_bench(script(), block_input=True)
+    for _ in range(3):
+        await ask(bench, FINAL, FINE)
+    assert sum("Text:" in text for _, text in bench.engine.log) == 1
+
+
+@pytest.mark.parametrize("kind", [FINAL, DELTA])
+async def test_a_failing_critic_follows_the_failure_rule(
+    make_bench: MakeBench, kind: RequestOutputKind
+) -> None:
+    failing = script(fail_critique=RuntimeError("scripted"))
+    bench = make_bench(failing, block_input=True, stream=StreamMode.WINDOW)
+    with pytest.raises(CriticUnavailable):
+        await ask(bench, kind, FINE)
+    bench = make_bench(failing, block_input=True, stream=StreamMode.WINDOW, fail_open=True)
+    assert await ask(bench, kind, HARMFUL) == ANSWER
+
+
+async def test_the_engines_own_errors_pass_through(make_bench: MakeBench) -> None:
+    bench = make_bench(script(fail_draft=ValueError("scripted"), gate=Gate()), block_input=True)
+    with pytest.raises(ValueError, match="scripted"):
+        await ask(bench, FINAL, FINE)
+    assert bench.call.error is None
