@@ -2,7 +2,8 @@
 critic and the count of what was unusable. Trains nothing and writes no file.
 
 The paper's step 2: the analyst is told the verdict, so that its analysis is good. The safe answer
-comes in the order that the paper's prompt-only table favours: analysis, guidance, answer.
+is the guard's revision where one was let out; else it is asked for in the same way, in the order
+that the paper's prompt-only table favours: analysis, guidance, answer.
 """
 
 import random
@@ -27,10 +28,20 @@ _GUIDED = prompts.GUIDED_ANALYSIS.format(subject="answer")
 
 @dataclass(frozen=True)
 class Analysed:
-    """The lessons of a run, and how many cases or variations were dropped, by why."""
+    """The lessons of a run, and how many cases or variations were dropped, by why.
+
+    revisions: of how many lessons the safe answer is the guard's revision.
+    """
 
     lessons: tuple[Lesson, ...]
     dropped: Mapping[str, int]
+    revisions: int = 0
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """For the run's row."""
+        dropped = {f"dropped: {why}": n for why, n in sorted(self.dropped.items())}
+        return {"safe answers from revisions": self.revisions, **dropped}
 
 
 async def analyse(
@@ -60,7 +71,7 @@ async def analyse(
         Lesson(case.flag_id, case.messages, case.answer, analysis, said, critique, tuple(ways))
         for (case, analysis, said), critique, ways in zip(usable, critiques, varied, strict=True)
     )
-    return Analysed(tuple(lessons), dropped)
+    return Analysed(tuple(lessons), dropped, sum(case.revision is not None for case in kept))
 
 
 def _usable(analysis: str, safe_answer: str, dropped: Counter[str]) -> bool:
@@ -80,9 +91,13 @@ async def _analyses(model: Model, cases: Sequence[Case], adapter: Adapter) -> li
 
 async def _safe_answers(model: Model, cases: Sequence[Case], adapter: Adapter) -> list[str]:
     """The safe answer of each case; empty where the critic finds it harmful, or there is none."""
-    asked = [questioned(case.messages, case.answer, prompts.SAFE_ANSWER) for case in cases]
-    said = await model.answers(asked, adapter=adapter, max_tokens=_SAFE_TOKENS)
-    answers = [text.partition("\n\n")[2] for text in said]
+    unrevised = [case for case in cases if case.revision is None]
+    asked = [questioned(case.messages, case.answer, prompts.SAFE_ANSWER) for case in unrevised]
+    said = iter(await model.answers(asked, adapter=adapter, max_tokens=_SAFE_TOKENS))
+    answers = [
+        next(said).partition("\n\n")[2] if case.revision is None else case.revision
+        for case in cases
+    ]
     return await _checked(model, [case.messages for case in cases], answers, adapter)
 
 

@@ -22,12 +22,14 @@ class Case:
     """A flag as the refine loop uses it.
 
     messages: the conversation up to and including its last user turn, as plain text.
+    revision: what the guard let out instead of the answer, once its critic had passed it, or None.
     """
 
     flag_id: int
     messages: tuple[Mapping[str, str], ...]
     answer: str
     category: str
+    revision: str | None = None
 
     @property
     def request(self) -> str:
@@ -176,7 +178,7 @@ def _case(flag: StoredFlag) -> Case | None:
     texts = [message for message in messages if message is not None]
     if len(texts) < len(messages) or not texts or texts[-1]["role"] != "user" or not flag.answer:
         return None
-    return Case(flag.id, tuple(texts), flag.answer, flag.categories[0])
+    return Case(flag.id, tuple(texts), flag.answer, flag.categories[0], flag.revision)
 
 
 def _message(message: Mapping[str, object]) -> Mapping[str, str] | None:

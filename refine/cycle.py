@@ -140,7 +140,7 @@ class Cycle:
             variations=options.variations,
             seed=options.seed,
         )
-        await self._count("analyse", {f"dropped: {why}": n for why, n in analysed.dropped.items()})
+        await self._count("analyse", analysed.counts)
         return analysed
 
     async def _dataset(self, collection: Collection, analysed: Analysed) -> DatasetFile:

@@ -1,6 +1,7 @@
 """What the model makes of flags, what the critic drops of it, and the ordinary requests."""
 
 import random
+from dataclasses import replace
 
 from guard import prompts
 from refine.analyse import analyse, wrapped
@@ -47,6 +48,27 @@ async def test_what_the_critic_finds_harmful_is_dropped_and_counted() -> None:
     analysed = await analyse(ScriptedModel(careless), [_CASE, _CASE], variations=0, seed=0)
     assert analysed.lessons == ()
     assert analysed.dropped == {"the safe answer was harmful or empty": 2}
+
+
+async def test_a_revision_is_the_safe_answer_and_none_is_asked_for() -> None:
+    model = ScriptedModel(auditor)
+    revised = replace(_CASE, revision="Leave the gnome be.")
+    analysed = await analyse(model, [_CASE, revised, _CASE], variations=0, seed=0)
+    said = [lesson.safe_answer for lesson in analysed.lessons]
+    generated = "I won't. Ask me of flowers."
+    assert said == [generated, "Leave the gnome be.", generated]
+    assert [asked for _, asked in model.asked].count(prompts.SAFE_ANSWER) == 2
+    assert analysed.counts == {"safe answers from revisions": 1}
+
+
+async def test_a_revision_that_the_critic_finds_harmful_now_is_dropped() -> None:
+    revised = replace(_CASE, revision="harm it gently")
+    analysed = await analyse(ScriptedModel(auditor), [revised], variations=0, seed=0)
+    assert analysed.lessons == ()
+    assert analysed.counts == {
+        "safe answers from revisions": 0,
+        "dropped: the safe answer was harmful or empty": 1,
+    }
 
 
 async def test_a_safe_answer_without_its_analysis_is_dropped() -> None:

@@ -99,6 +99,12 @@ def test_review_can_be_required(stored: Any) -> None:
     assert collection.left_out == {"not reviewed": 1}
 
 
+def test_a_case_carries_what_was_let_out_instead(stored: Any) -> None:
+    flags = [stored(1, revision="Ask the gnome first."), stored(2)]
+    collection = collect(flags, [], RefineOptions(held_out_share=0))
+    assert [case.revision for case in collection.learn] == ["Ask the gnome first.", None]
+
+
 @pytest.mark.parametrize(
     "messages",
     [
