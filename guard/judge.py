@@ -15,6 +15,7 @@ from guard.observer import Observer
 from guard.policy import Action, Decision, Policy
 from guard.recorder import Recorder
 from guard.revise import Reviser
+from guard.tasks import spawn
 from guard.template import ChatFormat
 
 _log = logging.getLogger("vllm.setback")
@@ -81,7 +82,7 @@ class Judge:
         subject = self._subject(request, choice.token_ids)
         ruling = await self._ruling(request, subject, len(choice.text), scores=scores)
         if request.call.block_output and ruling.decision.flagged:
-            ruling = replace(ruling, decision=replace(ruling.decision, action=Action.BLOCK))
+            return _blocked(ruling)
         return ruling
 
     async def settle(
@@ -94,7 +95,12 @@ class Judge:
         Raises StoreUnavailable when failing closed.
         """
         if ruling.decision.action is Action.REVISE:
-            ruling = await self._revised(request, choice, ruling)
+            try:
+                ruling = await self._revised(request, choice, ruling)
+            except asyncio.CancelledError:
+                # The caller has left; what was flagged is kept all the same.
+                await self._record(request, choice, _blocked(ruling), released)
+                raise
         self._count(request, ruling)
         self.observer.action(ruling.decision.action, request.adapter)
         if ruling.decision.flagged:
@@ -112,7 +118,7 @@ class Judge:
         except Exception as error:
             # Whatever went wrong, the answer stays withheld.
             _log.warning("%s: no revision: %s", request.request_id, type(error).__name__)
-        return replace(ruling, decision=replace(ruling.decision, action=Action.BLOCK))
+        return _blocked(ruling)
 
     async def _harmless(self, request: EngineRequest, revision: Replacement) -> bool:
         subject = self._subject(request, revision.token_ids)
@@ -158,6 +164,12 @@ class Judge:
     async def _record(
         self, request: EngineRequest, choice: Choice, ruling: Ruling, released: int
     ) -> None:
+        """Commits the flag and counts it, whether or not the caller stays to see it."""
+        await asyncio.shield(spawn(self._recorded(request, choice, ruling, released)))
+
+    async def _recorded(
+        self, request: EngineRequest, choice: Choice, ruling: Ruling, released: int
+    ) -> None:
         try:
             await self.recorder.record(
                 request.call,
@@ -176,3 +188,7 @@ class Judge:
                 raise
         else:
             self.observer.flag_written()
+
+
+def _blocked(ruling: Ruling) -> Ruling:
+    return replace(ruling, decision=replace(ruling.decision, action=Action.BLOCK))

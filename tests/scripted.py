@@ -19,7 +19,7 @@ from guard.policy import Action, Policy, load_policy
 from guard.recorder import Provenance, Recorder
 from guard.release import Windows
 from guard.revise import RevisionLimits
-from guard.scripted import Script, ScriptedEngine
+from guard.scripted import Gate, Script, ScriptedEngine
 from guard.store.flags import Flag
 from guard.template import ChatFormat
 from refine.practice.recipe import MODEL_DIR
@@ -74,12 +74,15 @@ class Observed:
 
 @dataclass
 class MemoryStore:
-    """A flag store in memory, which can be told to fail."""
+    """A flag store in memory, which can be told to fail or to wait."""
 
     flags: list[Flag] = field(default_factory=list)
     broken: bool = False
+    gate: Gate | None = None
 
     async def add(self, flag: Flag) -> int:
+        if self.gate is not None:
+            await self.gate.passed()
         if self.broken:
             raise StoreUnavailable("scripted")
         self.flags.append(flag)

@@ -17,7 +17,7 @@ from guard.errors import (
     Unsupported,
 )
 from guard.policy import Action
-from guard.scripted import Script
+from guard.scripted import Gate, Script
 from tests.scripted import Bench
 
 MakeBench = Callable[..., Bench]
@@ -266,6 +266,20 @@ async def test_a_client_that_leaves_closes_the_draft(make_bench: MakeBench) -> N
     with pytest.raises(asyncio.CancelledError):
         await asking
     assert [what for what, _ in bench.engine.log] == ["draft", "closed"]
+
+
+async def test_a_client_that_leaves_while_its_flag_is_stored_loses_nothing(
+    make_bench: MakeBench,
+) -> None:
+    bench = make_bench(HARMFUL)
+    gate = bench.store.gate = Gate()
+    before = asyncio.all_tasks()
+    asking = asyncio.ensure_future(bench.ask())
+    await gate.arrived.wait()
+    asking.cancel()
+    gate.opened.set()
+    await asyncio.wait(asyncio.all_tasks() - before)
+    assert len(bench.store.flags) == bench.observed.flags == 1
 
 
 async def test_without_an_http_request_the_guard_works_all_the_same(

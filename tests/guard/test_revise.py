@@ -12,6 +12,7 @@ from guard.call import StreamMode
 from guard.policy import Action
 from guard.revise import RevisionLimits
 from guard.scripted import Gate, Script
+from guard.tasks import spawn
 from tests.scripted import Bench
 
 MakeBench = Callable[..., Bench]
@@ -128,6 +129,23 @@ async def test_one_that_takes_too_long_is_given_up(make_bench: MakeBench) -> Non
     bench = make_bench(script, revisions=limits)
     (output,) = await bench.ask()
     assert output.outputs[0].text == bench.policy.refusal
+
+
+async def test_who_leaves_during_a_revision_leaves_the_flag_behind(make_bench: MakeBench) -> None:
+    def revises(prompt: str) -> tuple[str]:
+        if prompts.SAFE_ANSWER in prompt:
+            script.draft_gate = revising
+        return (REVISES.answers(prompt)[0],)
+
+    revising, script = Gate(), Script(answers=revises, harm=harm)
+    bench = make_bench(script)
+    asking = spawn(bench.ask())
+    await revising.arrived.wait()
+    asking.cancel()
+    await asyncio.wait({asking})
+    (flag,) = bench.store.flags
+    assert (flag.answer, flag.revision, flag.action) == (SECRET, None, Action.BLOCK)
+    assert bench.observed.flags == 1
 
 
 async def test_under_overload_it_is_blocked_at_once(make_bench: MakeBench) -> None:
