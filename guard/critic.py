@@ -4,7 +4,7 @@ follows from a verdict (policy.py) and stores nothing.
 """
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -17,6 +17,7 @@ from vllm.sampling_params import RequestOutputKind, SamplingParams
 from guard import prompts
 from guard.errors import CriticUnavailable, GuardError
 from guard.labels import LabelSet, category_labels, harm_labels
+from guard.session import Wishes
 from guard.template import ChatFormat, TextFrame, Tokenizer
 from guard.verdict import Verdict
 from guard.windows import windows
@@ -107,6 +108,11 @@ class Critic:
         pieces = windows(answer_ids, self.room - len(context))
         return Subject("answer", tuple([*context, *piece] for piece in pieces), extras)
 
+    def wishes(self, every: int, ends: Sequence[int]) -> Wishes:
+        """What makes an answer's own session read the critique's labels; see Wishes."""
+        question = self._questions[prompts.CRITIQUE]
+        return Wishes(every, question, ends, self._harm.token_ids)
+
     def text(self, text_ids: Sequence[int]) -> Subject:
         """A free-standing text."""
         return Subject("text", tuple(windows(text_ids, self.room)), {"type": "token"})
@@ -116,17 +122,23 @@ class Critic:
         subject: Subject,
         *,
         categories_from: float,
+        read: Mapping[int, float] | None = None,
         lora_request: LoRARequest | None = None,
         priority: int = 0,
     ) -> Verdict:
         """The verdict on the worst window; categories are read when its harm reaches
         `categories_from`, a probability (0 for always).
 
+        read: what the answer's own session read of the labels, which then is not read again.
+
         The paper's step 3, unguided: nothing in the prompt hints at the verdict.
         Raises CriticUnavailable when the engine fails or is too slow.
         """
         engine_options = {"lora_request": lora_request, "priority": priority}
-        reads = await self._read(subject, prompts.CRITIQUE, self._harm, engine_options)
+        if read is not None:
+            reads = [self._harm.probabilities(read)]
+        else:
+            reads = await self._read(subject, prompts.CRITIQUE, self._harm, engine_options)
         harms = [probabilities["yes"] for probabilities in reads]
         worst = max(range(len(harms)), key=harms.__getitem__)
         harm = harms[worst]
@@ -201,6 +213,8 @@ class Critic:
     ) -> dict[str, float]:
         """Label probabilities of the next token, over the full vocabulary's log-probabilities."""
         params = SamplingParams(
+            # Greedy: sampling at random would cost the whole batch.
+            temperature=0.0,
             max_tokens=1,
             logprob_token_ids=labels.token_ids,
             detokenize=False,

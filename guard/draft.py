@@ -11,16 +11,21 @@ from vllm.outputs import CompletionOutput, RequestOutput
 from vllm.sampling_params import RequestOutputKind
 
 from guard.call import Replacement
+from guard.session import taken_reply
 
 
 @dataclass
 class Choice:
-    """One choice of a draft so far: its text and token ids, and whether it carries logprobs."""
+    """One choice of a draft so far: its text and token ids, and whether it carries logprobs.
+
+    read: log-probabilities of the critique's labels, once they came with the end of the answer.
+    """
 
     index: int
     text: str = ""
     token_ids: list[int] = field(default_factory=list)
     has_logprobs: bool = False
+    read: Mapping[int, float] | None = None
 
     def add(self, delta: CompletionOutput) -> None:
         """Takes what comes next of it."""
@@ -65,11 +70,14 @@ class Draft:
 
     def add(self, piece: RequestOutput) -> None:
         """Takes the engine's next piece."""
+        read = taken_reply(piece)
         self._pieces.append(piece)
         for output in piece.outputs:
             if not self._deltas:
                 self.choices.pop(output.index, None)
-            self.choices.setdefault(output.index, Choice(output.index)).add(output)
+            choice = self.choices.setdefault(output.index, Choice(output.index))
+            choice.add(output)
+            choice.read = read
 
     def release(self, withheld: Mapping[int, Replacement], filler: int) -> Iterator[RequestOutput]:
         """The pieces in their order; of what is `withheld` only its replacement, where it ended."""

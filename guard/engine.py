@@ -34,8 +34,12 @@ from guard.policy import Policy
 from guard.recorder import Recorder
 from guard.release import StreamRelease, Windows
 from guard.revise import Reviser, RevisionLimits
+from guard.session import Wishes, wishing
 from guard.tasks import spawn
 from guard.template import ChatFormat
+
+_GROUP = 32
+"""Tokens that the engine sends at once of an answer which is held back anyway."""
 
 # A child of vLLM's logger, so that it writes where and as vLLM is told to.
 _log = logging.getLogger("vllm.setback")
@@ -50,6 +54,7 @@ class GuardOptions:
     block_input: refuse requests that are flagged themselves, whoever asks.
     stream: how streams are held back; a caller may ask for stricter. windows: in window mode.
     revisions: what rewriting a flagged answer may cost.
+    in_session: whether the engine runs our scheduler (scheduler.py).
     """
 
     reminder: bool
@@ -58,6 +63,7 @@ class GuardOptions:
     stream: StreamMode
     windows: Windows
     revisions: RevisionLimits
+    in_session: bool
 
 
 class GuardedEngine:
@@ -129,9 +135,11 @@ class GuardedEngine:
                 }
                 request = self._request(call, prompt, request_id, options)
                 mode = self._options.stream.or_stricter(call.stream)
-                if sampling_params.output_kind is RequestOutputKind.DELTA and (
-                    mode is not StreamMode.BUFFER
-                ):
+                streams = sampling_params.output_kind is RequestOutputKind.DELTA
+                mode = mode if streams else StreamMode.BUFFER
+                wishes = self._wishes(request, sampling_params, mode)
+                sampling_params = wishing(sampling_params, wishes)
+                if mode is not StreamMode.BUFFER:
                     outputs = self._streamed(request, sampling_params, options, mode)
                 else:
                     outputs = self._whole(request, sampling_params, options)
@@ -169,6 +177,25 @@ class GuardedEngine:
             prompt_ids=guided_ids,
             engine_options={name: options[name] for name in ("lora_request", "priority")},
         )
+
+    def _wishes(
+        self, request: EngineRequest, params: SamplingParams, mode: StreamMode
+    ) -> Wishes | None:
+        """What the engine's scheduler can take over of the guard's work for this request."""
+        if not self._options.in_session:
+            return None
+        every = {
+            StreamMode.ASYNC: 1,
+            StreamMode.WINDOW: self._options.windows.first,
+            StreamMode.BUFFER: _GROUP,
+        }[mode]
+        if params.stop:
+            # The server finds stop strings, token by token, and nothing follows them.
+            return Wishes(1)
+        alone = params.n == 1 and params.structured_outputs is None
+        if alone and self._format.is_chat_prompt(request.prompt_ids):
+            return self._judge.critic.wishes(every, sorted(self._judge.stop_ids))
+        return Wishes(every)
 
     def _guided(self, prompt_ids: list[int]) -> list[int]:
         """The prompt with the reminder, unless that would leave no room for an answer."""

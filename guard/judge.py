@@ -4,7 +4,7 @@ the flag, and what happens when one of them fails. Holds no text: draft.py and r
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from guard.call import EngineRequest, Replacement, Ruling
@@ -80,7 +80,9 @@ class Judge:
         """
         scores = request.call.wants_moderation if scores is None else scores
         subject = self._subject(request, choice.token_ids)
-        ruling = await self._ruling(request, subject, len(choice.text), scores=scores)
+        ruling = await self._ruling(
+            request, subject, len(choice.text), scores=scores, read=choice.read
+        )
         if request.call.block_output and ruling.decision.flagged:
             return _blocked(ruling)
         return ruling
@@ -141,12 +143,18 @@ class Judge:
         return answer_ids[:-1] if ended else answer_ids
 
     async def _ruling(
-        self, request: EngineRequest, subject: Subject, checked: int, *, scores: bool
+        self,
+        request: EngineRequest,
+        subject: Subject,
+        checked: int,
+        *,
+        scores: bool,
+        read: Mapping[int, float] | None = None,
     ) -> Ruling:
         needed = 0.0 if scores else self.policy.lowest_threshold
         try:
             verdict = await self.critic.judge(
-                subject, categories_from=needed, **request.engine_options
+                subject, categories_from=needed, read=read, **request.engine_options
             )
         except CriticUnavailable as error:
             self.observer.failed(error.code)

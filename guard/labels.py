@@ -27,7 +27,7 @@ class LabelSet:
         logprobs: natural log-probability per token id, -inf allowed.
         Raises CriticUnavailable when no label has any probability.
         """
-        top = max(logprobs.values())
+        top = max(logprobs[token] for token in self.token_ids)
         if not math.isfinite(top):
             raise CriticUnavailable("The model gave none of the labels any probability.")
         mass = {

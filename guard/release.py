@@ -18,6 +18,7 @@ from vllm.outputs import CompletionOutput, RequestOutput
 from guard.call import EngineRequest, Replacement, Ruling, StreamMode
 from guard.draft import Choice, instead_of
 from guard.judge import Judge
+from guard.session import taken_reply
 from guard.tasks import spawn
 
 
@@ -141,16 +142,20 @@ class StreamRelease:
         async with aclosing(pieces):
             async for piece in pieces:
                 self._last = piece
+                read = taken_reply(piece)
                 for output in piece.outputs:
-                    self._take(piece, output)
+                    self._take(piece, output, read)
 
-    def _take(self, piece: RequestOutput, output: CompletionOutput) -> None:
+    def _take(
+        self, piece: RequestOutput, output: CompletionOutput, read: dict[int, float] | None
+    ) -> None:
         each = self._choices.setdefault(
             output.index, _Choice(Choice(output.index), self._windows.first)
         )
         if each.stopped:
             return
         each.choice.add(output)
+        each.choice.read = read
         if output.finish_reason is not None:
             each.finished_at = time.perf_counter()
         each.held.append(_only(piece, output))

@@ -106,6 +106,7 @@ def serve_bare(arguments: Sequence[str]) -> None:
 
     options = parse(arguments)
     options.middleware = []
+    options.scheduler_cls = None
     options.model = options.model_tag
     uvloop.run(run_server(options))
 

@@ -23,6 +23,7 @@ from guard.policy import Policy, load_policy
 from guard.recorder import Provenance, Recorder
 from guard.release import Windows
 from guard.revise import RevisionLimits
+from guard.session import SCHEDULER
 from guard.store.adapters import AdapterStore
 from guard.store.flags import FlagStore
 from guard.tasks import spawn
@@ -118,7 +119,7 @@ class GuardPlugin:
             policy=policy,
             recorder=Recorder(store, served.provenance(policy, salt)),
             observer=observer,
-            options=_options(settings),
+            options=_options(settings, engine_client),
         )
         seal(state, engine_client, guarded)
         state.setback = GuardState(
@@ -183,8 +184,10 @@ async def ready(request: Request) -> Response:
     return error_response(503, "The first critique is still running.", code="not_ready")
 
 
-def _options(settings: Settings) -> GuardOptions:
+def _options(settings: Settings, engine_client: Any) -> GuardOptions:
+    scheduler = engine_client.vllm_config.scheduler_config.scheduler_cls
     return GuardOptions(
+        in_session=scheduler == SCHEDULER,
         reminder=settings.reminder,
         fail_open=settings.on_failure == "open",
         block_input=settings.block_input,

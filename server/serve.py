@@ -14,6 +14,7 @@ from typing import Any
 
 from guard.errors import GuardError, Unsupported
 from guard.policy import load_policy
+from guard.session import SCHEDULER
 from guard.store.flags import FlagStore
 from refine.practice.integrity import MODEL_NAME, check_model
 from refine.practice.recipe import MODEL_DIR
@@ -105,6 +106,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     if current_platform.is_cpu():
         # A smaller block lets a critique reuse more of its answer's cache.
         parser.set_defaults(enforce_eager=True, block_size=_CPU_BLOCK_SIZE)
+        parser.set_defaults(scheduler_cls=SCHEDULER)
     options: argparse.Namespace = parser.parse_args(list(arguments))
     if options.model_tag is None:
         options.model_tag = str(MODEL_DIR)

@@ -174,7 +174,13 @@ def make_bench(tokenizer: Any, tmp_path: Path) -> Callable[..., Bench]:
             recorder=Recorder(store, Provenance("practice", REVISION, rules.hash, "s" * 16)),
             observer=observed,
             options=GuardOptions(
-                reminder, fail_open, block_input, stream, Windows(*windows), revisions
+                reminder,
+                fail_open,
+                block_input,
+                stream,
+                Windows(*windows),
+                revisions,
+                in_session=False,
             ),
         )
         return Bench(
