@@ -1,5 +1,6 @@
 """What vLLM's CPU backend (0.32) needs mended. Owns three LoRA operators and how seeds are kept;
-cpu_lora.py applies adapters to layers without these operators, and faster still.
+cpu_lora.py applies adapters to layers without these operators, and faster still; label_rows.py
+reads the critique's labels.
 
 - LoRA: vLLM's operators copy an adapter's weights for every token, and take the last loaded adapter
   for tokens that have none, so that a base request in a batch with others is answered with a
@@ -19,6 +20,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from guard.label_rows import reading_labels
+
 _OPERATORS = ("sgmv_shrink", "sgmv_expand", "sgmv_expand_slice")
 _PUNICA = "guard.cpu_lora.GroupedPunica"
 _STEPS = ("_sample", "_bookkeeping_sync")
@@ -32,10 +35,15 @@ def install() -> None:
     if not current_platform.is_cpu():
         return
     from vllm.lora.punica_wrapper import punica_cpu
+    from vllm.v1.sample.sampler import Sampler
     from vllm.v1.worker.cpu_model_runner import CPUModelRunner
     from vllm.v1.worker.gpu_model_runner import GPUModelRunner
 
-    for owner, names in ((punica_cpu, _OPERATORS), (GPUModelRunner, _STEPS)):
+    for owner, names in (
+        (punica_cpu, _OPERATORS),
+        (GPUModelRunner, _STEPS),
+        (Sampler, ("forward",)),
+    ):
         for name in names:
             if not hasattr(owner, name):
                 raise RuntimeError(f"This vLLM's CPU backend has no {name} to mend")
@@ -46,6 +54,9 @@ def install() -> None:
     runner: Any = CPUModelRunner
     runner._sample = keeping_seeds(GPUModelRunner._sample)
     runner._bookkeeping_sync = without_rewinding(GPUModelRunner._bookkeeping_sync)
+    sampler: Any = Sampler
+    if not hasattr(sampler.forward, "__wrapped__"):
+        sampler.forward = reading_labels(sampler.forward)
 
 
 def keeping_seeds(sample: Callable[..., Any]) -> Callable[..., Any]:
