@@ -65,8 +65,9 @@ def with_labels(
     read = logprobs.gather(1, chosen)
     values[rows] = -torch.inf
     ids[rows, :width], values[rows, :width] = chosen.to(ids.dtype), read
-    found.selected_token_ranks[rows] = (logprobs >= read[:, :1]).sum(1).to(torch.int32)
-    return LogprobsTensors(ids, values, found.selected_token_ranks)
+    ranks = found.selected_token_ranks
+    ranks[rows] = (logprobs >= read[:, :1]).sum(1).to(ranks.dtype)
+    return LogprobsTensors(ids, values, ranks)
 
 
 def _nothing(rows: int, columns: int) -> LogprobsTensors:

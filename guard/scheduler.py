@@ -63,6 +63,23 @@ class GuardedScheduler(Scheduler):
             self._guarded.pop(request.request_id, None)
         return ended
 
+    def schedule(self, *arguments: Any, **options: Any) -> SchedulerOutput:
+        """As Scheduler.schedule. When critiques hold the cache that each other needs, which vLLM
+        does not resolve, the last one gives its part back and is computed again."""
+        scheduled = super().schedule(*arguments, **options)
+        if not scheduled.total_num_scheduled_tokens and not self.running:
+            waiting = [r for r in self.kv_holding_waiting if r.request_id in self._guarded]
+            if waiting:
+                self._give_back(max(waiting, key=lambda each: (each.priority, each.arrival_time)))
+        return scheduled
+
+    def _give_back(self, request: Request) -> None:
+        self.kv_holding_waiting.remove_request(request)
+        self._free_request_blocks(request)
+        request.num_computed_tokens = 0
+        request.num_preemptions += 1
+        self.waiting.add_request(request)
+
     def update_from_output(
         self, scheduler_output: SchedulerOutput, model_runner_output: ModelRunnerOutput
     ) -> dict[int, EngineCoreOutputs]:
@@ -106,11 +123,13 @@ class GuardedScheduler(Scheduler):
         if guarded is None:
             return output
         ended = output.finish_reason is not None
-        if guarded.asked and guarded.unsent is not None and guarded.unsent.finish_reason:
-            answer = guarded.unsent
+        held = guarded.unsent
+        # The reason of a natural end is 0.
+        if held is not None and held.finish_reason is not None:
+            answer = held
             answer.kv_transfer_params = (output.kv_transfer_params or {}) | _read(output)
         else:
-            answer = _joined(guarded.unsent, output)
+            answer = _joined(held, output)
             whole = len(answer.new_token_ids) >= guarded.wishes.every or not guarded.started
             if guarded.asked or not (ended or whole):
                 guarded.unsent = answer
