@@ -1,12 +1,11 @@
 """`setback bench`: what the guard costs, as a ratio to bare vLLM on the same machine in the same
-run. Owns the two servers, the order of the rounds and the table. The load is vLLM's own bench
-client's, and so are its figures.
+run. Owns the two servers, what is asked and the order of the rounds. The load is bench_load.py's,
+tables and plot are bench_report.py's.
 """
 
 import json
 import os
 import socket
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -14,57 +13,65 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from enum import StrEnum
+from itertools import cycle, islice
 from pathlib import Path
 from urllib.error import URLError
 from urllib.request import urlopen
+from uuid import uuid4
 
-from rich.console import Console
-from rich.table import Table
-
-from refine.practice.integrity import MODEL_NAME
-from refine.practice.recipe import MODEL_DIR
 from refine.practice.world import Kind, requests
+from server.bench_report import Cell, Figures
 
 _START_UP_S = 600
 _SERVER = "import sys; from server.bench import serve_bare; serve_bare(sys.argv[1:])"
-_CLIENT = (
-    "import argparse, sys; from vllm.benchmarks import serve; "
-    "parser = argparse.ArgumentParser(); serve.add_cli_args(parser); "
-    "serve.main(parser.parse_args(sys.argv[1:]))"
-)
+_PROMPTS = 1500
+_TURNS_OF_TOKENS = 1024
+_FEWEST_TURNS = 4
+_VERDICT_TOKENS = 128
+"""Verdicts in words end earlier by themselves."""
+
+
+class BenchKind(StrEnum):
+    """What is asked: whole answers, streamed ones, or moderations, which bare vLLM gives as a
+    verdict in words."""
+
+    PLAIN = "plain"
+    STREAMED = "streamed"
+    MODERATION = "moderation"
 
 
 @dataclass(frozen=True)
-class Load:
-    """One load: `clients` at once ask for `output_tokens` each, past any end mark."""
+class Plan:
+    """Every kind with every number of clients and, but for moderation, of output tokens.
 
-    clients: int
-    output_tokens: int
-    requests: int
-    stream: bool
+    rounds: that are counted, of each.
+    """
 
-
-@dataclass(frozen=True)
-class Round:
-    """Both servers under the same load, one right after the other: requests per second."""
-
-    bare: float
-    guarded: float
+    kinds: Sequence[BenchKind]
+    clients: Sequence[int]
+    output_tokens: Sequence[int]
+    rounds: int
 
     @property
-    def ratio(self) -> float:
-        """Guarded to bare."""
-        return self.guarded / self.bare
+    def loads(self) -> Iterator[tuple[BenchKind, int, int]]:
+        """Kind, clients and output tokens, 0 for moderation."""
+        for kind in self.kinds:
+            for tokens in (0,) if kind is BenchKind.MODERATION else self.output_tokens:
+                for clients in self.clients:
+                    yield kind, clients, tokens
 
 
-def bench(load: Load, rounds: int) -> list[Round]:
-    """Starts bare vLLM and the guarded server on the practice model, and loads them in turn.
+def bench(plan: Plan) -> Iterator[Cell]:
+    """Starts bare vLLM and the guarded server on the practice model, loads them in turn and yields
+    each load's figures as it is done.
 
-    A first round warms both up and is not counted.
+    Asked are everyday practice requests whose answers the guard lets out unchanged: what a flag
+    costs, which is recorded and rewritten, is not in the figures.
+    Raises LoadFailed when a request was not answered.
     """
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        dataset = _dataset(folder, load)
         bare = stack.enter_context(_server(folder, "bare", [sys.executable, "-c", _SERVER]))
         setback = str(Path(sys.executable).with_name("setback"))
         environment = {"DATABASE_URL": f"sqlite:///{folder}/flags.db"}
@@ -72,29 +79,44 @@ def bench(load: Load, rounds: int) -> list[Round]:
             [setback, "db", "upgrade"], env=os.environ | environment, check=True, stdout=-3
         )
         guarded = stack.enter_context(_server(folder, "guarded", [setback, "serve"], environment))
-        measured = []
-        for number in range(rounds + 1):
-            # Turn about, so that a machine that slows down slows both.
-            order = (bare, guarded) if number % 2 else (guarded, bare)
-            rates = {url: _throughput(folder, dataset, url, load, number) for url in order}
-            measured.append(Round(rates[bare], rates[guarded]))
-        return measured[1:]
+        datasets = {
+            tokens: _dataset(folder, guarded, tokens)
+            for tokens in sorted({tokens for _, _, tokens in plan.loads})
+        }
+        for kind, clients, tokens in plan.loads:
+            rounds = _rounds(kind, clients, tokens, plan.rounds, datasets[tokens], bare, guarded)
+            yield Cell(kind.value, clients, tokens, rounds)
 
 
-def print_rounds(load: Load, measured: Sequence[Round]) -> None:
-    """The rounds as a table, with the median and the spread of the ratio."""
-    how = "streamed" if load.stream else "plain"
-    table = Table(
-        "Round", "Bare, requests/s", "Guarded, requests/s", "Guarded to bare",
-        title=f"{load.clients} clients, {load.output_tokens} output tokens, {how}",
-    )  # fmt: skip
-    for number, each in enumerate(measured, 1):
-        table.add_row(str(number), f"{each.bare:.2f}", f"{each.guarded:.2f}", f"{each.ratio:.3f}")
-    ratios = [each.ratio for each in measured]
-    table.add_section()
-    spread = f"{statistics.median(ratios):.3f} ({min(ratios):.3f} to {max(ratios):.3f})"
-    table.add_row("median", "", "", spread)
-    Console().print(table)
+def _rounds(
+    kind: BenchKind,
+    clients: int,
+    tokens: int,
+    count: int,
+    dataset: Path,
+    bare: str,
+    guarded: str,
+) -> Sequence[tuple[Figures, Figures]]:
+    """A first round warms up and is not counted."""
+    from server import bench_load as client
+
+    ways = {
+        BenchKind.PLAIN: (client.PLAIN, client.PLAIN),
+        BenchKind.STREAMED: (client.STREAMED, client.STREAMED),
+        BenchKind.MODERATION: (client.VERDICT, client.MODERATION),
+    }
+    asking = dict(zip((bare, guarded), ways[kind], strict=True))
+    length = tokens or _VERDICT_TOKENS
+    turns = max(_FEWEST_TURNS, _TURNS_OF_TOKENS // length)
+    load = client.Load(clients, length, clients * turns, past_end=bool(tokens))
+    measured = []
+    for number in range(count + 1):
+        # Turn about, so that a machine that slows down slows both.
+        order = (bare, guarded) if number % 2 else (guarded, bare)
+        salt = uuid4().hex
+        found = {url: client.run_load(load, asking[url], url, dataset, salt) for url in order}
+        measured.append((found[bare], found[guarded]))
+    return measured[1:]
 
 
 def serve_bare(arguments: Sequence[str]) -> None:
@@ -111,11 +133,15 @@ def serve_bare(arguments: Sequence[str]) -> None:
     uvloop.run(run_server(options))
 
 
-def _dataset(folder: Path, load: Load) -> Path:
-    """Everyday practice requests, one JSON line each, as the bench client reads them."""
-    path = folder / "requests.jsonl"
-    asked = requests(Kind.EVERYDAY, "train", load.requests)
-    lines = [json.dumps({"prompt": request.messages[-1]["content"]}) for request in asked]
+def _dataset(folder: Path, guarded: str, tokens: int) -> Path:
+    """Practice requests, one JSON line each, as the bench client reads them; tokens: see Plan."""
+    from server.bench_load import passing
+
+    asked = [each.messages[-1]["content"] for each in requests(Kind.EVERYDAY, "train", _PROMPTS)]
+    asked = list(dict.fromkeys(asked))
+    kept = passing(guarded, asked, tokens) if tokens else asked
+    path = folder / f"requests-{tokens}.jsonl"
+    lines = (json.dumps({"prompt": prompt}) for prompt in islice(cycle(kept), 4 * _PROMPTS))
     path.write_text("\n".join(lines))
     return path
 
@@ -154,35 +180,3 @@ def _wait_until_ready(url: str, process: "subprocess.Popen[bytes]", log: Path) -
         except (URLError, ConnectionError):
             time.sleep(0.2)
     sys.exit(f"setback: a server did not start:\n{log.read_text(errors='replace')[-4000:]}")
-
-
-def _throughput(folder: Path, dataset: Path, url: str, load: Load, seed: int) -> float:
-    """Requests per second of one run of the bench client."""
-    options = {
-        "--backend": "openai-chat",
-        "--base-url": url,
-        "--endpoint": "/v1/chat/completions",
-        "--model": MODEL_NAME,
-        "--tokenizer": str(MODEL_DIR),
-        "--dataset-name": "custom",
-        "--dataset-path": str(dataset),
-        "--custom-output-len": str(load.output_tokens),
-        "--num-prompts": str(load.requests),
-        "--max-concurrency": str(load.clients),
-        "--temperature": "0",
-        "--seed": str(seed),
-        "--result-dir": str(folder),
-        "--result-filename": "result.json",
-    }
-    flags = ["--ignore-eos", "--save-result", "--disable-tqdm", "--skip-chat-template"]
-    flags += [] if load.stream else ["--no-stream"]
-    pairs = [word for pair in options.items() for word in pair]
-    done = subprocess.run(
-        [sys.executable, "-c", _CLIENT, *pairs, *flags], capture_output=True, text=True, check=False
-    )
-    if done.returncode:
-        sys.exit(f"setback: the bench client failed:\n{done.stderr[-4000:]}")
-    result = json.loads((folder / "result.json").read_text())
-    if result["completed"] != load.requests:
-        sys.exit(f"setback: only {result['completed']} of {load.requests} requests were answered")
-    return float(result["request_throughput"])

@@ -11,6 +11,7 @@ import typer
 
 from guard.store import migrate
 from guard.store.database import without_driver
+from server.cli_bench import bench
 from server.cli_evaluate import evaluate
 from server.cli_flags import flags
 from server.cli_refine import adapters, runs
@@ -28,6 +29,7 @@ app.add_typer(db, name="db")
 app.add_typer(flags, name="flags")
 app.add_typer(runs, name="runs")
 app.add_typer(adapters, name="adapters")
+app.command()(bench)
 app.command()(evaluate)
 
 
@@ -58,21 +60,6 @@ def serve(context: typer.Context) -> None:
     from server.serve import serve as run
 
     run(context.args)
-
-
-@app.command()
-def bench(
-    clients: Annotated[int, typer.Option(min=1, help="How many ask at once.")] = 16,
-    output_tokens: Annotated[int, typer.Option(min=1, help="Tokens per answer.")] = 64,
-    requests: Annotated[int, typer.Option(min=1, help="Requests per round.")] = 256,
-    rounds: Annotated[int, typer.Option(min=1, help="Counted rounds.")] = 5,
-    stream: Annotated[bool, typer.Option(help="Stream the answers.")] = False,
-) -> None:
-    """Measure the guard's price: throughput as a ratio to bare vLLM, on the practice model."""
-    from server import bench as benchmark
-
-    load = benchmark.Load(clients, output_tokens, requests, stream)
-    benchmark.print_rounds(load, benchmark.bench(load, rounds))
 
 
 @app.command()

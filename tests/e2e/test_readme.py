@@ -72,12 +72,19 @@ def test_the_answer_shown_is_the_answer_given(server: Server) -> None:
 
 
 def test_the_bench_command_measures_both_servers(tmp_path: Path) -> None:
-    load = ["--clients", "2", "--output-tokens", "4", "--requests", "8", "--rounds", "1"]
+    load = ["--kind", "streamed", "--clients", "2", "--output-tokens", "256", "--rounds", "1"]
     done = subprocess.run(
         [SETBACK, "bench", *load], cwd=tmp_path, capture_output=True, text=True, timeout=400
     )
     assert done.returncode == 0, done.stderr
-    (row,) = re.findall(r"\b1 +│ ([\d.]+) +│ ([\d.]+) +│ ([\d.]+)", done.stdout)
-    bare, guarded, ratio = map(float, row)
-    assert bare > 0
-    assert ratio == pytest.approx(guarded / bare, rel=0.01)
+    told = json.loads((tmp_path / "data/bench/bench.json").read_text())
+    (cell,) = told["cells"]
+    ((bare, guarded),) = cell["rounds"]
+    for name in ("requests/s", "tokens/s", "time to first token, p99, ms"):
+        assert bare[name] > 0
+        assert guarded[name] > 0
+        assert name in done.stdout
+    row = f"| streamed | 2 | 256 | {bare['requests/s']:.1f} | {guarded['requests/s']:.1f} |"
+    assert row in done.stdout
+    assert told["machine"] in done.stdout
+    assert (tmp_path / "data/bench/bench.png").stat().st_size > 1000

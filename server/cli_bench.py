@@ -1,0 +1,45 @@
+"""`setback bench`: the command's options. What is measured is bench.py's, tables and plot are
+bench_report.py's.
+"""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from server import bench_report as report
+from server.bench import BenchKind, Plan
+from server.bench import bench as measure
+
+_CLIENTS = (1, 16, 64)
+_OUTPUT_TOKENS = (16, 64, 256)
+_DEFAULT_OUT = Path("data/bench")
+
+
+def bench(
+    kind: Annotated[
+        list[BenchKind] | None, typer.Option(help="What is asked; repeatable; all by default.")
+    ] = None,
+    clients: Annotated[
+        list[int] | None,
+        typer.Option(min=1, help="How many ask at once; repeatable; 1, 16 and 64 by default."),
+    ] = None,
+    output_tokens: Annotated[
+        list[int] | None,
+        typer.Option(min=1, help="Tokens per answer; repeatable; 16, 64 and 256 by default."),
+    ] = None,
+    rounds: Annotated[int, typer.Option(min=1, help="Counted rounds of each.")] = 5,
+    out: Annotated[Path, typer.Option(help="Gets bench.json and bench.png.")] = _DEFAULT_OUT,
+) -> None:
+    """Measure the guard's price, as ratios to bare vLLM, on the practice model."""
+    plan = Plan(
+        kind or tuple(BenchKind), clients or _CLIENTS, output_tokens or _OUTPUT_TOKENS, rounds
+    )
+    out.mkdir(parents=True, exist_ok=True)
+    cells = []
+    for cell in measure(plan):
+        report.print_cell(cell)
+        cells.append(cell)
+        report.write(cells, out / "bench.json")
+    report.print_summary(cells)
+    report.plot(cells, out / "bench.png")
