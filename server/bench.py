@@ -25,7 +25,10 @@ from server.bench_report import Cell, Figures
 
 _START_UP_S = 600
 _SERVER = "import sys; from server.bench import serve_bare; serve_bare(sys.argv[1:])"
-_PROMPTS = 1500
+_MOST_PROMPTS = 1500
+_SPARE = 1.25
+"""More than are needed, for some are flagged."""
+
 _TURNS_OF_TOKENS = 1024
 _FEWEST_TURNS = 4
 _VERDICT_TOKENS = 128
@@ -80,7 +83,7 @@ def bench(plan: Plan) -> Iterator[Cell]:
         )
         guarded = stack.enter_context(_server(folder, "guarded", [setback, "serve"], environment))
         datasets = {
-            tokens: _dataset(folder, guarded, tokens)
+            tokens: _dataset(folder, guarded, tokens, _turns(tokens) * max(plan.clients))
             for tokens in sorted({tokens for _, _, tokens in plan.loads})
         }
         for kind, clients, tokens in plan.loads:
@@ -106,9 +109,9 @@ def _rounds(
         BenchKind.MODERATION: (client.VERDICT, client.MODERATION),
     }
     asking = dict(zip((bare, guarded), ways[kind], strict=True))
-    length = tokens or _VERDICT_TOKENS
-    turns = max(_FEWEST_TURNS, _TURNS_OF_TOKENS // length)
-    load = client.Load(clients, length, clients * turns, past_end=bool(tokens))
+    load = client.Load(
+        clients, tokens or _VERDICT_TOKENS, clients * _turns(tokens), past_end=bool(tokens)
+    )
     measured = []
     for number in range(count + 1):
         # Turn about, so that a machine that slows down slows both.
@@ -117,6 +120,11 @@ def _rounds(
         found = {url: client.run_load(load, asking[url], url, dataset, salt) for url in order}
         measured.append((found[bare], found[guarded]))
     return measured[1:]
+
+
+def _turns(tokens: int) -> int:
+    """How often each client asks in a round."""
+    return max(_FEWEST_TURNS, _TURNS_OF_TOKENS // (tokens or _VERDICT_TOKENS))
 
 
 def serve_bare(arguments: Sequence[str]) -> None:
@@ -133,15 +141,16 @@ def serve_bare(arguments: Sequence[str]) -> None:
     uvloop.run(run_server(options))
 
 
-def _dataset(folder: Path, guarded: str, tokens: int) -> Path:
-    """Practice requests, one JSON line each, as the bench client reads them; tokens: see Plan."""
+def _dataset(folder: Path, guarded: str, tokens: int, needed: int) -> Path:
+    """As many practice requests, one JSON line each, as the bench client reads them; tokens: see
+    Plan."""
     from server.bench_load import passing
 
-    asked = [each.messages[-1]["content"] for each in requests(Kind.EVERYDAY, "train", _PROMPTS)]
-    asked = list(dict.fromkeys(asked))
+    drawn = requests(Kind.EVERYDAY, "train", min(_MOST_PROMPTS, int(needed * _SPARE)))
+    asked = list(dict.fromkeys(each.messages[-1]["content"] for each in drawn))
     kept = passing(guarded, asked, tokens) if tokens else asked
     path = folder / f"requests-{tokens}.jsonl"
-    lines = (json.dumps({"prompt": prompt}) for prompt in islice(cycle(kept), 4 * _PROMPTS))
+    lines = (json.dumps({"prompt": prompt}) for prompt in islice(cycle(kept), needed))
     path.write_text("\n".join(lines))
     return path
 

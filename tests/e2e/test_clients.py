@@ -45,6 +45,12 @@ def one_more_flag(server: Server) -> Iterator[Callable[[], StoredFlag]]:
     newest()
 
 
+def what_is_let_out(flag: StoredFlag) -> str:
+    """What was out before the flag, and what then stands in for the answer."""
+    shown, instead = flag.answer[: flag.released_chars], flag.revision or REFUSAL
+    return f"{shown}\n\n{instead}" if shown else instead
+
+
 def user(content: str) -> list[Any]:
     return [{"role": "user", "content": content}]
 
@@ -77,12 +83,11 @@ def test_a_harmful_one_is_withheld_in_chat(
     answer = raw.parse()
     choice = answer.choices[0]
     assert choice.finish_reason == "content_filter"
-    assert choice.message.content is not None
-    assert choice.message.content.startswith(REFUSAL)
     assert answer.moderation is not None
     assert answer.moderation.output.type == "moderation_results"
     assert answer.moderation.output.results[0].flagged
     flag = one_more_flag()
+    assert choice.message.content == what_is_let_out(flag)
     assert answer.id == flag.request_id
     assert raw.headers["x-request-id"] in flag.request_id
     assert flag.messages == user(harmful)
@@ -104,8 +109,9 @@ def test_in_a_chat_stream(
     text = "".join(c.delta.content or "" for chunk in chunks for c in chunk.choices)
     ends = [c.finish_reason for chunk in chunks for c in chunk.choices if c.finish_reason]
     moderated = [chunk.moderation for chunk in chunks if chunk.moderation]
-    assert text.startswith(REFUSAL)
-    assert one_more_flag().answer not in text
+    flag = one_more_flag()
+    assert text == what_is_let_out(flag)
+    assert flag.answer not in text
     assert ends == ["content_filter"]
     assert len(moderated) == 1
 
@@ -117,8 +123,9 @@ def test_in_a_completion(
         model=MODEL_NAME, prompt=as_prompt(harmful), temperature=0, max_tokens=128
     )
     assert answer.choices[0].finish_reason == "content_filter"
-    assert answer.choices[0].text.startswith(REFUSAL)
-    assert one_more_flag().route == "/v1/completions"
+    flag = one_more_flag()
+    assert answer.choices[0].text == what_is_let_out(flag)
+    assert flag.route == "/v1/completions"
 
 
 def test_in_a_completion_stream(
@@ -129,23 +136,26 @@ def test_in_a_completion_stream(
     )
     chunks = list(stream)
     text = "".join(chunk.choices[0].text for chunk in chunks)
-    assert text.startswith(REFUSAL)
-    assert one_more_flag().answer not in text
+    flag = one_more_flag()
+    assert text == what_is_let_out(flag)
+    assert flag.answer not in text
     assert chunks[-1].choices[0].finish_reason == "content_filter"
 
 
 def test_in_a_response(
     client: openai.OpenAI, harmful: str, one_more_flag: Callable[[], StoredFlag]
 ) -> None:
+    """A revised answer is a complete one, a blocked one is not."""
     answer = client.responses.create(model=MODEL_NAME, input=harmful, temperature=0)
-    assert answer.status == "incomplete"
-    assert answer.incomplete_details is not None
-    assert answer.incomplete_details.reason == "content_filter"
-    assert answer.output_text.startswith(REFUSAL)
+    flag = one_more_flag()
+    reason = answer.incomplete_details and answer.incomplete_details.reason
+    expected = ("completed", None) if flag.revision else ("incomplete", "content_filter")
+    assert (answer.status, reason) == expected
+    assert answer.output_text == what_is_let_out(flag)
     assert answer.moderation is not None
     assert answer.moderation.output.type == "moderation_result"
     assert answer.moderation.output.flagged
-    assert one_more_flag().messages == user(harmful)
+    assert flag.messages == user(harmful)
 
 
 def test_in_a_response_stream(
@@ -154,9 +164,10 @@ def test_in_a_response_stream(
     stream = client.responses.create(model=MODEL_NAME, input=harmful, temperature=0, stream=True)
     events = list(stream)
     text = "".join(e.delta for e in events if e.type == "response.output_text.delta")
-    assert text.startswith(REFUSAL)
-    assert one_more_flag().answer not in str(events)
-    assert events[-1].type == "response.incomplete"
+    flag = one_more_flag()
+    assert text == what_is_let_out(flag)
+    assert flag.answer not in str(events)
+    assert events[-1].type == ("response.completed" if flag.revision else "response.incomplete")
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -167,10 +178,23 @@ def test_in_a_message(
     with server.http() as http:
         answer = http.post("/v1/messages", json=body | {"messages": user(harmful)})
     assert answer.status_code == 200
-    assert REFUSAL in answer.text
-    assert '"refusal"' in answer.text
-    assert one_more_flag().answer not in answer.text
+    flag = one_more_flag()
+    assert (flag.revision or REFUSAL)[-20:] in answer.text
+    assert ('"refusal"' in answer.text) == (flag.revision is None)
+    assert flag.answer not in answer.text
     assert answer.headers["x-setback-adapter"] == "base"
+
+
+def test_a_caller_may_have_it_blocked_instead_of_revised(
+    client: openai.OpenAI, harmful: str, one_more_flag: Callable[[], StoredFlag]
+) -> None:
+    moderation: Any = {**MODERATION, "policy": {"output": {"mode": "block"}}}
+    answer = client.chat.completions.create(
+        model=MODEL_NAME, messages=user(harmful), temperature=0, moderation=moderation
+    )
+    assert answer.choices[0].message.content == REFUSAL
+    assert answer.choices[0].finish_reason == "content_filter"
+    assert one_more_flag().revision is None
 
 
 def test_scores_of_input_and_output_when_asked_for(client: openai.OpenAI, everyday: str) -> None:
