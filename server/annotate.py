@@ -7,8 +7,10 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from guard.call import GuardCall, Ruling
+from guard.errors import GuardError
 from guard.policy import Decision
 from guard.verdict import CATEGORIES, Verdict
+from server.errors import guard_error_fields
 
 Body = dict[str, Any]
 
@@ -29,21 +31,30 @@ _CRITIC_FAILED = {
 
 
 def moderation_result(ruling: Ruling, model: str) -> Body:
-    """One `moderation_result`, with how far the text was judged; needs a verdict whose categories
-    were read."""
-    assert ruling.verdict is not None
-    fields = category_fields(ruling.verdict, ruling.decision)
-    checked = {"checked_characters": ruling.checked}
-    return {"type": "moderation_result", "model": model, **fields, **checked}
+    """One `moderation_result`, with what became of the text and how far it was judged; an error
+    object when the critique failed.
+
+    Without `category_scores` where nobody asked for them and nothing was flagged.
+    """
+    if ruling.verdict is None:
+        return _CRITIC_FAILED
+    return {
+        "type": "moderation_result",
+        "model": model,
+        **category_fields(ruling.verdict, ruling.decision),
+        "action": ruling.decision.action.value,
+        "checked_characters": ruling.checked,
+    }
 
 
 def category_fields(verdict: Verdict, decision: Decision) -> Body:
-    """`flagged`, `categories`, `category_scores` and `category_applied_input_types`."""
-    assert verdict.category_scores is not None
+    """`flagged`, `categories`, `category_scores` and `category_applied_input_types`; the scores are
+    empty when they were not read."""
+    scores = verdict.category_scores or {}
     return {
         "flagged": decision.flagged,
         "categories": {name: name in decision.categories for name in CATEGORIES},
-        "category_scores": {name: verdict.category_scores[name] for name in CATEGORIES},
+        "category_scores": {name: scores[name] for name in CATEGORIES if scores},
         "category_applied_input_types": {name: ["text"] for name in CATEGORIES},
     }
 
@@ -51,41 +62,39 @@ def category_fields(verdict: Verdict, decision: Decision) -> Body:
 def completion_moderation(call: GuardCall, model: str) -> Body:
     """The `moderation` field of a moderated chat completion.
 
-    Output results are in the order of the choices. Where nobody asked for scores, choices that
-    were not flagged have none and are left out.
+    Output results are in the order of the choices, each with its own state.
     """
 
-    def side(results: list[Body]) -> Body:
+    def side(rulings: list[Ruling]) -> Body:
+        if all(ruling.verdict is None for ruling in rulings):
+            return _CRITIC_FAILED
+        results = [moderation_result(ruling, model) for ruling in rulings]
         return {"type": "moderation_results", "model": model, "results": results}
 
-    return _sides(call, model, side)
+    return _sides(call, side)
 
 
 def response_moderation(call: GuardCall, model: str) -> Body:
-    """The `moderation` field of a moderated response: one result each, the worst."""
+    """The `moderation` field of a moderated response: one result each, the worst; a failed critique
+    is worse than any."""
 
-    def side(results: list[Body]) -> Body:
-        return max(results, key=lambda result: sum(result["category_scores"].values()))
+    def harm(ruling: Ruling) -> float:
+        return 1.0 if ruling.verdict is None else ruling.verdict.harm
 
-    return _sides(call, model, side)
+    def side(rulings: list[Ruling]) -> Body:
+        failed = [ruling for ruling in rulings if ruling.verdict is None]
+        return moderation_result(max(failed or rulings, key=harm), model)
+
+    return _sides(call, side)
 
 
-def _sides(call: GuardCall, model: str, side: Callable[[list[Body]], Body]) -> Body:
-    def told(rulings: list[Ruling]) -> Body:
-        if any(ruling.verdict is None for ruling in rulings):
-            return _CRITIC_FAILED
-        results = [moderation_result(ruling, model) for ruling in rulings if _has_scores(ruling)]
-        return side(results) if results else _NOT_RUN
-
+def _sides(call: GuardCall, side: Callable[[list[Ruling]], Body]) -> Body:
     outputs = [call.output_rulings[key] for key in sorted(call.output_rulings)]
+    inputs = [call.input_ruling] if call.input_ruling else []
     return {
-        "input": told([call.input_ruling] if call.input_ruling else []),
-        "output": told(outputs),
+        "input": side(inputs) if inputs else _NOT_RUN,
+        "output": side(outputs) if outputs else _NOT_RUN,
     }
-
-
-def _has_scores(ruling: Ruling) -> bool:
-    return ruling.verdict is not None and ruling.verdict.category_scores is not None
 
 
 def annotate_body(call: GuardCall, body: Body) -> Body:
@@ -113,11 +122,16 @@ class StreamAnnotator:
     def __init__(self, call: GuardCall) -> None:
         self._call = call
         self._last = ""
+        self._failed = False
 
     def events(self, event: str) -> Iterable[str]:
-        """What to send in place of `event`, both without the blank line that ends an event."""
+        """What to send in place of `event`, both without the blank line that ends an event. Once
+        the guard has failed that is said, and nothing after it."""
+        if self._call.error is not None:
+            return self.failure(self._call.error)
         if self._call.route == _CHAT:
             return self._chat(event)
+        self._last = event
         if not self._call.annotated:
             return (event,)
         if self._call.route == _RESPONSES and "response.completed" in event:
@@ -125,6 +139,25 @@ class StreamAnnotator:
         if self._call.route == _MESSAGES and self._call.blocked and "message_delta" in event:
             return (self._message(event),)
         return (event,)
+
+    def failure(self, error: GuardError) -> Iterable[str]:
+        """The end of a stream that the guard could not go on with, once; never a finish."""
+        if self._failed:
+            return ()
+        self._failed = True
+        fields = guard_error_fields(error)
+        if self._call.route == _RESPONSES:
+            told = {name: fields[name] for name in ("code", "message", "param")}
+            number = {"sequence_number": self._next_number()}
+            return (_rendered("error", {"type": "error", **told, **number}),)
+        if self._call.route == _MESSAGES:
+            told = {"type": "api_error", "message": f"{fields['message']} ({fields['code']})"}
+            return (_rendered("error", {"type": "error", "error": told}),)
+        return (_rendered("", {"error": fields}), _DONE)
+
+    def _next_number(self) -> int:
+        number: int = _parsed(self._last)[1].get("sequence_number", -1) if self._last else -1
+        return number + 1
 
     def _chat(self, event: str) -> Iterable[str]:
         if event == _DONE and self._call.annotated:

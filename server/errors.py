@@ -57,15 +57,23 @@ def error_response(
     status: int, message: str, *, code: str, param: str | None = None
 ) -> JSONResponse:
     """`{"error": {message, type, param, code}}`, as the OpenAI API sends it."""
+    return JSONResponse({"error": _fields(status, message, code, param)}, status_code=status)
+
+
+def _fields(status: int, message: str, code: str, param: str | None) -> dict[str, str | None]:
     kind = "invalid_request_error" if status < 500 else "server_error"
-    error = {"message": message, "type": kind, "param": param, "code": code}
-    return JSONResponse({"error": error}, status_code=status)
+    return {"message": message, "type": kind, "param": param, "code": code}
+
+
+def guard_error_fields(error: GuardError) -> dict[str, str | None]:
+    """What a client sees of a guard error: message, type, param and code."""
+    param = getattr(error, "param", None) or _PARAMS.get(type(error))
+    return _fields(STATUS[type(error)], str(error), error.code, param)
 
 
 def guard_error_response(error: GuardError) -> JSONResponse:
-    """What a client sees of a guard error."""
-    param = getattr(error, "param", None) or _PARAMS.get(type(error))
-    return error_response(STATUS[type(error)], str(error), code=error.code, param=param)
+    """A guard error as a response of its own."""
+    return JSONResponse({"error": guard_error_fields(error)}, status_code=STATUS[type(error)])
 
 
 def bad_request_response(error: BadRequest) -> JSONResponse:

@@ -59,8 +59,9 @@ class GuardMiddleware:
                 await self._app(scope, replay, response.send)
         except GuardError as error:
             if response.started:
-                raise
-            await guard_error_response(error)(scope, receive, send)
+                await response.fail(error)
+            else:
+                await guard_error_response(error)(scope, receive, send)
         finally:
             current_call.reset(token)
 

@@ -10,6 +10,7 @@ from starlette.datastructures import MutableHeaders
 from starlette.types import Message, Receive, Scope, Send
 
 from guard.call import GuardCall
+from guard.errors import GuardError
 from server.annotate import StreamAnnotator, annotate_body
 from server.errors import guard_error_response
 
@@ -51,6 +52,14 @@ class GuardedResponse:
             self._sink = await self._begin()
             for held in self._held:
                 await self._sink(held)
+
+    async def fail(self, error: GuardError) -> None:
+        """Says so in the stream that the guard's error cut off, and ends it; raises it where there
+        is no stream."""
+        if self._sink != self._stream:
+            raise error
+        body = "".join(f"{event}\n\n" for event in self._annotator.failure(error)).encode()
+        await self._send({"type": "http.response.body", "body": body, "more_body": False})
 
     async def _begin(self) -> _Sink:
         if self._call.error is not None:

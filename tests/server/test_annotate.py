@@ -1,6 +1,7 @@
 """The moderation field and "withheld" in each API's words, checked with the openai package."""
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ from openai.types.chat.chat_completion import Moderation as CompletionModeration
 from openai.types.responses.response import Moderation as ResponseModeration
 
 from guard.call import GuardCall, Ruling
+from guard.errors import CriticUnavailable
 from guard.policy import Action, Decision
 from guard.verdict import CATEGORIES, Verdict
 from server.annotate import (
@@ -36,6 +38,7 @@ def call(route: str, *outputs: Ruling, **fields: Any) -> GuardCall:
 
 
 BLOCKED = ruling(0.9, Action.BLOCK)
+FAILED = Ruling(None, Decision(Action.PASS, (), "failing open"), 0)
 
 
 def test_a_completions_moderation_is_as_openai_types_it() -> None:
@@ -65,15 +68,29 @@ def test_a_responses_moderation_is_the_worst_result() -> None:
     [(completion_moderation, CompletionModeration), (response_moderation, ResponseModeration)],
 )
 def test_what_was_not_judged_or_failed_says_so(render: Any, model: Any) -> None:
-    failed = Ruling(None, Decision(Action.PASS, (), "failing open"), 0)
-    parsed = model.model_validate(render(call(CHAT, failed), "m"))
+    parsed = model.model_validate(render(call(CHAT, FAILED), "m"))
     assert (parsed.input.type, parsed.input.code) == ("error", "not_run")
     assert (parsed.output.type, parsed.output.code) == ("error", "critic_unavailable")
 
 
-def test_choices_without_scores_are_left_out() -> None:
-    field = completion_moderation(call(CHAT, ruling(0.1, scores=False), BLOCKED), "m")
-    assert [result["flagged"] for result in field["output"]["results"]] == [True]
+def test_each_choice_has_its_own_state_in_its_own_place() -> None:
+    revised = replace(BLOCKED, decision=Decision(Action.REVISE, ("violence",), "scripted"))
+    rulings = (ruling(0.1, scores=False), FAILED, revised, BLOCKED)
+    field = completion_moderation(call(CHAT, *rulings), "m")
+    unread, failed, third, fourth = field["output"]["results"]
+    assert (unread["action"], unread["flagged"], unread["category_scores"]) == ("pass", False, {})
+    assert (failed["type"], failed["code"]) == ("error", "critic_unavailable")
+    assert (third["action"], fourth["action"]) == ("revise", "block")
+    assert [each["checked_characters"] for each in (unread, third, fourth)] == [7, 7, 7]
+    parsed = CompletionModeration.model_validate(
+        completion_moderation(call(CHAT, ruling(0.1, scores=False), BLOCKED), "m")
+    )
+    assert parsed.output.type == "moderation_results"
+
+
+def test_a_response_whose_critique_failed_in_part_says_so() -> None:
+    field = response_moderation(call(RESPONSES, BLOCKED, FAILED), "m")
+    assert field["output"]["code"] == "critic_unavailable"
 
 
 def test_a_blocked_response_is_incomplete_by_content_filter() -> None:
@@ -136,3 +153,32 @@ def test_text_that_names_an_event_is_left_alone(route: str) -> None:
 def test_an_unflagged_stream_passes_untouched(route: str) -> None:
     events = ["data: {}", "event: message_delta\ndata: {}", "data: [DONE]"]
     assert _events(StreamAnnotator(call(route, ruling(0.1))), *events) == events
+
+
+@pytest.mark.parametrize(
+    ("route", "expected"),
+    [
+        (CHAT, ["", "[DONE]"]),
+        ("/v1/completions", ["", "[DONE]"]),
+        (RESPONSES, ["error"]),
+        (MESSAGES, ["error"]),
+    ],
+)
+def test_a_stream_on_which_the_guard_failed_ends_in_that_error(
+    route: str, expected: list[str]
+) -> None:
+    """Whatever vLLM makes of it is not sent, nor any finish."""
+    failing = call(route, wants_moderation=True)
+    stream = StreamAnnotator(failing)
+    before = 'event: response.output_text.delta\ndata: {"sequence_number": 4}'
+    assert _events(stream, before) == [before]
+    failing.error = CriticUnavailable("The critique did not finish in time.")
+    finish = '{"choices": [{"finish_reason": "stop"}], "type": "response.completed"}'
+    first, *more = _events(stream, f"data: {finish}", "data: [DONE]")
+    name = first.partition("\n")[0].removeprefix("event: ") if first.startswith("event") else ""
+    assert [name, *(each.removeprefix("data: ") for each in more)] == expected
+    assert "did not finish in time" in first
+    assert "critic_unavailable" in first
+    assert "finish_reason" not in first
+    if route == RESPONSES:
+        assert '"sequence_number": 5' in first

@@ -106,3 +106,26 @@ def test_started_says_whether_anything_went_out(call: GuardCall) -> None:
     wire = Wire(call)
     assert not wire.response.started
     assert isinstance(call.error, GuardError) is False
+
+
+async def test_a_stream_that_the_guard_cannot_go_on_with_ends_in_its_error(call: GuardCall) -> None:
+    """Also when vLLM lets the error through instead of writing it into the stream."""
+    call.flowing = True
+    wire = Wire(call)
+    await wire.head(STREAM)
+    await wire.body(b'data: {"choices": []}\n\n', more=True)
+    call.error = CriticUnavailable("The critique failed.")
+    assert wire.response.started
+    await wire.response.fail(call.error)
+    assert wire.text.count('"code": "critic_unavailable"') == 1
+    assert wire.text.endswith("data: [DONE]\n\n")
+    assert not wire.sent[-1]["more_body"]
+
+
+async def test_an_error_after_a_whole_body_is_not_swallowed(call: GuardCall) -> None:
+    call.output_rulings["req", 0] = ruling(0.1)
+    wire = Wire(call)
+    await wire.head(JSON)
+    await wire.body(b"{}")
+    with pytest.raises(CriticUnavailable):
+        await wire.response.fail(CriticUnavailable("Too late."))

@@ -1,0 +1,164 @@
+"""Clients of streamed chat that keep every byte they receive, and what can be read from those."""
+
+import asyncio
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+from uuid import uuid4
+
+import httpx
+
+from guard.store.flags import FlagStore, StoredFlag
+from refine.practice.integrity import MODEL_NAME
+from tests.e2e.conftest import Server
+
+Messages = Sequence[Mapping[str, str]]
+
+_IDLE_S = 60
+_RUN = 12
+"""As many characters in a row are not the same by chance."""
+
+
+@dataclass(frozen=True)
+class Reader:
+    """How a client listens. bite: the most bytes it takes at a time, for one that is slow.
+
+    leaves_after: how many bytes it stays for.
+    """
+
+    bite: int | None = None
+    leaves_after: int | None = None
+
+
+@dataclass(frozen=True)
+class Received:
+    """What one client got. stayed: whether it read until the server ended the stream."""
+
+    request_id: str
+    status: int
+    raw: bytes
+    stayed: bool
+
+    @property
+    def events(self) -> list[Any]:
+        """The data of every event that came whole, without the mark of the end."""
+        whole = self.raw.decode(errors="replace").split("\n\n")[:-1]
+        data = (event.removeprefix("data: ") for event in whole)
+        return [json.loads(event) for event in data if event != "[DONE]"]
+
+    @property
+    def _choices(self) -> Iterator[Any]:
+        for event in self.events:
+            yield from event.get("choices", ())
+
+    @property
+    def ended_well(self) -> bool:
+        """Whether the stream came to its proper end, without an error in it."""
+        errors = any("error" in event for event in self.events)
+        return self.status == 200 and self.raw.endswith(b"data: [DONE]\n\n") and not errors
+
+    @property
+    def finish_reason(self) -> str | None:
+        """None when the client did not stay to see it."""
+        return next((c["finish_reason"] for c in self._choices if c["finish_reason"]), None)
+
+    @property
+    def flagged(self) -> bool:
+        """Whether something else stands in for the answer's end."""
+        return self.finish_reason == "content_filter"
+
+    @property
+    def before_end(self) -> str:
+        """All content but that of the last piece."""
+        deltas = (c["delta"] for c in self._choices if not c["finish_reason"])
+        return "".join(delta.get("content") or "" for delta in deltas)
+
+    @property
+    def end(self) -> str:
+        """The content of the last piece."""
+        deltas = (c["delta"] for c in self._choices if c["finish_reason"])
+        return "".join(delta.get("content") or "" for delta in deltas)
+
+    def shows(self, text: str, allowed: str) -> str | None:
+        """Some part of `text`, not part of `allowed`, that can be read off what was received, in
+        whatever field; None when there is none."""
+        readable = [self.raw.decode(errors="replace"), *_strings(self.events)]
+        runs = (text[at : at + _RUN] for at in range(len(text) - _RUN + 1))
+        hidden = (run for run in runs if run not in allowed)
+        return next((run for run in hidden if any(run in each for each in readable)), None)
+
+
+def _strings(events: Iterable[Any]) -> list[str]:
+    """The strings of each field, joined over all events."""
+    fields: defaultdict[tuple[str, ...], str] = defaultdict(str)
+
+    def walk(value: Any, path: tuple[str, ...]) -> None:
+        if isinstance(value, str):
+            fields[path] += value
+        elif isinstance(value, dict):
+            for key, part in value.items():
+                walk(part, (*path, key))
+        elif isinstance(value, list):
+            for part in value:
+                walk(part, path)
+
+    for event in events:
+        walk(event, ())
+    return list(fields.values())
+
+
+async def listen(
+    http: httpx.AsyncClient,
+    messages: Messages,
+    reader: Reader = Reader(),
+    *,
+    mode: str | None = None,
+    **params: Any,
+) -> Received:
+    """One greedy streamed chat. mode: how strictly to hold the stream back, if not as set."""
+    request_id = uuid4().hex
+    headers = {"x-request-id": request_id} | ({"x-setback-stream": mode} if mode else {})
+    body = {
+        "model": MODEL_NAME,
+        "messages": list(messages),
+        "temperature": 0,
+        "stream": True,
+        **params,
+    }
+    raw = b""
+    async with http.stream("POST", "/v1/chat/completions", json=body, headers=headers) as response:
+        async for chunk in response.aiter_raw(reader.bite):
+            raw += chunk
+            if reader.leaves_after is not None and len(raw) >= reader.leaves_after:
+                return Received(request_id, response.status_code, raw, stayed=False)
+            if reader.bite is not None:
+                await asyncio.sleep(0)
+    return Received(request_id, response.status_code, raw, stayed=True)
+
+
+async def flags_by_request(server: Server) -> dict[str, StoredFlag]:
+    """Every flag of a chat with one choice, by the id that its client gave the request."""
+    store = FlagStore(server.database)
+    try:
+        flags = await store.list(limit=1_000_000)
+    finally:
+        await store.close()
+    return {flag.request_id.removeprefix("chatcmpl-"): flag for flag in flags}
+
+
+async def until_idle(http: httpx.AsyncClient) -> None:
+    """Waits until the engine has nothing left to do; fails when something is stuck."""
+    async with asyncio.timeout(_IDLE_S):
+        while await _busy(http):
+            pass
+
+
+async def _busy(http: httpx.AsyncClient) -> float:
+    # The engine tells its load only as it works, so it is given a little to do.
+    asked = {"model": MODEL_NAME, "prompt": "Hello", "max_tokens": 1}
+    (await http.post("/v1/completions", json=asked)).raise_for_status()
+    lines = (await http.get("/metrics")).text.splitlines()
+    names = ("vllm:num_requests_running", "vllm:num_requests_waiting{")
+    return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith(names))
