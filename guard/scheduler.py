@@ -30,12 +30,12 @@ _ENDED = (RequestStatus.FINISHED_STOPPED, RequestStatus.FINISHED_LENGTH_CAPPED)
 class _Guarded:
     """A guarded request: what is wished for, and what of it was not sent yet.
 
-    asked: its answer is whole and the critique under way.
+    sent: how many tokens were. asked: its answer is whole and the critique under way.
     """
 
     wishes: Wishes
     unsent: EngineCoreOutput | None = None
-    started: bool = False
+    sent: int = 0
     asked: bool = False
 
 
@@ -130,15 +130,20 @@ class GuardedScheduler(Scheduler):
             answer.kv_transfer_params = (output.kv_transfer_params or {}) | _read(output)
         else:
             answer = _joined(held, output)
-            whole = len(answer.new_token_ids) >= guarded.wishes.every or not guarded.started
-            if guarded.asked or not (ended or whole):
+            if guarded.asked or not (ended or _is_group(guarded, answer)):
                 guarded.unsent = answer
                 return None
-        guarded.started = True
+        guarded.sent += len(answer.new_token_ids)
         guarded.unsent = None
         if ended:
             del self._guarded[output.request_id]
         return answer
+
+
+def _is_group(guarded: _Guarded, held: EngineCoreOutput) -> bool:
+    """The first token is a group of its own; later ones end at multiples of their size."""
+    every, reached = guarded.wishes.every, guarded.sent + len(held.new_token_ids)
+    return not guarded.sent or reached // every > guarded.sent // every
 
 
 def _critique(request: Request, wishes: Wishes) -> StreamingUpdate:
@@ -179,9 +184,11 @@ def _joined(held: EngineCoreOutput | None, new: EngineCoreOutput) -> EngineCoreO
 def _both(held: LogprobsLists | None, new: LogprobsLists | None) -> LogprobsLists | None:
     if held is None or new is None:
         return held or new
+    # As wide as whoever in the batch wanted most, so never narrower than is wanted here.
+    width = min(held.logprobs.shape[1], new.logprobs.shape[1])
     return LogprobsLists(
-        np.concatenate((held.logprob_token_ids, new.logprob_token_ids)),
-        np.concatenate((held.logprobs, new.logprobs)),
+        np.concatenate((held.logprob_token_ids[:, :width], new.logprob_token_ids[:, :width])),
+        np.concatenate((held.logprobs[:, :width], new.logprobs[:, :width])),
         np.concatenate((held.sampled_token_ranks, new.sampled_token_ranks)),
     )
 

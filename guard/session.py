@@ -18,7 +18,7 @@ _KEY = "setback"
 class Wishes:
     """What is asked of the scheduler with one request.
 
-    every: how many tokens it collects before it sends them, after the first one.
+    every: tokens are sent in groups that end at multiples of it, after the first one.
     question: the token ids that follow the whole answer to have it judged, none for no critique.
     ends: tokens that end an answer without being part of it. labels: the token ids to read.
     """

@@ -10,6 +10,7 @@ import time
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import count
+from typing import Any
 
 import httpx
 import pytest
@@ -83,7 +84,7 @@ async def test_nothing_flagged_is_ever_sent(
 
     async def ask(request: Request, reader: Reader) -> Asked:
         # A third also ask for what else could tell of the answer.
-        extra = {"logprobs": True, "top_logprobs": 2} if reader.bite else {}
+        extra: dict[str, Any] = {"logprobs": True, "top_logprobs": 2} if reader.bite else {}
         async with free:
             whole = await listen(http, request.messages, mode="buffer")
             first = await listen(http, request.messages, reader, **extra)

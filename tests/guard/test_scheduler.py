@@ -181,10 +181,32 @@ def test_answers_are_as_without_the_guard(session: Session) -> None:
         assert guarded.logprobs == bare.logprobs
 
 
+def test_log_probabilities_survive_next_to_those_that_ask_for_more(session: Session) -> None:
+    """And next to critiques, which end while others are in the middle of a group."""
+    asked = session.prompts(Kind.EVERYDAY, 6)
+    wanted = [2, 5, 0, 3, 1, 4]
+    names = [
+        session.add(prompt, session.wishes, logprobs=count, max_tokens=17 + 3 * count)
+        for prompt, count in zip(asked, wanted, strict=True)
+    ]
+    found = session.finish()
+    for name, prompt, count in zip(names, asked, wanted, strict=True):
+        together = Answer(found[name])
+        alone = session.alone(prompt, None, logprobs=count, max_tokens=17 + 3 * count)
+        assert len(together.logprobs) == len(together.token_ids)
+        for mine, theirs in zip(together.logprobs, alone.logprobs, strict=False):
+            if list(mine) != list(theirs):
+                break  # Another word was as likely, and all after it differs.
+            for token, logprob in mine.items():
+                assert logprob.logprob == pytest.approx(theirs[token].logprob, abs=0.1)
+        else:
+            assert together.text == alone.text
+
+
 def test_tokens_come_in_groups_after_the_first(session: Session) -> None:
     (prompt,) = session.prompts(Kind.EVERYDAY, 1)
     answer = session.alone(prompt, session.wishes, max_tokens=20, ignore_eos=True)
-    assert answer.sizes == [1, EVERY, EVERY, 3]
+    assert answer.sizes == [1, EVERY - 1, EVERY, 4]
     assert session.alone(prompt, None, max_tokens=3, ignore_eos=True).sizes == [1, 1, 1]
 
 
