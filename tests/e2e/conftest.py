@@ -58,7 +58,7 @@ def free_port() -> int:
 
 @contextmanager
 def running_server(
-    folder: Path, database: str, command: Callable[[int], list[str]]
+    folder: Path, database: str, command: Callable[[int], list[str]], ready: str = "/ready"
 ) -> Iterator[Server]:
     """The server that `command` starts on a port, from ready to stopped."""
     url = parse_url(database)
@@ -76,20 +76,22 @@ def running_server(
         )
     try:
         server = Server(f"http://127.0.0.1:{port}", url, log, process.pid)
-        wait_until_ready(server, process)
+        wait_until_ready(server, process, ready)
         yield server
     finally:
         process.terminate()
         process.wait(timeout=60)
 
 
-def wait_until_ready(server: Server, process: "subprocess.Popen[bytes]") -> None:
-    """Polls /ready; fails with the log's end when the server dies or takes too long."""
+def wait_until_ready(
+    server: Server, process: "subprocess.Popen[bytes]", path: str = "/ready"
+) -> None:
+    """Polls it; fails with the log's end when the server dies or takes too long."""
     deadline = time.monotonic() + START_UP_S
     with httpx.Client() as client:
         while time.monotonic() < deadline and process.poll() is None:
             try:
-                if client.get(f"{server.base_url}/ready").status_code == 200:
+                if client.get(server.base_url + path).status_code == 200:
                     return
             except httpx.TransportError:
                 pass

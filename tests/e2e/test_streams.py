@@ -29,7 +29,7 @@ REFUSAL = load_policy().refusal
 MODERATION = {"model": "omni-moderation-latest", "policy": {"input": {"mode": "block"}}}
 AT_ONCE = 8
 CLIENTS = 200
-AGREEMENT = 0.98
+AGREEMENT, AGREEMENT_OF_FEW = 0.98, 0.9
 GROWTH = 1.05
 """What memory may grow by once the load has been on for two fifths of its time."""
 
@@ -102,7 +102,7 @@ async def test_nothing_flagged_is_ever_sent(
     differing = [each for each in asked if each.streamed.flagged != each.whole.flagged]
     with capsys.disabled():
         print(*_report(asked, differing, flags), sep="\n")  # noqa: T201
-    assert 1 - len(differing) / len(asked) >= AGREEMENT
+    assert 1 - len(differing) / len(asked) >= (AGREEMENT if full else AGREEMENT_OF_FEW)
 
 
 def _sends_nothing_flagged(received: Received, flags: Mapping[str, StoredFlag]) -> None:

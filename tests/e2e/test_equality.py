@@ -1,0 +1,139 @@
+"""Greedy answers that are not flagged are bare vLLM's, to the byte, plain and streamed.
+
+Only when pytest is told `--full`: it starts two servers more.
+"""
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from guard.store import migrate
+from guard.store.database import parse_url
+from refine.practice.integrity import MODEL_NAME
+from refine.practice.world import Kind, requests
+from tests.e2e.conftest import SETBACK, Server, running_server
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1800)]
+
+TOOLS = [
+    {
+        "type": "function",
+        "function": {
+            "name": "look_up",
+            "description": "Looks a word up.",
+            "parameters": {"type": "object", "properties": {"word": {"type": "string"}}},
+        },
+    }
+]
+VARIANTS: list[dict[str, Any]] = [
+    {},
+    {"logprobs": True, "top_logprobs": 2},
+    {"tools": TOOLS, "tool_choice": "auto"},
+    {"stop": [".", "and"]},
+    {"n": 3},
+]
+EACH = 50
+"""Requests of each variant, plain and once more streamed: 500 in all."""
+
+_BARE = "import sys; from server.bench import serve_bare; serve_bare(sys.argv[1:])"
+
+
+@pytest.fixture
+def full(pytestconfig: pytest.Config) -> None:
+    if not pytestconfig.getoption("--full"):
+        pytest.skip("needs --full")
+
+
+@pytest.fixture
+def unreminded(full: None, tmp_path: Path) -> Iterator[Server]:
+    """Guarded, without the reminder, which changes the prompt."""
+    database = f"sqlite:///{tmp_path}/flags.db"
+    migrate.upgrade(parse_url(database))
+    options = ["--reminder", "false"]
+    with running_server(
+        tmp_path, database, lambda port: [SETBACK, "serve", "--port", str(port), *options]
+    ) as it:
+        yield it
+
+
+@pytest.fixture
+def bare(full: None, tmp_path: Path) -> Iterator[httpx.Client]:
+    """vLLM alone."""
+    folder = tmp_path / "bare"
+    folder.mkdir()
+    with (
+        running_server(
+            folder,
+            f"sqlite:///{folder}/none.db",
+            lambda port: [sys.executable, "-c", _BARE, "--port", str(port)],
+            ready="/health",
+        ) as it,
+        it.http() as http,
+    ):
+        yield http
+
+
+def told(body: str, stream: bool) -> list[Any]:
+    """All that a client is told but ids, times and the guard's own field; deltas joined."""
+    if not stream:
+        answer = json.loads(body)
+        return [answer["choices"], answer["usage"]]
+    events = [line.removeprefix("data: ") for line in body.split("\n\n") if line]
+    chunks = [json.loads(event) for event in events if event != "[DONE]"]
+    joined: dict[int, dict[str, Any]] = {}
+    for choice in (choice for chunk in chunks for choice in chunk["choices"]):
+        each = joined.setdefault(choice["index"], {"content": "", "logprobs": [], "tools": {}})
+        each["content"] += choice["delta"].get("content") or ""
+        for called in choice["delta"].get("tool_calls") or []:
+            said = called["function"]
+            text = (said.get("name") or "") + (said.get("arguments") or "")
+            each["tools"][called["index"]] = each["tools"].get(called["index"], "") + text
+        each["logprobs"] += (choice.get("logprobs") or {}).get("content") or []
+        each["finish_reason"] = choice["finish_reason"]
+    usage = [chunk["usage"] for chunk in chunks if chunk.get("usage")]
+    return [sorted(joined.items()), usage]
+
+
+def rounded(value: Any) -> Any:
+    """Without identifiers, and log-probabilities to three digits."""
+    if isinstance(value, float):
+        return round(value, 3)
+    if isinstance(value, dict):
+        return {k: rounded(v) for k, v in value.items() if k not in ("id", "prompt_tokens_details")}
+    if isinstance(value, (list, tuple)):
+        return [rounded(each) for each in value]
+    return value
+
+
+def test_answers_are_bare_vllm_s(
+    bare: httpx.Client, unreminded: Server, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = requests(Kind.EVERYDAY, "held-out", EACH * len(VARIANTS))
+    compared, differing = 0, []
+    with unreminded.http() as guarded:
+        for number, request in enumerate(asked):
+            variant = VARIANTS[number % len(VARIANTS)]
+            for stream in (False, True):
+                body = {
+                    "model": MODEL_NAME, "messages": list(request.messages), "temperature": 0,
+                    "max_tokens": 96, "stream": stream, **variant,
+                }  # fmt: skip
+                body |= {"stream_options": {"include_usage": True}} if stream else {}
+                one, other = (
+                    http.post("/v1/chat/completions", json=body) for http in (bare, guarded)
+                )
+                if '"content_filter"' in other.text:
+                    continue
+                compared += 1
+                mine, theirs = (rounded(told(each.text, stream)) for each in (other, one))
+                if mine != theirs:
+                    differing.append((body, mine, theirs))
+    with capsys.disabled():
+        print(f"\n{compared} answers compared, {len(differing)} differ")  # noqa: T201
+    assert compared >= 0.8 * EACH * len(VARIANTS) * 2
+    assert not differing, differing[0]
