@@ -59,11 +59,6 @@ class Ruling:
     revision: Replacement | None = None
 
     @property
-    def blocked(self) -> bool:
-        """Whether the text is withheld and nothing but a refusal let out."""
-        return self.decision.action is Action.BLOCK
-
-    @property
     def withheld(self) -> bool:
         """Whether the text is not let out."""
         return self.decision.action in (Action.REVISE, Action.BLOCK)
@@ -109,9 +104,9 @@ class GuardCall:
         return not self.inputs_awaited and (self.flowing or bool(self.output_rulings))
 
     @property
-    def blocked(self) -> bool:
-        """Whether any choice was withheld."""
-        return any(ruling.blocked for ruling in self.output_rulings.values())
+    def withheld(self) -> bool:
+        """Whether any answer was withheld, for a refusal or a revision of it."""
+        return any(ruling.withheld for ruling in self.output_rulings.values())
 
     @property
     def annotated(self) -> bool:

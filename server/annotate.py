@@ -1,5 +1,6 @@
 """Writes the guard's findings into responses, in each API's own words. Owns OpenAI's `moderation`
-field and how each API says "withheld"; changes nothing else of what vLLM answers.
+field, how each API says "withheld" and how its streams say that the guard failed; changes nothing
+else of what vLLM answers.
 """
 
 import json
@@ -8,9 +9,9 @@ from typing import Any
 
 from guard.call import GuardCall, Ruling
 from guard.errors import GuardError
-from guard.policy import Decision
+from guard.policy import STRICTNESS, Action, Decision
 from guard.verdict import CATEGORIES, Verdict
-from server.errors import guard_error_fields
+from server.errors import error_fields
 
 Body = dict[str, Any]
 
@@ -18,11 +19,12 @@ _CHAT = "/v1/chat/completions"
 _RESPONSES = "/v1/responses"
 _MESSAGES = "/v1/messages"
 _DONE = "data: [DONE]"
-_NOT_RUN = {
+_INPUT_NOT_RUN = {
     "type": "error",
     "code": "not_run",
     "message": "Not judged: send the moderation field to have the input judged.",
 }
+_OUTPUT_NOT_RUN = {"type": "error", "code": "not_run", "message": "There was no answer to judge."}
 _CRITIC_FAILED = {
     "type": "error",
     "code": "critic_unavailable",
@@ -30,31 +32,14 @@ _CRITIC_FAILED = {
 }
 
 
-def moderation_result(ruling: Ruling, model: str) -> Body:
-    """One `moderation_result`, with what became of the text and how far it was judged; an error
-    object when the critique failed.
-
-    Without `category_scores` where nobody asked for them and nothing was flagged.
-    """
-    if ruling.verdict is None:
-        return _CRITIC_FAILED
-    return {
-        "type": "moderation_result",
-        "model": model,
-        **category_fields(ruling.verdict, ruling.decision),
-        "action": ruling.decision.action.value,
-        "checked_characters": ruling.checked,
-    }
-
-
 def category_fields(verdict: Verdict, decision: Decision) -> Body:
-    """`flagged`, `categories`, `category_scores` and `category_applied_input_types`; the scores are
-    empty when they were not read."""
-    scores = verdict.category_scores or {}
+    """`flagged`, `categories`, `category_scores` and `category_applied_input_types`; without scores
+    where categories were not read, as of what nobody asked scores for and is not flagged."""
+    scores = verdict.category_scores
     return {
         "flagged": decision.flagged,
         "categories": {name: name in decision.categories for name in CATEGORIES},
-        "category_scores": {name: scores[name] for name in CATEGORIES if scores},
+        "category_scores": {name: scores[name] for name in CATEGORIES} if scores else {},
         "category_applied_input_types": {name: ["text"] for name in CATEGORIES},
     }
 
@@ -62,39 +47,58 @@ def category_fields(verdict: Verdict, decision: Decision) -> Body:
 def completion_moderation(call: GuardCall, model: str) -> Body:
     """The `moderation` field of a moderated chat completion.
 
-    Output results are in the order of the choices, each with its own state.
+    Output results are in the order of the choices, one each; of a choice whose critique failed it
+    is an error object. Where all failed, the error stands in place of the results.
     """
 
-    def side(rulings: list[Ruling]) -> Body:
-        if all(ruling.verdict is None for ruling in rulings):
+    def side(results: list[Body]) -> Body:
+        if all(result is _CRITIC_FAILED for result in results):
             return _CRITIC_FAILED
-        results = [moderation_result(ruling, model) for ruling in rulings]
         return {"type": "moderation_results", "model": model, "results": results}
 
-    return _sides(call, side)
+    return _sides(call, model, side)
 
 
 def response_moderation(call: GuardCall, model: str) -> Body:
-    """The `moderation` field of a moderated response: one result each, the worst; a failed critique
-    is worse than any."""
+    """The `moderation` field of a moderated response: one result each, the worst. A failed critique
+    is worse than any that found nothing."""
 
-    def harm(ruling: Ruling) -> float:
-        return 1.0 if ruling.verdict is None else ruling.verdict.harm
+    def side(results: list[Body]) -> Body:
+        flagged = [result for result in results if result.get("flagged")]
+        if not flagged and _CRITIC_FAILED in results:
+            return _CRITIC_FAILED
+        return max(flagged or results, key=_badness)
 
-    def side(rulings: list[Ruling]) -> Body:
-        failed = [ruling for ruling in rulings if ruling.verdict is None]
-        return moderation_result(max(failed or rulings, key=harm), model)
-
-    return _sides(call, side)
+    return _sides(call, model, side)
 
 
-def _sides(call: GuardCall, side: Callable[[list[Ruling]], Body]) -> Body:
-    outputs = [call.output_rulings[key] for key in sorted(call.output_rulings)]
-    inputs = [call.input_ruling] if call.input_ruling else []
+def _sides(call: GuardCall, model: str, side: Callable[[list[Body]], Body]) -> Body:
+    given, answers = call.input_ruling, call.output_rulings
+    outputs = [_told(answers[key], answers[key].decision.action, model) for key in sorted(answers)]
+    # Input that is in an answer was let through, whatever the policy does with answers.
+    inputs = [_told(given, _named(given.decision), model)] if given else []
     return {
-        "input": side(inputs) if inputs else _NOT_RUN,
-        "output": side(outputs) if outputs else _NOT_RUN,
+        "input": side(inputs) if inputs else _INPUT_NOT_RUN,
+        "output": side(outputs) if outputs else _OUTPUT_NOT_RUN,
     }
+
+
+def _told(ruling: Ruling, action: Action, model: str) -> Body:
+    """One `moderation_result`, with how far the text was judged and what became of it; or the error
+    in which its critique ended."""
+    if ruling.verdict is None:
+        return _CRITIC_FAILED
+    fields = category_fields(ruling.verdict, ruling.decision)
+    ours = {"action": action.value, "checked_characters": ruling.checked}
+    return {"type": "moderation_result", "model": model, **fields, **ours}
+
+
+def _named(decision: Decision) -> Action:
+    return Action.ANNOTATE if decision.flagged else Action.PASS
+
+
+def _badness(result: Body) -> tuple[int, float]:
+    return STRICTNESS[Action(result["action"])], sum(result["category_scores"].values())
 
 
 def annotate_body(call: GuardCall, body: Body) -> Body:
@@ -103,14 +107,14 @@ def annotate_body(call: GuardCall, body: Body) -> Body:
         return body | {"moderation": completion_moderation(call, body["model"])}
     if call.route == _RESPONSES:
         return _annotated_response(call, body)
-    if call.route == _MESSAGES and call.blocked:
+    if call.route == _MESSAGES and call.withheld:
         return body | {"stop_reason": "refusal"}
     return body
 
 
 def _annotated_response(call: GuardCall, response: Body) -> Body:
     response = response | {"moderation": response_moderation(call, response["model"])}
-    if call.blocked:
+    if call.withheld:
         details = {"reason": "content_filter"}
         response |= {"status": "incomplete", "incomplete_details": details}
     return response
@@ -122,51 +126,44 @@ class StreamAnnotator:
     def __init__(self, call: GuardCall) -> None:
         self._call = call
         self._last = ""
-        self._failed = False
 
     def events(self, event: str) -> Iterable[str]:
-        """What to send in place of `event`, both without the blank line that ends an event. Once
-        the guard has failed that is said, and nothing after it."""
-        if self._call.error is not None:
-            return self.failure(self._call.error)
+        """What to send in place of `event`, both without the blank line that ends an event."""
+        previous, self._last = self._last, event
         if self._call.route == _CHAT:
-            return self._chat(event)
-        self._last = event
+            return self._chat(event, previous)
         if not self._call.annotated:
             return (event,)
         if self._call.route == _RESPONSES and "response.completed" in event:
             return (self._response(event),)
-        if self._call.route == _MESSAGES and self._call.blocked and "message_delta" in event:
+        if self._call.route == _MESSAGES and self._call.withheld and "message_delta" in event:
             return (self._message(event),)
         return (event,)
 
-    def failure(self, error: GuardError) -> Iterable[str]:
-        """The end of a stream that the guard could not go on with, once; never a finish."""
-        if self._failed:
-            return ()
-        self._failed = True
-        fields = guard_error_fields(error)
+    def failure(self, error: GuardError) -> str:
+        """The event that ends the stream when the guard fails, so that what is out by then is not
+        taken for an answer."""
+        fields = error_fields(error)
         if self._call.route == _RESPONSES:
-            told = {name: fields[name] for name in ("code", "message", "param")}
-            number = {"sequence_number": self._next_number()}
-            return (_rendered("error", {"type": "error", **told, **number}),)
+            number = _parsed(self._last)[1].get("sequence_number", -1) + 1
+            # As OpenAI documents it; its clients raise on `error`, and only on that.
+            event = fields | {"type": "error", "sequence_number": number, "error": fields}
+            return _rendered("error", event)
         if self._call.route == _MESSAGES:
-            told = {"type": "api_error", "message": f"{fields['message']} ({fields['code']})"}
-            return (_rendered("error", {"type": "error", "error": told}),)
-        return (_rendered("", {"error": fields}), _DONE)
+            kinds = {"server_error": "api_error"}
+            fields |= {"type": kinds.get(fields["type"], fields["type"])}
+            return _rendered("error", {"type": "error", "error": fields})
+        return _rendered("", {"error": fields})
 
-    def _next_number(self) -> int:
-        number: int = _parsed(self._last)[1].get("sequence_number", -1) if self._last else -1
-        return number + 1
-
-    def _chat(self, event: str) -> Iterable[str]:
+    def _chat(self, event: str, previous: str) -> Iterable[str]:
         if event == _DONE and self._call.annotated:
-            return (self._moderation_chunk(), event)
-        self._last = event
+            _, last = _parsed(previous)
+            # What vLLM ended with an error is no answer to tell anything of.
+            if "error" not in last:
+                return (self._moderation_chunk(last), event)
         return (event,)
 
-    def _moderation_chunk(self) -> str:
-        _, last = _parsed(self._last)
+    def _moderation_chunk(self, last: Body) -> str:
         same = {key: last.get(key) for key in ("id", "object", "created", "model")}
         field = completion_moderation(self._call, str(last.get("model")))
         return _rendered("", {**same, "choices": [], "moderation": field})
@@ -176,7 +173,7 @@ class StreamAnnotator:
         if data.get("type") != "response.completed":
             return event
         data["response"] = _annotated_response(self._call, data["response"])
-        if self._call.blocked:
+        if self._call.withheld:
             name = data["type"] = "response.incomplete"
         return _rendered(name, data)
 

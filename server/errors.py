@@ -3,6 +3,7 @@ the server's own; does not decide when one is raised.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 from fastapi import Request
 from fastapi.responses import JSONResponse
@@ -60,20 +61,20 @@ def error_response(
     return JSONResponse({"error": _fields(status, message, code, param)}, status_code=status)
 
 
-def _fields(status: int, message: str, code: str, param: str | None) -> dict[str, str | None]:
+def _fields(status: int, message: str, code: str, param: str | None) -> dict[str, Any]:
     kind = "invalid_request_error" if status < 500 else "server_error"
     return {"message": message, "type": kind, "param": param, "code": code}
 
 
-def guard_error_fields(error: GuardError) -> dict[str, str | None]:
-    """What a client sees of a guard error: message, type, param and code."""
+def error_fields(error: GuardError) -> dict[str, Any]:
+    """`message`, `type`, `param` and `code` of a guard error."""
     param = getattr(error, "param", None) or _PARAMS.get(type(error))
     return _fields(STATUS[type(error)], str(error), error.code, param)
 
 
 def guard_error_response(error: GuardError) -> JSONResponse:
-    """A guard error as a response of its own."""
-    return JSONResponse({"error": guard_error_fields(error)}, status_code=STATUS[type(error)])
+    """What a client sees of a guard error before anything else."""
+    return JSONResponse({"error": error_fields(error)}, status_code=STATUS[type(error)])
 
 
 def bad_request_response(error: BadRequest) -> JSONResponse:

@@ -12,7 +12,7 @@ from guard.adapters import Adapters
 from guard.call import GuardCall, current_call
 from guard.errors import GuardError, UnguardedRoute
 from server.calls import check_moderation_model, parse_body, read_call
-from server.errors import BadRequest, bad_request_response, guard_error_response
+from server.errors import BadRequest, bad_request_response
 from server.response import GuardedResponse
 from server.routes import GUARDED
 from server.seal import prove
@@ -57,11 +57,12 @@ class GuardMiddleware:
             with adapters.use():
                 call.pin(adapters.active_name, adapters.active)
                 await self._app(scope, replay, response.send)
-        except GuardError as error:
-            if response.started:
-                await response.fail(error)
-            else:
-                await guard_error_response(error)(scope, receive, send)
+        except Exception as error:
+            # Once a stream has begun, Starlette wraps what its generator raised.
+            failure = error if isinstance(error, GuardError) else call.error
+            if failure is None:
+                raise
+            await response.fail(failure)
         finally:
             current_call.reset(token)
 

@@ -1,6 +1,6 @@
 """The response to one guarded request on its way out: held until the guard's outcome is known,
-then sent with the outcome in its status, headers and body. Owns that order; the shapes are
-annotate.py's and errors.py's.
+then sent with the outcome in its status, headers and body. A guard that fails later ends it with an
+error. Owns that order; the shapes are annotate.py's and errors.py's.
 """
 
 import json
@@ -31,41 +31,39 @@ class GuardedResponse:
         self._held: list[Message] = []
         self._body = b""
         self._annotator = StreamAnnotator(call)
+        self._started = False
         self._sink: _Sink | None = None
-
-    @property
-    def started(self) -> bool:
-        """Whether anything may have reached the client."""
-        return self._sink is not None
 
     async def send(self, message: Message) -> None:
         """Takes one ASGI message of the application."""
-        if message["type"] == "http.response.start":
+        if self._call.error is not None:
+            # Whatever vLLM makes of it: it has its own error for it, and an end like any other.
+            await self.fail(self._call.error)
+        elif message["type"] == "http.response.start":
             self._head = message
-            return
-        if self._sink is not None:
+        elif self._sink is not None:
             await self._sink(message)
-            return
-        self._held.append(message)
-        # A Responses stream announces itself before anything is generated.
-        if self._call.settled or not message.get("more_body"):
-            self._sink = await self._begin()
-            for held in self._held:
-                await self._sink(held)
+        else:
+            self._held.append(message)
+            # A Responses stream announces itself before anything is generated.
+            if self._call.settled or not message.get("more_body"):
+                self._sink = await self._begin()
+                for held in self._held:
+                    await self._sink(held)
 
     async def fail(self, error: GuardError) -> None:
-        """Says so in the stream that the guard's error cut off, and ends it; raises it where there
-        is no stream."""
-        if self._sink != self._stream:
-            raise error
-        body = "".join(f"{event}\n\n" for event in self._annotator.failure(error)).encode()
-        await self._send({"type": "http.response.body", "body": body, "more_body": False})
+        """Ends the response with the error, in its status or as its stream's last event. Where
+        neither is left to do, the body stays incomplete."""
+        streams, self._sink = self._sink == self._stream, _dropped
+        if not self._started:
+            self._started = True
+            response = guard_error_response(error)
+            await response(self._scope, self._receive, self._send)
+        elif streams:
+            body = f"{self._annotator.failure(error)}\n\n".encode()
+            await self._send({"type": "http.response.body", "body": body, "more_body": False})
 
     async def _begin(self) -> _Sink:
-        if self._call.error is not None:
-            response = guard_error_response(self._call.error)
-            await response(self._scope, self._receive, self._send)
-            return _dropped
         if self._is("text/event-stream"):
             await self._send_head()
             return self._stream
@@ -90,6 +88,7 @@ class GuardedResponse:
         await self._send({"type": "http.response.body", "body": body, "more_body": False})
 
     async def _send_head(self) -> None:
+        self._started = True
         if self._call.adapter is not None:
             MutableHeaders(raw=self._head["headers"])[ADAPTER_HEADER] = self._call.adapter
         await self._send(self._head)
@@ -100,4 +99,4 @@ class GuardedResponse:
 
 
 async def _dropped(_message: Message) -> None:
-    """What vLLM still says after the guard's own error has been sent."""
+    """What vLLM still says after the guard's own error."""

@@ -59,7 +59,7 @@ async def test_a_flagged_answer_comes_out_as_its_revision(
     assert (flag.answer, flag.revision, flag.action) == (SECRET, SAFE, Action.REVISE)
     assert bench.observed.actions == [Action.REVISE]
     assert bench.call.annotated
-    assert not bench.call.blocked
+    assert bench.call.withheld
 
 
 async def test_usage_counts_draft_and_revision(make_bench: MakeBench) -> None:
@@ -104,7 +104,7 @@ async def test_without_a_usable_revision_it_is_blocked(make_bench: MakeBench, sa
     assert output.outputs[0].text == bench.policy.refusal
     (flag,) = bench.store.flags
     assert (flag.action, flag.revision) == (Action.BLOCK, None)
-    assert bench.call.blocked
+    assert bench.call.withheld
 
 
 async def test_a_policy_or_a_caller_that_blocks_gets_no_revision(make_bench: MakeBench) -> None:

@@ -1,12 +1,14 @@
 """The moderation field and "withheld" in each API's words, checked with the openai package."""
 
 import json
-from dataclasses import replace
 from typing import Any
 
 import pytest
+from anthropic.types import ErrorResponse
 from openai.types.chat import ChatCompletionChunk
 from openai.types.chat.chat_completion import Moderation as CompletionModeration
+from openai.types.chat.chat_completion import ModerationOutputModerationResultsResult
+from openai.types.responses import ResponseErrorEvent
 from openai.types.responses.response import Moderation as ResponseModeration
 
 from guard.call import GuardCall, Ruling
@@ -38,6 +40,8 @@ def call(route: str, *outputs: Ruling, **fields: Any) -> GuardCall:
 
 
 BLOCKED = ruling(0.9, Action.BLOCK)
+REVISED = ruling(0.9, Action.REVISE)
+WITHHELD = pytest.mark.parametrize("withheld", [BLOCKED, REVISED], ids=["blocked", "revised"])
 FAILED = Ruling(None, Decision(Action.PASS, (), "failing open"), 0)
 
 
@@ -71,38 +75,67 @@ def test_what_was_not_judged_or_failed_says_so(render: Any, model: Any) -> None:
     parsed = model.model_validate(render(call(CHAT, FAILED), "m"))
     assert (parsed.input.type, parsed.input.code) == ("error", "not_run")
     assert (parsed.output.type, parsed.output.code) == ("error", "critic_unavailable")
+    parsed = model.model_validate(render(call(CHAT), "m"))
+    assert (parsed.output.type, parsed.output.code) == ("error", "not_run")
 
 
-def test_each_choice_has_its_own_state_in_its_own_place() -> None:
-    revised = replace(BLOCKED, decision=Decision(Action.REVISE, ("violence",), "scripted"))
-    rulings = (ruling(0.1, scores=False), FAILED, revised, BLOCKED)
-    field = completion_moderation(call(CHAT, *rulings), "m")
-    unread, failed, third, fourth = field["output"]["results"]
-    assert (unread["action"], unread["flagged"], unread["category_scores"]) == ("pass", False, {})
-    assert (failed["type"], failed["code"]) == ("error", "critic_unavailable")
-    assert (third["action"], fourth["action"]) == ("revise", "block")
-    assert [each["checked_characters"] for each in (unread, third, fourth)] == [7, 7, 7]
-    parsed = CompletionModeration.model_validate(
-        completion_moderation(call(CHAT, ruling(0.1, scores=False), BLOCKED), "m")
-    )
-    assert parsed.output.type == "moderation_results"
+def test_every_choice_tells_its_own_state_in_its_own_place() -> None:
+    states = (ruling(0.1, scores=False), FAILED, BLOCKED, REVISED, ruling(0.2))
+    results = completion_moderation(call(CHAT, *states), "m")["output"]["results"]
+    assert [result["type"] for result in results] == [
+        "moderation_result",
+        "error",
+        "moderation_result",
+        "moderation_result",
+        "moderation_result",
+    ]
+    judged = [result for result in results if result["type"] != "error"]
+    assert [result["action"] for result in judged] == ["pass", "block", "revise", "pass"]
+    assert [result["flagged"] for result in judged] == [False, True, True, False]
+    assert [result["checked_characters"] for result in judged] == [7, 7, 7, 7]
+    # Nobody asked for the scores of the first, and they were not read: there are none to tell.
+    assert [len(result["category_scores"]) for result in judged] == [0, 13, 13, 13]
+    assert results[1]["code"] == "critic_unavailable"
+    assert "flagged" not in results[1]
+    without = [result for result in results if result is not results[1]]
+    for result in without:
+        ModerationOutputModerationResultsResult.model_validate(result)
 
 
-def test_a_response_whose_critique_failed_in_part_says_so() -> None:
-    field = response_moderation(call(RESPONSES, BLOCKED, FAILED), "m")
-    assert field["output"]["code"] == "critic_unavailable"
+def test_flagged_input_that_was_let_through_is_not_said_to_be_blocked() -> None:
+    for given, action in ((BLOCKED, "annotate"), (ruling(0.1), "pass")):
+        field = completion_moderation(call(CHAT, ruling(0.1), input_ruling=given), "m")
+        (result,) = field["input"]["results"]
+        assert (result["action"], result["flagged"]) == (action, given is BLOCKED)
 
 
-def test_a_blocked_response_is_incomplete_by_content_filter() -> None:
-    body = annotate_body(call(RESPONSES, BLOCKED), {"model": "m", "status": "completed"})
+@pytest.mark.parametrize(
+    ("rulings", "told"),
+    [
+        ((FAILED, ruling(0.2)), "critic_unavailable"),
+        ((FAILED, ruling(0.6, Action.ANNOTATE)), "annotate"),
+        ((ruling(0.9, Action.ANNOTATE), ruling(0.6, Action.BLOCK)), "block"),
+        ((ruling(0.2), ruling(0.1, scores=False)), "pass"),
+    ],
+)
+def test_of_a_responses_answers_the_worst_is_told(rulings: tuple[Ruling, ...], told: str) -> None:
+    for given in (rulings, rulings[::-1]):
+        output = response_moderation(call(RESPONSES, *given), "m")["output"]
+        assert output.get("action", output.get("code")) == told
+
+
+@WITHHELD
+def test_a_withheld_response_is_incomplete_by_content_filter(withheld: Ruling) -> None:
+    body = annotate_body(call(RESPONSES, withheld), {"model": "m", "status": "completed"})
     assert body["status"] == "incomplete"
     assert body["incomplete_details"] == {"reason": "content_filter"}
-    assert body["moderation"]["output"]["flagged"]
+    assert body["moderation"]["output"]["action"] == withheld.decision.action
 
 
-def test_a_blocked_message_is_a_refusal() -> None:
+@WITHHELD
+def test_a_withheld_message_is_a_refusal(withheld: Ruling) -> None:
     body = {"model": "m", "stop_reason": None}
-    assert annotate_body(call(MESSAGES, BLOCKED), body)["stop_reason"] == "refusal"
+    assert annotate_body(call(MESSAGES, withheld), body)["stop_reason"] == "refusal"
     annotated = call(MESSAGES, ruling(0.9, Action.ANNOTATE))
     assert annotate_body(annotated, body | {"stop_reason": "end_turn"}) == {
         "model": "m",
@@ -125,10 +158,11 @@ def test_a_chat_streams_moderation_has_its_own_chunk_before_the_end() -> None:
     assert parsed.moderation.output.type == "moderation_results"
 
 
-def test_a_blocked_response_stream_ends_incomplete() -> None:
+@WITHHELD
+def test_a_withheld_response_stream_ends_incomplete(withheld: Ruling) -> None:
     data = {"type": "response.completed", "response": {"model": "m", "status": "completed"}}
     event = f"event: response.completed\ndata: {json.dumps(data)}"
-    (sent,) = _events(StreamAnnotator(call(RESPONSES, BLOCKED)), event)
+    (sent,) = _events(StreamAnnotator(call(RESPONSES, withheld)), event)
     name, _, rest = sent.partition("\n")
     assert name == "event: response.incomplete"
     ended = json.loads(rest.removeprefix("data: "))
@@ -136,10 +170,11 @@ def test_a_blocked_response_stream_ends_incomplete() -> None:
     assert ended["response"]["incomplete_details"] == {"reason": "content_filter"}
 
 
-def test_a_blocked_message_stream_ends_in_a_refusal() -> None:
+@WITHHELD
+def test_a_withheld_message_stream_ends_in_a_refusal(withheld: Ruling) -> None:
     data = {"type": "message_delta", "delta": {"stop_reason": None}}
     event = f"event: message_delta\ndata: {json.dumps(data)}"
-    (sent,) = _events(StreamAnnotator(call(MESSAGES, BLOCKED)), event)
+    (sent,) = _events(StreamAnnotator(call(MESSAGES, withheld)), event)
     assert '"stop_reason": "refusal"' in sent
 
 
@@ -155,30 +190,45 @@ def test_an_unflagged_stream_passes_untouched(route: str) -> None:
     assert _events(StreamAnnotator(call(route, ruling(0.1))), *events) == events
 
 
-@pytest.mark.parametrize(
-    ("route", "expected"),
-    [
-        (CHAT, ["", "[DONE]"]),
-        ("/v1/completions", ["", "[DONE]"]),
-        (RESPONSES, ["error"]),
-        (MESSAGES, ["error"]),
-    ],
-)
-def test_a_stream_on_which_the_guard_failed_ends_in_that_error(
-    route: str, expected: list[str]
-) -> None:
-    """Whatever vLLM makes of it is not sent, nor any finish."""
-    failing = call(route, wants_moderation=True)
-    stream = StreamAnnotator(failing)
-    before = 'event: response.output_text.delta\ndata: {"sequence_number": 4}'
-    assert _events(stream, before) == [before]
-    failing.error = CriticUnavailable("The critique did not finish in time.")
-    finish = '{"choices": [{"finish_reason": "stop"}], "type": "response.completed"}'
-    first, *more = _events(stream, f"data: {finish}", "data: [DONE]")
-    name = first.partition("\n")[0].removeprefix("event: ") if first.startswith("event") else ""
-    assert [name, *(each.removeprefix("data: ") for each in more)] == expected
-    assert "did not finish in time" in first
-    assert "critic_unavailable" in first
-    assert "finish_reason" not in first
-    if route == RESPONSES:
-        assert '"sequence_number": 5' in first
+def test_what_vllm_ended_with_an_error_gets_no_moderation() -> None:
+    events = ['data: {"error": {"message": "gone", "code": 500}}', "data: [DONE]"]
+    assert _events(StreamAnnotator(call(CHAT, BLOCKED)), *events) == events
+
+
+def _failed(route: str, *before: str) -> tuple[str, dict[str, Any]]:
+    """The event that ends a stream in which the critic failed: its name and its object."""
+    stream = StreamAnnotator(call(route))
+    _events(stream, *before)
+    *names, data = stream.failure(CriticUnavailable("late")).split("\n")
+    return "".join(names), json.loads(data.removeprefix("data: "))
+
+
+OURS = {
+    "message": "late",
+    "type": "server_error",
+    "param": None,
+    "code": "critic_unavailable",
+}
+
+
+@pytest.mark.parametrize("route", [CHAT, "/v1/completions"])
+def test_a_failure_ends_a_stream_of_chunks_with_an_error(route: str) -> None:
+    assert _failed(route) == ("", {"error": OURS})
+
+
+def test_a_failure_ends_a_response_stream_with_an_error_event() -> None:
+    before = 'event: response.output_text.delta\ndata: {"sequence_number": 4, "delta": "a"}'
+    name, data = _failed(RESPONSES, before)
+    assert name == "event: error"
+    event = ResponseErrorEvent.model_validate(data)
+    assert (event.code, event.message, event.sequence_number) == ("critic_unavailable", "late", 5)
+    # OpenAI's client raises on this, and yields what has it not.
+    assert data["error"] == OURS
+
+
+def test_a_failure_ends_a_message_stream_with_an_error_event() -> None:
+    name, data = _failed(MESSAGES)
+    assert name == "event: error"
+    error = ErrorResponse.model_validate({"request_id": None} | data).error
+    assert (error.type, error.message) == ("api_error", "late")
+    assert data["error"]["code"] == "critic_unavailable"

@@ -115,6 +115,47 @@ async def test_a_guard_error_before_the_response_is_rendered() -> None:
     assert b"store_unavailable" in sent[1]["body"]
 
 
+def failing(*pieces: bytes, raised: Exception) -> Any:
+    """Streams `pieces`, then has the guard fail as Starlette tells of it."""
+
+    async def app(_scope: Scope, _receive: Receive, send: Send) -> None:
+        call = current_call.get()
+        assert call is not None
+        headers = [(b"content-type", b"text/event-stream")]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        for piece in pieces:
+            call.flowing = True
+            await send({"type": "http.response.body", "body": piece, "more_body": True})
+        call.error = StoreUnavailable("gone")
+        raise raised
+
+    return app
+
+
+STARTED = RuntimeError("Caught handled exception, but response already started.")
+
+
+async def test_what_a_stream_raises_before_any_of_it_is_out_is_a_503() -> None:
+    sent = await run(failing(raised=STARTED), http(CHAT))
+    assert sent[0]["status"] == 503
+    assert b"store_unavailable" in sent[1]["body"]
+
+
+@pytest.mark.parametrize("raised", [STARTED, StoreUnavailable("gone")])
+async def test_what_a_stream_raises_later_is_its_last_event(raised: Exception) -> None:
+    sent = await run(failing(b"data: {}\n\n", raised=raised), http(CHAT))
+    assert [message.get("more_body") for message in sent[1:]] == [True, False]
+    assert b"store_unavailable" in sent[-1]["body"]
+
+
+async def test_what_is_not_the_guards_failure_is_raised_on() -> None:
+    async def app(_scope: Scope, _receive: Receive, _send: Send) -> None:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        await run(app, http(CHAT))
+
+
 async def test_a_request_without_an_id_gets_one_and_keeps_its_own() -> None:
     async def app(scope: Scope, _receive: Receive, send: Send) -> None:
         await send({"type": "seen", "headers": dict(scope["headers"])})

@@ -7,9 +7,9 @@ import pytest
 from starlette.types import Message
 
 from guard.call import GuardCall
-from guard.errors import CriticUnavailable, GuardError
+from guard.errors import CriticUnavailable
 from server.response import ADAPTER_HEADER, GuardedResponse
-from tests.server.test_annotate import BLOCKED, CHAT, RESPONSES, ruling
+from tests.server.test_annotate import BLOCKED, CHAT, MESSAGES, RESPONSES, ruling
 
 JSON, STREAM = b"application/json", b"text/event-stream; charset=utf-8"
 
@@ -95,37 +95,28 @@ async def test_a_guard_failure_is_a_true_503_plain_and_streamed(
     assert json.loads(wire.text)["error"]["code"] == "critic_unavailable"
 
 
+@pytest.mark.parametrize("route", [CHAT, "/v1/completions", RESPONSES, MESSAGES])
+async def test_a_failure_after_text_has_flowed_ends_the_stream_with_our_error(
+    call: GuardCall, route: str
+) -> None:
+    call.route, call.flowing = route, True
+    wire = Wire(call)
+    await wire.head(STREAM)
+    await wire.body(b'data: {"text": "a"}\n\n', more=True)
+    call.error = CriticUnavailable("late")
+    await wire.body(b'data: {"error": "vLLM says it otherwise"}\n\n', more=True)
+    await wire.body(b"data: [DONE]\n\n", more=True)
+    await wire.body(b"")
+    assert wire.sent[0]["status"] == 200
+    first, last, end = wire.text.split("\n\n")
+    assert (first, end) == ('data: {"text": "a"}', "")
+    assert "critic_unavailable" in last
+    assert "otherwise" not in wire.text
+    assert [message.get("more_body") for message in wire.sent[1:]] == [True, False]
+
+
 async def test_vllms_own_errors_pass_with_their_status(call: GuardCall) -> None:
     wire = Wire(call)
     await wire.head(JSON, status=404)
     await wire.body(b'{"error": {}}')
     assert (wire.sent[0]["status"], wire.text) == (404, '{"error": {}}')
-
-
-def test_started_says_whether_anything_went_out(call: GuardCall) -> None:
-    wire = Wire(call)
-    assert not wire.response.started
-    assert isinstance(call.error, GuardError) is False
-
-
-async def test_a_stream_that_the_guard_cannot_go_on_with_ends_in_its_error(call: GuardCall) -> None:
-    """Also when vLLM lets the error through instead of writing it into the stream."""
-    call.flowing = True
-    wire = Wire(call)
-    await wire.head(STREAM)
-    await wire.body(b'data: {"choices": []}\n\n', more=True)
-    call.error = CriticUnavailable("The critique failed.")
-    assert wire.response.started
-    await wire.response.fail(call.error)
-    assert wire.text.count('"code": "critic_unavailable"') == 1
-    assert wire.text.endswith("data: [DONE]\n\n")
-    assert not wire.sent[-1]["more_body"]
-
-
-async def test_an_error_after_a_whole_body_is_not_swallowed(call: GuardCall) -> None:
-    call.output_rulings["req", 0] = ruling(0.1)
-    wire = Wire(call)
-    await wire.head(JSON)
-    await wire.body(b"{}")
-    with pytest.raises(CriticUnavailable):
-        await wire.response.fail(CriticUnavailable("Too late."))
