@@ -44,13 +44,13 @@ _BARE = "import sys; from server.bench import serve_bare; serve_bare(sys.argv[1:
 
 
 @pytest.fixture
-def full(pytestconfig: pytest.Config) -> None:
-    if not pytestconfig.getoption("--full"):
+def at_length(full: bool) -> None:
+    if not full:
         pytest.skip("needs --full")
 
 
 @pytest.fixture
-def unreminded(full: None, tmp_path: Path) -> Iterator[Server]:
+def unreminded(at_length: None, tmp_path: Path) -> Iterator[Server]:
     """Guarded, without the reminder, which changes the prompt."""
     database = f"sqlite:///{tmp_path}/flags.db"
     migrate.upgrade(parse_url(database))
@@ -62,7 +62,7 @@ def unreminded(full: None, tmp_path: Path) -> Iterator[Server]:
 
 
 @pytest.fixture
-def bare(full: None, tmp_path: Path) -> Iterator[httpx.Client]:
+def bare(at_length: None, tmp_path: Path) -> Iterator[httpx.Client]:
     """vLLM alone."""
     folder = tmp_path / "bare"
     folder.mkdir()

@@ -7,7 +7,7 @@ Shortened unless pytest is told `--full`.
 import asyncio
 import random
 import time
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 from typing import Any
@@ -32,18 +32,6 @@ CLIENTS = 200
 AGREEMENT, AGREEMENT_OF_FEW = 0.98, 0.9
 GROWTH = 1.05
 """What memory may grow by once the load has been on for two fifths of its time."""
-
-
-@pytest.fixture
-def full(pytestconfig: pytest.Config) -> bool:
-    return bool(pytestconfig.getoption("--full"))
-
-
-@pytest.fixture
-async def http(server: Server) -> AsyncIterator[httpx.AsyncClient]:
-    limits = httpx.Limits(max_connections=None)
-    async with httpx.AsyncClient(base_url=server.base_url, timeout=120, limits=limits) as client:
-        yield client
 
 
 def distinct(kind: Kind, most: int) -> list[Request]:
