@@ -1,6 +1,7 @@
 """The moderation field and "withheld" in each API's words, checked with the openai package."""
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -10,10 +11,12 @@ from openai.types.chat.chat_completion import Moderation as CompletionModeration
 from openai.types.chat.chat_completion import ModerationOutputModerationResultsResult
 from openai.types.responses import ResponseErrorEvent
 from openai.types.responses.response import Moderation as ResponseModeration
+from vllm.sampling_params import RequestOutputKind
 
-from guard.call import GuardCall, Ruling
+from guard.call import GuardCall, Ruling, StreamMode
 from guard.errors import CriticUnavailable
 from guard.policy import Action, Decision
+from guard.scripted import Script
 from guard.verdict import CATEGORIES, Verdict
 from server.annotate import (
     StreamAnnotator,
@@ -21,6 +24,7 @@ from server.annotate import (
     completion_moderation,
     response_moderation,
 )
+from tests.scripted import Bench
 
 CHAT, RESPONSES, MESSAGES = "/v1/chat/completions", "/v1/responses", "/v1/messages"
 
@@ -100,6 +104,27 @@ def test_every_choice_tells_its_own_state_in_its_own_place() -> None:
     without = [result for result in results if result is not results[1]]
     for result in without:
         ModerationOutputModerationResultsResult.model_validate(result)
+
+
+@pytest.mark.parametrize("stream", [StreamMode.BUFFER, StreamMode.WINDOW])
+async def test_a_critique_that_fails_tells_of_its_own_choice_alone(
+    make_bench: Callable[..., Bench], stream: StreamMode
+) -> None:
+    answers = ("All is well.", "This one breaks the critic.", "Take the forbidden key.")
+
+    def harm(prompt: str) -> float:
+        if "breaks" in prompt:
+            raise RuntimeError("scripted")
+        return 0.9 if "forbidden" in prompt else 0.1
+
+    policy = '[default]\nthreshold = 0.5\naction = "block"\n'
+    script = Script(lambda prompt: answers, harm)
+    bench = make_bench(script, policy=policy, fail_open=True, stream=stream, windows=(64, 1, 64))
+    await bench.ask(kind=RequestOutputKind.DELTA, n=3)
+    passed, failed, blocked = completion_moderation(bench.call, "m")["output"]["results"]
+    assert (passed["action"], passed["checked_characters"]) == ("pass", len(answers[0]))
+    assert (failed["type"], failed["code"]) == ("error", "critic_unavailable")
+    assert (blocked["action"], blocked["checked_characters"]) == ("block", len(answers[2]))
 
 
 def test_flagged_input_that_was_let_through_is_not_said_to_be_blocked() -> None:
