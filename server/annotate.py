@@ -125,10 +125,13 @@ class StreamAnnotator:
 
     def __init__(self, call: GuardCall) -> None:
         self._call = call
-        self._last = ""
+        self._last = "data: {}"
 
     def events(self, event: str) -> Iterable[str]:
         """What to send in place of `event`, both without the blank line that ends an event."""
+        if event.startswith(":"):
+            # A comment that keeps the connection alive.
+            return (event,)
         previous, self._last = self._last, event
         if self._call.route == _CHAT:
             return self._chat(event, previous)

@@ -183,6 +183,13 @@ def test_a_chat_streams_moderation_has_its_own_chunk_before_the_end() -> None:
     assert parsed.moderation.output.type == "moderation_results"
 
 
+def test_a_comment_that_keeps_the_connection_alive_disturbs_nothing() -> None:
+    events = ['data: {"id": "1", "model": "m"}', ": keep-alive", "data: [DONE]"]
+    *before, moderation, done = _events(StreamAnnotator(call(CHAT, BLOCKED)), *events)
+    assert [*before, done] == events
+    assert json.loads(moderation.removeprefix("data: "))["id"] == "1"
+
+
 @WITHHELD
 def test_a_withheld_response_stream_ends_incomplete(withheld: Ruling) -> None:
     data = {"type": "response.completed", "response": {"model": "m", "status": "completed"}}
@@ -249,6 +256,11 @@ def test_a_failure_ends_a_response_stream_with_an_error_event() -> None:
     assert (event.code, event.message, event.sequence_number) == ("critic_unavailable", "late", 5)
     # OpenAI's client raises on this, and yields what has it not.
     assert data["error"] == OURS
+
+
+def test_a_failure_before_any_event_is_the_first() -> None:
+    _, data = _failed(RESPONSES)
+    assert data["sequence_number"] == 0
 
 
 def test_a_failure_ends_a_message_stream_with_an_error_event() -> None:
