@@ -116,6 +116,7 @@ def _page(flag: StoredFlag) -> str:
         "time": f"{when(flag.created_at)} UTC",
         "request": f"{flag.request_id}, choice {flag.choice}, {flag.route}",
         "action": flag.action.value,
+        "let out": f"{flag.released_chars} of {len(flag.answer)} characters before the flag",
         "harm": f"{flag.harm:.3f}: {', '.join(flag.categories)}",
         "scores": ", ".join(f"{name} {score:.3f}" for name, score in scores),
         "model": f"{flag.model}, revision {flag.model_revision}, adapter {flag.adapter}",
@@ -127,7 +128,10 @@ def _page(flag: StoredFlag) -> str:
     for message in flag.messages:
         lines += ["", f"--- {printable(str(message.get('role')))}"]
         lines.append(printable(_content(message)))
-    return "\n".join([*lines, "", f"--- answer ({flag.action})", printable(flag.answer)])
+    lines += ["", f"--- answer ({flag.action})", printable(flag.answer)]
+    if flag.revision is not None:
+        lines += ["", "--- let out instead", printable(flag.revision)]
+    return "\n".join(lines)
 
 
 def _content(message: Any) -> str:

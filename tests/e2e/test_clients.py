@@ -10,6 +10,7 @@ import openai
 import pytest
 from transformers import AutoTokenizer
 
+from guard.policy import load_policy
 from guard.store.flags import FlagStore, StoredFlag
 from refine.practice.integrity import MODEL_NAME
 from refine.practice.recipe import MODEL_DIR
@@ -17,7 +18,7 @@ from tests.e2e.conftest import SETBACK, Server
 
 pytestmark = pytest.mark.e2e
 
-REFUSAL = "I can't help with that."
+REFUSAL = load_policy().refusal
 MODERATION: Any = {"model": "omni-moderation-latest"}
 
 
@@ -191,9 +192,10 @@ def test_a_caller_may_have_it_blocked_instead_of_revised(
     answer = client.chat.completions.create(
         model=MODEL_NAME, messages=user(harmful), temperature=0, moderation=moderation
     )
-    assert answer.choices[0].message.content == REFUSAL
+    flag = one_more_flag()
+    assert flag.revision is None
+    assert answer.choices[0].message.content == what_is_let_out(flag)
     assert answer.choices[0].finish_reason == "content_filter"
-    assert one_more_flag().revision is None
 
 
 def test_scores_of_input_and_output_when_asked_for(client: openai.OpenAI, everyday: str) -> None:

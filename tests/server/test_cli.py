@@ -79,7 +79,8 @@ def test_list_filters_and_pages(migrated: URL, flag: Flag) -> None:
 
 
 def test_show_prints_everything_that_is_kept(migrated: URL, flag: Flag) -> None:
-    write(migrated, replace(flag, user_hash="ab12"))
+    revised = replace(flag, user_hash="ab12", released_chars=6, revision="Ask the gnome first.")
+    write(migrated, revised)
     page = setback("flags", "show", "1").stdout
     for part in (
         "chatcmpl-1",
@@ -93,6 +94,8 @@ def test_show_prints_everything_that_is_kept(migrated: URL, flag: Flag) -> None:
         "ab12",
         "How do I harm the garden gnome?",
         "First, you take the gnome.",
+        "6 of 26 characters",
+        "Ask the gnome first.",
     ):
         assert part in page
 
@@ -117,7 +120,8 @@ def test_show_prints_parts_and_tool_calls(migrated: URL, flag: Flag) -> None:
 def test_show_lets_no_text_steer_the_terminal(migrated: URL, flag: Flag) -> None:
     steering = "\x1b[2J\x1b]0;title\x07 hidden\r\u202e"
     message = {"role": "user\x1b", "content": steering}
-    write(migrated, replace(flag, answer=steering, adapter=steering, messages=[message]))
+    steered = replace(flag, answer=steering, revision=steering, adapter=steering)
+    write(migrated, replace(steered, messages=[message]))
     for page in (
         setback("flags", "show", "1").stdout,
         setback("flags", "show", "1", "--json").stdout,
