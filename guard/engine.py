@@ -247,7 +247,7 @@ class GuardedEngine:
         mode: StreamMode,
     ) -> AsyncGenerator[RequestOutput, None]:
         """The answer as verdicts cover it, or as it comes."""
-        if mode is StreamMode.WINDOW:
+        if mode is StreamMode.WINDOW and not self._options.in_session:
             # Nothing is let out between windows: pieces of single tokens would cost for nothing.
             sampling_params = sampling_params.clone()
             interval = sampling_params.stream_interval or 1
