@@ -117,6 +117,26 @@ def test_in_a_chat_stream(
     assert len(moderated) == 1
 
 
+def test_a_stream_flows_from_its_first_window_on(client: openai.OpenAI, everyday: str) -> None:
+    options: Any = {"include_usage": True, "continuous_usage_stats": True}
+    stream = client.chat.completions.create(
+        model=MODEL_NAME,
+        messages=user(everyday),
+        temperature=0,
+        max_tokens=160,
+        stream=True,
+        stream_options=options,
+        extra_body={"ignore_eos": True},
+    )
+    written = [
+        chunk.usage.completion_tokens
+        for chunk in stream
+        if chunk.usage and any(choice.delta.content for choice in chunk.choices)
+    ]
+    assert written[0] == 32
+    assert len(written) > 1
+
+
 def test_in_a_completion(
     client: openai.OpenAI, harmful: str, one_more_flag: Callable[[], StoredFlag]
 ) -> None:
