@@ -5,6 +5,7 @@ tables and plot are bench_report.py's.
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from itertools import cycle, islice
 from pathlib import Path
+from types import FrameType
 from urllib.error import URLError
 from urllib.request import urlopen
 from uuid import uuid4
@@ -71,8 +73,9 @@ def bench(plan: Plan) -> Iterator[Cell]:
 
     Asked are everyday practice requests whose answers the guard lets out unchanged: what a flag
     costs, which is recorded and rewritten, is not in the figures.
-    Raises LoadFailed when a request was not answered.
+    Raises LoadFailed when a request was not answered. SIGTERM ends the servers too.
     """
+    signal.signal(signal.SIGTERM, _leave)
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         bare = stack.enter_context(_server(folder, "bare", [sys.executable, "-c", _SERVER]))
@@ -153,6 +156,11 @@ def _dataset(folder: Path, guarded: str, tokens: int, needed: int) -> Path:
     lines = (json.dumps({"prompt": prompt}) for prompt in islice(cycle(kept), needed))
     path.write_text("\n".join(lines))
     return path
+
+
+def _leave(number: int, _frame: FrameType | None) -> None:
+    """Unwinds, so that the servers are stopped too."""
+    raise SystemExit(128 + number)
 
 
 @contextmanager

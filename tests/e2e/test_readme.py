@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -88,3 +89,18 @@ def test_the_bench_command_measures_both_servers(tmp_path: Path) -> None:
     assert row in done.stdout
     assert told["machine"] in done.stdout
     assert (tmp_path / "data/bench/bench.png").stat().st_size > 1000
+
+
+def test_a_bench_told_to_stop_stops_its_servers(tmp_path: Path) -> None:
+    with subprocess.Popen([SETBACK, "bench"], cwd=tmp_path) as bench:
+        while not (servers := started(bench.pid)):
+            assert bench.poll() is None
+        bench.terminate()
+        assert bench.wait(60) == 128 + signal.SIGTERM
+    assert not any(Path(f"/proc/{server}").exists() for server in servers)
+
+
+def started(bench: int) -> list[str]:
+    """The process ids of its servers that have got as far as to have threads."""
+    children = Path(f"/proc/{bench}/task/{bench}/children").read_text().split()
+    return [each for each in children if len(os.listdir(f"/proc/{each}/task")) > 1]
