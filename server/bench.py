@@ -1,6 +1,6 @@
 """`setback bench`: what the guard costs, as a ratio to bare vLLM on the same machine in the same
-run. Owns the two servers, what is asked and the order of the rounds. The load is bench_load.py's,
-tables and plot are bench_report.py's.
+run. Bare is vLLM without any plugin. Owns the two servers, what is asked and the order of the
+rounds. The load is bench_load.py's, tables and plot are bench_report.py's.
 """
 
 import json
@@ -18,14 +18,20 @@ from enum import StrEnum
 from itertools import cycle, islice
 from pathlib import Path
 from types import FrameType
+from typing import TYPE_CHECKING
 from urllib.error import URLError
 from urllib.request import urlopen
 from uuid import uuid4
 
+from refine.practice.integrity import MODEL_NAME
 from refine.practice.world import Kind, requests
 from server.bench_report import Cell, Figures
 
+if TYPE_CHECKING:
+    from server.bench_load import Load
+
 _START_UP_S = 600
+_ADAPTER = "bench"
 _SERVER = "import sys; from server.bench import serve_bare; serve_bare(sys.argv[1:])"
 _MOST_PROMPTS = 1500
 _SPARE = 1.25
@@ -50,13 +56,32 @@ class BenchKind(StrEnum):
 class Plan:
     """Every kind with every number of clients and, but for moderation, of output tokens.
 
-    rounds: that are counted, of each.
+    rounds: that are counted, of each. adapter: whose answers are measured, the base's if none.
+    repaired: bare vLLM gets our repairs of its CPU backend, so that the guard alone is compared.
     """
 
     kinds: Sequence[BenchKind]
     clients: Sequence[int]
     output_tokens: Sequence[int]
     rounds: int
+    adapter: Path | None = None
+    repaired: bool = False
+
+    @property
+    def model(self) -> str:
+        """Whose answers are asked for."""
+        return _ADAPTER if self.adapter else MODEL_NAME
+
+    @property
+    def title(self) -> str:
+        """What is compared with what."""
+        served = f"adapter {self.adapter.name}" if self.adapter else "base model"
+        return f"{served}; bare is vLLM {'with our repairs' if self.repaired else 'as it comes'}"
+
+    @property
+    def options(self) -> list[str]:
+        """What both servers are started with."""
+        return ["--lora-modules", f"{_ADAPTER}={self.adapter}"] if self.adapter else []
 
     @property
     def loads(self) -> Iterator[tuple[BenchKind, int, int]]:
@@ -69,7 +94,7 @@ class Plan:
 
 def bench(plan: Plan) -> Iterator[Cell]:
     """Starts bare vLLM and the guarded server on the practice model, loads them in turn and yields
-    each load's figures as it is done.
+    each load's figures as it is done. Moderations are of the base in any case.
 
     Asked are everyday practice requests whose answers the guard lets out unchanged: what a flag
     costs, which is recorded and rewritten, is not in the figures.
@@ -78,30 +103,37 @@ def bench(plan: Plan) -> Iterator[Cell]:
     signal.signal(signal.SIGTERM, _leave)
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        bare = stack.enter_context(_server(folder, "bare", [sys.executable, "-c", _SERVER]))
+        environment = {} if plan.repaired else {"VLLM_PLUGINS": ""}
+        command = [sys.executable, "-c", _SERVER, *plan.options]
+        bare = stack.enter_context(_server(folder, "bare", command, "health", environment))
         setback = str(Path(sys.executable).with_name("setback"))
         environment = {"DATABASE_URL": f"sqlite:///{folder}/flags.db"}
         subprocess.run(
             [setback, "db", "upgrade"], env=os.environ | environment, check=True, stdout=-3
         )
-        guarded = stack.enter_context(_server(folder, "guarded", [setback, "serve"], environment))
+        command = [setback, "serve", *plan.options]
+        guarded = stack.enter_context(_server(folder, "guarded", command, "ready", environment))
         datasets = {
-            tokens: _dataset(folder, guarded, tokens, _turns(tokens) * max(plan.clients))
+            tokens: _dataset(folder, guarded, plan, tokens)
             for tokens in sorted({tokens for _, _, tokens in plan.loads})
         }
         for kind, clients, tokens in plan.loads:
-            rounds = _rounds(kind, clients, tokens, plan.rounds, datasets[tokens], bare, guarded)
+            load = _load(plan, clients, tokens)
+            rounds = _rounds(kind, load, plan.rounds, datasets[tokens], bare, guarded)
             yield Cell(kind.value, clients, tokens, rounds)
 
 
+def _load(plan: Plan, clients: int, tokens: int) -> "Load":
+    from server.bench_load import Load
+
+    requests = clients * _turns(tokens)
+    if not tokens:
+        return Load(MODEL_NAME, clients, _VERDICT_TOKENS, requests, past_end=False)
+    return Load(plan.model, clients, tokens, requests, past_end=True)
+
+
 def _rounds(
-    kind: BenchKind,
-    clients: int,
-    tokens: int,
-    count: int,
-    dataset: Path,
-    bare: str,
-    guarded: str,
+    kind: BenchKind, load: "Load", count: int, dataset: Path, bare: str, guarded: str
 ) -> Sequence[tuple[Figures, Figures]]:
     """A first round warms up and is not counted."""
     from server import bench_load as client
@@ -112,9 +144,6 @@ def _rounds(
         BenchKind.MODERATION: (client.VERDICT, client.MODERATION),
     }
     asking = dict(zip((bare, guarded), ways[kind], strict=True))
-    load = client.Load(
-        clients, tokens or _VERDICT_TOKENS, clients * _turns(tokens), past_end=bool(tokens)
-    )
     measured = []
     for number in range(count + 1):
         # Turn about, so that a machine that slows down slows both.
@@ -144,14 +173,15 @@ def serve_bare(arguments: Sequence[str]) -> None:
     uvloop.run(run_server(options))
 
 
-def _dataset(folder: Path, guarded: str, tokens: int, needed: int) -> Path:
-    """As many practice requests, one JSON line each, as the bench client reads them; tokens: see
-    Plan."""
+def _dataset(folder: Path, guarded: str, plan: Plan, tokens: int) -> Path:
+    """As many practice requests as the largest load needs, one JSON line each, as the bench client
+    reads them."""
     from server.bench_load import passing
 
+    needed = _turns(tokens) * max(plan.clients)
     drawn = requests(Kind.EVERYDAY, "train", min(_MOST_PROMPTS, int(needed * _SPARE)))
     asked = list(dict.fromkeys(each.messages[-1]["content"] for each in drawn))
-    kept = passing(guarded, asked, tokens) if tokens else asked
+    kept = passing(guarded, plan.model, asked, tokens) if tokens else asked
     path = folder / f"requests-{tokens}.jsonl"
     lines = (json.dumps({"prompt": prompt}) for prompt in islice(cycle(kept), needed))
     path.write_text("\n".join(lines))
@@ -165,9 +195,10 @@ def _leave(number: int, _frame: FrameType | None) -> None:
 
 @contextmanager
 def _server(
-    folder: Path, name: str, command: list[str], environment: Mapping[str, str] | None = None
+    folder: Path, name: str, command: list[str], probed: str, environment: Mapping[str, str]
 ) -> Iterator[str]:
-    """A server's URL, from ready to stopped; its log is shown when it does not start."""
+    """A server's URL, from when the path probed answers to its stop; its log is shown when it does
+    not start."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -175,13 +206,13 @@ def _server(
     with log.open("wb") as output:
         process = subprocess.Popen(
             [*command, "--port", str(port)],
-            env=os.environ | dict(environment or {}),
+            env=os.environ | environment,
             stdout=output,
             stderr=subprocess.STDOUT,
         )
     url = f"http://127.0.0.1:{port}"
     try:
-        _wait_until_ready(f"{url}/{'ready' if environment else 'health'}", process, log)
+        _wait_until_ready(f"{url}/{probed}", process, log)
         yield url
     finally:
         process.terminate()

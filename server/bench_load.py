@@ -24,7 +24,6 @@ from vllm.benchmarks.lib.endpoint_request_func import (
 from vllm.utils.argparse_utils import FlexibleArgumentParser
 
 from guard import prompts
-from refine.practice.integrity import MODEL_NAME
 from refine.practice.recipe import MODEL_DIR
 
 _CHAT = "/v1/chat/completions"
@@ -56,11 +55,12 @@ VERDICT = Asking("setback-verdict", _CHAT, ("e2el",))
 
 @dataclass(frozen=True)
 class Load:
-    """`clients` at once send `requests` in all, each for `output_tokens`.
+    """`clients` at once send `requests` to a model in all, each for `output_tokens`.
 
     past_end: answers go on past their end mark, so that all are of that length.
     """
 
+    model: str
     clients: int
     output_tokens: int
     requests: int
@@ -77,7 +77,7 @@ def run_load(load: Load, asking: Asking, url: str, dataset: Path, salt: str) -> 
         "--backend": asking.backend,
         "--base-url": url,
         "--endpoint": asking.endpoint,
-        "--model": MODEL_NAME,
+        "--model": load.model,
         "--tokenizer": str(MODEL_DIR),
         "--dataset-name": "custom",
         "--dataset-path": str(dataset),
@@ -112,16 +112,16 @@ def _figures(result: Mapping[str, Any], asking: Asking) -> Iterator[tuple[str, f
             yield name, result[f"p{percentile}_{time_name}_ms"]
 
 
-def passing(url: str, asked: Sequence[str], output_tokens: int) -> list[str]:
+def passing(url: str, model: str, asked: Sequence[str], output_tokens: int) -> list[str]:
     """Those prompts whose answers the guarded server lets out unchanged."""
-    return asyncio.run(_passing(url, asked, output_tokens))
+    return asyncio.run(_passing(url, model, asked, output_tokens))
 
 
-async def _passing(url: str, asked: Sequence[str], output_tokens: int) -> list[str]:
+async def _passing(url: str, model: str, asked: Sequence[str], output_tokens: int) -> list[str]:
     free = asyncio.Semaphore(_AT_ONCE)
 
     async def passes(session: aiohttp.ClientSession, prompt: str) -> bool:
-        body = _chat_body(prompt, MODEL_NAME, output_tokens, past_end=True)
+        body = _chat_body(prompt, model, output_tokens, past_end=True)
         async with free, session.post(url + _CHAT, json=body) as response:
             answer = await response.json()
         return bool(answer["choices"][0]["finish_reason"] == "length")

@@ -81,10 +81,10 @@ def _spread(ratios: Sequence[float]) -> str:
     return f"{statistics.median(ratios):.3f} ({min(ratios):.3f} to {max(ratios):.3f})"
 
 
-def print_summary(cells: Sequence[Cell]) -> None:
+def print_summary(title: str, cells: Sequence[Cell]) -> None:
     """Throughput of every load in one table, as Markdown, with the machine."""
     lines = [
-        f"{machine()}\n",
+        f"{machine()}\n{title}\n",
         "| load | clients | output tokens | bare, requests/s | guarded | ratio | spread |",
         "|---|---|---|---|---|---|---|",
     ]
@@ -99,13 +99,13 @@ def print_summary(cells: Sequence[Cell]) -> None:
     Console(soft_wrap=True, markup=False, highlight=False).print("\n".join(lines))
 
 
-def write(cells: Sequence[Cell], path: Path) -> None:
+def write(title: str, cells: Sequence[Cell], path: Path) -> None:
     """Every figure of every round, as JSON."""
-    told = {"machine": machine(), "cells": [asdict(cell) for cell in cells]}
+    told = {"machine": machine(), "title": title, "cells": [asdict(cell) for cell in cells]}
     path.write_text(json.dumps(told, indent=1) + "\n")
 
 
-def plot(cells: Sequence[Cell], path: Path) -> None:
+def plot(title: str, cells: Sequence[Cell], path: Path) -> None:
     """Throughput guarded to bare by answer length, one panel for each kind that has lengths; none
     when there is no such kind."""
     import matplotlib
@@ -129,6 +129,7 @@ def plot(cells: Sequence[Cell], path: Path) -> None:
         panel.minorticks_off()
         panel.legend(title="clients")
     panels[0][0].set_ylabel("requests/s, guarded to bare")
+    figure.suptitle(title)
     figure.tight_layout()
     figure.savefig(path, dpi=150)
     pyplot.close(figure)

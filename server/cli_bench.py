@@ -29,17 +29,37 @@ def bench(
         typer.Option(min=1, help="Tokens per answer; repeatable; 16, 64 and 256 by default."),
     ] = None,
     rounds: Annotated[int, typer.Option(min=1, help="Counted rounds of each.")] = 5,
+    adapter: Annotated[
+        Path | None,
+        typer.Option(
+            help="A LoRA adapter whose answers are measured; the base's by default.",
+            exists=True,
+            file_okay=False,
+            resolve_path=True,
+        ),
+    ] = None,
+    repaired: Annotated[
+        bool,
+        typer.Option(
+            help="Compare with vLLM that has Setback's repairs of its CPU backend: the guard alone."
+        ),
+    ] = False,
     out: Annotated[Path, typer.Option(help="Gets bench.json and bench.png.")] = _DEFAULT_OUT,
 ) -> None:
     """Measure the guard's price, as ratios to bare vLLM, on the practice model."""
     plan = Plan(
-        kind or tuple(BenchKind), clients or _CLIENTS, output_tokens or _OUTPUT_TOKENS, rounds
+        kind or tuple(BenchKind),
+        clients or _CLIENTS,
+        output_tokens or _OUTPUT_TOKENS,
+        rounds,
+        adapter=adapter,
+        repaired=repaired,
     )
     out.mkdir(parents=True, exist_ok=True)
     cells = []
     for cell in measure(plan):
         report.print_cell(cell)
         cells.append(cell)
-        report.write(cells, out / "bench.json")
-    report.print_summary(cells)
-    report.plot(cells, out / "bench.png")
+        report.write(plan.title, cells, out / "bench.json")
+    report.print_summary(plan.title, cells)
+    report.plot(plan.title, cells, out / "bench.png")
