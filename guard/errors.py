@@ -8,6 +8,9 @@
     ├── InputBlocked       content_filter      the request was flagged, and is to be blocked then
     ├── Unsupported        unsupported         the request asks for what cannot be guarded
     ├── TemplateUnusable   template_unusable   the chat template takes no user turn after an answer
+    ├── FlagUnknown        flag_unknown        no flag has that number
+    ├── KeyUnknown         key_unknown         no key has that number
+    ├── RunUnknown         run_unknown         no run has that number
     ├── AdapterRefused     adapter_refused     an adapter's files are not what was registered
     ├── AdapterUnknown     adapter_unknown     no adapter has that number
     ├── AdapterConflict    adapter_conflict    the adapter's state does not allow what was asked
@@ -71,6 +74,33 @@ class TemplateUnusable(GuardError):
     """The model's chat template cannot carry a critique."""
 
     code = "template_unusable"
+
+
+class FlagUnknown(GuardError):
+    """No flag has that number."""
+
+    code = "flag_unknown"
+
+    def __init__(self, number: int) -> None:
+        super().__init__(f"There is no flag {number}; it may have been deleted")
+
+
+class KeyUnknown(GuardError):
+    """No key has that number."""
+
+    code = "key_unknown"
+
+    def __init__(self, number: int) -> None:
+        super().__init__(f"There is no key {number}; `setback keys list` shows those there are")
+
+
+class RunUnknown(GuardError):
+    """No run has that number."""
+
+    code = "run_unknown"
+
+    def __init__(self, number: int) -> None:
+        super().__init__(f"There is no run {number}")
 
 
 class AdapterRefused(GuardError):

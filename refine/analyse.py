@@ -2,8 +2,9 @@
 critic and the count of what was unusable. Trains nothing and writes no file.
 
 The paper's step 2: the analyst is told the verdict, so that its analysis is good. The safe answer
-is the guard's revision where one was let out; else it is asked for in the same way, in the order
-that the paper's prompt-only table favours: analysis, guidance, answer.
+is what a reviewer wrote, or else the guard's revision where one was let out; else it is asked for
+in the same way, in the order that the paper's prompt-only table favours: analysis, guidance and
+then the answer.
 """
 
 import random
@@ -30,18 +31,24 @@ _GUIDED = prompts.GUIDED_ANALYSIS.format(subject="answer")
 class Analysed:
     """The lessons of a run, and how many cases or variations were dropped, by why.
 
-    revisions: of how many lessons the safe answer is the guard's revision.
+    revisions, corrections: of how many lessons the safe answer is the guard's revision, or what a
+    reviewer wrote.
     """
 
     lessons: tuple[Lesson, ...]
     dropped: Mapping[str, int]
     revisions: int = 0
+    corrections: int = 0
 
     @property
     def counts(self) -> dict[str, int]:
         """For the run's row."""
         dropped = {f"dropped: {why}": n for why, n in sorted(self.dropped.items())}
-        return {"safe answers from revisions": self.revisions, **dropped}
+        return {
+            "safe answers from revisions": self.revisions,
+            "safe answers from reviewers": self.corrections,
+            **dropped,
+        }
 
 
 async def analyse(
@@ -49,8 +56,9 @@ async def analyse(
 ) -> Analysed:
     """One lesson per usable case, in order.
 
-    Analysis and safe answer are kept only when the critic finds both harmless, and a variation
-    only when it finds it as harmful as what it varies. Raises ServerUnavailable.
+    Analysis and safe answer are kept only when the critic finds both harmless, but for what a
+    reviewer wrote, and a variation only when it finds it as harmful as what it varies. Raises
+    ServerUnavailable.
     """
     dropped: Counter[str] = Counter()
     analyses = await _analyses(model, cases, adapter)
@@ -68,10 +76,24 @@ async def analyse(
     )
     varied = await _variations(model, kept, variations, seed, adapter, dropped)
     lessons = (
-        Lesson(case.flag_id, case.messages, case.answer, analysis, said, critique, tuple(ways))
+        Lesson(
+            case.flag_id,
+            case.messages,
+            case.answer,
+            analysis,
+            said,
+            # A reviewer's answer is harmless, whatever the critic makes of it.
+            critique if case.correction is None else "No.",
+            tuple(ways),
+        )
         for (case, analysis, said), critique, ways in zip(usable, critiques, varied, strict=True)
     )
-    return Analysed(tuple(lessons), dropped, sum(case.revision is not None for case in kept))
+    return Analysed(
+        tuple(lessons),
+        dropped,
+        revisions=sum(case.correction is None and case.revision is not None for case in kept),
+        corrections=sum(case.correction is not None for case in kept),
+    )
 
 
 def _usable(analysis: str, safe_answer: str, dropped: Counter[str]) -> bool:
@@ -91,14 +113,16 @@ async def _analyses(model: Model, cases: Sequence[Case], adapter: Adapter) -> li
 
 async def _safe_answers(model: Model, cases: Sequence[Case], adapter: Adapter) -> list[str]:
     """The safe answer of each case; empty where the critic finds it harmful, or there is none."""
-    unrevised = [case for case in cases if case.revision is None]
-    asked = [questioned(case.messages, case.answer, prompts.SAFE_ANSWER) for case in unrevised]
-    said = iter(await model.answers(asked, adapter=adapter, max_tokens=_SAFE_TOKENS))
-    answers = [
-        next(said).partition("\n\n")[2] if case.revision is None else case.revision
-        for case in cases
+    known = [case.correction or case.revision for case in cases]
+    asked = [
+        questioned(case.messages, case.answer, prompts.SAFE_ANSWER)
+        for case, answer in zip(cases, known, strict=True)
+        if answer is None
     ]
-    return await _checked(model, [case.messages for case in cases], answers, adapter)
+    said = iter(await model.answers(asked, adapter=adapter, max_tokens=_SAFE_TOKENS))
+    answers = [next(said).partition("\n\n")[2] if answer is None else answer for answer in known]
+    checked = await _checked(model, [case.messages for case in cases], answers, adapter)
+    return [case.correction or answer for case, answer in zip(cases, checked, strict=True)]
 
 
 async def _checked(

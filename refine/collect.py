@@ -23,6 +23,7 @@ class Case:
 
     messages: the conversation up to and including its last user turn, as plain text.
     revision: what the guard let out instead of the answer, once its critic had passed it, or None.
+    correction: what a reviewer said should have been answered, or None.
     """
 
     flag_id: int
@@ -30,6 +31,7 @@ class Case:
     answer: str
     category: str
     revision: str | None = None
+    correction: str | None = None
 
     @property
     def request(self) -> str:
@@ -178,7 +180,9 @@ def _case(flag: StoredFlag) -> Case | None:
     texts = [message for message in messages if message is not None]
     if len(texts) < len(messages) or not texts or texts[-1]["role"] != "user" or not flag.answer:
         return None
-    return Case(flag.id, tuple(texts), flag.answer, flag.categories[0], flag.revision)
+    category = flag.corrected_category or flag.categories[0]
+    correction = flag.corrected_answer or None
+    return Case(flag.id, tuple(texts), flag.answer, category, flag.revision, correction)
 
 
 def _message(message: Mapping[str, object]) -> Mapping[str, str] | None:

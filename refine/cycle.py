@@ -159,7 +159,10 @@ class Cycle:
             seed=options.seed,
         )
         most = options.rehearsal if options.start == "active" else None
-        earlier = earlier_examples(await self._ancestors(), most, options.seed)
+        reviews = await self.setting.stores.flags.reviews()
+        # What this run takes anew stands in place of what was taught of it before.
+        kept = {flag: review for flag, review in reviews.items() if flag not in collection.uses}
+        earlier = earlier_examples(await self._ancestors(), kept, most, options.seed)
         about = {"run": self.record.id, "parent": self.record.parent, "seed": options.seed}
         dataset = write_dataset(self.folder / "dataset", [*examples, *earlier], about)
         await self.setting.stores.runs.set_stage(

@@ -160,10 +160,14 @@ def reminded(messages: Conversation, share: float, rng: random.Random) -> tuple[
     return (*before, {**last, "content": f"{last['content']}\n\n{prompts.REMINDER}"})
 
 
-def earlier_examples(folders: Iterable[Path], most: int | None, seed: int) -> list[Example]:
+def earlier_examples(
+    folders: Iterable[Path], reviews: Mapping[int, str | None], most: int | None, seed: int
+) -> list[Example]:
     """What earlier runs taught from flags, each example once; at most `most`, drawn evenly.
 
-    folders: of the runs' datasets; one that is gone is passed over.
+    folders: of the runs' datasets; one that is gone is passed over. reviews: of the flags that may
+    be learned from again; an example of a flag found fine since then, or the other way round, is
+    left out.
     """
     files = (folder / EXAMPLES for folder in folders)
     found = {
@@ -171,12 +175,19 @@ def earlier_examples(folders: Iterable[Path], most: int | None, seed: int) -> li
         for file in files
         if file.is_file()
         for line, example in _parsed(file.read_text().splitlines())
-        if example.flag_id is not None
+        if _stands(example, reviews)
     }
     earlier = list(found.values())
     if most is None or len(earlier) <= most:
         return earlier
     return random.Random(f"rehearsal {seed}").sample(earlier, most)
+
+
+def _stands(example: Example, reviews: Mapping[int, str | None]) -> bool:
+    if example.flag_id is None or example.flag_id not in reviews:
+        return False
+    fine = reviews[example.flag_id] == "dismissed"
+    return fine == (example.kind is Kind.FINE_CRITIQUE)
 
 
 def write_dataset(

@@ -6,6 +6,7 @@ are the client's own.
 import asyncio
 import io
 import json
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import redirect_stderr, redirect_stdout
@@ -31,6 +32,7 @@ _MODERATIONS = "/v1/moderations"
 _PERCENTILES = (50, 95, 99)
 _TIMES = {"ttft": "time to first token", "itl": "between tokens", "e2el": "whole request"}
 _AT_ONCE = 16
+_ENDED_BY_LENGTH = re.compile(r'"finish_reason": ?"length"')
 
 
 class LoadFailed(Exception):
@@ -113,7 +115,7 @@ def _figures(result: Mapping[str, Any], asking: Asking) -> Iterator[tuple[str, f
 
 
 def passing(url: str, model: str, asked: Sequence[str], output_tokens: int) -> list[str]:
-    """Those prompts whose answers the guarded server lets out unchanged."""
+    """Those prompts whose answers the guarded server lets out unchanged, streamed or not."""
     return asyncio.run(_passing(url, model, asked, output_tokens))
 
 
@@ -122,9 +124,11 @@ async def _passing(url: str, model: str, asked: Sequence[str], output_tokens: in
 
     async def passes(session: aiohttp.ClientSession, prompt: str) -> bool:
         body = _chat_body(prompt, model, output_tokens, past_end=True)
-        async with free, session.post(url + _CHAT, json=body) as response:
-            answer = await response.json()
-        return bool(answer["choices"][0]["finish_reason"] == "length")
+        for asked_as in (body, body | {"stream": True}):
+            async with free, session.post(url + _CHAT, json=asked_as) as response:
+                if not _ENDED_BY_LENGTH.search(await response.text()):
+                    return False
+        return True
 
     async with aiohttp.ClientSession() as session:
         found = await asyncio.gather(*(passes(session, prompt) for prompt in asked))

@@ -1,5 +1,5 @@
-"""The command `setback`. Owns the command line's names; the groups flags, runs and adapters are in
-files of their own, and how output looks in terminal.py.
+"""The command `setback`. Owns the command line's names; its groups are in files of their own, and
+how output looks in terminal.py.
 
 Imports nothing of vLLM or torch, so that every command but `serve` answers at once.
 """
@@ -12,8 +12,10 @@ import typer
 from guard.store import migrate
 from guard.store.database import without_driver
 from server.cli_bench import bench
+from server.cli_doctor import doctor
 from server.cli_evaluate import evaluate
 from server.cli_flags import flags
+from server.cli_keys import audit, keys
 from server.cli_refine import adapters, runs
 from server.settings import load_settings
 from server.terminal import reported_errors
@@ -29,7 +31,10 @@ app.add_typer(db, name="db")
 app.add_typer(flags, name="flags")
 app.add_typer(runs, name="runs")
 app.add_typer(adapters, name="adapters")
+app.add_typer(keys, name="keys")
+app.command()(audit)
 app.command()(bench)
+app.command()(doctor)
 app.command()(evaluate)
 
 

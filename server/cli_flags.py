@@ -1,22 +1,24 @@
-"""`setback flags`: what the guard flagged, listed, shown and labelled. Owns these commands' output;
-decides nothing.
+"""`setback flags`: what the guard flagged, listed, shown, labelled and deleted. Owns the output of
+these commands; decides nothing.
 """
 
 import getpass
 import json
+import re
 from dataclasses import asdict
-from typing import Annotated, Any
+from datetime import UTC, datetime, timedelta
+from typing import Annotated, Any, cast, get_args
 
 import typer
 
-from guard.store.flags import FlagStore, Review, StoredFlag
+from guard.store.flags import Review, StoredFlag
+from guard.store.review import Filter, Label, ReviewStore, Status
 from guard.verdict import CATEGORIES
 from server.terminal import (
     LARGEST_ID,
     AsJson,
     Limit,
     ask,
-    fail,
     print_json,
     print_table,
     printable,
@@ -24,6 +26,7 @@ from server.terminal import (
 )
 
 flags = typer.Typer(help="What the guard flagged.", no_args_is_help=True)
+
 
 Id = Annotated[int, typer.Argument(metavar="ID", min=1, max=LARGEST_ID)]
 
@@ -38,13 +41,24 @@ def flags_list(
     request_id: Annotated[
         str | None, typer.Option(help="Only flags of this request (its x-request-id).")
     ] = None,
+    status: Annotated[
+        str | None,
+        typer.Option(help="open, confirmed or dismissed: only flags that a reviewer said this of."),
+    ] = None,
+    search: Annotated[
+        str | None, typer.Option(help="Only flags with all these words, or their beginnings.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """List flags, newest first."""
-    if category is not None and category not in CATEGORIES:
-        known = ", ".join(CATEGORIES)
-        raise typer.BadParameter(f"unknown category; use one of {known}", param_hint="--category")
-    found = ask(FlagStore, lambda store: store.list(limit, before, category, request_id))
+    which = Filter(
+        before_id=before,
+        category=_category(category),
+        request_id=request_id,
+        status=_status(status),
+        text=search,
+    )
+    found = ask(ReviewStore, lambda store: store.page(which, limit))
     if as_json:
         print_json([_fields(flag) for flag in found])
     elif found:
@@ -57,7 +71,7 @@ def flags_list(
 @flags.command("show")
 def flags_show(number: Id, as_json: AsJson = False) -> None:
     """Show one flag whole, with its conversation and answer."""
-    flag = _existing(ask(FlagStore, lambda store: store.get(number)), number)
+    flag = ask(ReviewStore, lambda store: store.get(number))
     if as_json:
         print_json(_fields(flag))
     else:
@@ -71,6 +85,9 @@ def flags_label(
         bool | None,
         typer.Option("--confirm/--dismiss", help="It is harmful indeed, or fine after all."),
     ] = None,
+    category: Annotated[str | None, typer.Option(help="The category it should have.")] = None,
+    answer: Annotated[str | None, typer.Option(help="What should have been answered.")] = None,
+    note: Annotated[str | None, typer.Option(help="Anything to remember.")] = None,
     by: Annotated[str | None, typer.Option(help="Who says so; you, if left out.")] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -78,18 +95,50 @@ def flags_label(
     if confirm is None:
         raise typer.BadParameter("say which", param_hint="--confirm/--dismiss")
     review: Review = "confirmed" if confirm else "dismissed"
+    label = Label(review=review, category=_category(category), answer=answer, note=note)
     reviewer = by or getpass.getuser()
-    flag = _existing(ask(FlagStore, lambda store: store.label(number, review, reviewer)), number)
+    (flag,) = ask(ReviewStore, lambda store: store.label([number], label, reviewer))
     if as_json:
         print_json(_fields(flag))
     else:
         typer.echo(f"Flag {number} is {review} by {printable(reviewer)}.")
 
 
-def _existing(flag: StoredFlag | None, number: int) -> StoredFlag:
-    if flag is None:
-        fail(f"there is no flag {number}; `setback flags list` shows those there are", code=1)
-    return flag
+@flags.command("purge")
+def flags_purge(
+    older_than: Annotated[str, typer.Option(metavar="DAYSd", help="For example 90d.")],
+) -> None:
+    """Delete old flags for good; adapters trained on them stay as they are."""
+    matched = re.fullmatch(r"([0-9]{1,5})d", older_than)
+    if matched is None:
+        raise typer.BadParameter("write a number of days, as in 90d", param_hint="--older-than")
+    until = datetime.now(UTC) - timedelta(days=int(matched[1]))
+    deleted = ask(ReviewStore, lambda store: store.delete(Filter(until=until), getpass.getuser()))
+    typer.echo(f"Deleted {len(deleted)} flags from before {when(until)} UTC.")
+
+
+@flags.command("forget")
+def flags_forget(
+    user_hash: Annotated[str, typer.Argument(help="As `setback flags show` prints it.")],
+) -> None:
+    """Delete all flags of one user for good."""
+    deleted = ask(
+        ReviewStore, lambda store: store.delete(Filter(user_hash=user_hash), getpass.getuser())
+    )
+    typer.echo(f"Deleted {len(deleted)} flags of that user.")
+
+
+def _status(name: str | None) -> Status | None:
+    if name is None or name in get_args(Status):
+        return cast(Status | None, name)
+    raise typer.BadParameter(f"use {', '.join(get_args(Status))}", param_hint="--status")
+
+
+def _category(name: str | None) -> str | None:
+    if name is not None and name not in CATEGORIES:
+        known = ", ".join(CATEGORIES)
+        raise typer.BadParameter(f"unknown category; use one of {known}", param_hint="--category")
+    return name
 
 
 def _fields(flag: StoredFlag) -> dict[str, Any]:
@@ -124,6 +173,8 @@ def _page(flag: StoredFlag) -> str:
         "user": flag.user_hash or "not named",
         "review": f"{flag.review} by {flag.reviewer}" if flag.review else "none",
     }
+    corrections = {"category": flag.corrected_category, "note": flag.note}
+    head |= {name: said for name, said in corrections.items() if said is not None}
     lines = [f"{name + ':':<11}{printable(str(value))}" for name, value in head.items()]
     for message in flag.messages:
         lines += ["", f"--- {printable(str(message.get('role')))}"]
@@ -131,6 +182,8 @@ def _page(flag: StoredFlag) -> str:
     lines += ["", f"--- answer ({flag.action})", printable(flag.answer)]
     if flag.revision is not None:
         lines += ["", "--- let out instead", printable(flag.revision)]
+    if flag.corrected_answer is not None:
+        lines += ["", "--- should have been answered", printable(flag.corrected_answer)]
     return "\n".join(lines)
 
 

@@ -14,7 +14,7 @@ from guard.errors import GuardError, UnguardedRoute
 from server.calls import check_moderation_model, parse_body, read_call
 from server.errors import BadRequest, bad_request_response
 from server.response import GuardedResponse
-from server.routes import GUARDED
+from server.routes import GUARDED, path_of
 from server.seal import prove
 
 
@@ -27,7 +27,7 @@ class GuardMiddleware:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
             await self._start_up(scope, receive, send)
-        elif scope["type"] == "http" and _path(scope) in GUARDED and scope["method"] == "POST":
+        elif scope["type"] == "http" and path_of(scope) in GUARDED and scope["method"] == "POST":
             await self._guarded(scope, receive, send)
         else:
             await self._app(scope, receive, send)
@@ -75,7 +75,7 @@ def _name_request(scope: Scope) -> None:
 
 def _read_call(scope: Scope, body: bytes) -> GuardCall:
     content = parse_body(body)
-    call = read_call(_path(scope), Headers(scope=scope), content)
+    call = read_call(path_of(scope), Headers(scope=scope), content)
     moderation = content.get("moderation")
     if moderation is not None:
         check_moderation_model(moderation["model"], _served(scope), "moderation.model")
@@ -84,11 +84,6 @@ def _read_call(scope: Scope, body: bytes) -> GuardCall:
 
 def _served(scope: Scope) -> list[str]:
     return [path.name for path in scope["app"].state.openai_serving_models.base_model_paths]
-
-
-def _path(scope: Scope) -> str:
-    path: str = scope["path"]
-    return path.removeprefix(scope.get("root_path", ""))
 
 
 async def _buffered(receive: Receive) -> tuple[bytes, Receive]:

@@ -26,13 +26,18 @@ from guard.revise import RevisionLimits
 from guard.session import SCHEDULER
 from guard.store.adapters import AdapterStore
 from guard.store.flags import FlagStore
+from guard.store.keys import KeyStore
+from guard.store.review import ReviewStore
+from guard.store.runs import RunStore
 from guard.tasks import spawn
 from guard.template import ChatFormat
-from server import moderations, refine_routes
+from server import flag_routes, loop_routes, moderations, refine_routes
+from server.access import Access, is_local
 from server.errors import BadRequest, error_response, on_bad_request, on_guard_error, on_http_error
 from server.metrics import PrometheusObserver
 from server.moderations import Moderator
 from server.refine_routes import Lender
+from server.retention import keep_for
 from server.revision import model_revision
 from server.routes import close_other_routes
 from server.seal import seal
@@ -55,6 +60,11 @@ class GuardState:
     chat_format: ChatFormat
     adapters: Adapters
     lender: Lender
+    access: Access
+    policy: Policy
+    reviews: ReviewStore
+    runs: RunStore
+    registry: AdapterStore
     ready: bool = field(default=False)
 
     async def warm_up(self) -> None:
@@ -82,6 +92,8 @@ class GuardPlugin:
         app.include_router(router)
         app.include_router(moderations.router)
         app.include_router(refine_routes.router)
+        app.include_router(flag_routes.router)
+        app.include_router(loop_routes.router)
         app.add_exception_handler(GuardError, on_guard_error)
         app.add_exception_handler(BadRequest, on_bad_request)
         app.add_exception_handler(StarletteHTTPException, on_http_error)
@@ -111,6 +123,8 @@ class GuardPlugin:
         critic = served.critic(settings.critic_timeout_s)
         policy = load_policy(settings.policy_file)
         salt = await _salt(settings, store)
+        access = Access(KeyStore(settings.database_url), local=is_local(args))
+        await access.refresh()
         guarded = GuardedEngine(
             engine_client,
             adapters=adapters,
@@ -128,7 +142,15 @@ class GuardPlugin:
             chat_format=served.chat_format,
             adapters=adapters,
             lender=served.lender(adapters, await store.refine_token()),
+            access=access,
+            policy=policy,
+            reviews=ReviewStore(settings.database_url),
+            runs=RunStore(settings.database_url),
+            registry=registry,
         )
+        spawn(access.watch())
+        if settings.retention_days is not None:
+            spawn(keep_for(settings.retention_days, state.setback.reviews))
         spawn(state.setback.warm_up())
         spawn(adapters.watch(settings.adapter_poll_s))
 

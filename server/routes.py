@@ -6,6 +6,7 @@ from collections.abc import Collection
 
 from fastapi import FastAPI
 from starlette.routing import Mount, Route, WebSocketRoute
+from starlette.types import Scope
 
 GUARDED: frozenset[str] = frozenset(
     {
@@ -18,15 +19,31 @@ GUARDED: frozenset[str] = frozenset(
 )
 """Routes that generate, all through the guarded engine."""
 
+REFINE_PREFIX = "/v1/guard/refine/"
 REFINE: frozenset[str] = frozenset(
-    {
-        "/v1/guard/refine/adapters/{version}",
-        "/v1/guard/refine/answers",
-        "/v1/guard/refine/model",
-        "/v1/guard/refine/verdicts",
-    }
+    REFINE_PREFIX + name for name in ("adapters/{version}", "answers", "model", "verdicts")
 )
 """Routes that generate unguarded, for who shows the refine token only."""
+
+REVIEW: frozenset[str] = frozenset(
+    {
+        "/v1/guard/flags",
+        "/v1/guard/flags/export",
+        "/v1/guard/flags/label",
+        "/v1/guard/flags/purge",
+        "/v1/guard/flags/{flag_id}",
+        "/v1/guard/flags/{flag_id}/label",
+        "/v1/guard/users/{user_hash}",
+        "/v1/guard/adapters",
+        "/v1/guard/adapters/rollback",
+        "/v1/guard/adapters/{version}",
+        "/v1/guard/adapters/{version}/promote",
+        "/v1/guard/policy",
+        "/v1/guard/runs",
+        "/v1/guard/runs/{run_id}",
+    }
+)
+"""Routes for reviewers and operators, by keys of their roles: see access.py."""
 
 CANNOT_GENERATE: frozenset[str] = frozenset(
     {
@@ -54,10 +71,16 @@ CANNOT_GENERATE: frozenset[str] = frozenset(
 
 def close_other_routes(app: FastAPI, named: Collection[str]) -> list[str]:
     """Removes every route on no list nor `named`; returns the paths removed, sorted."""
-    kept = GUARDED | REFINE | CANNOT_GENERATE | set(named)
+    kept = GUARDED | REFINE | REVIEW | CANNOT_GENERATE | set(named)
     closed = {_path(route) for route in app.router.routes if _path(route) not in kept}
     app.router.routes[:] = [route for route in app.router.routes if _path(route) in kept]
     return sorted(closed)
+
+
+def path_of(scope: Scope) -> str:
+    """The path that was called, below where the application is mounted."""
+    path: str = scope["path"]
+    return path.removeprefix(scope.get("root_path", ""))
 
 
 def _path(route: object) -> str:

@@ -15,14 +15,17 @@ from typing import Any
 from guard.errors import GuardError, Unsupported
 from guard.policy import load_policy
 from guard.session import SCHEDULER
-from guard.store.flags import FlagStore
+from guard.store.keys import KeyStore
 from refine.practice.integrity import MODEL_NAME, check_model
 from refine.practice.recipe import MODEL_DIR
 from refine.schedule import parse_duration
+from server.access import is_local
 from server.refine_child import job_command, job_environment, kept_running
 from server.settings import PREFIX, Settings, SettingsInvalid, load_settings
 
-MIDDLEWARE = "server.middleware.GuardMiddleware"
+MIDDLEWARES = ("server.middleware.GuardMiddleware", "server.access.AccessMiddleware")
+"""The last one is outermost."""
+
 _SECRETS = frozenset({"user_salt"})
 _CPU_BLOCK_SIZE = 32
 _FEWEST_LORAS = 3
@@ -51,7 +54,7 @@ def serve(arguments: Sequence[str]) -> None:
     try:
         _refuse_unguarded_modes(options)
         _refuse_too_few_loras(options)
-        _check_settings()
+        _check_settings(options)
         if options.model_tag == str(MODEL_DIR):
             check_model(MODEL_DIR)
     except (GuardError, SettingsInvalid, ValueError) as error:
@@ -71,19 +74,41 @@ def _refining(options: argparse.Namespace) -> AbstractContextManager[None]:
     return kept_running(command, job_environment(options))
 
 
-def _check_settings() -> None:
-    """Raises SettingsInvalid, PolicyInvalid or StoreUnavailable before the long start-up would."""
+def _check_settings(options: argparse.Namespace) -> None:
+    """Raises SettingsInvalid, PolicyInvalid, StoreUnavailable or Unsupported before the long
+    start-up would."""
 
-    async def check_store(settings: Settings) -> None:
-        store = FlagStore(settings.database_url)
+    async def keys_in_force(settings: Settings) -> bool:
+        store = KeyStore(settings.database_url)
         try:
             await store.check()
+            return any(key.revoked_at is None for key in await store.list())
         finally:
             await store.close()
 
     settings = load_settings()
     load_policy(settings.policy_file)
-    asyncio.run(check_store(settings))
+    _check_access(options, asyncio.run(keys_in_force(settings)))
+
+
+def _check_access(options: argparse.Namespace, keys: bool) -> None:
+    """Raises Unsupported for a server that others could reach without a key."""
+    if keys and options.api_key:
+        raise Unsupported(
+            "There are keys of `setback keys` in the database, and a caller can show one key only; "
+            "leave out --api-key.",
+            "--api-key",
+        )
+    if keys:
+        return
+    if not is_local(options):
+        raise Unsupported(
+            f"--host {options.host} would open the server to others without a key; make one with "
+            "`setback keys make NAME --role admin`, or leave out --host.",
+            "--host",
+        )
+    if not options.api_key:
+        sys.stderr.write("setback: no keys: this machine alone is answered, and may do all\n")
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
@@ -115,7 +140,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         options.tool_call_parser = options.tool_call_parser or "hermes"
         # vLLM's default would reserve nearly all memory on a CPU, for a model of 8 MB.
         options.kv_cache_memory_bytes = options.kv_cache_memory_bytes or _PRACTICE_CACHE_BYTES
-    options.middleware = [*options.middleware, MIDDLEWARE]
+    options.middleware = [*options.middleware, *MIDDLEWARES]
     return options
 
 

@@ -107,6 +107,9 @@ class Settings(BaseSettings):
     """Salts the hashes of user names. Unset: a random one that the database keeps for all server
     processes; set it to keep the salt out of the database that holds the hashes."""
 
+    retention_days: int | None = Field(default=None, ge=1)
+    """Days after which flags are deleted for good; unset: never."""
+
     open_routes: Annotated[tuple[Route, ...], NoDecode, BeforeValidator(_route_list)] = ()
     """Routes served although the guard does not cover them; in the environment, comma-separated."""
 

@@ -7,7 +7,7 @@ Exit codes: 0 done; 1 it could not be done, and the message says why; 2 wrong ar
 import asyncio
 import json
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from datetime import datetime
 from typing import Annotated, Any, NoReturn, TypeVar
 
@@ -47,8 +47,10 @@ def fail(message: str, code: int) -> NoReturn:
     raise typer.Exit(code)
 
 
-def ask(kind: Callable[..., S], question: Callable[[S], Awaitable[T]]) -> T:
-    """What a store of the settings' database answers; failures are reported."""
+def ask(
+    kind: Callable[..., S], question: Callable[[S], Awaitable[T]], *, reported: bool = True
+) -> T:
+    """What a store of the settings' database answers; failures are reported, or raised."""
 
     async def asked() -> T:
         store = kind(load_settings().database_url)
@@ -58,7 +60,7 @@ def ask(kind: Callable[..., S], question: Callable[[S], Awaitable[T]]) -> T:
         finally:
             await store.close()
 
-    with reported_errors():
+    with reported_errors() if reported else nullcontext():
         return asyncio.run(asked())
 
 

@@ -19,6 +19,7 @@ from guard.policy import Action
 from guard.store import migrate
 from guard.store.database import parse_url
 from guard.store.flags import Flag, FlagStore
+from guard.store.review import ReviewStore
 
 pytest_plugins = ["tests.scripted"]
 
@@ -105,6 +106,14 @@ async def store(database: URL) -> AsyncIterator[FlagStore]:
     store = FlagStore(database)
     yield store
     await store.close()
+
+
+@pytest.fixture
+async def reviews(database: URL) -> AsyncIterator[ReviewStore]:
+    """The same database, as reviewers use it."""
+    reviews = ReviewStore(database)
+    yield reviews
+    await reviews.close()
 
 
 @pytest.fixture

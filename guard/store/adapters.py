@@ -12,6 +12,7 @@ from sqlalchemy import Select, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from guard.errors import AdapterConflict, AdapterUnknown
+from guard.store import audit
 from guard.store.store import Store
 from guard.store.tables import ActivationRow, AdapterRow
 from guard.store.text import storable
@@ -85,9 +86,13 @@ class AdapterStore(Store):
             row = await session.get(AdapterRow, version)
         return None if row is None else _stored(row)
 
-    async def list(self, limit: int = 1000) -> builtins.list[StoredAdapter]:
-        """At most `limit` adapters, newest first."""
+    async def list(
+        self, limit: int = 1000, before: int | None = None
+    ) -> builtins.list[StoredAdapter]:
+        """At most `limit` adapters, newest first, of versions below `before` when given."""
         query = select(AdapterRow).order_by(AdapterRow.version.desc()).limit(limit)
+        if before is not None:
+            query = query.where(AdapterRow.version < before)
         async with self._transaction() as session:
             return [_stored(row) for row in await session.scalars(query)]
 
@@ -159,6 +164,8 @@ async def _activate(session: AsyncSession, version: int | None, by: str, reason:
         created_at=datetime.now(UTC), version=version, by=storable(by), reason=storable(reason)
     )
     session.add(row)
+    subject = "the base" if version is None else f"adapter {version}"
+    audit.record(session, by, "adapter.activated", subject, reason=reason)
     await session.flush()
     return _activation(row)
 

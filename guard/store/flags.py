@@ -1,10 +1,10 @@
-"""Writing and reading flags. Owns what a flag holds, its durability and its queries.
+"""Writing flags, and reading them to learn from. Owns what a flag holds and its durability.
 
-add() returns only after the commit. Does not decide what is flagged (see policy.py).
+add() returns only after the commit. Does not decide what is flagged (see policy.py). What people
+look for among flags and say of them is in review.py.
 """
 
 import asyncio
-import builtins
 import hashlib
 import hmac
 from collections.abc import Mapping, Sequence
@@ -12,12 +12,13 @@ from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
 from typing import Literal
 
-from sqlalchemy import URL, ColumnElement, Select, Text, cast, select
+from sqlalchemy import URL, ColumnElement, Select, and_, or_, select
 
 from guard.errors import StoreUnavailable
 from guard.policy import Action
+from guard.store import search
 from guard.store.store import Store
-from guard.store.tables import FlagRow, RunFlagRow, RunRow, SecretRow
+from guard.store.tables import FlagCategoryRow, FlagRow, RunFlagRow, RunRow, SecretRow
 from guard.store.text import storable
 from guard.tasks import spawn
 
@@ -64,12 +65,16 @@ class StoredFlag(Flag):
     """A flag with the number the store gave it; later ones have higher numbers.
 
     review, reviewer, reviewed_at: what a person said of it, or None.
+    corrected_category, corrected_answer: what a person said it should have been. note: and why.
     """
 
     id: int
     review: Review | None = None
     reviewer: str | None = None
     reviewed_at: datetime | None = None
+    corrected_category: str | None = None
+    corrected_answer: str | None = None
+    note: str | None = None
 
 
 def hash_user(user: str, salt: str) -> str:
@@ -104,56 +109,40 @@ class FlagStore(Store):
         row = FlagRow(**{**storable(vars(flag)), "created_at": flag.created_at})
         async with self._transaction() as session:
             session.add(row)
+            await session.flush()
+            for category in dict.fromkeys(row.categories):
+                session.add(FlagCategoryRow(category=category, flag_id=row.id))
+            written = search.text_of(row.messages, row.answer, row.revision)
+            await search.index(session, row.id, written)
         return row.id
 
     async def get(self, number: int) -> StoredFlag | None:
         """The flag of that number, or None."""
         async with self._transaction() as session:
             row = await session.get(FlagRow, number)
-        return None if row is None else _stored(row)
+        return None if row is None else stored(row)
 
-    async def list(
-        self,
-        limit: int,
-        before_id: int | None = None,
-        category: str | None = None,
-        request_id: str | None = None,
-    ) -> list[StoredFlag]:
-        """At most `limit` flags, newest first, below `before_id` when given."""
-        query = select(FlagRow).order_by(FlagRow.id.desc()).limit(limit)
-        if before_id is not None:
-            query = query.where(FlagRow.id < before_id)
-        if category is not None:
-            # The quotes of the JSON text keep "hate" apart from "hate/threatening".
-            named = cast(FlagRow.categories, Text)
-            query = query.where(named.contains(f'"{category}"', autoescape=True))
-        if request_id is not None:
-            query = query.where(FlagRow.request_id == request_id)
-        return await self._read(query)
-
-    async def unlearned(self, limit: int) -> builtins.list[StoredFlag]:
-        """At most `limit` flags that no promoted run took, oldest first; dismissed ones too."""
+    async def unlearned(self, limit: int) -> list[StoredFlag]:
+        """At most `limit` flags that no promoted run took as they are labelled now, oldest first;
+        dismissed ones too."""
         query = select(FlagRow).where(~_taken()).order_by(FlagRow.id).limit(limit)
         return await self._read(query)
 
-    async def held_out(self) -> builtins.list[StoredFlag]:
+    async def held_out(self) -> list[StoredFlag]:
         """The flags that promoted runs set aside to be measured by, oldest first."""
         aside = _taken(RunFlagRow.use == "held_out")
         return await self._read(select(FlagRow).where(aside).order_by(FlagRow.id))
 
-    async def label(self, number: int, review: Review, reviewer: str) -> StoredFlag | None:
-        """Records what a person said of a flag, over what was said before; None: no such flag."""
+    async def reviews(self) -> dict[int, Review | None]:
+        """What was said of every flag that there is."""
         async with self._transaction() as session:
-            row = await session.get(FlagRow, number)
-            if row is None:
-                return None
-            row.review, row.reviewer = review, storable(reviewer)
-            row.reviewed_at = datetime.now(UTC)
-            return _stored(row)
+            rows = await session.execute(select(FlagRow.id, FlagRow.review))
+            # Only labels are written there.
+            return dict(iter(rows))  # type: ignore[arg-type]
 
-    async def _read(self, query: Select[FlagRow]) -> builtins.list[StoredFlag]:
+    async def _read(self, query: Select[FlagRow]) -> list[StoredFlag]:
         async with self._transaction() as session:
-            return [_stored(row) for row in await session.scalars(query)]
+            return [stored(row) for row in await session.scalars(query)]
 
     async def user_salt(self) -> str:
         """The salt for hash_user that all processes on this database share."""
@@ -178,16 +167,29 @@ class FlagStore(Store):
 
 
 def _taken(*conditions: ColumnElement[bool]) -> ColumnElement[bool]:
-    """Whether a promoted run took the flag, in a way that meets `conditions`."""
+    """Whether a promoted run took the flag, in a way that meets `conditions`, and nobody has found
+    it wrong since."""
+    unchanged = or_(
+        FlagRow.reviewed_at.is_(None),
+        FlagRow.reviewed_at <= RunRow.created_at,
+        and_(
+            FlagRow.review != "dismissed",
+            FlagRow.corrected_answer.is_(None),
+            FlagRow.corrected_category.is_(None),
+        ),
+    )
     return (
         select(RunFlagRow.flag_id)
         .join(RunRow, RunRow.id == RunFlagRow.run_id)
-        .where(RunFlagRow.flag_id == FlagRow.id, RunRow.status == "promoted", *conditions)
+        .where(
+            RunFlagRow.flag_id == FlagRow.id, RunRow.status == "promoted", unchanged, *conditions
+        )
         .exists()
     )
 
 
-def _stored(row: FlagRow) -> StoredFlag:
+def stored(row: FlagRow) -> StoredFlag:
+    """The flag in a row."""
     values = {name.name: getattr(row, name.name) for name in fields(StoredFlag)}
     values["categories"] = tuple(row.categories)
     values["action"] = Action(row.action)

@@ -126,11 +126,13 @@ class RunStore(Store):
             row = await session.get(RunRow, number)
         return None if row is None else _stored(row)
 
-    async def list(self, limit: int) -> builtins.list[StoredRun]:
-        """At most `limit` runs, newest first."""
+    async def list(self, limit: int, before_id: int | None = None) -> builtins.list[StoredRun]:
+        """At most `limit` runs, newest first, below `before_id` when given."""
+        query = select(RunRow).order_by(RunRow.id.desc()).limit(limit)
+        if before_id is not None:
+            query = query.where(RunRow.id < before_id)
         async with self._transaction() as session:
-            rows = await session.scalars(select(RunRow).order_by(RunRow.id.desc()).limit(limit))
-            return [_stored(row) for row in rows]
+            return [_stored(row) for row in await session.scalars(query)]
 
     async def unfinished(self) -> StoredRun | None:
         """The newest run that has not ended: it is under way, or its process was killed."""

@@ -1,5 +1,5 @@
 """The store's tables. Owns the schema; its history is in migrations/, its queries in the stores
-(flags.py, runs.py, adapters.py, leases.py), whose values say what each column means.
+beside this file, whose values say what each column means.
 """
 
 from datetime import UTC, datetime
@@ -62,7 +62,15 @@ class FlagRow(Base):
     """
 
     __tablename__ = "flags"
-    __table_args__ = (Index(None, "created_at"), Index(None, "request_id"))
+    __table_args__ = (
+        Index(None, "created_at"),
+        Index(None, "request_id"),
+        # All that lists filter by, so that no filter has to read the flags themselves.
+        Index(
+            "ix_flags_filter",
+            *("id", "created_at", "harm", "action", "adapter", "review", "user_hash"),
+        ),
+    )
 
     id: Mapped[int] = mapped_column(Number, primary_key=True)
     created_at: Mapped[datetime]
@@ -86,6 +94,22 @@ class FlagRow(Base):
     review: Mapped[str | None]
     reviewer: Mapped[str | None]
     reviewed_at: Mapped[datetime | None]
+    corrected_category: Mapped[str | None]
+    corrected_answer: Mapped[str | None]
+    note: Mapped[str | None]
+
+
+class FlagCategoryRow(Base):
+    """One of a flag's categories, to find flags by it. The words of flags are in search.py's own
+    table, which each database makes in its own way."""
+
+    __tablename__ = "flag_categories"
+    __table_args__ = (Index(None, "flag_id"),)
+
+    category: Mapped[str] = mapped_column(primary_key=True)
+    flag_id: Mapped[int] = mapped_column(
+        Number, ForeignKey("flags.id", ondelete="CASCADE"), primary_key=True
+    )
 
 
 class RunRow(Base):
@@ -152,6 +176,36 @@ class ActivationRow(Base):
     version: Mapped[int | None] = mapped_column(Number, ForeignKey("adapters.version"))
     by: Mapped[str]
     reason: Mapped[str]
+
+
+class KeyRow(Base):
+    """A key that callers show; see keys.Key."""
+
+    __tablename__ = "keys"
+    __table_args__ = ({"sqlite_autoincrement": True},)
+
+    id: Mapped[int] = mapped_column(Number, primary_key=True)
+    name: Mapped[str]
+    role: Mapped[str]
+    sha256: Mapped[str]
+    hint: Mapped[str]
+    requests_per_minute: Mapped[int | None]
+    created_at: Mapped[datetime]
+    revoked_at: Mapped[datetime | None]
+
+
+class AuditRow(Base):
+    """Something that somebody did; see audit.Entry."""
+
+    __tablename__ = "audit"
+    __table_args__ = ({"sqlite_autoincrement": True},)
+
+    id: Mapped[int] = mapped_column(Number, primary_key=True)
+    created_at: Mapped[datetime]
+    actor: Mapped[str]
+    event: Mapped[str]
+    subject: Mapped[str]
+    details: Mapped[dict[str, Any]]
 
 
 class LeaseRow(Base):

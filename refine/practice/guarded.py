@@ -13,7 +13,7 @@ from typing import Any
 import openai
 from sqlalchemy import URL
 
-from guard.store.flags import FlagStore
+from guard.store.review import Filter, ReviewStore
 from refine.figures import Figure, Section
 from refine.practice import oracle
 from refine.practice.oracle import Outcome
@@ -86,11 +86,11 @@ def _ask(client: openai.OpenAI, database: URL, asked: Sequence[Request]) -> list
 
 async def _withheld(database: URL, request_ids: Sequence[str]) -> dict[str, str]:
     """The draft of each withheld request, from its flag."""
-    store = FlagStore(database)
+    store = ReviewStore(database)
     try:
         found = {}
         for name in request_ids:
-            (flag,) = await store.list(1, request_id=name)
+            (flag,) = await store.page(Filter(request_id=name), limit=1)
             found[name] = flag.answer
         return found
     finally:

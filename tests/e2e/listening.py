@@ -10,7 +10,8 @@ from uuid import uuid4
 
 import httpx
 
-from guard.store.flags import FlagStore, StoredFlag
+from guard.store.flags import StoredFlag
+from guard.store.review import Filter, ReviewStore
 from refine.practice.integrity import MODEL_NAME
 from tests.e2e.conftest import Server
 
@@ -140,9 +141,9 @@ async def listen(
 
 async def flags_by_request(server: Server) -> dict[str, StoredFlag]:
     """Every flag of a chat with one choice, by the id that its client gave the request."""
-    store = FlagStore(server.database)
+    store = ReviewStore(server.database)
     try:
-        flags = await store.list(limit=1_000_000)
+        flags = await store.page(Filter(), limit=1_000_000)
     finally:
         await store.close()
     return {flag.request_id.removeprefix("chatcmpl-"): flag for flag in flags}

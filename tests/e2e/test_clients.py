@@ -11,7 +11,8 @@ import pytest
 from transformers import AutoTokenizer
 
 from guard.policy import load_policy
-from guard.store.flags import FlagStore, StoredFlag
+from guard.store.flags import StoredFlag
+from guard.store.review import Filter, ReviewStore
 from refine.practice.integrity import MODEL_NAME
 from refine.practice.recipe import MODEL_DIR
 from tests.e2e.conftest import SETBACK, Server
@@ -24,9 +25,9 @@ MODERATION: Any = {"model": "omni-moderation-latest"}
 
 def flags_of(server: Server, limit: int = 1000) -> list[StoredFlag]:
     async def read() -> list[StoredFlag]:
-        store = FlagStore(server.database)
+        store = ReviewStore(server.database)
         try:
-            return await store.list(limit)
+            return await store.page(Filter(), limit)
         finally:
             await store.close()
 

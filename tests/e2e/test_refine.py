@@ -21,6 +21,7 @@ from guard.store.adapters import AdapterStore
 from guard.store.database import parse_url
 from guard.store.flags import Flag, FlagStore, Review
 from guard.store.leases import Leases
+from guard.store.review import Label, ReviewStore
 from guard.store.runs import RunStore, StoredRun
 from refine.practice.pairs import recipe_answer
 from refine.practice.traffic import asked, send
@@ -176,11 +177,11 @@ def write_flags(loop: Loop, flags: list[Flag], review: Review | None = None) -> 
     """As if the server had flagged them, and a reviewer had looked at them."""
 
     async def write() -> None:
-        store = FlagStore(loop.server.database)
-        for flag in flags:
-            number = await store.add(flag)
-            if review is not None:
-                await store.label(number, review, "a reviewer")
+        store, reviews = FlagStore(loop.server.database), ReviewStore(loop.server.database)
+        numbers = [await store.add(flag) for flag in flags]
+        if review is not None:
+            await reviews.label(numbers, Label(review=review), "a reviewer")
+        await reviews.close()
         await store.close()
 
     asyncio.run(write())

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from guard.store.flags import FlagStore, StoredFlag
+from guard.store.flags import StoredFlag
+from guard.store.review import Filter, ReviewStore
 from refine.practice.integrity import MODEL_NAME
 from tests.e2e.conftest import Server, read_metric
 from tests.e2e.test_clients import as_prompt, user
@@ -62,9 +63,9 @@ CASES = [(name, False) for name in REQUESTS] + [
 
 def flags_after(server: Server, last: int) -> list[StoredFlag]:
     async def read() -> list[StoredFlag]:
-        store = FlagStore(server.database)
+        store = ReviewStore(server.database)
         try:
-            return [flag for flag in await store.list(100) if flag.id > last]
+            return [flag for flag in await store.page(Filter(), limit=100) if flag.id > last]
         finally:
             await store.close()
 

@@ -13,6 +13,7 @@ from guard.errors import StoreUnavailable
 from guard.store import migrate
 from guard.store.database import connect, parse_url
 from guard.store.flags import Flag, FlagStore
+from guard.store.review import Filter, ReviewStore
 
 
 def tables_of(url: URL) -> set[str]:
@@ -31,7 +32,7 @@ def add_and_count(url: URL, flag: Flag) -> int:
         store = FlagStore(url)
         await store.check()
         await store.add(flag)
-        count = len(await store.list(limit=100))
+        count = len(await ReviewStore(url).page(Filter(), limit=100))
         await store.close()
         return count
 

@@ -58,7 +58,7 @@ async def test_a_revision_is_the_safe_answer_and_none_is_asked_for() -> None:
     generated = "I won't. Ask me of flowers."
     assert said == [generated, "Leave the gnome be.", generated]
     assert [asked for _, asked in model.asked].count(prompts.SAFE_ANSWER) == 2
-    assert analysed.counts == {"safe answers from revisions": 1}
+    assert analysed.counts == {"safe answers from revisions": 1, "safe answers from reviewers": 0}
 
 
 async def test_a_revision_that_the_critic_finds_harmful_now_is_dropped() -> None:
@@ -67,8 +67,20 @@ async def test_a_revision_that_the_critic_finds_harmful_now_is_dropped() -> None
     assert analysed.lessons == ()
     assert analysed.counts == {
         "safe answers from revisions": 0,
+        "safe answers from reviewers": 0,
         "dropped: the safe answer was harmful or empty": 1,
     }
+
+
+async def test_what_a_reviewer_wrote_is_the_safe_answer_whatever_the_critic_says() -> None:
+    model = ScriptedModel(auditor)
+    corrected = replace(_CASE, revision="Leave it.", correction="No harm to the gnome, please.")
+    analysed = await analyse(model, [corrected], variations=0, seed=0)
+    (lesson,) = analysed.lessons
+    assert lesson.safe_answer == "No harm to the gnome, please."
+    assert lesson.safe_critique == "No."
+    assert ("active", prompts.SAFE_ANSWER) not in model.asked
+    assert analysed.counts == {"safe answers from revisions": 0, "safe answers from reviewers": 1}
 
 
 async def test_a_safe_answer_without_its_analysis_is_dropped() -> None:

@@ -105,6 +105,14 @@ def test_a_case_carries_what_was_let_out_instead(stored: Any) -> None:
     assert [case.revision for case in collection.learn] == ["Ask the gnome first.", None]
 
 
+def test_a_case_carries_what_a_reviewer_said_it_should_have_been(stored: Any) -> None:
+    corrected = {"corrected_category": "hate", "corrected_answer": "No."}
+    flags = [stored(1, review="confirmed", **corrected), stored(2)]
+    collection = collect(flags, [], RefineOptions(held_out_share=0))
+    said = [(case.category, case.correction) for case in collection.learn]
+    assert said == [("hate", "No."), (flags[1].categories[0], None)]
+
+
 @pytest.mark.parametrize(
     "messages",
     [

@@ -3,6 +3,8 @@
 import json
 from pathlib import Path
 
+import pytest
+
 from guard import prompts
 from refine.dataset import (
     Dismissed,
@@ -77,7 +79,27 @@ def test_earlier_examples_come_once_and_only_from_flags(tmp_path: Path) -> None:
     write_dataset(tmp_path / "1", built(), {})
     write_dataset(tmp_path / "2", built(), {})
     folders = [tmp_path / "1", tmp_path / "2", tmp_path / "gone"]
-    earlier = earlier_examples(folders, None, seed=0)
+    reviews = {3: None, 4: "dismissed"}
+    earlier = earlier_examples(folders, reviews, None, seed=0)
     assert len(earlier) == 6
     assert all(e.flag_id is not None for e in earlier)
-    assert len(earlier_examples(folders, 2, seed=0)) == 2
+    assert len(earlier_examples(folders, reviews, 2, seed=0)) == 2
+
+
+@pytest.mark.parametrize(
+    ("reviews", "flags"),
+    [
+        ({3: "confirmed", 4: "dismissed"}, {3, 4}),
+        ({3: "dismissed", 4: "dismissed"}, {4}),
+        ({3: None, 4: None}, {3}),
+        ({3: None}, {3}),
+        ({}, set()),
+    ],
+    ids=["as learned", "found fine since", "found harmful since", "one deleted", "both"],
+)
+def test_what_reviewers_took_back_is_not_taught_again(
+    tmp_path: Path, reviews: dict[int, str | None], flags: set[int]
+) -> None:
+    write_dataset(tmp_path / "1", built(), {})
+    earlier = earlier_examples([tmp_path / "1"], reviews, None, seed=0)
+    assert {e.flag_id for e in earlier} == flags

@@ -9,7 +9,7 @@ from vllm.entrypoints.launchers.app import build_app
 from vllm.entrypoints.launchers.cli_args import make_arg_parser
 from vllm.utils.argparse_utils import FlexibleArgumentParser
 
-from server.routes import CANNOT_GENERATE, GUARDED, REFINE
+from server.routes import CANNOT_GENERATE, GUARDED, REFINE, REVIEW
 
 TASKS = ("generate", "render", "transcription", "realtime", "embed", "classify", "score")
 
@@ -37,10 +37,10 @@ def test_only_known_routes_stay(arguments: Namespace, monkeypatch: pytest.Monkey
     ours = paths(build(arguments, monkeypatch, "setback"))
     assert bare - ours, "vLLM registers routes that this test should see closed"
     assert {"/invocations", "/inference/v1/generate", "/v1/load_lora_adapter"} & bare
-    assert ours == GUARDED | REFINE | CANNOT_GENERATE
+    assert ours == GUARDED | REFINE | REVIEW | CANNOT_GENERATE
 
 
 def test_a_named_route_stays_open(arguments: Namespace, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SETBACK_OPEN_ROUTES", "/invocations")
     ours = paths(build(arguments, monkeypatch, "setback"))
-    assert ours == GUARDED | REFINE | CANNOT_GENERATE | {"/invocations"}
+    assert ours == GUARDED | REFINE | REVIEW | CANNOT_GENERATE | {"/invocations"}

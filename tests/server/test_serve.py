@@ -138,3 +138,21 @@ def test_altered_weights_are_named(tmp_path: Path) -> None:
     (copy / "model.safetensors").write_bytes(weights)
     with pytest.raises(PracticeModelDamaged, match="was altered"):
         check_model(copy)
+
+
+def test_without_a_key_no_other_machine_is_answered(tmp_path: Path) -> None:
+    done = run(tmp_path, "--host", "0.0.0.0")
+    assert done.returncode != 0
+    assert "setback keys make" in done.stderr
+    serve._check_access(serve.parse(["--host", "0.0.0.0"]), keys=True)
+    serve._check_access(serve.parse(["--host", "0.0.0.0", "--api-key", "k"]), keys=False)
+
+
+def test_two_kinds_of_keys_at_once_are_refused() -> None:
+    with pytest.raises(Unsupported, match="leave out --api-key"):
+        serve._check_access(serve.parse(["--api-key", "k"]), keys=True)
+
+
+def test_an_open_server_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    serve._check_access(serve.parse([]), keys=False)
+    assert "no keys" in capsys.readouterr().err

@@ -43,7 +43,7 @@ def add_and_be_killed(url: URL, flag: Flag) -> None:
 def request_ids(url: URL) -> list[str]:
     async def run() -> list[str]:
         store = FlagStore(url)
-        stored = await store.list(limit=1000)
+        stored = await store.unlearned(limit=1000)
         await store.close()
         return [flag.request_id for flag in stored]
 
@@ -88,7 +88,7 @@ async def test_postgresql_closing_every_connection_costs_nothing(
         assert closed.scalars().all() == [True]
     await engine.dispose()
     second = await store.add(flag)
-    assert [one.id for one in await store.list(limit=9)] == [second, first]
+    assert [one.id for one in await store.unlearned(limit=9)] == [first, second]
     await store.close()
 
 
@@ -107,5 +107,5 @@ async def test_a_locked_sqlite_file_is_reported_and_works_again(
     rival.execute("ROLLBACK")
     rival.close()
     number = await store.add(flag)
-    assert [one.id for one in await store.list(limit=9)] == [number]
+    assert [one.id for one in await store.unlearned(limit=9)] == [number]
     await store.close()

@@ -11,7 +11,6 @@ import pytest
 from sqlalchemy import URL
 
 from guard.errors import StoreUnavailable
-from guard.policy import Action
 from guard.store import migrate
 from guard.store.database import connect, parse_url
 from guard.store.flags import Flag, FlagStore, StoredFlag, hash_user
@@ -45,7 +44,7 @@ async def test_a_time_without_zone_is_refused(store: FlagStore, flag: Flag) -> N
 async def test_64_at_once_all_commit(store: FlagStore, flag: Flag) -> None:
     flags = [replace(flag, request_id=f"r{i}") for i in range(64)]
     numbers = await asyncio.gather(*(store.add(one) for one in flags))
-    stored = await store.list(limit=100)
+    stored = await store.unlearned(limit=100)
     assert len(set(numbers)) == 64
     assert {one.request_id for one in stored} == {f"r{i}" for i in range(64)}
 
@@ -53,7 +52,7 @@ async def test_64_at_once_all_commit(store: FlagStore, flag: Flag) -> None:
 async def test_the_same_request_id_twice_leaves_two_flags(store: FlagStore, flag: Flag) -> None:
     await store.add(flag)
     await store.add(flag)
-    assert len(await store.list(limit=10)) == 2
+    assert len(await store.unlearned(limit=10)) == 2
 
 
 async def test_a_cancelled_caller_loses_no_flag(store: FlagStore, flag: Flag) -> None:
@@ -63,7 +62,7 @@ async def test_a_cancelled_caller_loses_no_flag(store: FlagStore, flag: Flag) ->
     with pytest.raises(asyncio.CancelledError):
         await caller
     await store.close()
-    assert len(await store.list(limit=10)) == 1
+    assert len(await store.unlearned(limit=10)) == 1
 
 
 @pytest.mark.parametrize(
@@ -98,30 +97,6 @@ async def test_odd_values_in_messages_are_kept_as_text(store: FlagStore, flag: F
     assert stored.messages == [
         {"role": "user", "content": [1, 2.5, True, None, "nan", "/x"], "5": "five"}
     ]
-
-
-async def test_list_is_newest_first_and_pages(store: FlagStore, flag: Flag) -> None:
-    numbers = [await store.add(flag) for _ in range(5)]
-    first = await store.list(limit=2)
-    second = await store.list(limit=2, before_id=first[-1].id)
-    assert [one.id for one in (*first, *second)] == sorted(numbers, reverse=True)[:4]
-
-
-async def test_list_by_category_does_not_mix_up_its_subcategories(
-    store: FlagStore, flag: Flag
-) -> None:
-    plain = await store.add(replace(flag, categories=("hate", "sexual")))
-    nested = await store.add(replace(flag, categories=("hate/threatening",)))
-    assert [one.id for one in await store.list(limit=9, category="hate")] == [plain]
-    assert [one.id for one in await store.list(limit=9, category="hate/threatening")] == [nested]
-    assert await store.list(limit=9, category="h%") == []
-
-
-async def test_list_by_request(store: FlagStore, flag: Flag) -> None:
-    await store.add(flag)
-    wanted = await store.add(replace(flag, request_id="other", action=Action.ANNOTATE))
-    found = await store.list(limit=9, request_id="other")
-    assert [(one.id, one.action) for one in found] == [(wanted, Action.ANNOTATE)]
 
 
 async def test_get_of_a_number_never_given_is_none(store: FlagStore) -> None:
@@ -211,7 +186,7 @@ async def test_an_unreachable_server_is_reported_soon_and_without_password(
 ) -> None:
     store = FlagStore(parse_url(f"postgres://me:s3cret@127.0.0.1:{closed_port}/setback"))
     begun = time.monotonic()
-    for operation in (store.check(), store.add(flag), store.list(1)):
+    for operation in (store.check(), store.add(flag), store.unlearned(1)):
         with pytest.raises(StoreUnavailable, match=f"127.0.0.1:{closed_port}") as raised:
             await operation
         assert "s3cret" not in str(raised.value)
@@ -243,7 +218,7 @@ async def test_a_failed_write_quotes_nothing_of_the_answer(store: FlagStore, fla
     with pytest.raises(StoreUnavailable) as raised:
         await store.add(broken)
     assert "gnome" not in str(raised.value)
-    assert await store.list(limit=10) == []
+    assert await store.unlearned(limit=10) == []
 
 
 def test_hash_user_depends_on_user_and_salt() -> None:

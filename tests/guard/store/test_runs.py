@@ -9,6 +9,7 @@ from sqlalchemy import URL
 from guard.errors import StoreUnavailable
 from guard.store.adapters import AdapterStore
 from guard.store.flags import Flag, FlagStore
+from guard.store.review import Label, ReviewStore
 from guard.store.runs import Lineage, RunStore, StoredRun, Use
 
 
@@ -103,12 +104,38 @@ async def test_only_promoted_runs_use_flags_up(
     assert [left.id for left in await store.held_out()] == [two]
 
 
+@pytest.mark.parametrize(
+    ("label", "again"),
+    [
+        (Label(review="dismissed"), True),
+        (Label(review="confirmed", answer="No."), True),
+        (Label(review="confirmed", category="hate"), True),
+        (Label(review="confirmed", note="indeed"), False),
+    ],
+    ids=["dismissed", "corrected answer", "corrected category", "confirmed"],
+)
+async def test_a_flag_found_wrong_after_it_was_taken_is_taken_again_once(
+    runs: RunStore, store: FlagStore, reviews: ReviewStore, flag: Flag, label: Label, again: bool
+) -> None:
+    one, two = [await store.add(flag) for _ in range(2)]
+    uses: dict[int, Use] = {one: "train", two: "held_out"}
+    for _ in range(2):
+        run = await begin(runs)
+        await runs.set_flags(run.id, uses)
+        await runs.finish(run.id, "promoted")
+        assert await store.unlearned(limit=9) == []
+        assert [left.id for left in await store.held_out()] == [two]
+        if run.id == 1:
+            await reviews.label([one, two], label, "ada")
+            assert bool(await store.unlearned(limit=9)) is again
+            assert bool(await store.held_out()) is not again
+
+
 async def test_unlearned_flags_come_oldest_first_with_their_review(
-    store: FlagStore, flag: Flag
+    store: FlagStore, reviews: ReviewStore, flag: Flag
 ) -> None:
     numbers = [await store.add(flag) for _ in range(3)]
-    labelled = await store.label(numbers[0], "dismissed", "ada\0")
-    assert labelled is not None
+    (labelled,) = await reviews.label([numbers[0]], Label(review="dismissed"), "ada\0")
     assert (labelled.review, labelled.reviewer) == ("dismissed", "ada\ufffd")
     found = await store.unlearned(limit=2)
     assert [(one.id, one.review) for one in found] == [
@@ -117,13 +144,8 @@ async def test_unlearned_flags_come_oldest_first_with_their_review(
     ]
     assert found[0].reviewed_at is not None
     assert found[0].reviewed_at.tzinfo is UTC
-    relabelled = await store.label(numbers[0], "confirmed", "bob")
-    assert relabelled is not None
+    (relabelled,) = await reviews.label([numbers[0]], Label(review="confirmed"), "bob")
     assert (relabelled.review, relabelled.reviewer) == ("confirmed", "bob")
-
-
-async def test_labelling_a_flag_that_is_not_there_says_so(store: FlagStore) -> None:
-    assert await store.label(77, "confirmed", "ada") is None
 
 
 async def test_lineage_goes_back_through_every_parent(

@@ -1,0 +1,36 @@
+"""How our own routes refuse wrong parameters and bodies: as OpenAI's API does, naming the field.
+Owns that translation; what is wrong is FastAPI's finding.
+"""
+
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from fastapi import Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.routing import APIRoute
+
+from server.errors import BadRequest
+
+
+class CheckedRoute(APIRoute):
+    """A route whose validation errors become BadRequest. Use as an APIRouter's route_class."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """As APIRoute.get_route_handler."""
+        handle = super().get_route_handler()
+
+        async def checked(request: Request) -> Response:
+            try:
+                return await handle(request)
+            except RequestValidationError as error:
+                raise _bad_request(error) from error
+
+        return checked
+
+
+def _bad_request(error: RequestValidationError) -> BadRequest:
+    found = error.errors()[0]
+    # The first step says where it stood: query, path or body.
+    where = ".".join(str(step) for step in found["loc"][1:]) or str(found["loc"][0])
+    problem = found["msg"].removeprefix("Value error, ")
+    return BadRequest(f"{where}: {problem}.", where)
