@@ -77,30 +77,21 @@ class TemplateUnusable(GuardError):
 
 
 class FlagUnknown(GuardError):
-    """No flag has that number."""
+    """The message names the number that no flag has."""
 
     code = "flag_unknown"
 
-    def __init__(self, number: int) -> None:
-        super().__init__(f"There is no flag {number}; it may have been deleted")
-
 
 class KeyUnknown(GuardError):
-    """No key has that number."""
+    """The message names the number that no key has."""
 
     code = "key_unknown"
 
-    def __init__(self, number: int) -> None:
-        super().__init__(f"There is no key {number}; `setback keys list` shows those there are")
-
 
 class RunUnknown(GuardError):
-    """No run has that number."""
+    """The message names the number that no run has."""
 
     code = "run_unknown"
-
-    def __init__(self, number: int) -> None:
-        super().__init__(f"There is no run {number}")
 
 
 class AdapterRefused(GuardError):

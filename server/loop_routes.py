@@ -73,7 +73,7 @@ async def show_run(runs: Runs, run_id: Annotated[Id, Path()]) -> dict[str, Any]:
     """One run: its stage, the flags it took, what its gate measured and why it ended so."""
     run = await runs.get(run_id)
     if run is None:
-        raise RunUnknown(run_id)
+        raise RunUnknown(f"There is no run {run_id}")
     flags = await runs.flags_of(run_id)
     return {**_object("run", run), "flags": {str(flag): use for flag, use in flags.items()}}
 

@@ -135,7 +135,7 @@ class ReviewStore(Store):
 async def _row(session: AsyncSession, number: int) -> FlagRow:
     row = await session.get(FlagRow, number)
     if row is None:
-        raise FlagUnknown(number)
+        raise FlagUnknown(f"There is no flag {number}; `setback flags list` shows those there are")
     return row
 
 

@@ -3,6 +3,7 @@
 import asyncio
 import multiprocessing
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -32,8 +33,10 @@ def add_and_count(url: URL, flag: Flag) -> int:
         store = FlagStore(url)
         await store.check()
         await store.add(flag)
-        count = len(await ReviewStore(url).page(Filter(), limit=100))
         await store.close()
+        reviews = ReviewStore(url)
+        count = len(await reviews.page(Filter(), limit=100))
+        await reviews.close()
         return count
 
     return asyncio.run(run())
@@ -118,3 +121,27 @@ def test_flags_of_the_first_schema_are_kept(empty_database: str, flag: Flag) -> 
     migrate.upgrade(url)
     command.check(config)
     assert add_and_count(url, flag) == 2
+
+
+def test_flags_from_before_searches_are_found_by_word_and_category(
+    empty_database: str, flag: Flag
+) -> None:
+    url = parse_url(empty_database)
+    migrate.upgrade(url)
+    add_and_count(url, replace(flag, answer="Zürich's zeppelin", revision="a boat"))
+    config = migrate.alembic_config(url)
+    command.downgrade(config, "2026_11_23_streams")
+    assert not {name for name in tables_of(url) if name.startswith("flag_")}
+    migrate.upgrade(url)
+
+    async def found(which: Filter) -> int:
+        reviews = ReviewStore(url)
+        flags = await reviews.page(which, limit=9)
+        await reviews.close()
+        return len(flags)
+
+    for text in ("zürich", "zepp boat"):
+        assert asyncio.run(found(Filter(text=text))) == 1
+    for category in flag.categories:
+        assert asyncio.run(found(Filter(category=category))) == 1
+    assert asyncio.run(found(Filter(text="user"))) == 0

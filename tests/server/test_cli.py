@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -104,7 +105,9 @@ def test_show_as_json_is_the_whole_flag(migrated: URL, flag: Flag) -> None:
     write(migrated, flag)
     shown = json.loads(setback("flags", "show", "1", "--json").stdout)
     expected = json.loads(json.dumps({**vars(flag), "created_at": flag.created_at.isoformat()}))
-    unseen = {"review": None, "reviewer": None, "reviewed_at": None}
+    unseen = dict.fromkeys(
+        ["review", "reviewer", "reviewed_at", "corrected_category", "corrected_answer", "note"]
+    )
     assert shown == {"id": 1, **expected, **unseen}
 
 
@@ -134,7 +137,7 @@ def test_show_lets_no_text_steer_the_terminal(migrated: URL, flag: Flag) -> None
 def test_an_unknown_id_is_a_clear_error(migrated: URL) -> None:
     result = setback("flags", "show", "42")
     assert (result.exit_code, result.stdout) == (1, "")
-    assert "there is no flag 42" in result.stderr
+    assert "no flag 42" in result.stderr
 
 
 @pytest.mark.parametrize(
@@ -194,3 +197,54 @@ def test_the_installed_command_starts_without_vllm_or_torch(clean_folder: Path) 
         [command, "--version"], capture_output=True, check=True, env=os.environ
     )
     assert version.stdout.decode().startswith("setback 0.")
+
+
+def test_list_searches_and_filters_by_status(migrated: URL, flag: Flag) -> None:
+    write(migrated, flag, replace(flag, answer="A zeppelin."))
+    assert setback("flags", "label", "1", "--dismiss").exit_code == 0
+    for arguments, expected in (
+        (("--search", "zepp"), [2]),
+        (("--status", "open"), [2]),
+        (("--status", "dismissed"), [1]),
+    ):
+        listed = json.loads(setback("flags", "list", "--json", *arguments).stdout)
+        assert [one["id"] for one in listed] == expected
+    wrong = setback("flags", "list", "--status", "maybe")
+    assert wrong.exit_code == 2
+    assert "open, confirmed, dismissed" in wrong.stderr
+
+
+def test_corrections_are_kept_and_shown(migrated: URL, flag: Flag) -> None:
+    write(migrated, flag)
+    said = ["--category", "hate", "--answer", "Leave it be.", "--note", "seen", "--by", "ada"]
+    assert setback("flags", "label", "1", "--confirm", *said).exit_code == 0
+    page = setback("flags", "show", "1").stdout
+    for part in ("confirmed by ada", "hate", "Leave it be.", "seen"):
+        assert part in page
+    assert setback("flags", "label", "1", "--confirm", "--category", "x").exit_code == 2
+
+
+def test_old_flags_and_those_of_one_user_are_deleted(migrated: URL, flag: Flag) -> None:
+    old = datetime.now(UTC) - timedelta(days=91)
+    write(migrated, replace(flag, created_at=old), flag, replace(flag, user_hash="ab"))
+    assert "Deleted 1 flags" in setback("flags", "purge", "--older-than", "90d").stdout
+    assert "Deleted 1 flags" in setback("flags", "forget", "ab").stdout
+    left = json.loads(setback("flags", "list", "--json").stdout)
+    assert [one["id"] for one in left] == [2]
+    assert setback("flags", "purge", "--older-than", "soon").exit_code == 2
+    assert "flags.deleted" in setback("audit").stdout
+
+
+def test_keys_are_made_listed_and_revoked(migrated: URL) -> None:
+    assert "No keys" in setback("keys", "list").stdout
+    secret = setback("keys", "make", "console", "--role", "admin").stdout.strip()
+    told = json.loads(setback("keys", "make", "ci", "--json").stdout)
+    assert (told["role"], told["name"]) == ("call", "ci")
+    listed = setback("keys", "list", "--json").stdout
+    assert [key["role"] for key in json.loads(listed)] == ["admin", "call"]
+    assert secret not in listed
+    assert "sha256" not in listed
+    assert "Key 2 (ci) is revoked" in setback("keys", "revoke", "2").stdout
+    assert json.loads(setback("keys", "list", "--json").stdout)[1]["revoked_at"]
+    assert "no key 9" in setback("keys", "revoke", "9").stderr
+    assert setback("keys", "make", "x", "--role", "king").exit_code == 2

@@ -198,7 +198,7 @@ def test_everything_is_there_as_json(loop: Loop) -> None:
         (("runs", "show", "9"), "there is no run 9"),
         (("adapters", "show", "9"), "there is no adapter 9"),
         (("adapters", "promote", "9"), "There is no adapter 9"),
-        (("flags", "label", "99", "--dismiss"), "there is no flag 99"),
+        (("flags", "label", "99", "--dismiss"), "no flag 99"),
     ],
 )
 def test_unknown_numbers_are_clear_errors(

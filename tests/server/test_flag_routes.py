@@ -141,7 +141,7 @@ async def test_deletions_are_for_good(client: httpx.AsyncClient) -> None:
         ("GET", "/flags?status=maybe", None, "status", "'open'"),
         ("GET", "/flags?since=2026-01-01T00:00:00", None, "since", "needs a zone"),
         ("GET", "/flags?q=%21%21", None, "q", "at least one word"),
-        ("GET", "/flags?min_score=nan", None, "min_score", "greater than or equal to 0"),
+        ("GET", "/flags?min_score=nan", None, "min_score", "less than or equal to 1"),
         ("GET", "/flags/x", None, "flag_id", "valid integer"),
         ("POST", "/flags/1/label", {}, "review", "Field required"),
         ("POST", "/flags/1/label", {"review": "fine"}, "review", "'dismissed'"),
