@@ -63,14 +63,17 @@ def unreminded(at_length: None, tmp_path: Path) -> Iterator[Server]:
 
 @pytest.fixture
 def bare(at_length: None, tmp_path: Path) -> Iterator[httpx.Client]:
-    """vLLM alone."""
+    """vLLM alone, without any plugin."""
     folder = tmp_path / "bare"
     folder.mkdir()
     with (
         running_server(
             folder,
             f"sqlite:///{folder}/none.db",
-            lambda port: [sys.executable, "-c", _BARE, "--port", str(port)],
+            lambda port: [
+                *("env", "VLLM_PLUGINS="),
+                *(sys.executable, "-c", _BARE, "--port", str(port)),
+            ],
             ready="/health",
         ) as it,
         it.http() as http,
