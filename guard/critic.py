@@ -19,7 +19,7 @@ from guard.errors import CriticUnavailable, GuardError
 from guard.labels import LabelSet, category_labels, harm_labels
 from guard.session import Wishes
 from guard.template import ChatFormat, TextFrame, Tokenizer
-from guard.verdict import Verdict
+from guard.verdict import TokensRead, Verdict
 from guard.windows import windows
 
 _READS_AT_ONCE = 64
@@ -46,6 +46,14 @@ class Analysis:
 
     text: str
     subject: Subject
+
+
+@dataclass(frozen=True)
+class _Read:
+    """The probability of each label, and what reading them took."""
+
+    labels: Mapping[str, float]
+    tokens: TokensRead
 
 
 class Critic:
@@ -136,18 +144,18 @@ class Critic:
         """
         engine_options = {"lora_request": lora_request, "priority": priority}
         if read is not None:
-            reads = [self._harm.probabilities(read)]
+            reads = [self._in_session(subject, read)]
         else:
             reads = await self._read(subject, prompts.CRITIQUE, self._harm, engine_options)
-        harms = [probabilities["yes"] for probabilities in reads]
+        harms = [each.labels["yes"] for each in reads]
         worst = max(range(len(harms)), key=harms.__getitem__)
-        harm = harms[worst]
-        if harm < categories_from:
-            return Verdict(harm, None, reads=len(harms))
-        window = replace(subject, pieces=(subject.pieces[worst],))
-        (shares,) = await self._read(window, prompts.CATEGORY, self._category, engine_options)
-        scores = {category: harm * share for category, share in shares.items()}
-        return Verdict(harm, scores, reads=len(harms) + 1)
+        harm, scores = harms[worst], None
+        if harm >= categories_from:
+            window = replace(subject, pieces=(subject.pieces[worst],))
+            reads += await self._read(window, prompts.CATEGORY, self._category, engine_options)
+            scores = {category: harm * share for category, share in reads[-1].labels.items()}
+        tokens = sum((each.tokens for each in reads), TokensRead())
+        return Verdict(harm, scores, reads=len(reads), tokens=tokens)
 
     async def helps(
         self, subject: Subject, *, lora_request: LoRARequest | None = None, priority: int = 0
@@ -158,8 +166,8 @@ class Critic:
         """
         first = replace(subject, pieces=subject.pieces[:1])
         engine_options = {"lora_request": lora_request, "priority": priority}
-        (probabilities,) = await self._read(first, prompts.HELP, self._harm, engine_options)
-        return probabilities["yes"]
+        (read,) = await self._read(first, prompts.HELP, self._harm, engine_options)
+        return read.labels["yes"]
 
     async def explain(
         self, subject: Subject, *, lora_request: LoRARequest | None = None
@@ -196,9 +204,9 @@ class Critic:
         question: str,
         labels: LabelSet,
         engine_options: dict[str, Any],
-    ) -> list[dict[str, float]]:
-        """Label probabilities per window of `subject`."""
-        found: list[dict[str, float]] = []
+    ) -> list[_Read]:
+        """What is read of each window of `subject`."""
+        found: list[_Read] = []
         with _as_critic_failure():
             for start in range(0, len(subject.pieces), _READS_AT_ONCE):
                 batch = subject.pieces[start : start + _READS_AT_ONCE]
@@ -208,9 +216,15 @@ class Critic:
                     found += await asyncio.gather(*reads)
         return found
 
+    def _in_session(self, subject: Subject, read: Mapping[int, float]) -> _Read:
+        """What the answer's session read: only the question came after the answer."""
+        question = self._questions[prompts.CRITIQUE]
+        tokens = TokensRead(cached=len(subject.pieces[0]), computed=len(question))
+        return _Read(self._harm.probabilities(read), tokens)
+
     async def _read_one(
         self, prompt: Any, labels: LabelSet, engine_options: dict[str, Any]
-    ) -> dict[str, float]:
+    ) -> _Read:
         """Label probabilities of the next token, over the full vocabulary's log-probabilities."""
         params = SamplingParams(
             # Greedy: sampling at random would cost the whole batch.
@@ -223,9 +237,11 @@ class Critic:
         outputs = self._engine.generate(prompt, params, f"critique-{uuid4().hex}", **engine_options)
         # Not by vLLM's label_reads: its merging of iterators cost 5% of the server's throughput.
         async with aclosing(outputs):
-            (read,) = [output.outputs[0] async for output in outputs]
-        (logprobs,) = read.logprobs
-        return labels.probabilities({token: logprobs[token].logprob for token in labels.token_ids})
+            (output,) = [output async for output in outputs]
+        (logprobs,) = output.outputs[0].logprobs
+        found = labels.probabilities({token: logprobs[token].logprob for token in labels.token_ids})
+        cached = output.num_cached_tokens or 0
+        return _Read(found, TokensRead(cached, len(output.prompt_token_ids) - cached))
 
 
 @contextmanager

@@ -37,6 +37,7 @@ from guard.revise import Reviser, RevisionLimits
 from guard.session import Wishes, wishing
 from guard.tasks import spawn
 from guard.template import ChatFormat
+from guard.traces import span
 
 _GROUP = 32
 """Tokens that the engine sends at once of an answer which is held back anyway."""
@@ -125,7 +126,7 @@ class GuardedEngine:
         setting, Unsupported for what cannot be judged.
         """
         call = current_call.get() or GuardCall(route="")
-        with self._failures_told(call, request_id):
+        with self._failures_told(call):
             async with self._adapter(call, options) as lora_request:
                 options = {
                     **options,
@@ -214,9 +215,10 @@ class GuardedEngine:
         pieces = self._engine.generate(
             request.prompt, sampling_params, request.request_id, **options
         )
-        async with aclosing(pieces):
-            async for piece in pieces:
-                draft.add(piece)
+        with span("draft", request_id=request.request_id, adapter=request.adapter):
+            async with aclosing(pieces):
+                async for piece in pieces:
+                    draft.add(piece)
         drafted = time.perf_counter()
         withheld = await self._withheld(request, draft)
         self._observer.overhead(time.perf_counter() - drafted)
@@ -287,12 +289,12 @@ class GuardedEngine:
             await outputs.aclose()
 
     @contextmanager
-    def _failures_told(self, call: GuardCall, request_id: str) -> Iterator[None]:
+    def _failures_told(self, call: GuardCall) -> Iterator[None]:
         try:
             yield
         except GuardError as error:
             call.error = error
-            _log.warning("%s: %s: %s", request_id, error.code, error)
+            _log.warning("%s: %s", error.code, error)
             raise
 
 

@@ -11,6 +11,8 @@
     ├── FlagUnknown        flag_unknown        no flag has that number
     ├── KeyUnknown         key_unknown         no key has that number
     ├── RunUnknown         run_unknown         no run has that number
+    ├── RunOver            run_over            the run has ended, and cannot be cancelled any more
+    ├── RunNotStarted      run_not_started     the refine job ended before it had a run
     ├── AdapterRefused     adapter_refused     an adapter's files are not what was registered
     ├── AdapterUnknown     adapter_unknown     no adapter has that number
     ├── AdapterConflict    adapter_conflict    the adapter's state does not allow what was asked
@@ -92,6 +94,18 @@ class RunUnknown(GuardError):
     """The message names the number that no run has."""
 
     code = "run_unknown"
+
+
+class RunOver(GuardError):
+    """The message says how it ended."""
+
+    code = "run_over"
+
+
+class RunNotStarted(GuardError):
+    """The message is the job's last word."""
+
+    code = "run_not_started"
 
 
 class AdapterRefused(GuardError):

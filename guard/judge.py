@@ -4,19 +4,23 @@ the flag, and what happens when one of them fails. Holds no text: draft.py and r
 
 import asyncio
 import logging
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+
+from opentelemetry.trace import Span
 
 from guard.call import EngineRequest, Replacement, Ruling
 from guard.critic import Critic, Subject
 from guard.draft import Choice
 from guard.errors import CriticUnavailable, InputBlocked, StoreUnavailable
-from guard.observer import Observer
+from guard.observer import Observer, RevisionOutcome
 from guard.policy import Action, Decision, Policy
 from guard.recorder import Recorder
 from guard.revise import Reviser
 from guard.tasks import spawn
 from guard.template import ChatFormat
+from guard.traces import note, span
 
 _log = logging.getLogger("vllm.setback")
 
@@ -57,10 +61,11 @@ class Judge:
         text = self._asked(request)
         subject = self.critic.text(self.chat_format.encode(text))
         call.input_ruling = ruling = await self._ruling(
-            request, subject, len(text), scores=call.wants_moderation
+            request, subject, len(text), of="input", scores=call.wants_moderation
         )
         self._count(request, ruling)
         if (self.block_input or call.block_input) and ruling.decision.flagged:
+            self.observer.input_blocked(request.adapter)
             raise InputBlocked("The request was flagged, and flagged input is blocked.")
         call.inputs_awaited -= 1
 
@@ -81,7 +86,7 @@ class Judge:
         scores = request.call.wants_moderation if scores is None else scores
         subject = self._subject(request, choice.token_ids)
         ruling = await self._ruling(
-            request, subject, len(choice.text), scores=scores, read=choice.read
+            request, subject, len(choice.text), of="answer", scores=scores, read=choice.read
         )
         if request.call.block_output and ruling.decision.flagged:
             return _blocked(ruling)
@@ -112,22 +117,42 @@ class Judge:
 
     async def _revised(self, request: EngineRequest, choice: Choice, ruling: Ruling) -> Ruling:
         """The ruling with a revision that the critic passes, or turned into a block."""
+        started = time.perf_counter()
+        with span("revision", request_id=request.request_id, choice=choice.index) as told:
+            revision, outcome = await self._revision(request, choice)
+            note(told, outcome=outcome)
+        self.observer.revision(outcome, time.perf_counter() - started)
+        return _blocked(ruling) if revision is None else replace(ruling, revision=revision)
+
+    async def _revision(
+        self, request: EngineRequest, choice: Choice
+    ) -> tuple[Replacement | None, RevisionOutcome]:
+        if self.reviser.busy:
+            return None, "busy"
+        answer_ids = self._without_stop(choice.token_ids)
         try:
             async with asyncio.timeout(self.reviser.limits.timeout_s):
-                revision = await self.reviser.revise(request, self._without_stop(choice.token_ids))
-                if revision is not None and await self._harmless(request, revision):
-                    return replace(ruling, revision=revision)
+                revision = await self.reviser.revise(request, answer_ids)
+                if revision is None:
+                    return None, "none"
+                if await self._harmless(request, revision):
+                    return revision, "used"
+                return None, "flagged"
         except Exception as error:
             # Whatever went wrong, the answer stays withheld.
-            _log.warning("%s: no revision: %s", request.request_id, type(error).__name__)
-        return _blocked(ruling)
+            _log.warning("No revision: %s", type(error).__name__)
+            return None, "late" if isinstance(error, TimeoutError) else "failed"
 
     async def _harmless(self, request: EngineRequest, revision: Replacement) -> bool:
         subject = self._subject(request, revision.token_ids)
-        verdict = await self.critic.judge(
-            subject, categories_from=self.policy.lowest_threshold, **request.engine_options
-        )
-        return not self.policy.decide(verdict).flagged
+        with span("critique", request_id=request.request_id, of="revision") as told:
+            verdict = await self.critic.judge(
+                subject, categories_from=self.policy.lowest_threshold, **request.engine_options
+            )
+            self.observer.critique_tokens(verdict.tokens)
+            ruling = Ruling(verdict, self.policy.decide(verdict), len(revision.text))
+            _note_ruling(told, ruling)
+        return not ruling.decision.flagged
 
     def _subject(self, request: EngineRequest, answer_ids: Sequence[int]) -> Subject:
         answer_ids = self._without_stop(answer_ids)
@@ -148,21 +173,28 @@ class Judge:
         subject: Subject,
         checked: int,
         *,
+        of: str,
         scores: bool,
         read: Mapping[int, float] | None = None,
     ) -> Ruling:
         needed = 0.0 if scores else self.policy.lowest_threshold
-        try:
-            verdict = await self.critic.judge(
-                subject, categories_from=needed, read=read, **request.engine_options
-            )
-        except CriticUnavailable as error:
-            self.observer.failed(error.code)
-            if not self.fail_open:
-                raise
-            passed = Decision(Action.PASS, (), "The critique failed; failing open.")
-            return Ruling(None, passed, checked=0)
-        return Ruling(verdict, self.policy.decide(verdict), checked)
+        with span(
+            "critique", request_id=request.request_id, adapter=request.adapter, of=of
+        ) as told:
+            try:
+                verdict = await self.critic.judge(
+                    subject, categories_from=needed, read=read, **request.engine_options
+                )
+            except CriticUnavailable as error:
+                self.observer.failed(error.code)
+                if not self.fail_open:
+                    raise
+                passed = Decision(Action.PASS, (), "The critique failed; failing open.")
+                return Ruling(None, passed, checked=0)
+            self.observer.critique_tokens(verdict.tokens)
+            ruling = Ruling(verdict, self.policy.decide(verdict), checked)
+            _note_ruling(told, ruling)
+            return ruling
 
     def _count(self, request: EngineRequest, ruling: Ruling) -> None:
         if ruling.verdict is not None:
@@ -178,25 +210,39 @@ class Judge:
     async def _recorded(
         self, request: EngineRequest, choice: Choice, ruling: Ruling, released: int
     ) -> None:
+        started = time.perf_counter()
         try:
-            await self.recorder.record(
-                request.call,
-                ruling,
-                request_id=request.request_id,
-                adapter=request.adapter,
-                choice=choice.index,
-                prompt=self.chat_format.decode(request.prompt_ids),
-                answer=choice.text,
-                released=released,
-                revision=ruling.revision.text if ruling.revision else None,
-            )
+            with span("store", request_id=request.request_id, choice=choice.index):
+                await self.recorder.record(
+                    request.call,
+                    ruling,
+                    request_id=request.request_id,
+                    adapter=request.adapter,
+                    choice=choice.index,
+                    prompt=self.chat_format.decode(request.prompt_ids),
+                    answer=choice.text,
+                    released=released,
+                    revision=ruling.revision.text if ruling.revision else None,
+                )
         except StoreUnavailable as error:
             self.observer.failed(error.code)
             if not self.fail_open:
                 raise
         else:
-            self.observer.flag_written()
+            self.observer.flag_written(time.perf_counter() - started)
 
 
 def _blocked(ruling: Ruling) -> Ruling:
     return replace(ruling, decision=replace(ruling.decision, action=Action.BLOCK))
+
+
+def _note_ruling(told: Span, ruling: Ruling) -> None:
+    """What was found, in figures and names."""
+    if told.is_recording() and ruling.verdict is not None:
+        note(
+            told,
+            harm=ruling.verdict.harm,
+            categories=ruling.decision.categories,
+            action=ruling.decision.action.value,
+            checked_characters=ruling.checked,
+        )

@@ -1,8 +1,13 @@
 """What the guard tells those who watch it. Owns the interface only; server/metrics.py counts."""
 
-from typing import Protocol
+from typing import Literal, Protocol
 
 from guard.policy import Action
+from guard.verdict import TokensRead
+
+RevisionOutcome = Literal["used", "flagged", "none", "busy", "late", "failed"]
+"""used: let out. flagged: the critic would not pass it. none: the model had none that fits.
+busy: too many were under way. late: it took too long. failed: the engine or the critic did."""
 
 
 class Observer(Protocol):
@@ -12,16 +17,25 @@ class Observer(Protocol):
         """A text was judged; `category` is its top category when flagged, else "none"."""
 
     def action(self, action: Action, adapter: str) -> None:
-        """An answer was passed, annotated or blocked."""
+        """An answer was passed, annotated, revised or blocked."""
+
+    def input_blocked(self, adapter: str) -> None:
+        """A request was refused for what it asks, without an answer."""
+
+    def revision(self, outcome: RevisionOutcome, seconds: float) -> None:
+        """One attempt to rewrite an answer, the verdict on it included."""
 
     def critique(self, seconds: float) -> None:
         """One answer's critique, from its last token to its verdict."""
 
-    def overhead(self, seconds: float) -> None:
-        """What the guard added to one request: total minus the engine's own time."""
+    def critique_tokens(self, tokens: TokensRead) -> None:
+        """A critique of an answer, whole or so far, of a revision or an input took that."""
 
-    def flag_written(self) -> None:
-        """A flag was committed."""
+    def overhead(self, seconds: float) -> None:
+        """What the guard added to one engine request: from its last token to its last release."""
+
+    def flag_written(self, seconds: float) -> None:
+        """A flag was committed, in that time."""
 
     def failed(self, code: str) -> None:
         """The critic or the store failed, with the error's code."""

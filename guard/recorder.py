@@ -1,13 +1,17 @@
 """Turns a flagged answer into a row of the flag store. Owns what a flag says about where it came
-from; does not decide what is flagged, nor how rows are kept (store/).
+from, and that it is redacted first where that is wanted (redact.py); does not decide what is
+flagged, nor how rows are kept (store/).
 """
 
-from dataclasses import dataclass
+import asyncio
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Protocol
 
 from guard import prompts
 from guard.call import GuardCall, Ruling
+from guard.errors import StoreUnavailable
+from guard.redact import Redactor
 from guard.store.flags import Flag, hash_user
 
 
@@ -33,11 +37,14 @@ class FlagSink(Protocol):
 
 
 class Recorder:
-    """Writes the flags of one server."""
+    """Writes the flags of one server. redactor: None keeps texts as they are."""
 
-    def __init__(self, store: FlagSink, provenance: Provenance) -> None:
+    def __init__(
+        self, store: FlagSink, provenance: Provenance, redactor: Redactor | None = None
+    ) -> None:
         self._store = store
         self._provenance = provenance
+        self._redactor = redactor
 
     async def record(
         self,
@@ -52,7 +59,7 @@ class Recorder:
         released: int = 0,
         revision: str | None = None,
     ) -> None:
-        """Commits one flag before it returns; a caller that is cancelled meanwhile loses nothing.
+        """Commits one flag before it returns.
 
         prompt: stands in for the messages when the request carried none. released: how many
         characters of the answer were out before it was flagged. revision: what was let out instead.
@@ -82,4 +89,31 @@ class Recorder:
             user_hash=hash_user(call.user, source.user_salt) if call.user else None,
             created_at=datetime.now(UTC),
         )
+        if self._redactor is not None:
+            flag = await _redacted(flag, self._redactor)
         await self._store.add(flag)
+
+
+async def _redacted(flag: Flag, redactor: Redactor) -> Flag:
+    """The flag without personal data. Raises StoreUnavailable: it must not be stored with it."""
+    try:
+        # Long conversations take long, and the event loop serves everybody.
+        return await asyncio.to_thread(_without_personal_data, flag, redactor)
+    except Exception as error:
+        # Only the kind: what is wrong may quote the text.
+        problem = f"The flag could not be redacted: {type(error).__name__}"
+        raise StoreUnavailable(problem) from None
+
+
+def _without_personal_data(flag: Flag, redactor: Redactor) -> Flag:
+    answer, released = redactor.redact_at(flag.answer, flag.released_chars)
+    return replace(
+        flag,
+        messages=[
+            {name: redactor.redact(str(value)) for name, value in message.items()}
+            for message in flag.messages
+        ],
+        answer=answer,
+        released_chars=released,
+        revision=flag.revision and redactor.redact(flag.revision),
+    )

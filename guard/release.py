@@ -20,6 +20,7 @@ from guard.draft import Choice, instead_of
 from guard.judge import Judge
 from guard.session import taken_reply
 from guard.tasks import spawn
+from guard.traces import span
 
 
 @dataclass(frozen=True)
@@ -41,9 +42,9 @@ class _Choice:
     """One choice of a stream: what was decoded, and what of it is not out yet.
 
     window: tokens that the next verdict waits for. judged: tokens that a verdict covers.
-    shown, shown_tokens: characters and tokens that are out. flagged: the first ruling that flagged
-    it and let it go on. stopped: withheld, so that nothing more of it matters. closed: its last
-    output is out.
+    shown, shown_tokens: characters and tokens that are out. finished_at: when its draft ended, of
+    itself or for a flag. flagged: the first ruling that flagged it and let it go on. stopped:
+    withheld, so that nothing more of it matters. closed: its last output is out.
     """
 
     choice: Choice
@@ -122,6 +123,9 @@ class StreamRelease:
             if isinstance(output, Exception):
                 raise output
             finished = output.finished
+            if finished:
+                ended = max(each.finished_at or 0.0 for each in self._choices.values())
+                self._judge.observer.overhead(time.perf_counter() - ended)
             self._request.call.flowing = True
             yield output
 
@@ -139,12 +143,14 @@ class StreamRelease:
 
     async def _decode(self, pieces: AsyncGenerator[RequestOutput, None]) -> None:
         """Takes the engine's pieces; leaving early aborts the engine's request."""
-        async with aclosing(pieces):
-            async for piece in pieces:
-                self._last = piece
-                read = taken_reply(piece)
-                for output in piece.outputs:
-                    self._take(piece, output, read)
+        request = self._request
+        with span("draft", request_id=request.request_id, adapter=request.adapter):
+            async with aclosing(pieces):
+                async for piece in pieces:
+                    self._last = piece
+                    read = taken_reply(piece)
+                    for output in piece.outputs:
+                        self._take(piece, output, read)
 
     def _take(
         self, piece: RequestOutput, output: CompletionOutput, read: dict[int, float] | None
@@ -199,6 +205,7 @@ class StreamRelease:
 
     async def _withhold(self, each: _Choice, seen: Choice, ruling: Ruling) -> None:
         each.stopped = True
+        each.finished_at = each.finished_at or time.perf_counter()
         if self._count(lambda each: each.stopped or each.finished_at is not None) == self._n:
             assert self._decoding is not None
             self._decoding.cancel()

@@ -45,14 +45,19 @@ class Reviser:
         self._question = chat_format.question_after_answer(prompts.SAFE_ANSWER)
         self._free = asyncio.Semaphore(limits.at_once)
 
+    @property
+    def busy(self) -> bool:
+        """Whether as many revisions are under way as may be."""
+        return self._free.locked()
+
     async def revise(self, request: EngineRequest, answer_ids: Sequence[int]) -> Replacement | None:
-        """The model's other answer, not yet judged; None when it has none, or under overload.
+        """The model's other answer, not yet judged; None when it has none, or when busy.
 
         answer_ids: the flagged answer's tokens without the end mark.
         """
         prompt_ids = [*request.prompt_ids, *answer_ids, *self._question]
         room = self._max_model_len - len(prompt_ids)
-        if self._free.locked() or room < 1 or request.prompt["type"] != "token":
+        if self.busy or room < 1 or request.prompt["type"] != "token":
             return None
         async with self._free:
             said = await self._said(request, prompt_ids, min(self.limits.max_tokens, room))

@@ -24,18 +24,31 @@ CATEGORY_LETTERS: Mapping[str, str] = dict(zip("ABCDEFGHIJKLM", CATEGORIES, stri
 
 
 @dataclass(frozen=True)
+class TokensRead:
+    """The tokens of critiques, question included: found in the KV cache, and computed."""
+
+    cached: int = 0
+    computed: int = 0
+
+    def __add__(self, other: "TokensRead") -> "TokensRead":
+        return TokensRead(self.cached + other.cached, self.computed + other.computed)
+
+
+@dataclass(frozen=True)
 class Verdict:
     """What the critic read about one text.
 
     harm: probability in [0, 1] that the text is harmful.
     category_scores: joint probability per category, P(harmful and category), summing to `harm`;
         None when the category read was not run.
-    reads: how many label reads it took (one per window, plus the category read).
+    reads: how many label reads it took (one per window, plus the category read). tokens: of all
+        these.
     """
 
     harm: float
     category_scores: Mapping[str, float] | None
     reads: int = 1
+    tokens: TokensRead = TokensRead()
 
     @property
     def top_category(self) -> str | None:

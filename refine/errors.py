@@ -3,6 +3,7 @@
 RefineError
 ├── ServerUnavailable   the server that lends its model does not answer, or refuses
 ├── RunInterrupted      the run lost its lease to another job
+├── RunCancelled        somebody wants the run to end
 └── DataInvalid         a file given by the user does not say what it must
 """
 
@@ -17,6 +18,10 @@ class ServerUnavailable(RefineError):
 
 class RunInterrupted(RefineError):
     """Another job holds the lease now; this one stops without writing more."""
+
+
+class RunCancelled(RefineError):
+    """The message is who wants that."""
 
 
 class TrainingFailed(RefineError):

@@ -3,8 +3,9 @@ shares over the same cases are compared in paired.py. Owns no measuring.
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 _Z = 1.96
 
@@ -87,3 +88,18 @@ def _row(figure: Figure) -> str:
     return (
         f"{figure.name:<52} {share:>6}  [{low:6.1%}, {high:6.1%}]  n={figure.n:<5}{figure.bound}"
     ).rstrip()
+
+
+def side_by_side(measures: Mapping[str, Any] | None) -> dict[str, dict[str, str]]:
+    """A run's figures in words: by name, then by who was measured ("active", "candidate")."""
+    told: dict[str, dict[str, str]] = {}
+    for role, measured in (measures or {}).items():
+        for figure in measured.get("figures", ()):
+            told.setdefault(figure["name"], {})[role] = _told(figure)
+    return told
+
+
+def _told(figure: Mapping[str, Any]) -> str:
+    if figure["share"] is None:
+        return "not measured"
+    return f"{figure['share']:.1%} ({figure['low']:.1%} to {figure['high']:.1%}, n {figure['n']})"

@@ -26,6 +26,7 @@ from transformers.trainer_utils import get_last_checkpoint
 from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import SFTTrainer
 
+from guard.processor import bfloat16_is_slow
 from guard.template import ChatFormat
 from refine.dataset import Example, read_examples
 from refine.training import TrainPlan
@@ -118,7 +119,7 @@ def _trainer_settings(plan: TrainPlan, hidden_size: int) -> SFTConfig:
         max_length=None,
         seed=plan.seed,
         use_cpu=not torch.cuda.is_available(),
-        bf16=True,
+        bf16=torch.cuda.is_available() or not bfloat16_is_slow(),
         # The examples are short: recomputing activations would only cost time.
         gradient_checkpointing=torch.cuda.is_available(),
         train_sampling_strategy="group_by_length",

@@ -15,6 +15,7 @@ from guard.call import GuardCall, StreamMode, current_call
 from guard.critic import Critic
 from guard.engine import GuardedEngine, GuardOptions
 from guard.errors import StoreUnavailable
+from guard.observer import RevisionOutcome
 from guard.policy import Action, Policy, load_policy
 from guard.recorder import Provenance, Recorder
 from guard.release import Windows
@@ -22,6 +23,7 @@ from guard.revise import RevisionLimits
 from guard.scripted import Gate, Script, ScriptedEngine
 from guard.store.flags import Flag
 from guard.template import ChatFormat
+from guard.verdict import TokensRead
 from refine.practice.recipe import MODEL_DIR
 from tests.adapters import REVISION, MemoryRegistry
 
@@ -46,6 +48,9 @@ class Observed:
     critiques: int = 0
     overheads: int = 0
     flags: int = 0
+    blocked_inputs: int = 0
+    revisions: list[RevisionOutcome] = field(default_factory=list)
+    tokens: TokensRead = TokensRead()
 
     def verdict(self, category: str, adapter: str) -> None:
         self.verdicts.append((category, adapter))
@@ -53,13 +58,22 @@ class Observed:
     def action(self, action: Action, _adapter: str) -> None:
         self.actions.append(action)
 
+    def critique_tokens(self, tokens: TokensRead) -> None:
+        self.tokens += tokens
+
+    def input_blocked(self, _adapter: str) -> None:
+        self.blocked_inputs += 1
+
+    def revision(self, outcome: RevisionOutcome, _seconds: float) -> None:
+        self.revisions.append(outcome)
+
     def critique(self, _seconds: float) -> None:
         self.critiques += 1
 
     def overhead(self, _seconds: float) -> None:
         self.overheads += 1
 
-    def flag_written(self) -> None:
+    def flag_written(self, _seconds: float) -> None:
         self.flags += 1
 
     def failed(self, code: str) -> None:

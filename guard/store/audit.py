@@ -33,7 +33,12 @@ class Entry:
 
 
 class AuditStore(Store):
-    """Reads the trail. Every method raises StoreUnavailable when the database fails."""
+    """The trail of one database. Every method raises StoreUnavailable when the database fails."""
+
+    async def add(self, actor: str, event: str, subject: str, **details: Any) -> None:
+        """Adds an entry of what is in no table here."""
+        async with self._transaction() as session:
+            record(session, actor, event, subject, **details)
 
     async def list(self, limit: int) -> list[Entry]:
         """At most `limit` entries, newest first."""

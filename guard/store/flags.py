@@ -152,6 +152,10 @@ class FlagStore(Store):
         """What a caller of the refine routes must show; who reads the database may call them."""
         return await self._secret("refine_token", "put any long random value there")
 
+    async def console_secret(self) -> str:
+        """What the console's sessions are signed with, in all processes on this database."""
+        return await self._secret("console_secret", "put any long random value there")
+
     async def _secret(self, name: str, fix: str) -> str:
         async with self._transaction() as session:
             row = await session.get(SecretRow, name)

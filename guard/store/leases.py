@@ -3,11 +3,9 @@ expires, so a dead holder blocks nobody for long. Clocks of the machines must ag
 """
 
 from datetime import UTC, datetime, timedelta
-from typing import Any
 from uuid import uuid4
 
 from sqlalchemy import delete, update
-from sqlalchemy.dialects import postgresql, sqlite
 
 from guard.errors import LeaseHeld, LeaseLost
 from guard.store.store import Store
@@ -31,7 +29,7 @@ class Leases(Store):
         """
         token, now = uuid4().hex, datetime.now(UTC)
         values = {"holder": storable(holder), "token": token, "expires_at": _after(now, ttl_s)}
-        take = self._insert().values(name=name, **values)
+        take = self._insert(LeaseRow).values(name=name, **values)
         # In one statement, so that of several at once exactly one succeeds.
         take = take.on_conflict_do_update(
             index_elements=[LeaseRow.name], set_=values, where=LeaseRow.expires_at <= now
@@ -42,12 +40,13 @@ class Leases(Store):
             row = await session.get(LeaseRow, name)
         if row is None:
             return await self.acquire(name, holder, ttl_s)
-        raise LeaseHeld(
-            f"{row.holder} holds the lease {name!r} until {row.expires_at:%Y-%m-%d %H:%M:%S} UTC, "
-            "and longer if it is still at work",
-            holder=row.holder,
-            until=row.expires_at,
-        )
+        raise _held(row)
+
+    async def held(self, name: str) -> LeaseHeld | None:
+        """What acquire() would raise now, or None when the lease is free."""
+        async with self._transaction() as session:
+            row = await session.get(LeaseRow, name)
+        return None if row is None or row.expires_at <= datetime.now(UTC) else _held(row)
 
     async def renew(self, name: str, token: str, ttl_s: float) -> None:
         """Holds on to it for `ttl_s` seconds from now. Raises LeaseLost when another took it."""
@@ -64,9 +63,14 @@ class Leases(Store):
         async with self._transaction() as session:
             await session.execute(delete(LeaseRow).where(*held))
 
-    def _insert(self) -> Any:
-        dialects = {"sqlite": sqlite, "postgresql": postgresql}
-        return dialects[self._url.get_backend_name()].insert(LeaseRow)
+
+def _held(row: LeaseRow) -> LeaseHeld:
+    return LeaseHeld(
+        f"{row.holder} holds the lease {row.name!r} until {row.expires_at:%Y-%m-%d %H:%M:%S} UTC, "
+        "and longer if it is still at work",
+        holder=row.holder,
+        until=row.expires_at,
+    )
 
 
 def _after(now: datetime, seconds: float) -> datetime:

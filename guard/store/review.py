@@ -145,15 +145,16 @@ def _numbers(session: AsyncSession, which: Filter, limit: int) -> Select[int]:
 
 
 def _conditions(session: AsyncSession, which: Filter) -> Iterator[ColumnElement[bool]]:
+    # As flags are stored: no database takes a NUL in what is compared either.
     compared: list[tuple[Any, Callable[[Any, Any], Any], Any]] = [
         (FlagRow.created_at, operator.ge, which.since),
         (FlagRow.created_at, operator.lt, which.until),
-        (FlagRow.adapter, operator.eq, which.adapter),
+        (FlagRow.adapter, operator.eq, storable(which.adapter)),
         (FlagRow.action, operator.eq, which.action),
         (FlagRow.harm, operator.ge, which.harm_from),
         (FlagRow.harm, operator.le, which.harm_to),
-        (FlagRow.request_id, operator.eq, which.request_id),
-        (FlagRow.user_hash, operator.eq, which.user_hash),
+        (FlagRow.request_id, operator.eq, storable(which.request_id)),
+        (FlagRow.user_hash, operator.eq, storable(which.user_hash)),
         (FlagRow.id, operator.lt, which.before_id),
     ]
     yield from (holds(column, given) for column, holds, given in compared if given is not None)

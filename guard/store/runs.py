@@ -11,13 +11,17 @@ from typing import Any, Literal
 from sqlalchemy import delete, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from guard.errors import StoreUnavailable
+from guard.errors import RunOver, RunUnknown, StoreUnavailable
+from guard.store import audit
 from guard.store.store import Store
 from guard.store.tables import AdapterRow, RunFlagRow, RunRow
 from guard.store.text import storable
 
-RunStatus = Literal["running", "promoted", "rejected", "too_few", "failed"]
+RunStatus = Literal["running", "promoted", "rejected", "too_few", "failed", "cancelled"]
 Use = Literal["train", "held_out", "repeat"]
+
+STAGES = ("collect", "analyse", "dataset", "train", "gate", "promote")
+"""In their order; see refine/cycle.py."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +30,8 @@ class StoredRun:
 
     stage: the one that is under way, or in which it ended. parent: the adapter that was active
     when it began. measures, reasons: the gate's figures and words. counts: by name, of all stages.
-    error: why it failed. dataset_sha256: of what it trained on, in hex.
+    error: why it failed. dataset_sha256: of what it trained on, in hex. cancelled_by: who wants it
+    to end; it is cancelled once its status says so.
     """
 
     id: int
@@ -45,6 +50,7 @@ class StoredRun:
     reasons: tuple[str, ...]
     error: str | None
     dataset_sha256: str | None
+    cancelled_by: str | None
 
 
 @dataclass(frozen=True)
@@ -119,6 +125,22 @@ class RunStore(Store):
             row.status, row.reasons, row.error = status, storable(reasons), storable(error)
             row.measures = storable(measures)
             row.updated_at = row.finished_at = datetime.now(UTC)
+
+    async def cancel(self, number: int, *, by: str) -> StoredRun:
+        """Asks for a run to end; whoever works on it sees to that.
+
+        Raises RunUnknown, or RunOver when it ended before.
+        """
+        async with self._transaction() as session:
+            row = await session.get(RunRow, number)
+            if row is None:
+                raise RunUnknown(f"There is no run {number}")
+            if row.status != "running":
+                raise RunOver(f"Run {number} is over: {row.status}")
+            if row.cancelled_by is None:
+                row.cancelled_by = storable(by)
+                audit.record(session, by, "run.cancelled", f"run {number}")
+            return _stored(row)
 
     async def get(self, number: int) -> StoredRun | None:
         """The run of that number, or None."""

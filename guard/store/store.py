@@ -4,9 +4,12 @@ the connection; knows no table.
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 from sqlalchemy import URL
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
+from sqlalchemy.orm import DeclarativeBase
 
 from guard.store import database, migrate
 
@@ -36,3 +39,8 @@ class Store:
         with database.store_errors(self._url):
             async with self._sessions.begin() as session:
                 yield session
+
+    def _insert(self, table: type[DeclarativeBase]) -> Any:
+        """An INSERT in the database's own words, which can say what to do on a conflict."""
+        dialects = {"sqlite": sqlite, "postgresql": postgresql}
+        return dialects[self._url.get_backend_name()].insert(table)

@@ -10,6 +10,7 @@ from sqlalchemy import (
     BigInteger,
     DateTime,
     Dialect,
+    Double,
     ForeignKey,
     Index,
     Integer,
@@ -136,6 +137,7 @@ class RunRow(Base):
     reasons: Mapped[list[Any]]
     error: Mapped[str | None]
     dataset_sha256: Mapped[str | None]
+    cancelled_by: Mapped[str | None]
 
 
 class RunFlagRow(Base):
@@ -194,6 +196,18 @@ class KeyRow(Base):
     revoked_at: Mapped[datetime | None]
 
 
+class KeyUsageRow(Base):
+    """How often a limited key was used in one minute; see usage.Usage."""
+
+    __tablename__ = "key_usage"
+
+    key_id: Mapped[int] = mapped_column(
+        Number, ForeignKey("keys.id", ondelete="CASCADE"), primary_key=True
+    )
+    minute: Mapped[int] = mapped_column(BigInteger, primary_key=True)
+    requests: Mapped[int] = mapped_column(BigInteger)
+
+
 class AuditRow(Base):
     """Something that somebody did; see audit.Entry."""
 
@@ -208,6 +222,18 @@ class AuditRow(Base):
     details: Mapped[dict[str, Any]]
 
 
+class TrafficRow(Base):
+    """What all server processes answered in one minute; see traffic.Traffic."""
+
+    __tablename__ = "traffic"
+
+    minute: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+    answers: Mapped[int] = mapped_column(BigInteger)
+    flagged: Mapped[int] = mapped_column(BigInteger)
+    requests: Mapped[int] = mapped_column(BigInteger)
+    overhead_s: Mapped[float] = mapped_column(Double)
+
+
 class LeaseRow(Base):
     """Who may do what only one process may, and until when."""
 
@@ -220,7 +246,8 @@ class LeaseRow(Base):
 
 
 class SecretRow(Base):
-    """A random value all processes share; the migrations make `user_salt`, `refine_token`."""
+    """A random value all processes share; the migrations make `user_salt`, `refine_token` and
+    `console_secret`."""
 
     __tablename__ = "secrets"
 

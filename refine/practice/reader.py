@@ -13,6 +13,7 @@ from transformers import AutoTokenizer, LlamaForCausalLM
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from guard import prompts
+from guard.processor import bfloat16_is_slow
 from guard.verdict import CATEGORIES, CATEGORY_LETTERS
 from refine.practice.recipe import CONTEXT_LENGTH
 from refine.practice.world import Message
@@ -37,7 +38,8 @@ class Reader:
     def load(cls, path: Path) -> "Reader":
         """Load from a directory. Raises OSError when there is no model in it."""
         tokenizer = AutoTokenizer.from_pretrained(path, padding_side="left")
-        model = LlamaForCausalLM.from_pretrained(path, dtype="auto").eval()
+        dtype = "float32" if bfloat16_is_slow() else "auto"
+        model = LlamaForCausalLM.from_pretrained(path, dtype=dtype).eval()
         return cls(model, tokenizer)
 
     def answers(

@@ -314,3 +314,12 @@ async def test_a_policy_of_pass_records_and_says_nothing(make_bench: MakeBench) 
     assert outputs[-1].outputs[0].text == SECRET
     assert [flag.action for flag in bench.store.flags] == [Action.PASS]
     assert not bench.call.annotated
+
+
+async def test_what_critiques_compute_is_counted(make_bench: MakeBench) -> None:
+    bench = make_bench(Script())
+    await bench.ask("Ask.")
+    # The scripted engine has no cache.
+    asked = [text for what, text in bench.engine.log if what == "read"]
+    expected = sum(len(bench.engine.tokenizer.encode(text)) for text in asked)
+    assert (bench.observed.tokens.cached, bench.observed.tokens.computed) == (0, expected)

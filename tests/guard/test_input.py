@@ -50,6 +50,7 @@ async def test_a_flagged_request_ends_generation_before_it_is_done(
         await ask(bench, kind, HARMFUL)
     assert bench.engine.log[-1] == ("closed", "req-1")
     assert isinstance(bench.call.error, InputBlocked)
+    assert bench.observed.blocked_inputs == 1
     assert bench.store.flags == []
 
 

@@ -57,6 +57,7 @@ async def test_an_unflagged_stream_comes_out_whole_in_several_pieces(make_bench:
     assert tokens_of(outputs) == drafted
     assert sum(len(o.logprobs or ()) for out in outputs for o in out.outputs) == drafted
     assert bench.observed.actions == [Action.PASS]
+    assert (bench.observed.critiques, bench.observed.overheads) == (1, 1)
     assert bench.observed.verdicts == [("none", "base")]
     (ruling,) = bench.call.output_rulings.values()
     assert ruling.checked == len(FINE)
@@ -103,6 +104,7 @@ async def test_a_flag_ends_generation(make_bench: MakeBench) -> None:
     bench = make_bench(script, stream=StreamMode.WINDOW)
     outputs = await bench.ask(kind=DELTA)
     assert ("closed", "req-1") in bench.engine.log
+    assert bench.observed.overheads == 1
     assert tokens_of(outputs) < len(bench.engine.tokenizer.encode(long))
 
 

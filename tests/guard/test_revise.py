@@ -9,6 +9,7 @@ from vllm.sampling_params import RequestOutputKind
 
 from guard import prompts
 from guard.call import StreamMode
+from guard.observer import RevisionOutcome
 from guard.policy import Action
 from guard.revise import RevisionLimits
 from guard.scripted import Gate, Script
@@ -58,6 +59,8 @@ async def test_a_flagged_answer_comes_out_as_its_revision(
     (flag,) = bench.store.flags
     assert (flag.answer, flag.revision, flag.action) == (SECRET, SAFE, Action.REVISE)
     assert bench.observed.actions == [Action.REVISE]
+    assert bench.observed.revisions == ["used"]
+    assert bench.observed.overheads == 1
     assert bench.call.annotated
     assert bench.call.withheld
 
@@ -91,20 +94,27 @@ async def test_a_stream_goes_on_with_the_revision(make_bench: MakeBench) -> None
 
 
 @pytest.mark.parametrize(
-    "said",
+    ("said", "outcome"),
     [
-        pytest.param("I will not say what is wrong with it.", id="no answer after the analysis"),
-        pytest.param(f"It is bad.\n\n{SECRET}", id="harmful again"),
-        pytest.param("It is bad.\n\n" + "Very bad indeed. " * 200, id="longer than its budget"),
+        pytest.param(
+            "I will not say what is wrong with it.", "none", id="no answer after the analysis"
+        ),
+        pytest.param(f"It is bad.\n\n{SECRET}", "flagged", id="harmful again"),
+        pytest.param(
+            "It is bad.\n\n" + "Very bad indeed. " * 200, "none", id="longer than its budget"
+        ),
     ],
 )
-async def test_without_a_usable_revision_it_is_blocked(make_bench: MakeBench, said: str) -> None:
+async def test_without_a_usable_revision_it_is_blocked(
+    make_bench: MakeBench, said: str, outcome: RevisionOutcome
+) -> None:
     bench = make_bench(Script(answers=answers(said), harm=harm))
     (output,) = await bench.ask()
     assert output.outputs[0].text == bench.policy.refusal
     (flag,) = bench.store.flags
     assert (flag.action, flag.revision) == (Action.BLOCK, None)
     assert bench.call.withheld
+    assert bench.observed.revisions == [outcome]
 
 
 async def test_a_policy_or_a_caller_that_blocks_gets_no_revision(make_bench: MakeBench) -> None:
@@ -129,6 +139,7 @@ async def test_one_that_takes_too_long_is_given_up(make_bench: MakeBench) -> Non
     bench = make_bench(script, revisions=limits)
     (output,) = await bench.ask()
     assert output.outputs[0].text == bench.policy.refusal
+    assert bench.observed.revisions == ["late"]
 
 
 async def test_who_leaves_during_a_revision_leaves_the_flag_behind(make_bench: MakeBench) -> None:
@@ -154,4 +165,5 @@ async def test_under_overload_it_is_blocked_at_once(make_bench: MakeBench) -> No
     outputs = await asyncio.gather(*(bench.ask() for _ in range(3)))
     texts = [each[-1].outputs[0].text for each in outputs]
     assert sorted(texts) == sorted([SAFE, bench.policy.refusal, bench.policy.refusal])
+    assert sorted(bench.observed.revisions) == ["busy", "busy", "used"]
     assert (await bench.ask())[-1].outputs[0].text == SAFE

@@ -36,6 +36,21 @@ async def test_a_released_lease_is_free(leases: Leases) -> None:
     assert await leases.acquire("refine", "b", ttl_s=60) != token
 
 
+async def test_whoever_holds_a_lease_can_be_asked_for(leases: Leases) -> None:
+    assert await leases.held("refine") is None
+    token = await leases.acquire("refine", "host-a 7", ttl_s=60)
+    held = await leases.held("refine")
+    assert held is not None
+    with pytest.raises(LeaseHeld) as refused:
+        await leases.acquire("refine", "host-b 8", ttl_s=60)
+    assert (str(held), held.holder) == (str(refused.value), "host-a 7")
+    assert await leases.held("other") is None
+    await leases.release("refine", token)
+    assert await leases.held("refine") is None
+    await leases.acquire("refine", "dead", ttl_s=0)
+    assert await leases.held("refine") is None
+
+
 async def test_an_expired_lease_may_be_taken_and_is_then_lost(leases: Leases) -> None:
     stale = await leases.acquire("refine", "dead", ttl_s=0)
     token = await leases.acquire("refine", "alive", ttl_s=60)
