@@ -1,18 +1,24 @@
-"""The guard's place in the HTTP stack: opens a GuardCall around each guarded request. Also refuses
-to start an API process whose engine is not guarded, since vLLM skips plugins that fail to load.
-Owns neither verdicts nor what responses look like (response.py).
+"""The guard's place in the HTTP stack: opens a GuardCall and a span around each guarded request.
+Also refuses to start an API process whose engine is not guarded, since vLLM skips plugins that fail
+to load. Owns neither verdicts nor what responses look like (response.py).
 """
 
-from uuid import uuid4
+from collections.abc import Iterator
+from contextlib import contextmanager
 
-from starlette.datastructures import Headers, MutableHeaders
+from opentelemetry.propagate import extract
+from opentelemetry.trace import Span, SpanKind, use_span
+from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from guard.adapters import Adapters
+from guard.adapters import BASE_ADAPTER, Adapters
 from guard.call import GuardCall, current_call
 from guard.errors import GuardError, UnguardedRoute
+from guard.policy import STRICTNESS
+from guard.traces import note, span
 from server.calls import check_moderation_model, parse_body, read_call
 from server.errors import BadRequest, bad_request_response
+from server.logs import REQUEST_ID
 from server.response import GuardedResponse
 from server.routes import GUARDED, path_of
 from server.seal import prove
@@ -42,7 +48,6 @@ class GuardMiddleware:
             await self._app(scope, receive, send)
 
     async def _guarded(self, scope: Scope, receive: Receive, send: Send) -> None:
-        _name_request(scope)
         body, replay = await _buffered(receive)
         try:
             call = _read_call(scope, body)
@@ -54,23 +59,50 @@ class GuardMiddleware:
         token = current_call.set(call)
         try:
             # However often it generates, a request is answered by one adapter.
-            with adapters.use():
+            with _traced(call, scope), adapters.use():
                 call.pin(adapters.active_name, adapters.active)
                 await self._app(scope, replay, response.send)
         except Exception as error:
             # Once a stream has begun, Starlette wraps what its generator raised.
             failure = error if isinstance(error, GuardError) else call.error
-            if failure is None:
+            if failure is not None:
+                await response.fail(failure)
+            elif response.started or not _is_mistake(error.__cause__):
                 raise
-            await response.fail(failure)
+            else:
+                # To vLLM the response had begun, so that it could not say this itself.
+                refusal = BadRequest(str(error.__cause__), "body")
+                await bad_request_response(refusal)(scope, receive, send)
         finally:
             current_call.reset(token)
 
 
-def _name_request(scope: Scope) -> None:
-    """Gives the request an id unless it has one, which vLLM then uses in its own ids and header."""
-    headers = MutableHeaders(scope=scope)
-    headers.setdefault("x-request-id", uuid4().hex)
+def _is_mistake(error: BaseException | None) -> bool:
+    """Whether vLLM found the request itself wrong."""
+    from vllm.exceptions import VLLMClientError
+
+    return isinstance(error, VLLMClientError)
+
+
+@contextmanager
+def _traced(call: GuardCall, scope: Scope) -> Iterator[None]:
+    """A span around the whole request, below its caller's, with what came of it."""
+    headers = Headers(scope=scope)
+    with span("guard", parent=extract(headers), kind=SpanKind.SERVER, route=call.route) as told:
+        try:
+            with use_span(told, record_exception=False, set_status_on_exception=False):
+                yield
+        finally:
+            _note_outcome(told, call, headers.get(REQUEST_ID, ""))
+
+
+def _note_outcome(told: Span, call: GuardCall, request_id: str) -> None:
+    note(told, request_id=request_id, adapter=call.adapter or BASE_ADAPTER)
+    if call.output_rulings:
+        actions = (ruling.decision.action for ruling in call.output_rulings.values())
+        note(told, action=max(actions, key=STRICTNESS.__getitem__).value)
+    if call.error is not None:
+        told.set_attribute("error.type", call.error.code)
 
 
 def _read_call(scope: Scope, body: bytes) -> GuardCall:

@@ -3,6 +3,7 @@
 import asyncio
 from argparse import Namespace
 from collections.abc import AsyncIterator
+from itertools import product
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,24 +17,34 @@ from guard.store import migrate
 from guard.store.database import parse_url
 from guard.store.keys import ROLES, KeyStore, Role
 from server.access import Access, AccessMiddleware, caller_of, is_local, role_of
-from server.routes import CANNOT_GENERATE, GUARDED, REFINE, REVIEW
+from server.console.session import Sessions
+from server.routes import CANNOT_GENERATE, CONSOLE, GUARDED, REFINE, REVIEW
 
-EVERY_ROUTE = sorted(GUARDED | REFINE | REVIEW | CANNOT_GENERATE)
-NEEDED: dict[str, Role | None] = {
-    **dict.fromkeys(GUARDED | CANNOT_GENERATE, "call"),
-    **dict.fromkeys(REVIEW, "review"),
-    **dict.fromkeys(
-        [
-            "/v1/guard/flags/purge",
-            "/v1/guard/users/{user_hash}",
-            "/v1/guard/adapters/rollback",
-            "/v1/guard/adapters/{version}/promote",
-        ],
-        "admin",
-    ),
-    # Probes; and the refine routes, which have a token of their own.
-    **dict.fromkeys(["/health", "/metrics", "/ping", "/ready", *REFINE], None),
+EVERY_ROUTE = sorted(GUARDED | REFINE | REVIEW | CONSOLE | CANNOT_GENERATE)
+FOR_ALL = {
+    # Probes; what a browser needs to log in; and the refine routes, which have their own token.
+    *("/health", "/metrics", "/ping", "/ready"),
+    *("/console/login", "/console/static/{name}"),
+    *REFINE,
 }
+REVIEWERS_CHANGE = {
+    "/v1/guard/flags/label",
+    "/v1/guard/flags/{flag_id}/label",
+    "/console/flags/{flag_id}/label",
+    "/console/logout",
+}
+
+
+def needed(method: str, path: str) -> Role | None:
+    """Reviewers read and label, admins change the rest, and nothing generates without a key."""
+    if path in FOR_ALL:
+        return None
+    if path not in REVIEW | CONSOLE:
+        return "call"
+    return "review" if method == "GET" or path in REVIEWERS_CHANGE else "admin"
+
+
+METHODS = ("GET", "POST", "DELETE")
 
 
 @pytest.fixture
@@ -51,12 +62,13 @@ async def caller(request: Request) -> str:
 
 def serving(access: Access) -> httpx.AsyncClient:
     """An application that answers every path with its caller's name."""
-    app = FastAPI()
-    app.state = State({"setback": SimpleNamespace(access=access)})
-    app.add_api_route("/{path:path}", caller, methods=["GET", "POST"])
+    app = FastAPI(openapi_url=None)
+    sessions = Sessions("secret of the sessions")
+    app.state = State({"setback": SimpleNamespace(access=access, sessions=sessions)})
+    app.add_api_route("/{path:path}", caller, methods=[*METHODS])
     app.add_middleware(AccessMiddleware)
     transport: Any = httpx.ASGITransport(app)
-    return httpx.AsyncClient(transport=transport, base_url="http://test")
+    return httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1:8000")
 
 
 @pytest.mark.parametrize("local", [True, False])
@@ -65,15 +77,17 @@ async def test_every_route_wants_its_role(keys: KeyStore, local: bool) -> None:
     access = Access(keys, local=local)
     await access.refresh()
     async with serving(access) as client:
-        for path in EVERY_ROUTE:
-            needed = NEEDED[path]
-            assert role_of(path) == needed, path
-            assert (await client.post(path)).status_code == (401 if needed else 200), path
-            for role, secret in secrets.items():
+        for method, path in product(METHODS, EVERY_ROUTE):
+            role = needed(method, path)
+            assert role_of(method, path) == role, (method, path)
+            refused = 303 if path in CONSOLE else 401
+            got = (await client.request(method, path)).status_code
+            assert got == (refused if role else 200), (method, path)
+            for shown, secret in secrets.items():
                 headers = {"authorization": f"Bearer {secret}"}
-                got = (await client.post(path, headers=headers)).status_code
-                allowed = needed is None or ROLES.index(role) >= ROLES.index(needed)
-                assert got == (200 if allowed else 403), (path, role)
+                got = (await client.request(method, path, headers=headers)).status_code
+                allowed = role is None or ROLES.index(shown) >= ROLES.index(role)
+                assert got == (200 if allowed else 403), (method, path, shown)
 
 
 async def test_refusals_have_openais_shape(keys: KeyStore) -> None:

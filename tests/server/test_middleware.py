@@ -6,12 +6,16 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.trace import format_span_id, format_trace_id
 from starlette.datastructures import State
 from starlette.types import Message, Receive, Scope, Send
+from vllm.exceptions import VLLMValidationError
 
 from guard.adapters import AdapterLimits, Adapters, adapter_name
 from guard.call import GuardCall, current_call
 from guard.errors import StoreUnavailable
+from guard.scripted import Script
 from server.middleware import GuardMiddleware
 from server.seal import seal
 from tests.adapters import MemoryRegistry, write_adapter
@@ -19,6 +23,7 @@ from tests.scripted import Bench, Observed
 
 CHAT = "/v1/chat/completions"
 ADAPTER = b"x-setback-adapter"
+BLOCK = '[default]\nthreshold = 0.5\naction = "block"\n'
 
 
 def application(state: State) -> Any:
@@ -156,26 +161,27 @@ async def test_what_is_not_the_guards_failure_is_raised_on() -> None:
         await run(app, http(CHAT))
 
 
-async def test_a_request_without_an_id_gets_one_and_keeps_its_own() -> None:
-    async def app(scope: Scope, _receive: Receive, send: Send) -> None:
-        await send({"type": "seen", "headers": dict(scope["headers"])})
+@pytest.mark.parametrize("flowing", [False, True])
+async def test_a_wrong_request_that_vllm_finds_late_is_refused(flowing: bool) -> None:
+    late = RuntimeError(str(STARTED))
+    late.__cause__ = VLLMValidationError("no such grammar")
 
-    sent: list[Message] = []
+    async def app(_scope: Scope, _receive: Receive, send: Send) -> None:
+        call = current_call.get()
+        assert call is not None
+        headers = [(b"content-type", b"text/event-stream")]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        call.flowing = flowing
+        await send({"type": "http.response.body", "body": b"data: {}\n\n", "more_body": True})
+        raise late
 
-    async def send(message: Message) -> None:
-        sent.append(message)
-
-    async def receive() -> Message:
-        return {"type": "http.request", "body": b"{}", "more_body": False}
-
-    async def forward(scope: Scope, receive: Receive, _send: Send) -> None:
-        await app(scope, receive, send)
-
-    mine = {**http(CHAT), "headers": [(b"x-request-id", b"mine")]}
-    for scope in (http(CHAT), mine):
-        await GuardMiddleware(forward)(scope, receive, send)
-    assert len(sent[0]["headers"][b"x-request-id"]) == 32
-    assert sent[1]["headers"][b"x-request-id"] == b"mine"
+    if flowing:
+        with pytest.raises(RuntimeError, match="already started"):
+            await run(app, http(CHAT))
+    else:
+        sent = await run(app, http(CHAT))
+        assert [message.get("status") for message in sent] == [400, None]
+        assert b"no such grammar" in sent[1]["body"]
 
 
 async def test_one_adapter_answers_a_whole_request_though_another_becomes_active(
@@ -203,3 +209,47 @@ async def test_one_adapter_answers_a_whole_request_though_another_becomes_active
     assert headers == ["setback-1", "setback-2"]
     assert bench.engine.reloads == 0
     assert [lora.lora_name for lora in bench.engine.loras.values()] == ["setback-2"]
+
+
+async def test_a_request_is_one_span_below_its_callers(
+    make_bench: Callable[..., Bench], spans: InMemorySpanExporter
+) -> None:
+    bench = make_bench(Script(harm=lambda prompt: 0.9), policy=BLOCK)
+    trace_id, span_id = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
+    caller = [
+        (b"traceparent", f"00-{trace_id}-{span_id}-01".encode()),
+        (b"x-request-id", b"mine"),
+    ]
+
+    async def app(_scope: Scope, _receive: Receive, send: Send) -> None:
+        await bench.ask_in_call(current_call.get())
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b""})
+
+    await run(app, {**http(CHAT, app=serving(bench.adapters)), "headers": caller})
+    ended = {span.name: span for span in spans.get_finished_spans()}
+    assert list(ended) == ["draft", "critique", "store", "guard"]
+    guard = ended.pop("guard")
+    assert guard.attributes == {
+        "setback.request_id": "mine",
+        "setback.route": CHAT,
+        "setback.adapter": "base",
+        "setback.action": "block",
+    }
+    assert guard.parent is not None
+    assert format_span_id(guard.parent.span_id) == span_id
+    for span in ended.values():
+        assert span.context is not None
+        assert format_trace_id(span.context.trace_id) == trace_id
+        assert span.parent == guard.context
+
+
+async def test_a_failure_is_told_by_its_code_alone(spans: InMemorySpanExporter) -> None:
+    async def app(_scope: Scope, _receive: Receive, _send: Send) -> None:
+        raise StoreUnavailable("quotes an answer")
+
+    await run(app, http(CHAT))
+    (span,) = spans.get_finished_spans()
+    assert span.attributes is not None
+    assert span.attributes["error.type"] == "store_unavailable"
+    assert "quotes" not in span.to_json()

@@ -1,0 +1,82 @@
+"""/console/login and logout, and the files of all pages. Owns these; the session's cookie is
+session.py's."""
+
+from pathlib import Path
+from typing import Annotated
+
+from fastapi import APIRouter, Form, Request, Response
+from fastapi.responses import FileResponse, RedirectResponse
+
+from guard.store.keys import Key
+from server.access import Access
+from server.console.session import CONSOLE, FLAGS, LOGIN, Sessions, at
+from server.console.view import PageRoute, page, see
+
+_STATIC = Path(__file__).with_name("static")
+_FILES = {path.name: path for path in sorted(_STATIC.iterdir())}
+
+router = APIRouter(route_class=PageRoute, include_in_schema=False)
+
+
+@router.get("/console")
+async def home(request: Request) -> Response:
+    """The console begins with what is to be reviewed."""
+    return see(request, FLAGS)
+
+
+@router.get("/console/login")
+async def login_page(request: Request, next: str = "") -> Response:
+    """Asks for a key, unless none is needed."""
+    if _access(request).open:
+        return see(request, FLAGS)
+    return page(request, "login.html", next=next, problem=None)
+
+
+@router.post("/console/login")
+async def login(
+    request: Request, key: Annotated[str, Form()] = "", next: Annotated[str, Form()] = ""
+) -> Response:
+    """Logs in who has a key for reviewing, and goes where that was wanted."""
+    found = _access(request).find(key.strip())
+    problem = _problem(found)
+    if found is None or problem:
+        return page(request, "login.html", status=401, next=next, problem=problem)
+    # Only to our own pages, whoever wrote the link to this one.
+    ours = next.startswith(f"{at(request, CONSOLE)}/")
+    response = RedirectResponse(next, 303) if ours else see(request, FLAGS)
+    _sessions(request).begin(request, response, found)
+    return response
+
+
+@router.post("/console/logout")
+async def logout(request: Request) -> Response:
+    """Forgets who is logged in."""
+    response = see(request, LOGIN)
+    _sessions(request).end(request, response)
+    return response
+
+
+@router.get("/console/static/{name}")
+async def static(name: str) -> Response:
+    """A style sheet, script or picture."""
+    if name not in _FILES:
+        return Response(status_code=404)
+    return FileResponse(_FILES[name], headers={"cache-control": "no-cache"})
+
+
+def _problem(key: Key | None) -> str | None:
+    if key is None:
+        return "No key in force has this secret."
+    if not key.may("review"):
+        return f"This key is for the role {key.role}; the console needs review or admin."
+    return None
+
+
+def _access(request: Request) -> Access:
+    access: Access = request.app.state.setback.access
+    return access
+
+
+def _sessions(request: Request) -> Sessions:
+    sessions: Sessions = request.app.state.setback.sessions
+    return sessions

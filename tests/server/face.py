@@ -1,0 +1,154 @@
+"""Our whole HTTP face over a real database, without vLLM's and without an engine."""
+
+import os
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from types import SimpleNamespace
+from typing import Any, get_args
+
+import httpx
+from fastapi import FastAPI
+from sqlalchemy import URL
+from starlette.datastructures import State
+
+from guard.policy import Action, load_policy
+from guard.store.adapters import AdapterStore
+from guard.store.audit import AuditStore
+from guard.store.flags import Flag, FlagStore
+from guard.store.keys import KeyStore, Role
+from guard.store.leases import Leases
+from guard.store.review import Label, ReviewStore
+from guard.store.runs import RunStatus, RunStore
+from guard.store.text import storable
+from guard.store.traffic import Traffic, TrafficStore
+from server.access import Access, AccessMiddleware
+from server.console.session import Sessions
+from server.plugin import GuardPlugin
+from server.run_control import RunControl
+
+BASE_URL = "http://127.0.0.1:8000"
+STATUSES: tuple[RunStatus, ...] = get_args(RunStatus)
+"""fill() makes a run and an adapter of each, numbered in this order from 1."""
+
+_TEXTS = (
+    *("request_id", "route", "answer", "revision", "user_hash", "adapter"),
+    *("model", "model_revision", "policy_hash", "prompt_version"),
+)
+
+
+@dataclass(frozen=True)
+class Face:
+    """The application and the stores behind it."""
+
+    app: FastAPI
+    flags: FlagStore
+    reviews: ReviewStore
+    runs: RunStore
+    registry: AdapterStore
+    leases: Leases
+    audit: AuditStore
+    keys: KeyStore
+    traffic: TrafficStore
+    access: Access
+    control: RunControl
+
+    async def key(self, role: Role, name: str = "anna") -> str:
+        """The secret of a new key, which the server knows of."""
+        _, secret = await self.keys.make(name, role, by="ada")
+        await self.access.refresh()
+        return secret
+
+    def client(self, base_url: str = BASE_URL, root_path: str = "") -> httpx.AsyncClient:
+        """A client that follows no redirect, and raises what the application does not answer."""
+        transport: Any = httpx.ASGITransport(self.app, root_path=root_path)
+        return httpx.AsyncClient(transport=transport, base_url=base_url)
+
+    @asynccontextmanager
+    async def browser(self, role: Role, name: str = "anna") -> AsyncIterator[httpx.AsyncClient]:
+        """A client that is logged in."""
+        async with self.client() as client:
+            form = {"key": await self.key(role, name)}
+            assert (await client.post("/console/login", data=form)).status_code == 303
+            yield client
+
+
+@asynccontextmanager
+async def open_face(
+    url: URL,
+    *,
+    job: Sequence[str] = ("false",),
+    environment: Mapping[str, str] = os.environ,
+    local: bool = True,
+    api_key: bool = False,
+) -> AsyncIterator[Face]:
+    """A face over the database at `url`, which is migrated; `job` is what starts a run."""
+    runs, registry, leases, audit = RunStore(url), AdapterStore(url), Leases(url), AuditStore(url)
+    flags, reviews, traffic = FlagStore(url), ReviewStore(url), TrafficStore(url)
+    keys = KeyStore(url)
+    access = Access(keys, local=local, api_key=api_key)
+    control = RunControl(job, environment, runs=runs, adapters=registry, leases=leases, audit=audit)
+    app = FastAPI()
+    GuardPlugin().attach_router(app)
+    app.add_middleware(AccessMiddleware)
+    state = SimpleNamespace(
+        access=access,
+        sessions=Sessions(await flags.console_secret()),
+        reviews=reviews,
+        runs=runs,
+        registry=registry,
+        control=control,
+        traffic=traffic,
+        policy=load_policy(),
+    )
+    app.state = State({"setback": state})
+    try:
+        yield Face(
+            app, flags, reviews, runs, registry, leases, audit, keys, traffic, access, control
+        )
+    finally:
+        for store in (flags, reviews, runs, registry, leases, audit, keys, traffic):
+            await store.close()
+
+
+async def fill(face: Face, flag: Flag, said: str) -> None:
+    """Something of every kind that a page shows, with `said` wherever a text comes from others."""
+    for action in Action:
+        number = await face.flags.add(_odd(replace(flag, action=action), said))
+    label = Label(review="confirmed", category="hate", answer=said, note=said)
+    await face.reviews.label([number], label, said)
+    for status in STATUSES:
+        await _run(face, status, said)
+    await face.registry.set_status(STATUSES.index("rejected") + 1, "rejected")
+    for version in (2, 1):
+        await face.registry.activate(version, by=said, reason=said)
+    await face.traffic.add(flag.created_at, Traffic(10, 3, 8, 1.5))
+
+
+def _odd(flag: Flag, said: str) -> Flag:
+    texts: Any = dict.fromkeys(_TEXTS, said)
+    return replace(
+        flag,
+        messages=[{"role": said, "content": said}, {"role": "user", "content": said}],
+        categories=(said, *flag.categories),
+        category_scores={said: 0.9, **flag.category_scores},
+        **texts,
+    )
+
+
+async def _run(face: Face, status: RunStatus, said: str) -> None:
+    ours = storable(said)
+    run = await face.runs.start(
+        model=said, model_revision=ours, parent=None, seed=0, options={said: said}
+    )
+    await face.registry.register(version=run.id, parent=None, model_revision=ours, sha256=ours)
+    await face.runs.set_flags(run.id, {1: "train", 2: "held_out"})
+    await face.runs.set_stage(run.id, "gate", counts={said: 3}, dataset_sha256=ours)
+    if status == "running":
+        await face.runs.cancel(run.id, by=said)
+        return
+    figure = {"name": said, "share": 0.5, "low": 0.4, "high": 0.6, "n": 10}
+    measures = {"active": {"figures": [figure]}, "candidate": {"figures": [figure]}}
+    await face.runs.finish(
+        run.id, status, measures=measures, reasons=[said, f"FAILS {said}"], error=said
+    )
