@@ -1,14 +1,21 @@
 """The guard's Prometheus metrics, in vLLM's own /metrics. Owns their names and labels; counts what
-the guard reports (guard/observer.py).
+the guard reports (guard/observer.py) and tells what serves and how the refine loop fares.
 
 They live in the default registry, so that several API-server processes add up as vLLM's do.
 """
 
+from collections.abc import Iterable
+from importlib.metadata import version
+
 from prometheus_client import Counter, Gauge, Histogram
 
+from guard.observer import RevisionOutcome
 from guard.policy import Action
+from guard.store.runs import StoredRun
+from guard.verdict import TokensRead
 
 _SECONDS = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+_LONGER = (0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 40.0)
 
 VERDICTS = Counter(
     "setback_verdicts_total",
@@ -16,14 +23,32 @@ VERDICTS = Counter(
     ["category", "adapter"],
 )
 ACTIONS = Counter("setback_actions_total", "Answers by what was done.", ["action", "adapter"])
+INPUTS_BLOCKED = Counter(
+    "setback_inputs_blocked_total", "Requests refused for what they ask.", ["adapter"]
+)
+RATE_LIMITED = Counter(
+    "setback_rate_limited_total", "Requests refused because their key was used too often."
+)
 CRITIQUE = Histogram(
     "setback_critique_seconds", "From an answer's last token to its verdict.", buckets=_SECONDS
 )
+CRITIQUE_TOKENS = Counter(
+    "setback_critique_tokens_total",
+    "Tokens of critiques: found in the KV cache, or computed.",
+    ["source"],
+)
 OVERHEAD = Histogram(
     "setback_guard_overhead_seconds",
-    "What the guard added to a request: its total minus the engine's own time.",
+    "From the last token of a request's answers to the release of their last.",
     buckets=_SECONDS,
 )
+REVISION = Histogram(
+    "setback_revision_seconds",
+    "Attempts to rewrite an answer, the verdict on it included, by what came of them.",
+    ["outcome"],
+    buckets=_LONGER,
+)
+STORE = Histogram("setback_store_seconds", "Time to commit a flag.", buckets=_SECONDS)
 FLAGS = Counter("setback_flags_written_total", "Flags committed to the store.")
 ERRORS = Counter("setback_guard_errors_total", "Failures of the critic or the store.", ["code"])
 ACTIVE_ADAPTER = Gauge(
@@ -36,6 +61,32 @@ REFUSALS = Counter(
     "setback_adapter_refusals_total",
     "Adapters that were to be served and were not, counted by each API process.",
 )
+REFINE_ENDED = Gauge(
+    "setback_refine_ended_timestamp_seconds",
+    "When a run of the refine loop last ended so, as Unix time.",
+    ["status"],
+    multiprocess_mode="mostrecent",
+)
+BUILD = Gauge(
+    "setback_build_info",
+    "1, with the versions of what serves in its labels.",
+    ["version", "model_revision", "policy"],
+    multiprocess_mode="mostrecent",
+)
+
+
+def tell_build(model_revision: str, policy_hash: str) -> None:
+    """Says what serves, once at start-up."""
+    BUILD.labels(version("setback"), model_revision, policy_hash).set(1)
+
+
+def tell_runs(newest_first: Iterable[StoredRun]) -> None:
+    """Says when a run of the refine loop last ended in each way."""
+    told: set[str] = set()
+    for run in newest_first:
+        if run.finished_at is not None and run.status not in told:
+            told.add(run.status)
+            REFINE_ENDED.labels(run.status).set(run.finished_at.timestamp())
 
 
 class PrometheusObserver:
@@ -49,17 +100,31 @@ class PrometheusObserver:
         """See Observer."""
         ACTIONS.labels(action.value, adapter).inc()
 
+    def input_blocked(self, adapter: str) -> None:
+        """See Observer."""
+        INPUTS_BLOCKED.labels(adapter).inc()
+
+    def revision(self, outcome: RevisionOutcome, seconds: float) -> None:
+        """See Observer."""
+        REVISION.labels(outcome).observe(seconds)
+
     def critique(self, seconds: float) -> None:
         """See Observer."""
         CRITIQUE.observe(seconds)
+
+    def critique_tokens(self, tokens: TokensRead) -> None:
+        """See Observer."""
+        CRITIQUE_TOKENS.labels("cached").inc(tokens.cached)
+        CRITIQUE_TOKENS.labels("computed").inc(tokens.computed)
 
     def overhead(self, seconds: float) -> None:
         """See Observer."""
         OVERHEAD.observe(seconds)
 
-    def flag_written(self) -> None:
+    def flag_written(self, seconds: float) -> None:
         """See Observer."""
         FLAGS.inc()
+        STORE.observe(seconds)
 
     def failed(self, code: str) -> None:
         """See Observer."""

@@ -1,54 +1,38 @@
 """/v1/guard/runs, adapters and policy over a real database."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
-from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import httpx
 import pytest
-from fastapi import FastAPI
+from sqlalchemy import URL
 
-from guard.errors import GuardError
 from guard.policy import load_policy
-from guard.store import migrate
-from guard.store.adapters import AdapterStore
-from guard.store.database import parse_url
-from guard.store.flags import Flag, FlagStore
-from guard.store.runs import RunStore
-from server import loop_routes
-from server.errors import BadRequest, on_bad_request, on_guard_error
+from guard.store.flags import Flag
+from guard.tasks import spawn
 from tests.guard.store.test_runs import begin
+from tests.server.face import BASE_URL, Face
+from tests.server.test_run_control import face_with, job
 
 
 @pytest.fixture
-async def client(tmp_path: Path, flag: Flag) -> AsyncIterator[httpx.AsyncClient]:
+async def client(face: Face, flag: Flag) -> AsyncIterator[httpx.AsyncClient]:
     """Three runs: 1 and 2 made adapters, of which 1 is in force; 3 is under way with flag 1."""
-    url = parse_url(f"sqlite:///{tmp_path}/flags.db")
-    await asyncio.to_thread(migrate.upgrade, url)
-    flags, runs, registry = FlagStore(url), RunStore(url), AdapterStore(url)
-    number = await flags.add(flag)
+    number = await face.flags.add(flag)
     for version, parent in ((1, None), (2, 1)):
-        await begin(runs)
-        await registry.register(
+        await begin(face.runs)
+        await face.registry.register(
             version=version, parent=parent, model_revision="r", sha256=f"{version}" * 64
         )
         measures: dict[str, Any] = {"candidate": {"figures": []}}
-        await runs.finish(version, "promoted", measures=measures, reasons=["better"])
-    await runs.set_flags(1, {number: "train"})
-    await begin(runs)
-    await registry.activate(1, by="run 1", reason="passed")
-    app = FastAPI()
-    app.include_router(loop_routes.router)
-    app.add_exception_handler(GuardError, on_guard_error)
-    app.add_exception_handler(BadRequest, on_bad_request)
-    app.state.setback = SimpleNamespace(runs=runs, registry=registry, policy=load_policy())
-    transport = httpx.ASGITransport(app)
-    async with httpx.AsyncClient(transport=transport, base_url="http://test/v1/guard") as client:
+        await face.runs.finish(version, "promoted", measures=measures, reasons=["better"])
+    await face.runs.set_flags(1, {number: "train"})
+    await begin(face.runs)
+    await face.registry.activate(1, by="run 1", reason="passed")
+    async with face.client(f"{BASE_URL}/v1/guard") as client:
         yield client
-    for store in (flags, runs, registry):
-        await store.close()
 
 
 async def test_runs_are_listed_and_shown(client: httpx.AsyncClient) -> None:
@@ -103,3 +87,73 @@ async def test_the_policy_is_shown_with_its_hash(client: httpx.AsyncClient) -> N
     assert shown["hash"] == policy.hash
     assert shown["refusal"] == policy.refusal
     assert shown["rules"]["hate"] == {"threshold": 0.5, "action": "revise"}
+
+
+async def test_a_run_is_started_followed_and_cancelled(database: URL) -> None:
+    async with face_with(database, *job(database, "work")) as face, face.client() as client:
+        started = (await client.post("/v1/guard/runs")).json()
+        assert (started["object"], started["id"], started["status"]) == ("guard.run", 1, "running")
+        again = await client.post("/v1/guard/runs")
+        assert (again.status_code, again.json()["error"]["code"]) == (409, "lease_held")
+        following = spawn(client.get("/v1/guard/runs/1/events"))
+        cancelled = (await client.post("/v1/guard/runs/1/cancel")).json()
+        assert (cancelled["id"], cancelled["cancelled_by"]) == (1, "local")
+        told = await following
+        assert told.headers["content-type"] == "text/event-stream; charset=utf-8"
+        assert told.headers["cache-control"] == "no-cache"
+        assert told.text.endswith("\n\ndata: [DONE]\n\n")
+        *events, _ = [line.removeprefix("data: ") for line in told.text.split("\n\n") if line]
+        statuses = [json.loads(event)["status"] for event in events]
+        assert statuses[-1] == "cancelled"
+        assert set(statuses[:-1]) == {"running"}
+        assert json.loads(events[-1])["reasons"] == ["cancelled by local"]
+        over = await client.post("/v1/guard/runs/1/cancel")
+        assert (over.status_code, over.json()["error"]["code"]) == (409, "run_over")
+
+
+async def test_a_job_that_dies_at_once_is_told(database: URL) -> None:
+    async with face_with(database, *job(database, "die")) as face, face.client() as client:
+        failed = await client.post("/v1/guard/runs")
+    assert failed.status_code == 503
+    assert failed.json()["error"]["code"] == "run_not_started"
+    assert "no server at that address" in failed.json()["error"]["message"]
+
+
+@pytest.mark.parametrize("run", ["9", "0", "x", "99999999999999999999"])
+async def test_a_run_that_there_is_not_is_neither_followed_nor_cancelled(
+    client: httpx.AsyncClient, run: str
+) -> None:
+    status, code = (404, "run_unknown") if run == "9" else (400, "invalid_value")
+    followed = await client.get(f"/runs/{run}/events")
+    assert (followed.status_code, followed.json()["error"]["code"]) == (status, code)
+    assert followed.headers["content-type"] == "application/json"
+
+
+async def test_a_run_that_is_over_is_told_once(client: httpx.AsyncClient) -> None:
+    first, done, end = (await client.get("/runs/2/events")).text.split("\n\n")
+    assert json.loads(first.removeprefix("data: "))["status"] == "promoted"
+    assert (done, end) == ("data: [DONE]", "")
+
+
+async def test_a_follower_may_hang_up(face: Face) -> None:
+    run = await begin(face.runs)
+    told: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+    hung_up = asyncio.Event()
+
+    async def receive() -> dict[str, Any]:
+        await hung_up.wait()
+        return {"type": "http.disconnect"}
+
+    scope = {
+        "type": "http",
+        "method": "GET",
+        "path": f"/v1/guard/runs/{run.id}/events",
+        "query_string": b"",
+        "headers": [(b"host", b"127.0.0.1")],
+    }
+    following = spawn(face.app(scope, receive, told.put))  # type: ignore[arg-type]
+    start, first = await told.get(), await told.get()
+    assert (start["status"], first["more_body"]) == (200, True)
+    assert json.loads(first["body"].removeprefix(b"data: "))["status"] == "running"
+    hung_up.set()
+    await asyncio.wait_for(following, timeout=30)

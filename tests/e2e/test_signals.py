@@ -1,0 +1,136 @@
+"""A whole server's traces and its log in JSON: complete, told apart by request, without texts."""
+
+import asyncio
+import json
+import re
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+from uuid import uuid4
+
+import httpx
+import pytest
+
+from guard.store import migrate
+from guard.store.database import parse_url
+from guard.store.flags import StoredFlag
+from guard.store.review import Filter, ReviewStore
+from refine.practice.integrity import MODEL_NAME
+from tests.e2e.collector import Collector, collecting
+from tests.e2e.conftest import SETBACK, Server, running_server
+
+pytestmark = pytest.mark.e2e
+
+KEY = "sk-never-in-any-log"
+HARMFUL = "My plan is to smuggle moon wine past the meadow. Where do I start?"
+FIELDS = {"timestamp", "level", "logger", "event", "process", "pid"}
+AS_TEXT = re.compile(r"^(?:\(\w+ pid=\d+\) )?(?:INFO|WARNING|ERROR).*", re.MULTILINE)
+"""How vLLM's and uvicorn's lines begin otherwise."""
+PROCESSES = {"APIServer", "EngineCore"}
+
+
+@pytest.fixture(scope="module")
+def collector() -> Iterator[Collector]:
+    with collecting() as it:
+        yield it
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory, collector: Collector) -> Iterator[Server]:
+    """Logs in JSON and sends its traces to the collector; asks for a key."""
+    folder = tmp_path_factory.mktemp("signals")
+    database = f"sqlite:///{folder}/flags.db"
+    migrate.upgrade(parse_url(database))
+    options = ["--log-format", "json", "--api-key", KEY]
+    environment = {
+        "OTEL_EXPORTER_OTLP_ENDPOINT": collector.endpoint,
+        "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf",
+        "OTEL_BSP_SCHEDULE_DELAY": "100",
+    }
+    with running_server(
+        folder,
+        database,
+        lambda port: [SETBACK, "serve", "--port", str(port), *options],
+        environment=environment,
+    ) as it:
+        yield it
+
+
+def ask(server: Server, *, stream: bool, **headers: str) -> httpx.Response:
+    body = {
+        "model": MODEL_NAME,
+        "messages": [{"role": "user", "content": HARMFUL}],
+        "temperature": 0,
+        "stream": stream,
+    }
+    with server.http() as http:
+        return http.post(
+            "/v1/chat/completions",
+            json=body,
+            headers={"authorization": f"Bearer {KEY}", **headers},
+        )
+
+
+def newest_flag(server: Server) -> StoredFlag:
+    async def read() -> StoredFlag:
+        store = ReviewStore(server.database)
+        try:
+            (flag,) = await store.page(Filter(), 1)
+            return flag
+        finally:
+            await store.close()
+
+    return asyncio.run(read())
+
+
+def attributes(span: Any) -> dict[str, str]:
+    """Its attributes that are words."""
+    return {each.key: each.value.string_value for each in span.attributes}
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_request_is_one_trace_below_its_callers(
+    server: Server, collector: Collector, stream: bool
+) -> None:
+    trace_id, caller = uuid4().hex, uuid4().hex[:16]
+    answer = ask(
+        server,
+        stream=stream,
+        **{"traceparent": f"00-{trace_id}-{caller}-01", "x-request-id": trace_id},
+    )
+    assert answer.status_code == 200
+    spans = collector.trace(trace_id)
+    names = Counter(span.name for span in spans)
+    assert set(names) == {"guard", "draft", "critique", "revision", "store"}
+    assert names["guard"] == names["draft"] == names["revision"] == names["store"] == 1
+    (guard,) = [span for span in spans if span.name == "guard"]
+    assert guard.parent_span_id.hex() == caller
+    assert {span.parent_span_id for span in spans if span is not guard} == {guard.span_id}
+    told = attributes(guard)
+    assert (told["setback.request_id"], told["setback.action"]) == (trace_id, "revise")
+    assert collector.services == {"setback"}
+    sent = b"".join(span.SerializeToString() for span in spans)
+    flag = newest_flag(server)
+    assert trace_id in flag.request_id
+    for text in (HARMFUL, flag.answer, str(flag.revision)):
+        assert not any(word.encode() in sent for word in text.split() if len(word) > 8)
+
+
+def test_every_line_of_the_log_is_an_object_without_secrets(server: Server) -> None:
+    mine = uuid4().hex
+    ask(server, stream=False, **{"x-request-id": mine})
+    with server.http() as http:
+        refused = http.get("/v1/guard/flags?q=meadow")
+    assert refused.status_code == 401
+    log = server.log.read_text()
+    lines = [json.loads(line) for line in log.splitlines() if line.startswith("{")]
+    assert all(line.keys() >= FIELDS for line in lines)
+    assert {line["process"] for line in lines} >= PROCESSES
+    assert {line["logger"] for line in lines} >= {"vllm.setback", "uvicorn.access"}
+    assert not AS_TEXT.findall(log)
+    about = {line["request_id"]: line["event"] for line in lines if "request_id" in line}
+    assert "POST /v1/chat/completions" in about[mine]
+    assert "GET /v1/guard/flags HTTP" in about[refused.headers["x-request-id"]]
+    flag = newest_flag(server)
+    for secret in (KEY, HARMFUL, flag.answer, str(flag.revision), "meadow"):
+        assert secret not in log
