@@ -17,8 +17,10 @@ from guard.store.adapters import AdapterStore
 from guard.store.flags import FlagStore
 from guard.store.runs import RunStatus, RunStore, StoredRun
 from refine.analyse import Analysed, analyse
+from refine.cancel import unless_cancelled
 from refine.collect import Collection, collect
 from refine.dataset import DatasetFile, Dismissed, build, earlier_examples, write_dataset
+from refine.errors import RunCancelled
 from refine.files import write_atomically
 from refine.ground import Ground
 from refine.options import RefineOptions
@@ -93,7 +95,16 @@ class Cycle:
     record: StoredRun
 
     async def run(self) -> StoredRun:
-        """The sequence."""
+        """The sequence, to its end or until it is cancelled; what was decided stands."""
+        try:
+            proof = await unless_cancelled(
+                self.setting.stores.runs, self.record.id, self._up_to_the_proof()
+            )
+        except RunCancelled as by:
+            return await self._cancelled(str(by))
+        return proof if isinstance(proof, StoredRun) else await self._end(proof)
+
+    async def _up_to_the_proof(self) -> Proof | StoredRun:
         collection = await self._stage("collect", Collection, self._collect)
         if len(collection.learn) < self.setting.options.min_flags:
             return await self._too_few(collection)
@@ -102,8 +113,7 @@ class Cycle:
             "dataset", DatasetFile, lambda: self._dataset(collection, analysed)
         )
         trained = await self._stage("train", Path, lambda: self._train(dataset))
-        proof = await self._stage("gate", Proof, lambda: self._gate(collection, trained))
-        return await self._end(proof)
+        return await self._stage("gate", Proof, lambda: self._gate(collection, trained))
 
     @property
     def folder(self) -> Path:
@@ -222,6 +232,12 @@ class Cycle:
         return await self._finish(
             "promoted" if decision.promote else "rejected", decision.reasons, proof.figures
         )
+
+    async def _cancelled(self, by: str) -> StoredRun:
+        adapters = self.setting.stores.adapters
+        if await adapters.get(self.record.id) is not None:
+            await reject(adapters, self.setting.model, self.record)
+        return await self._finish("cancelled", [f"cancelled by {by}"], None)
 
     async def _too_few(self, collection: Collection) -> StoredRun:
         needed = self.setting.options.min_flags

@@ -303,6 +303,57 @@ def test_a_run_that_broke_off_is_finished_by_the_next(
         assert not any(asked.startswith("Ask the following") for _, asked in server.asked)
 
 
+@dataclass
+class CancelledServer(ScriptedServer):
+    """Somebody wants run 1 to end when `cancelled_at` is asked; the answer never comes."""
+
+    url: URL = field(kw_only=True)
+    cancelled_at: str = field(kw_only=True)
+
+    async def answers(
+        self,
+        conversations: Sequence[Conversation],
+        *,
+        adapter: Adapter,
+        max_tokens: int = 96,
+        temperature: float = 0.0,
+        seed: int | None = None,
+        reminder: bool = False,
+    ) -> list[str]:
+        if any(self.cancelled_at in each[-1]["content"] for each in conversations):
+            runs = RunStore(self.url)
+            await runs.cancel(1, by="key 1 (anna)")
+            await runs.close()
+            await asyncio.Event().wait()
+        return await super().answers(conversations, adapter=adapter)
+
+
+@pytest.mark.parametrize("cancelled_at", ["Ask the following", "harm thing 5"])
+def test_a_cancelled_run_ends_and_leaves_its_flags_to_the_next(
+    loop: Loop, flag: Flag, cancelled_at: str
+) -> None:
+    loop.write(harms(flag))
+    loop.trained_before(1)
+    run = loop.cycle(CancelledServer(url=loop.url, cancelled_at=cancelled_at), replay=40)
+    assert (run.status, run.reasons) == ("cancelled", ("cancelled by key 1 (anna)",))
+    assert loop.active() is None
+    loop.trained_before(2)
+    again = loop.cycle(ScriptedServer(), replay=40)
+    assert (again.id, again.status) == (2, "promoted")
+    assert again.counts["learn"] + again.counts["held_out"] == FLAGS
+
+
+def test_the_adapter_of_a_run_cancelled_at_the_gate_is_never_promoted(
+    loop: Loop, flag: Flag
+) -> None:
+    loop.write(harms(flag))
+    loop.trained_before(1)
+    server = CancelledServer(url=loop.url, cancelled_at="harm thing 5")
+    loop.cycle(server, replay=40)
+    assert asyncio.run(_adapter(loop.url, 1)).status == "rejected"
+    assert server.unloaded == [1]
+
+
 def test_a_run_begun_for_another_base_is_given_up(loop: Loop, flag: Flag) -> None:
     loop.write(harms(flag))
     with pytest.raises(ServerUnavailable):
