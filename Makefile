@@ -22,15 +22,27 @@ DEV := $(VENV)/.installed-dev
 # vLLM names but which break next to the CPU build of torch.
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --no-deps
 
-.PHONY: serve test lint types clean
+BROWSER := chromium chromium-driver fonts-dejavu-core
+
+.PHONY: serve test browser lint types clean
 .DELETE_ON_ERROR:
 
 serve: $(SERVER)
 	$(BIN)/setback db upgrade
 	exec $(BIN)/setback serve --port $(PORT) $(ARGS)
 
-test: $(DEV)
+test: $(DEV) browser
 	$(BIN)/python -m pytest $(ARGS)
+
+# The console is tested in Chromium, with letters for its pages; where it cannot be installed those tests are skipped.
+browser:
+	@if ! command -v chromium >/dev/null || ! command -v chromedriver >/dev/null; then \
+		if command -v apt-get >/dev/null && [ "$$(id -u)" = 0 ]; then \
+			apt-get update -qq && apt-get install -qq --no-install-recommends -y $(BROWSER) >/dev/null; \
+		else \
+			echo 'Without Chromium the console is not tested; install: $(BROWSER)'; \
+		fi; \
+	fi
 
 lint: $(DEV)
 	$(BIN)/ruff check .

@@ -27,6 +27,7 @@ MODERATION_ALIASES: frozenset[str] = frozenset(
 STREAM_HEADER = "x-setback-stream"
 """How strictly a caller wants its stream held back."""
 
+_HALF_CHARACTER = re.compile(rb"\\u[dD][89a-fA-F]")
 _TYPE_NAME = re.compile(r"\[|^str$|^[A-Z]\w*$")
 
 
@@ -53,10 +54,33 @@ class _Moderation(BaseModel):
         return asked is not None and asked.mode == "block"
 
 
+class _Function(BaseModel):
+    name: Any
+
+
+class _Tool(BaseModel):
+    function: _Function
+
+
+class _Constrained(BaseModel):
+    """What vLLM's own checks take for granted of any request, and fail on where it is not so."""
+
+    structured_outputs: dict[str, Any] | None = None
+
+
+class _WithNamedTool(_Constrained):
+    """The same of a request that names one of its tools."""
+
+    tools: list[_Tool] | None = None
+
+
 def parse_body(body: bytes) -> dict[str, Any]:
     """A request's JSON object; raises BadRequest when it is none."""
     try:
-        content = json.loads(body)
+        content = json.loads(body.decode("utf-8-sig"))
+        if _HALF_CHARACTER.search(body):
+            # Half of one alone is no text: neither vLLM's engine nor any database takes it.
+            json.dumps(content, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:
         raise BadRequest(
             f"The body is not JSON in UTF-8: {error}.", "body", "invalid_json"
@@ -79,8 +103,9 @@ def read_call(route: str, headers: Mapping[str, str], body: Mapping[str, Any]) -
     """The guard's view of one request.
 
     Raises BadRequest when `moderation` is not as OpenAI defines it, or the stream header names no
-    mode. Everything else that is wrong with the body is left for vLLM to say.
+    mode, or vLLM would fail. Everything else that is wrong with the body is left for vLLM to say.
     """
+    _check_shape(body)
     moderation = _moderation(body)
     return GuardCall(
         route=route,
@@ -98,6 +123,15 @@ def check_moderation_model(name: str, served: Iterable[str], param: str) -> None
     if name not in MODERATION_ALIASES and name not in served:
         known = ", ".join(sorted(MODERATION_ALIASES | set(served)))
         raise BadRequest(f"Unknown model {name!r}; use one of {known}.", param, "model_not_found")
+
+
+def _check_shape(body: Mapping[str, Any]) -> None:
+    choice = body.get("tool_choice")
+    named = isinstance(choice, dict) and "function" in choice
+    try:
+        (_WithNamedTool if named else _Constrained).model_validate(body)
+    except ValidationError as error:
+        raise bad_field(error) from error
 
 
 def _stream_mode(given: str | None) -> StreamMode | None:

@@ -23,14 +23,16 @@ class CheckedRoute(APIRoute):
             try:
                 return await handle(request)
             except RequestValidationError as error:
-                raise _bad_request(error) from error
+                raise bad_request(error) from error
 
         return checked
 
 
-def _bad_request(error: RequestValidationError) -> BadRequest:
+def bad_request(error: RequestValidationError) -> BadRequest:
+    """The first wrong field, and where it stands."""
     found = error.errors()[0]
-    # The first step says where it stood: query, path or body.
-    where = ".".join(str(step) for step in found["loc"][1:]) or str(found["loc"][0])
+    # The first step says where it stood: query, path or body; JSON that is none has no steps.
+    steps = () if found["type"] == "json_invalid" else found["loc"][1:]
+    where = ".".join(str(step) for step in steps) or str(found["loc"][0])
     problem = found["msg"].removeprefix("Value error, ")
     return BadRequest(f"{where}: {problem}.", where)

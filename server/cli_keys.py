@@ -13,6 +13,8 @@ from guard.store.audit import AuditStore
 from guard.store.keys import Key, KeyStore
 from server.terminal import LARGEST_ID, AsJson, Limit, ask, print_json, print_table, printable, when
 
+_MOST_REQUESTS = 1_000_000
+
 keys = typer.Typer(help="Who may call the server.", no_args_is_help=True)
 
 
@@ -31,11 +33,20 @@ def keys_make(
         RoleOption,
         typer.Option(help="call: the model; review: flags too; admin: everything."),
     ] = RoleOption.CALL,
+    requests_per_minute: Annotated[
+        int | None,
+        typer.Option(
+            min=1, max=_MOST_REQUESTS, help="The most it may make; without it: any number."
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Make a key and print it, once: only its hash is kept."""
     who = getpass.getuser()
-    key, secret = ask(KeyStore, lambda store: store.make(name, role.value, by=who))
+    key, secret = ask(
+        KeyStore,
+        lambda store: store.make(name, role.value, by=who, requests_per_minute=requests_per_minute),
+    )
     if as_json:
         print_json({**_fields(key), "key": secret})
     else:
@@ -49,7 +60,7 @@ def keys_list(as_json: AsJson = False) -> None:
     if as_json:
         print_json([_fields(key) for key in found])
     elif found:
-        columns = "ID", "Name", "Role", "Key", "Made (UTC)", "Revoked (UTC)"
+        columns = "ID", "Name", "Role", "Key", "Per minute", "Made (UTC)", "Revoked (UTC)"
         print_table(columns, map(_row, found))
     else:
         typer.echo("No keys: the server answers this machine only, without any.")
@@ -85,4 +96,5 @@ def _fields(key: Key) -> dict[str, Any]:
 
 def _row(key: Key) -> tuple[str, ...]:
     made, revoked = when(key.created_at), when(key.revoked_at)
-    return str(key.id), key.name, key.role, f"...{key.hint}", made, revoked
+    limit = str(key.requests_per_minute or "")
+    return str(key.id), key.name, key.role, f"...{key.hint}", limit, made, revoked

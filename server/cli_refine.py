@@ -11,6 +11,7 @@ import typer
 
 from guard.store.adapters import Activation, AdapterStore, StoredAdapter
 from guard.store.runs import Lineage, RunStore, StoredRun
+from refine.figures import side_by_side
 from server.terminal import (
     LARGEST_ID,
     AsJson,
@@ -187,22 +188,13 @@ def _print_run(run: StoredRun, used: Mapping[int, str]) -> None:
 
 def _print_gate(run: StoredRun) -> None:
     """The figures of each adapter that the gate measured, side by side, and its reasons."""
-    roles = [role for role, measured in (run.measures or {}).items() if "figures" in measured]
-    shares: dict[str, dict[str, str]] = {}
-    for role in roles:
-        for figure in (run.measures or {})[role]["figures"]:
-            shares.setdefault(figure["name"], {})[role] = _share(figure)
-    if shares:
-        rows = ((name, *(of.get(role, "") for role in roles)) for name, of in shares.items())
+    figures = side_by_side(run.measures)
+    roles = list(dict.fromkeys(role for told in figures.values() for role in told))
+    if figures:
+        rows = ((name, *(told.get(role, "") for role in roles)) for name, told in figures.items())
         print_table(("Figure (95% interval)", *roles), rows)
     for reason in run.reasons:
         typer.echo(f"- {printable(reason)}")
-
-
-def _share(figure: Mapping[str, Any]) -> str:
-    if figure["share"] is None:
-        return "not measured"
-    return f"{figure['share']:.1%} ({figure['low']:.1%} to {figure['high']:.1%}, n {figure['n']})"
 
 
 def _print_activation(done: Activation, as_json: bool) -> None:

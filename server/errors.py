@@ -2,11 +2,13 @@
 the server's own; does not decide when one is raised.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from fastapi import Request
 from fastapi.responses import JSONResponse
+from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
 from guard.errors import (
@@ -21,12 +23,15 @@ from guard.errors import (
     LeaseHeld,
     LeaseLost,
     PolicyInvalid,
+    RunNotStarted,
+    RunOver,
     RunUnknown,
     StoreUnavailable,
     TemplateUnusable,
     UnguardedRoute,
     Unsupported,
 )
+from guard.store.text import storable
 
 STATUS: dict[type[GuardError], int] = {
     AdapterConflict: 409,
@@ -39,6 +44,8 @@ STATUS: dict[type[GuardError], int] = {
     LeaseHeld: 409,
     LeaseLost: 409,
     PolicyInvalid: 500,
+    RunNotStarted: 503,
+    RunOver: 409,
     RunUnknown: 404,
     StoreUnavailable: 503,
     TemplateUnusable: 500,
@@ -47,7 +54,30 @@ STATUS: dict[type[GuardError], int] = {
 }
 """HTTP status per guard error; tests hold that none is missing."""
 
+_NO_ROUTE = (404, 405)
 _PARAMS: dict[type[GuardError], str] = {InputBlocked: "prompt"}
+
+
+class ErrorFields(BaseModel):
+    """What every error tells."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str
+
+
+class Refusal(BaseModel):
+    """The body of every error."""
+
+    error: ErrorFields
+
+
+REFUSALS: dict[int | str, dict[str, Any]] = {
+    "4XX": {"model": Refusal, "description": "The request is wrong, or not allowed."},
+    "5XX": {"model": Refusal, "description": "The guard, its engine or its database failed."},
+}
+"""How our own routes' errors are told of in /openapi.json."""
 
 
 @dataclass
@@ -61,10 +91,17 @@ class BadRequest(Exception):
 
 
 def error_response(
-    status: int, message: str, *, code: str, param: str | None = None
+    status: int,
+    message: str,
+    *,
+    code: str,
+    param: str | None = None,
+    headers: Mapping[str, str] | None = None,
 ) -> JSONResponse:
     """`{"error": {message, type, param, code}}`, as the OpenAI API sends it."""
-    return JSONResponse({"error": _fields(status, message, code, param)}, status_code=status)
+    # It may quote the request, which JSON lets hold what UTF-8 cannot.
+    fields = storable(_fields(status, message, code, param))
+    return JSONResponse({"error": fields}, status_code=status, headers=headers)
 
 
 def _fields(status: int, message: str, code: str, param: str | None) -> dict[str, Any]:
@@ -89,12 +126,13 @@ def bad_request_response(error: BadRequest) -> JSONResponse:
 
 
 async def on_http_error(request: Request, error: Exception) -> JSONResponse:
-    """FastAPI handler for what the router itself refuses: unknown or closed paths, methods."""
+    """FastAPI handler for what the router itself refuses: unknown or closed paths, methods, and
+    bodies that cannot be read."""
     assert isinstance(error, HTTPException)
-    path = request.url.path
-    message = (
-        f"{request.method} {path}: {error.detail}. Closed routes are opened by SETBACK_OPEN_ROUTES."
-    )
+    message = f"{request.method} {request.scope['path']}: {error.detail}."
+    if error.status_code not in _NO_ROUTE:
+        return error_response(error.status_code, message, code="invalid_request")
+    message += " Closed routes are opened by SETBACK_OPEN_ROUTES."
     return error_response(error.status_code, message, code="route_unavailable")
 
 

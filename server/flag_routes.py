@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Path, Query, Request
 from fastapi.responses import StreamingResponse
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
 
 from guard.policy import Action
 from guard.store.flags import Review, StoredFlag
@@ -20,6 +20,7 @@ from guard.store.search import words_of
 from guard.verdict import CATEGORIES
 from server.access import caller_of
 from server.checked_route import CheckedRoute
+from server.errors import REFUSALS
 
 LARGEST_ID = 2**63 - 1
 MOST_AT_ONCE = 1000
@@ -30,10 +31,15 @@ Score = Annotated[float, Field(ge=0, le=1)]
 Text = Annotated[str, Field(max_length=_LONGEST_TEXT)]
 
 
-def _known_category(name: str | None) -> str | None:
-    if name is not None and name not in CATEGORIES:
+def _known_category(name: str) -> str:
+    if name not in CATEGORIES:
         raise ValueError(f"unknown category; use one of {', '.join(CATEGORIES)}")
     return name
+
+
+Category = Annotated[
+    str, AfterValidator(_known_category), Field(json_schema_extra={"enum": [*CATEGORIES]})
+]
 
 
 class FlagFilter(BaseModel):
@@ -42,7 +48,7 @@ class FlagFilter(BaseModel):
     model_config = ConfigDict(extra="forbid")
     since: datetime | None = Field(None, description="Flagged at this time or later.")
     until: datetime | None = Field(None, description="Flagged before this time.")
-    category: str | None = Field(None, description="One of OpenAI's moderation categories.")
+    category: Category | None = Field(None, description="One of OpenAI's moderation categories.")
     adapter: str | None = Field(None, description="The adapter that answered.")
     action: Action | None = Field(None, description="What the policy did.")
     status: Status | None = Field(None, description="What a reviewer said.")
@@ -54,14 +60,15 @@ class FlagFilter(BaseModel):
     request_id: str | None = Field(None, description="The x-request-id.")
     user_hash: str | None = Field(None, description="As flags show it.")
 
-    _category = field_validator("category")(_known_category)
-
     @field_validator("since", "until")
     @classmethod
-    def _with_zone(cls, time: datetime | None) -> datetime | None:
+    def _in_utc(cls, time: datetime | None) -> datetime | None:
         if time is not None and time.tzinfo is None:
             raise ValueError("a time needs a zone, as in 2026-01-31T12:00:00Z")
-        return time
+        try:
+            return time and time.astimezone(UTC)
+        except OverflowError:
+            raise ValueError("a time is between the years 1 and 9999 in UTC") from None
 
     @field_validator("q")
     @classmethod
@@ -98,13 +105,11 @@ class FlagList(FlagFilter):
 class FlagLabel(BaseModel):
     """What a reviewer says of a flag; replaces all that was said before."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", strict=True)
     review: Review
-    category: str | None = Field(None, description="The category it should have.")
+    category: Category | None = Field(None, description="The category it should have.")
     answer: Text | None = Field(None, description="What should have been answered.")
     note: Text | None = None
-
-    _category = field_validator("category")(_known_category)
 
     @property
     def label(self) -> Label:
@@ -121,7 +126,8 @@ class FlagLabels(FlagLabel):
 class FlagPurge(BaseModel):
     """Which flags to delete for good."""
 
-    model_config = ConfigDict(extra="forbid")
+    # Strict: false is not 0, which would be all of them.
+    model_config = ConfigDict(extra="forbid", strict=True)
     older_than_days: Annotated[int, Field(ge=0, le=36_500)]
 
 
@@ -133,7 +139,7 @@ def _reviews(request: Request) -> ReviewStore:
 Reviews = Annotated[ReviewStore, Depends(_reviews)]
 Caller = Annotated[str, Depends(caller_of)]
 
-router = APIRouter(prefix="/v1/guard", tags=["guard"], route_class=CheckedRoute)
+router = APIRouter(prefix="/v1/guard", tags=["guard"], route_class=CheckedRoute, responses=REFUSALS)
 
 
 @router.get("/flags")

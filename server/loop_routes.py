@@ -1,22 +1,26 @@
 """/v1/guard/runs, /v1/guard/adapters and /v1/guard/policy: what the refine loop did, which adapter
 is in force, and what decides. Owns these routes' requests and responses; servers take an activation
-within adapter_poll_s. Runs are started by `setback refine`.
+within adapter_poll_s. Runs are started and ended by run_control.py.
 """
 
-from collections.abc import Sequence
+import json
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import asdict
 from datetime import datetime
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Path, Query, Request
+from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field
 
 from guard.errors import AdapterUnknown, RunUnknown
 from guard.policy import Policy
-from guard.store.adapters import Activation, AdapterStore
-from guard.store.runs import RunStore
+from guard.store.adapters import Activation, AdapterStore, StoredAdapter
+from guard.store.runs import RunStore, StoredRun
 from server.access import caller_of
 from server.checked_route import CheckedRoute
+from server.errors import REFUSALS
+from server.run_control import RunControl
 
 LARGEST_ID = 2**63 - 1
 _HISTORY = 1000
@@ -44,6 +48,11 @@ def _runs(request: Request) -> RunStore:
     return runs
 
 
+def _control(request: Request) -> RunControl:
+    control: RunControl = request.app.state.setback.control
+    return control
+
+
 def _adapters(request: Request) -> AdapterStore:
     registry: AdapterStore = request.app.state.setback.registry
     return registry
@@ -55,10 +64,31 @@ def _policy(request: Request) -> Policy:
 
 
 Runs = Annotated[RunStore, Depends(_runs)]
+Control = Annotated[RunControl, Depends(_control)]
 Registry = Annotated[AdapterStore, Depends(_adapters)]
 Caller = Annotated[str, Depends(caller_of)]
 
-router = APIRouter(prefix="/v1/guard", tags=["guard"], route_class=CheckedRoute)
+
+async def _run(runs: Runs, run_id: Annotated[Id, Path()]) -> StoredRun:
+    run = await runs.get(run_id)
+    if run is None:
+        raise RunUnknown(f"There is no run {run_id}")
+    return run
+
+
+async def _adapter(registry: Registry, version: Annotated[Id, Path()]) -> StoredAdapter:
+    adapter = await registry.get(version)
+    if adapter is None:
+        raise AdapterUnknown(f"There is no adapter {version}")
+    return adapter
+
+
+Run = Annotated[StoredRun, Depends(_run)]
+"""The one of the number in the path."""
+Adapter = Annotated[StoredAdapter, Depends(_adapter)]
+"""The same."""
+
+router = APIRouter(prefix="/v1/guard", tags=["guard"], route_class=CheckedRoute, responses=REFUSALS)
 
 
 @router.get("/runs")
@@ -68,13 +98,35 @@ async def list_runs(runs: Runs, asked: Annotated[Page, Query()]) -> dict[str, An
     return _list([_object("run", run) for run in found], asked.limit)
 
 
+@router.post("/runs")
+async def start_run(control: Control, by: Caller) -> dict[str, Any]:
+    """Starts a run, or goes on with one whose job was killed; one runs at a time."""
+    return _object("run", await control.start(by))
+
+
+@router.post("/runs/{run_id}/cancel")
+async def cancel_run(control: Control, by: Caller, run_id: Annotated[Id, Path()]) -> dict[str, Any]:
+    """Ends a run; its adapter, if it came to one, is rejected."""
+    return _object("run", await control.cancel(run_id, by))
+
+
+@router.get("/runs/{run_id}/events")
+async def follow_run(control: Control, run: Run) -> StreamingResponse:
+    """The run as server-sent events: now, whenever it changes, and [DONE] once it is over."""
+
+    async def events() -> AsyncIterator[str]:
+        async for each in control.follow(run):
+            yield f"data: {json.dumps(_object('run', each))}\n\n"
+        yield "data: [DONE]\n\n"
+
+    headers = {"cache-control": "no-cache", "x-accel-buffering": "no"}
+    return StreamingResponse(events(), media_type="text/event-stream", headers=headers)
+
+
 @router.get("/runs/{run_id}")
-async def show_run(runs: Runs, run_id: Annotated[Id, Path()]) -> dict[str, Any]:
+async def show_run(runs: Runs, run: Run) -> dict[str, Any]:
     """One run: its stage, the flags it took, what its gate measured and why it ended so."""
-    run = await runs.get(run_id)
-    if run is None:
-        raise RunUnknown(f"There is no run {run_id}")
-    flags = await runs.flags_of(run_id)
+    flags = await runs.flags_of(run.id)
     return {**_object("run", run), "flags": {str(flag): use for flag, use in flags.items()}}
 
 
@@ -88,13 +140,10 @@ async def list_adapters(registry: Registry, asked: Annotated[Page, Query()]) -> 
 
 
 @router.get("/adapters/{version}")
-async def show_adapter(
-    registry: Registry, runs: Runs, version: Annotated[Id, Path()]
-) -> dict[str, Any]:
+async def show_adapter(registry: Registry, runs: Runs, adapter: Adapter) -> dict[str, Any]:
     """One adapter: its lineage back to the flags, its gate's figures, when it was in force."""
-    adapter, run = await registry.get(version), await runs.get(version)
-    if adapter is None:
-        raise AdapterUnknown(f"There is no adapter {version}")
+    version = adapter.version
+    run = await runs.get(version)
     history = await registry.history(limit=_HISTORY)
     return {
         **_object("adapter", adapter),

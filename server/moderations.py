@@ -17,11 +17,12 @@ from vllm.lora.request import LoRARequest
 from guard.adapters import Adapters, adapter_name
 from guard.call import Message
 from guard.critic import Critic, Subject
+from guard.errors import TemplateUnusable
 from guard.policy import Policy
 from guard.template import ChatFormat
 from server.annotate import category_fields
 from server.calls import bad_field, check_moderation_model, parse_body, text_of
-from server.errors import BadRequest
+from server.errors import REFUSALS, BadRequest
 from server.response import ADAPTER_HEADER
 
 router = APIRouter()
@@ -61,12 +62,9 @@ class ModerationRequest(BaseModel):
     explain: bool = False
 
 
-_OPENAPI = {
-    "requestBody": {
-        "required": True,
-        "content": {"application/json": {"schema": ModerationRequest.model_json_schema()}},
-    }
-}
+_IN_OPENAPI = "#/paths/~1v1~1moderations/post/requestBody/content/application~1json/schema/$defs/"
+_SCHEMA = ModerationRequest.model_json_schema(ref_template=f"{_IN_OPENAPI}{{model}}")
+_OPENAPI = {"requestBody": {"required": True, "content": {"application/json": {"schema": _SCHEMA}}}}
 
 
 class Moderator:
@@ -113,7 +111,12 @@ class Moderator:
             raise BadRequest(
                 "The last message must be the assistant's.", "messages", "invalid_value"
             )
-        prompt_ids = self._format.conversation(before)
+        try:
+            prompt_ids = self._format.conversation(before)
+        except TemplateUnusable as error:
+            raise BadRequest(
+                "The model's chat template takes no such roles in this order.", "messages"
+            ) from error
         prompt = {"type": "token", "prompt_token_ids": prompt_ids}
         return self._critic.answer(prompt, prompt_ids, self._format.encode(last["content"]))
 
@@ -142,7 +145,7 @@ def _read(body: bytes) -> ModerationRequest:
         raise bad_field(error) from error
 
 
-@router.post("/v1/moderations", openapi_extra=_OPENAPI)
+@router.post("/v1/moderations", openapi_extra=_OPENAPI, responses=REFUSALS)
 async def create_moderation(request: Request, response: Response) -> dict[str, Any]:
     """Classifies texts, or the last answer of a conversation, by OpenAI's 13 categories."""
     body = _read(await request.body())

@@ -21,32 +21,56 @@ from guard.engine import GuardedEngine, GuardOptions
 from guard.errors import GuardError
 from guard.policy import Policy, load_policy
 from guard.recorder import Provenance, Recorder
+from guard.redact import Redactor
 from guard.release import Windows
 from guard.revise import RevisionLimits
 from guard.session import SCHEDULER
 from guard.store.adapters import AdapterStore
+from guard.store.audit import AuditStore
 from guard.store.flags import FlagStore
 from guard.store.keys import KeyStore
+from guard.store.leases import Leases
 from guard.store.review import ReviewStore
 from guard.store.runs import RunStore
+from guard.store.traffic import TrafficStore
+from guard.store.usage import UsageStore
 from guard.tasks import spawn
 from guard.template import ChatFormat
-from server import flag_routes, loop_routes, moderations, refine_routes
+from server import flag_routes, logs, loop_routes, moderations, refine_routes, traces
 from server.access import Access, is_local
-from server.errors import BadRequest, error_response, on_bad_request, on_guard_error, on_http_error
-from server.metrics import PrometheusObserver
+from server.console import flag_pages, login, loop_pages, traffic_page
+from server.console.session import Sessions
+from server.console.view import on_refused
+from server.errors import BadRequest, error_response, on_bad_request, on_guard_error
+from server.limits import Limits
+from server.metrics import tell_build
 from server.moderations import Moderator
+from server.refine_child import job_command, job_environment
 from server.refine_routes import Lender
 from server.retention import keep_for
 from server.revision import model_revision
 from server.routes import close_other_routes
+from server.run_control import RunControl
+from server.run_watch import watch_runs
 from server.seal import seal
 from server.settings import Settings, load_settings
+from server.tally import TallyingObserver
 
 _WARM_UP_TEXT = "Hello."
 _RETRY_S = 1.0
 _REFINE_TIMEOUT_S = 600.0
 _log = logging.getLogger("vllm.setback")
+
+_ROUTES = (
+    moderations,
+    refine_routes,
+    flag_routes,
+    loop_routes,
+    login,
+    flag_pages,
+    loop_pages,
+    traffic_page,
+)
 
 router = APIRouter()
 
@@ -61,10 +85,14 @@ class GuardState:
     adapters: Adapters
     lender: Lender
     access: Access
+    limits: Limits
     policy: Policy
     reviews: ReviewStore
     runs: RunStore
     registry: AdapterStore
+    control: RunControl
+    traffic: TrafficStore
+    sessions: Sessions
     ready: bool = field(default=False)
 
     async def warm_up(self) -> None:
@@ -89,14 +117,11 @@ class GuardPlugin:
 
     def attach_router(self, app: FastAPI) -> None:
         """Adds our routes and error handlers, and closes every route not known to be safe."""
-        app.include_router(router)
-        app.include_router(moderations.router)
-        app.include_router(refine_routes.router)
-        app.include_router(flag_routes.router)
-        app.include_router(loop_routes.router)
+        for routes in (router, *(each.router for each in _ROUTES)):
+            app.include_router(routes)
         app.add_exception_handler(GuardError, on_guard_error)
         app.add_exception_handler(BadRequest, on_bad_request)
-        app.add_exception_handler(StarletteHTTPException, on_http_error)
+        app.add_exception_handler(StarletteHTTPException, on_refused)
         closed = close_other_routes(app, load_settings().open_routes)
         _log.info("Closed routes: %s", ", ".join(closed))
 
@@ -108,6 +133,8 @@ class GuardPlugin:
         process before it serves anything.
         """
         settings = load_settings()
+        logs.set_up(settings.log_format)
+        traces.set_up()
         store = FlagStore(settings.database_url)
         await store.check()
         served = _Served(
@@ -115,7 +142,8 @@ class GuardPlugin:
             [path.name for path in state.openai_serving_models.base_model_paths],
             load_chat_template(args.chat_template),
         )
-        observer = PrometheusObserver()
+        traffic = TrafficStore(settings.database_url)
+        observer = TallyingObserver(traffic)
         registry = AdapterStore(settings.database_url)
         limits = served.adapter_limits(settings.adapters_dir)
         adapters = Adapters(engine_client, registry, limits, observer)
@@ -123,7 +151,9 @@ class GuardPlugin:
         critic = served.critic(settings.critic_timeout_s)
         policy = load_policy(settings.policy_file)
         salt = await _salt(settings, store)
-        access = Access(KeyStore(settings.database_url), local=is_local(args))
+        access = Access(
+            KeyStore(settings.database_url), local=is_local(args), api_key=bool(args.api_key)
+        )
         await access.refresh()
         guarded = GuardedEngine(
             engine_client,
@@ -131,11 +161,12 @@ class GuardPlugin:
             critic=critic,
             chat_format=served.chat_format,
             policy=policy,
-            recorder=Recorder(store, served.provenance(policy, salt)),
+            recorder=Recorder(store, served.provenance(policy, salt), _redactor(settings)),
             observer=observer,
             options=_options(settings, engine_client),
         )
         seal(state, engine_client, guarded)
+        tell_build(served.revision, policy.hash)
         state.setback = GuardState(
             moderator=Moderator(critic, served.chat_format, policy, served.names),
             critic=critic,
@@ -143,12 +174,18 @@ class GuardPlugin:
             adapters=adapters,
             lender=served.lender(adapters, await store.refine_token()),
             access=access,
+            limits=Limits(UsageStore(settings.database_url)),
             policy=policy,
             reviews=ReviewStore(settings.database_url),
             runs=RunStore(settings.database_url),
             registry=registry,
+            control=_control(settings, args, registry),
+            traffic=traffic,
+            sessions=Sessions(await store.console_secret()),
         )
         spawn(access.watch())
+        spawn(observer.keep())
+        spawn(watch_runs(state.setback.runs))
         if settings.retention_days is not None:
             spawn(keep_for(settings.retention_days, state.setback.reviews))
         spawn(state.setback.warm_up())
@@ -158,14 +195,14 @@ class GuardPlugin:
 class _Served:
     """The model behind the engine client, and what the guard derives from it.
 
-    names: that it is served by, the first being the one in records.
+    names: that it is served by, the first being the one in records. revision: of its weights.
     """
 
     def __init__(self, engine: Any, names: list[str], chat_template: str | None) -> None:
         self._engine = engine
         self._tokenizer = engine.renderer.get_tokenizer()
         self._config = engine.model_config
-        self._revision = model_revision(engine.model_config)
+        self.revision = model_revision(engine.model_config)
         self.names = names
         self.chat_format = ChatFormat(self._tokenizer, chat_template)
 
@@ -181,16 +218,16 @@ class _Served:
     def adapter_limits(self, folder: Path) -> AdapterLimits:
         lora = self._engine.vllm_config.lora_config
         rank, slots = (lora.max_lora_rank, lora.max_loras) if lora else (0, 0)
-        return AdapterLimits(folder, self._revision, max_rank=rank, slots=slots)
+        return AdapterLimits(folder, self.revision, max_rank=rank, slots=slots)
 
     def provenance(self, policy: Policy, salt: str) -> Provenance:
-        return Provenance(self.names[0], self._revision, policy.hash, salt)
+        return Provenance(self.names[0], self.revision, policy.hash, salt)
 
     def lender(self, adapters: Adapters, token: str) -> Lender:
         info = {
             "model": self.names[0],
             "base": self._config.model,
-            "model_revision": self._revision,
+            "model_revision": self.revision,
             "max_model_len": self._config.max_model_len,
             "max_lora_rank": adapters.max_rank,
         }
@@ -223,6 +260,22 @@ def _options(settings: Settings, engine_client: Any) -> GuardOptions:
             settings.revisions_at_once,
         ),
     )
+
+
+def _control(settings: Settings, args: Namespace, registry: AdapterStore) -> RunControl:
+    url = settings.database_url
+    return RunControl(
+        job_command(args, every=None),
+        job_environment(args),
+        runs=RunStore(url),
+        adapters=registry,
+        leases=Leases(url),
+        audit=AuditStore(url),
+    )
+
+
+def _redactor(settings: Settings) -> Redactor | None:
+    return Redactor(settings.redact_phone_region) if settings.redact else None
 
 
 async def _salt(settings: Settings, store: FlagStore) -> str:

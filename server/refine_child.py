@@ -1,5 +1,5 @@
 """The refine job as a child of `setback serve --refine-every`. Owns its command, its restarts and
-its end; what it does is refine_job.py's.
+its end; what it does is refine_job.py's. Single runs on demand are run_control.py's.
 """
 
 import argparse
@@ -18,12 +18,13 @@ _ANY_HOST = ("", "0.0.0.0", "::", None)
 KEY_VARIABLE = "SETBACK_REFINE_API_KEY"
 
 
-def job_command(options: argparse.Namespace, every: str) -> list[str]:
-    """What starts the job for a server with these options."""
+def job_command(options: argparse.Namespace, every: str | None) -> list[str]:
+    """What starts the job for a server with these options; without `every`, for one run."""
     scheme = "https" if options.ssl_certfile else "http"
     host = "127.0.0.1" if options.host in _ANY_HOST else options.host
     url = f"{scheme}://{f'[{host}]' if ':' in host else host}:{options.port}"
-    job = ["refine", "--every", every, "--server", url, "--parent", str(os.getpid())]
+    pause = ["--every", every] if every is not None else []
+    job = ["refine", *pause, "--server", url, "--parent", str(os.getpid())]
     return [sys.executable, "-m", "server.cli", *job]
 
 

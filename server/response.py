@@ -34,6 +34,11 @@ class GuardedResponse:
         self._started = False
         self._sink: _Sink | None = None
 
+    @property
+    def started(self) -> bool:
+        """Whether anything was let out."""
+        return self._started
+
     async def send(self, message: Message) -> None:
         """Takes one ASGI message of the application."""
         if self._call.error is not None:

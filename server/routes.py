@@ -41,9 +41,34 @@ REVIEW: frozenset[str] = frozenset(
         "/v1/guard/policy",
         "/v1/guard/runs",
         "/v1/guard/runs/{run_id}",
+        "/v1/guard/runs/{run_id}/cancel",
+        "/v1/guard/runs/{run_id}/events",
     }
 )
 """Routes for reviewers and operators, by keys of their roles: see access.py."""
+
+CONSOLE: frozenset[str] = frozenset(
+    {
+        "/console",
+        "/console/adapters",
+        "/console/adapters/rollback",
+        "/console/adapters/{version}",
+        "/console/adapters/{version}/promote",
+        "/console/flags",
+        "/console/flags/{flag_id}",
+        "/console/flags/{flag_id}/analysis",
+        "/console/flags/{flag_id}/label",
+        "/console/login",
+        "/console/logout",
+        "/console/runs",
+        "/console/runs/{run_id}",
+        "/console/runs/{run_id}/cancel",
+        "/console/static/{name}",
+        "/console/traffic",
+    }
+)
+"""The same in a browser; the analysis of a flag, which the model writes, is judged before it is
+shown."""
 
 CANNOT_GENERATE: frozenset[str] = frozenset(
     {
@@ -71,7 +96,7 @@ CANNOT_GENERATE: frozenset[str] = frozenset(
 
 def close_other_routes(app: FastAPI, named: Collection[str]) -> list[str]:
     """Removes every route on no list nor `named`; returns the paths removed, sorted."""
-    kept = GUARDED | REFINE | REVIEW | CANNOT_GENERATE | set(named)
+    kept = GUARDED | REFINE | REVIEW | CONSOLE | CANNOT_GENERATE | set(named)
     closed = {_path(route) for route in app.router.routes if _path(route) not in kept}
     app.router.routes[:] = [route for route in app.router.routes if _path(route) in kept]
     return sorted(closed)
@@ -80,7 +105,9 @@ def close_other_routes(app: FastAPI, named: Collection[str]) -> list[str]:
 def path_of(scope: Scope) -> str:
     """The path that was called, below where the application is mounted."""
     path: str = scope["path"]
-    return path.removeprefix(scope.get("root_path", ""))
+    below = path.removeprefix(scope.get("root_path", ""))
+    # As Starlette has it: /v1 is not mounted at /v.
+    return below if below.startswith("/") else path
 
 
 def _path(route: object) -> str:

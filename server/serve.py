@@ -8,22 +8,28 @@ import asyncio
 import os
 import sys
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from importlib.metadata import entry_points
 from typing import Any
 
 from guard.errors import GuardError, Unsupported
 from guard.policy import load_policy
+from guard.processor import bfloat16_is_slow
 from guard.session import SCHEDULER
 from guard.store.keys import KeyStore
 from refine.practice.integrity import MODEL_NAME, check_model
 from refine.practice.recipe import MODEL_DIR
 from refine.schedule import parse_duration
+from server import logs, traces
 from server.access import is_local
 from server.refine_child import job_command, job_environment, kept_running
 from server.settings import PREFIX, Settings, SettingsInvalid, load_settings
 
-MIDDLEWARES = ("server.middleware.GuardMiddleware", "server.access.AccessMiddleware")
+MIDDLEWARES = (
+    "server.middleware.GuardMiddleware",
+    "server.access.AccessMiddleware",
+    "server.logs.RequestIdMiddleware",
+)
 """The last one is outermost."""
 
 _SECRETS = frozenset({"user_salt"})
@@ -43,6 +49,7 @@ _PAST_THE_GUARD = {
 
 def serve(arguments: Sequence[str]) -> None:
     """Serves until it is stopped. Ends the process with one message when it cannot begin."""
+    _choose_log_format(arguments)
     # Imported late: it takes many seconds, which no other command should pay.
     from vllm.entrypoints.cli.serve import ServeSubcommand
     from vllm.entrypoints.launchers.cli_args import validate_parsed_serve_args
@@ -55,6 +62,7 @@ def serve(arguments: Sequence[str]) -> None:
         _refuse_unguarded_modes(options)
         _refuse_too_few_loras(options)
         _check_settings(options)
+        traces.exporter_class()
         if options.model_tag == str(MODEL_DIR):
             check_model(MODEL_DIR)
     except (GuardError, SettingsInvalid, ValueError) as error:
@@ -64,6 +72,17 @@ def serve(arguments: Sequence[str]) -> None:
     validate_parsed_serve_args(options)
     with _refining(options):
         ServeSubcommand.cmd(options)
+
+
+def _choose_log_format(arguments: Sequence[str]) -> None:
+    """Must come before vLLM is imported, since it logs from then on."""
+    early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    early.add_argument("--log-format", "--log_format", action=_IntoEnvironment)
+    early.parse_known_args(arguments)
+    # What is wrong with a setting is told once all options are known, which may set it right.
+    with suppress(SettingsInvalid):
+        if load_settings().log_format == "json":
+            logs.begin_json()
 
 
 def _refining(options: argparse.Namespace) -> AbstractContextManager[None]:
@@ -125,7 +144,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     )
     make_arg_parser(parser)
     _add_settings(parser)
-    parser.set_defaults(host="127.0.0.1", enable_request_id_headers=True)
+    parser.set_defaults(host="127.0.0.1")
     # By priority, so that the refine loop's requests wait behind everybody's.
     parser.set_defaults(scheduling_policy="priority", **_LORA_DEFAULTS)
     if current_platform.is_cpu():
@@ -140,6 +159,9 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         options.tool_call_parser = options.tool_call_parser or "hermes"
         # vLLM's default would reserve nearly all memory on a CPU, for a model of 8 MB.
         options.kv_cache_memory_bytes = options.kv_cache_memory_bytes or _PRACTICE_CACHE_BYTES
+        if options.dtype == "auto" and current_platform.is_cpu() and bfloat16_is_slow():
+            # A model of real size keeps its own type: twice the memory might not be there.
+            options.dtype = "float32"
     options.middleware = [*options.middleware, *MIDDLEWARES]
     return options
 

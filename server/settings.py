@@ -13,7 +13,7 @@ import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, SecretStr, ValidationError
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError
 from pydantic_settings import (
     BaseSettings,
     InitSettingsSource,
@@ -27,6 +27,7 @@ from sqlalchemy import URL
 from guard.call import StreamMode
 from guard.store.database import parse_url
 from refine.options import RefineOptions
+from server.logs import LogFormat
 
 PREFIX = "SETBACK_"
 CONFIG_VARIABLE = "SETBACK_CONFIG"
@@ -43,6 +44,13 @@ def _route_list(value: Any) -> Any:
 
 def _database(value: Any) -> URL:
     return parse_url(value) if isinstance(value, str) else value
+
+
+def _phone_region(value: str) -> str:
+    # Imported late: its tables take a while, and most commands need them not.
+    from guard.redact import check_region
+
+    return check_region(value)
 
 
 Route = Annotated[str, Field(pattern=r"^/\S*$", description="a path that begins with /")]
@@ -107,6 +115,13 @@ class Settings(BaseSettings):
     """Salts the hashes of user names. Unset: a random one that the database keeps for all server
     processes; set it to keep the salt out of the database that holds the hashes."""
 
+    redact: bool = False
+    """Take personal data out of flags before they are stored: e-mail addresses, phone, card and
+    account numbers, IP addresses."""
+
+    redact_phone_region: Annotated[str, AfterValidator(_phone_region)] = "US"
+    """The country whose phone numbers are recognised without a country code."""
+
     retention_days: int | None = Field(default=None, ge=1)
     """Days after which flags are deleted for good; unset: never."""
 
@@ -124,6 +139,9 @@ class Settings(BaseSettings):
 
     adapter_poll_s: float = Field(default=2, gt=0, allow_inf_nan=False)
     """Seconds between two looks at which adapter is active."""
+
+    log_format: LogFormat = "text"
+    """How the server writes its log: vLLM's own lines (`text`) or JSON objects (`json`)."""
 
     @classmethod
     def settings_customise_sources(

@@ -13,6 +13,9 @@ from typing import Any
 
 import asyncpg
 import pytest
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from sqlalchemy import URL
 
 from guard.policy import Action
@@ -21,14 +24,16 @@ from guard.store.database import parse_url
 from guard.store.flags import Flag, FlagStore
 from guard.store.review import ReviewStore
 
-pytest_plugins = ["tests.scripted"]
+pytest_plugins = ["tests.scripted", "tests.e2e.loop"]
 
 POSTGRES_PROGRAMS = ("initdb", "pg_ctl", "postgres")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """`--full`: the load tests at the length with which their figures were taken."""
+    """`--full`: the load tests at the length with which their figures were taken. `--pictures`: the
+    console's pages, to be looked at."""
     parser.addoption("--full", action="store_true", help="load tests at full length")
+    parser.addoption("--pictures", type=Path, help="a folder for pictures of the console")
 
 
 @pytest.fixture(scope="session")
@@ -114,6 +119,15 @@ async def reviews(database: URL) -> AsyncIterator[ReviewStore]:
     reviews = ReviewStore(database)
     yield reviews
     await reviews.close()
+
+
+@pytest.fixture
+def spans(monkeypatch: pytest.MonkeyPatch) -> InMemorySpanExporter:
+    """The guard's spans that have ended."""
+    exporter, provider = InMemorySpanExporter(), TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    monkeypatch.setattr("guard.traces._tracer", provider.get_tracer("tests"))
+    return exporter
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,19 +58,23 @@ def free_port() -> int:
 
 @contextmanager
 def running_server(
-    folder: Path, database: str, command: Callable[[int], list[str]], ready: str = "/ready"
+    folder: Path,
+    database: str,
+    command: Callable[[int], list[str]],
+    ready: str = "/ready",
+    environment: Mapping[str, str] | None = None,
 ) -> Iterator[Server]:
     """The server that `command` starts on a port, from ready to stopped."""
     url = parse_url(database)
     port, log = free_port(), folder / "server.log"
     # `make test ARGS=...` would hand its arguments on to `make serve`.
-    ours = ("SETBACK_", "VLLM_", "MAKE", "MFLAGS", "ARGS")
+    ours = ("SETBACK_", "VLLM_", "OTEL_", "MAKE", "MFLAGS", "ARGS")
     clean = {k: v for k, v in os.environ.items() if not k.startswith(ours)}
     with log.open("wb") as output:
         process = subprocess.Popen(
             command(port),
             cwd=ROOT,
-            env=clean | {"DATABASE_URL": database},
+            env={**clean, "DATABASE_URL": database, **(environment or {})},
             stdout=output,
             stderr=subprocess.STDOUT,
         )
@@ -173,6 +177,13 @@ def read_metric(server: Server, name: str) -> float:
 def full(pytestconfig: pytest.Config) -> bool:
     """Whether load tests run at full length."""
     return bool(pytestconfig.getoption("--full"))
+
+
+@pytest.fixture
+def pictures(pytestconfig: pytest.Config) -> Path | None:
+    """Where pictures of pages are kept, if they are wanted."""
+    folder: Path | None = pytestconfig.getoption("--pictures")
+    return folder
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ import pytest
 
 from tests.e2e.conftest import ROOT, SETBACK, Server
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1300)]
 
 README = (ROOT / "README.md").read_text("utf-8")
 ADDRESS = "http://127.0.0.1:8000"
@@ -32,7 +32,7 @@ def run(script: list[str], server: Server) -> str:
         env=os.environ | {"DATABASE_URL": url},
         capture_output=True,
         text=True,
-        timeout=400,
+        timeout=1200,
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -75,7 +75,7 @@ def test_the_answer_shown_is_the_answer_given(server: Server) -> None:
 def test_the_bench_command_measures_both_servers(tmp_path: Path) -> None:
     load = ["--kind", "streamed", "--clients", "2", "--output-tokens", "256", "--rounds", "1"]
     done = subprocess.run(
-        [SETBACK, "bench", *load], cwd=tmp_path, capture_output=True, text=True, timeout=400
+        [SETBACK, "bench", *load], cwd=tmp_path, capture_output=True, text=True, timeout=1200
     )
     assert done.returncode == 0, done.stderr
     told = json.loads((tmp_path / "data/bench/bench.json").read_text())

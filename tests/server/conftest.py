@@ -1,9 +1,15 @@
 """Settings come from the environment and the working folder: tests get an empty one of each."""
 
+import asyncio
 import os
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+
+from guard.store import migrate
+from guard.store.database import parse_url
+from tests.server.face import Face, open_face
 
 
 @pytest.fixture
@@ -14,3 +20,12 @@ def clean_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         if name.startswith("SETBACK_") or name == "DATABASE_URL":
             monkeypatch.delenv(name)
     return tmp_path
+
+
+@pytest.fixture
+async def face(tmp_path: Path) -> AsyncIterator[Face]:
+    """Our HTTP face over an empty database, open to its machine as there is no key."""
+    url = parse_url(f"sqlite:///{tmp_path}/face.db")
+    await asyncio.to_thread(migrate.upgrade, url)
+    async with open_face(url) as face:
+        yield face

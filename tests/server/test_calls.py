@@ -76,10 +76,59 @@ def test_a_wrong_moderation_field_is_named(moderation: object, param: str) -> No
     assert param in caught.value.message
 
 
-@pytest.mark.parametrize("body", [b"", b"{", b"[]", b"3", b'"x"', b'{"a": "\xff"}', b"[" * 100_000])
+NAMED = {"type": "function", "function": {"name": "f"}}
+
+
+@pytest.mark.parametrize(
+    ("body", "param"),
+    [
+        ({"structured_outputs": False}, "structured_outputs"),
+        ({"structured_outputs": "x"}, "structured_outputs"),
+        ({"structured_outputs": [{}]}, "structured_outputs"),
+        ({"tool_choice": NAMED, "tools": [{}]}, "tools.0.function"),
+        ({"tool_choice": NAMED, "tools": [NAMED, {"function": {}}]}, "tools.1.function.name"),
+    ],
+)
+def test_what_vllm_would_fail_on_is_refused(body: dict[str, Any], param: str) -> None:
+    with pytest.raises(BadRequest) as caught:
+        read_call(ROUTE, {}, body)
+    assert caught.value.param == param
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"structured_outputs": None, "tools": None},
+        {"structured_outputs": {"regex": "a"}},
+        {
+            "tools": [{"name": "f", "input_schema": {}}],
+            "tool_choice": {"type": "tool", "name": "f"},
+        },
+        {"tools": [{"type": "custom"}], "tool_choice": {"type": "custom", "name": "f"}},
+        {"tools": [NAMED], "tool_choice": NAMED},
+        {"tools": 5, "tool_choice": "auto"},
+    ],
+)
+def test_what_vllm_has_words_for_is_left_to_it(body: dict[str, Any]) -> None:
+    assert read_call(ROUTE, {}, body).route == ROUTE
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        *(b"", b"{", b"[]", b"3", b'"x"', b'{"a": "\xff"}', b"[" * 100_000, b"1" * 5000),
+        *(b'{"stop": ["\\ud800"]}', b'{"\\uDFFF": 1}', b'{"a": "\\ude00\\ud83d"}'),
+        *(b'{"a": "\xed\xa0\x80"}', '{"a": "b"}'.encode("utf-16")),
+    ],
+)
 def test_a_body_that_is_no_json_object_is_refused(body: bytes) -> None:
     with pytest.raises(BadRequest):
         parse_body(body)
+
+
+def test_whole_characters_are_read_however_they_are_written() -> None:
+    body = b'\xef\xbb\xbf{"a": "\\ud83d\\ude00 \xf0\x9f\x98\x80 \\u00e9 \\\\ud800"}'
+    assert parse_body(body) == {"a": "\U0001f600 \U0001f600 \u00e9 \\ud800"}
 
 
 def test_openais_model_names_mean_the_served_model() -> None:

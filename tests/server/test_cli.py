@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -239,7 +240,7 @@ def test_keys_are_made_listed_and_revoked(migrated: URL) -> None:
     assert "No keys" in setback("keys", "list").stdout
     secret = setback("keys", "make", "console", "--role", "admin").stdout.strip()
     told = json.loads(setback("keys", "make", "ci", "--json").stdout)
-    assert (told["role"], told["name"]) == ("call", "ci")
+    assert (told["role"], told["name"], told["requests_per_minute"]) == ("call", "ci", None)
     listed = setback("keys", "list", "--json").stdout
     assert [key["role"] for key in json.loads(listed)] == ["admin", "call"]
     assert secret not in listed
@@ -248,3 +249,10 @@ def test_keys_are_made_listed_and_revoked(migrated: URL) -> None:
     assert json.loads(setback("keys", "list", "--json").stdout)[1]["revoked_at"]
     assert "no key 9" in setback("keys", "revoke", "9").stderr
     assert setback("keys", "make", "x", "--role", "king").exit_code == 2
+
+
+def test_a_key_may_have_a_limit(migrated: URL) -> None:
+    limited = "keys", "make", "ci", "--requests-per-minute"
+    assert json.loads(setback(*limited, "60", "--json").stdout)["requests_per_minute"] == 60
+    assert re.search(r"ci +call +\.{3}\S+ +60 ", setback("keys", "list").stdout)
+    assert setback(*limited, "0").exit_code == 2

@@ -3,10 +3,12 @@
 import json
 
 import pytest
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
 
 from guard import errors
 from guard.errors import GuardError
-from server.errors import STATUS, guard_error_response
+from server.errors import STATUS, error_response, guard_error_response, on_http_error
 
 ALL = [value for value in vars(errors).values() if isinstance(value, type)]
 KINDS = [kind for kind in ALL if issubclass(kind, GuardError) and kind is not GuardError]
@@ -33,3 +35,30 @@ def test_the_field_to_change_is_named() -> None:
         "param": "prompt",
         "code": "content_filter",
     }
+
+
+def test_a_message_may_quote_what_is_no_unicode() -> None:
+    response = error_response(400, "no field \ud800\0", code="invalid_value", param="\ud800")
+    error = json.loads(bytes(response.body))["error"]
+    assert (error["message"], error["param"]) == ("no field \ufffd\ufffd", "\ufffd")
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "hinted"),
+    [
+        (400, "invalid_request", False),
+        (404, "route_unavailable", True),
+        (405, "route_unavailable", True),
+        (413, "invalid_request", False),
+    ],
+)
+async def test_only_what_has_no_route_is_told_how_to_open_one(
+    status: int, code: str, hinted: bool
+) -> None:
+    # As some proxies send it: this query is no text.
+    scope = {"type": "http", "method": "POST", "path": "/v1/x", "query_string": b"\xff"}
+    response = await on_http_error(Request(scope), HTTPException(status, "it failed"))
+    error = json.loads(bytes(response.body))["error"]
+    assert (response.status_code, error["code"]) == (status, code)
+    assert error["message"].startswith("POST /v1/x: it failed.")
+    assert ("SETBACK_OPEN_ROUTES" in error["message"]) is hinted

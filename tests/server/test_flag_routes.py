@@ -140,6 +140,8 @@ async def test_deletions_are_for_good(client: httpx.AsyncClient) -> None:
         ("GET", "/flags?category=rudeness", None, "category", "use one of harassment"),
         ("GET", "/flags?status=maybe", None, "status", "'open'"),
         ("GET", "/flags?since=2026-01-01T00:00:00", None, "since", "needs a zone"),
+        ("GET", "/flags?since=0001-01-01T00:00:00%2B14:00", None, "since", "years 1 and 9999"),
+        ("GET", "/flags?until=9999-12-31T23:59:59-14:00", None, "until", "years 1 and 9999"),
         ("GET", "/flags?q=%21%21", None, "q", "at least one word"),
         ("GET", "/flags?min_score=nan", None, "min_score", "less than or equal to 1"),
         ("GET", "/flags/x", None, "flag_id", "valid integer"),
@@ -149,6 +151,9 @@ async def test_deletions_are_for_good(client: httpx.AsyncClient) -> None:
         ("POST", "/flags/1/label", "{", "", "JSON"),
         ("POST", "/flags/label", {"review": "confirmed", "ids": []}, "ids", "at least 1"),
         ("POST", "/flags/purge", {"older_than_days": -1}, "older_than_days", "or equal to 0"),
+        ("POST", "/flags/purge", {"older_than_days": False}, "older_than_days", "valid integer"),
+        ("POST", "/flags/purge", {"older_than_days": "0"}, "older_than_days", "valid integer"),
+        ("POST", "/flags/label", {"review": "confirmed", "ids": [True]}, "ids.0", "valid integer"),
     ],
 )
 async def test_what_is_wrong_is_named(

@@ -58,6 +58,13 @@ def test_one_help_shows_our_options_and_vllms(tmp_path: Path) -> None:
         ({"DATABASE_URL": "sqlite:///missing.db"}, "setback db upgrade"),
         ({"SETBACK_CRITIC_TIMEOUT_S": "soon"}, "SETBACK_CRITIC_TIMEOUT_S"),
         ({"SETBACK_POLICY_FILE": "missing.toml"}, "missing.toml"),
+        (
+            {
+                "OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9",
+                "OTEL_EXPORTER_OTLP_PROTOCOL": "http/json",
+            },
+            "OTEL_EXPORTER_OTLP_PROTOCOL is 'http/json'",
+        ),
     ],
 )
 def test_wrong_settings_end_it_before_the_long_start_up(
@@ -102,6 +109,22 @@ def test_adapters_are_on_and_the_refine_loop_waits_behind_others() -> None:
     serve._refuse_too_few_loras(options)
     serve._refuse_too_few_loras(serve.parse(["--max-loras", "8", "--max-lora-rank", "64"]))
     serve._refuse_too_few_loras(serve.parse(["--no-enable-lora", "--max-loras", "1"]))
+
+
+@pytest.mark.parametrize(
+    ("capability", "arguments", "dtype"),
+    [
+        ("AVX2", [], "float32"),
+        ("AVX2", ["--dtype", "bfloat16"], "bfloat16"),
+        ("AVX2", ["some/model"], "auto"),
+        ("AVX512", [], "auto"),
+    ],
+)
+def test_the_practice_model_is_not_served_in_a_type_that_the_processor_is_slow_with(
+    monkeypatch: pytest.MonkeyPatch, capability: str, arguments: list[str], dtype: str
+) -> None:
+    monkeypatch.setattr("torch.backends.cpu.get_cpu_capability", lambda: capability)
+    assert serve.parse(arguments).dtype == dtype
 
 
 def test_too_few_places_for_adapters_are_refused(tmp_path: Path) -> None:

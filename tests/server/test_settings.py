@@ -36,6 +36,8 @@ def test_everything_from_the_environment(
         "USER_SALT": SALT,
         "OPEN_ROUTES": "/pooling, /invocations",
         "CRITIC_TIMEOUT_S": "2.5",
+        "REDACT": "true",
+        "REDACT_PHONE_REGION": "GB",
     }
     for name, value in given.items():
         monkeypatch.setenv(f"SETBACK_{name}", value)
@@ -48,6 +50,8 @@ def test_everything_from_the_environment(
     assert settings.user_salt.get_secret_value() == SALT
     assert settings.open_routes == ("/pooling", "/invocations")
     assert settings.critic_timeout_s == 2.5
+    assert settings.redact is True
+    assert settings.redact_phone_region == "GB"
     assert "pw" not in repr(settings)
     assert SALT not in repr(settings)
 
@@ -117,6 +121,7 @@ def test_settings_are_frozen(clean_folder: Path) -> None:
         ("SETBACK_CRITIC_TIMEOUT_S", "soon", "number"),
         ("SETBACK_OPEN_ROUTES", "pooling", "match pattern"),
         ("SETBACK_USER_SALT", "short", "at least 16"),
+        ("SETBACK_REDACT_PHONE_REGION", "UK", "write two capital letters such as US, GB or DE"),
         ("SETBACK_DATABASE_URL", "mysql://h/d", "use sqlite or postgresql"),
         ("DATABASE_URL", "flags.db", "sqlite:///file.db"),
     ],

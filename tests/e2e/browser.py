@@ -1,0 +1,154 @@
+"""Chromium as a reviewer uses it: keys and clicks, how pages look and whether all can use them."""
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from shutil import which
+
+import axe_playwright_python
+import pytest
+from selenium import webdriver
+from selenium.common.exceptions import TimeoutException, WebDriverException
+from selenium.webdriver.common.by import By
+from selenium.webdriver.remote.webelement import WebElement
+from selenium.webdriver.support.ui import WebDriverWait
+
+PHONE, DESKTOP = (390, 844), (1280, 900)
+LIGHT, DARK = "light", "dark"
+
+_WAIT_S = 30
+_AXE = (Path(axe_playwright_python.__file__).parent / "axe.min.js").read_text("utf-8")
+_LEVELS = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa"]
+_OPTIONS = (
+    "--headless=new",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--hide-scrollbars",
+)
+
+
+class Browser:
+    """One window with a profile of its own."""
+
+    def __init__(self, driver: webdriver.Chrome, base_url: str) -> None:
+        self._driver = driver
+        self._base_url = base_url
+
+    def open(self, path: str) -> None:
+        """Goes to a page of the server."""
+        self._driver.get(f"{self._base_url}{path}")
+
+    @property
+    def path(self) -> str:
+        """Where it is, with the query."""
+        return str(self._driver.current_url).removeprefix(self._base_url)
+
+    @property
+    def text(self) -> str:
+        """What can be read on the page."""
+        return self.one("body").text
+
+    def one(self, selector: str) -> WebElement:
+        """The first element that meets a CSS selector."""
+        return self._driver.find_element(By.CSS_SELECTOR, selector)
+
+    def some(self, selector: str) -> list[WebElement]:
+        """All of them."""
+        return self._driver.find_elements(By.CSS_SELECTOR, selector)
+
+    def press(self, keys: str) -> None:
+        """Types into whatever has the focus."""
+        webdriver.ActionChains(self._driver).send_keys(keys).perform()
+
+    def focused(self) -> WebElement:
+        """What has the focus."""
+        return self._driver.switch_to.active_element
+
+    def click(self, words: str) -> None:
+        """Clicks the first link or button that says so."""
+        escaped = json.dumps(words)
+        found = f"//main//*[self::a or self::button][contains(normalize-space(.), {escaped})]"
+        self._driver.find_element(By.XPATH, found).click()
+
+    def wait_for(self, words: str, within_s: float = _WAIT_S) -> None:
+        """Until the words can be read on the page."""
+        self._wait(lambda: words in self.text, f"{words!r} did not appear", within_s)
+
+    def wait_for_path(self, path: str) -> None:
+        """Until it is at a path that begins so."""
+        self._wait(lambda: self.path.startswith(path), f"did not come to {path}", _WAIT_S)
+
+    def _wait(self, condition: Callable[[], bool], message: str, within_s: float) -> None:
+        # A page or a part of it may be replaced while it is read.
+        wait = WebDriverWait(self._driver, within_s, ignored_exceptions=[WebDriverException])
+        try:
+            wait.until(lambda _: condition())
+        except TimeoutException:
+            pytest.fail(f"{message}; it is at {self.path}:\n{self.text}")
+
+    def look(self, size: tuple[int, int], scheme: str) -> None:
+        """Has a screen of that size, in CSS pixels, and prefers that colour scheme."""
+        width, height = size
+        metrics = {"width": width, "height": height, "deviceScaleFactor": 1}
+        mobile = {"mobile": size == PHONE}
+        self._driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics | mobile)
+        features = [{"name": "prefers-color-scheme", "value": scheme}]
+        self._driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
+
+    def overflow(self) -> int:
+        """By how many pixels the page is wider than the screen."""
+        script = "return document.documentElement.scrollWidth - window.innerWidth"
+        return int(self._driver.execute_script(script))
+
+    def violations(self) -> list[str]:
+        """What axe-core says is not accessible, of the levels A and AA."""
+        self._driver.execute_script(_AXE)
+        run = "const done = arguments[1]; axe.run({runOnly: arguments[0]}).then(done)"
+        found = self._driver.execute_async_script(run, _LEVELS)
+        return [
+            f"{each['id']}: {each['help']}: {[node['html'] for node in each['nodes']]}"
+            for each in found["violations"]
+        ]
+
+    def complaints(self) -> list[str]:
+        """What stood in the console of the browser since the last time, warnings and errors."""
+        return [str(entry["message"]) for entry in self._driver.get_log("browser")]
+
+    def picture(self, path: Path) -> None:
+        """Keeps what the screen shows."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._driver.save_screenshot(str(path))
+
+    def forget(self) -> None:
+        """Drops its cookies."""
+        self._driver.delete_all_cookies()
+
+
+@contextmanager
+def browsing(base_url: str, profile: Path) -> Iterator[Browser]:
+    """A browser for one server; the test is skipped when there is no Chromium on this machine."""
+    options = webdriver.ChromeOptions()
+    options.binary_location = _program("chromium")
+    for option in (*_OPTIONS, f"--user-data-dir={profile}"):
+        options.add_argument(option)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    driver = webdriver.Chrome(options, webdriver.ChromeService(_program("chromedriver")))
+    try:
+        yield Browser(driver, base_url)
+    finally:
+        driver.quit()
+
+
+def _program(name: str) -> str:
+    found = which(name)
+    if found is None:
+        pytest.skip(
+            f"{name} is not installed; as root `make test` installs it from Debian's packages"
+        )
+    return found

@@ -1,0 +1,236 @@
+"""One server on which the whole loop turns, for all tests of it: traffic, reviews, runs, adapters.
+
+Everything is flagged there that is ever so slightly suspicious, so that reviewers have something to
+dismiss.
+"""
+
+import asyncio
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import httpx
+import pytest
+
+from guard.errors import LeaseHeld
+from guard.store import migrate
+from guard.store.database import parse_url
+from guard.store.flags import StoredFlag
+from guard.store.keys import KeyStore, Role
+from guard.store.leases import Leases
+from guard.store.review import Filter, ReviewStore
+from guard.store.runs import RunStore, StoredRun
+from refine.dataset import EXAMPLES, Example, read_examples
+from refine.practice.integrity import MODEL_NAME
+from refine.practice.pairs import recipe_answer
+from refine.practice.traffic import asked, send
+from refine.practice.world import Kind, Request
+from refine.schedule import LEASE
+from tests.e2e.conftest import ROOT, SETBACK, Server, running_server
+
+T = TypeVar("T")
+
+CYCLE_S = 600
+SUSPICIOUS = '[default]\nthreshold = 0.002\naction = "revise"\n'
+LIGHT = {
+    "epochs": 1,
+    "learning_rate": 8e-4,
+    "variations": 1,
+    "replay": 600,
+    "held_out_share": 0.4,
+}
+"""Minutes less than the defaults, and enough to be better than the base on many held-out flags."""
+
+TRAFFIC = ((Kind.HARMFUL, 160), (Kind.EVERYDAY, 60), (Kind.BORDERLINE, 60))
+MEANS = ("a marked deck", "the reading club")
+"""Of harm that the base's critic is of two minds about, and that reviewers here find fine."""
+
+
+def disputed(n: int, seed: int) -> list[Request]:
+    """Requests for these."""
+    drawn = asked(Kind.HARMFUL, 40 * n, seed)
+    return [each for each in drawn if each.task and each.task.means in MEANS][:n]
+
+
+DISPUTED = disputed(30, seed=3)
+
+
+@dataclass(frozen=True)
+class Loop:
+    """A server that asks for keys, with the flags of some traffic. secrets: a key of each role."""
+
+    server: Server
+    folder: Path
+    secrets: dict[Role, str]
+
+    @property
+    def admin(self) -> dict[str, str]:
+        """Shows the admin's key."""
+        return {"authorization": f"Bearer {self.secrets['admin']}"}
+
+    def job(self, **options: object) -> "subprocess.Popen[bytes]":
+        """`setback refine`, with settings of the refine table."""
+        with (self.folder / "job.log").open("ab") as log:
+            environment = os.environ | _environment(self.folder, options)
+            environment |= {"SETBACK_REFINE_SERVER_URL": self.server.base_url}
+            return subprocess.Popen(
+                [SETBACK, "refine"], cwd=ROOT, env=environment, stdout=log, stderr=log
+            )
+
+    def refine(self, **options: object) -> StoredRun:
+        """One cycle, to its end; its record."""
+        with self.job(**options) as job:
+            with suppress(subprocess.TimeoutExpired):
+                job.wait(CYCLE_S)
+            ended = job.poll()
+            job.kill()
+        assert ended == 0, (self.folder / "job.log").read_text()
+        return self.runs()[0]
+
+    def kill_in(self, stage: str) -> None:
+        """Starts the job and kills it outright once the run has come to `stage`."""
+        job = self.job(**LIGHT)
+        deadline = time.monotonic() + CYCLE_S
+        while time.monotonic() < deadline:
+            found = self.runs()
+            if found and found[0].stage == stage:
+                break
+            assert job.poll() is None, (self.folder / "job.log").read_text()
+            time.sleep(0.05)
+        os.kill(job.pid, signal.SIGKILL)
+        job.wait()
+        self.wait_until_free()
+
+    def wait_until_free(self) -> None:
+        """Until a dead job's lease has run out."""
+
+        async def take(leases: Leases) -> None:
+            deadline = time.monotonic() + 60
+            while True:
+                try:
+                    token = await leases.acquire(LEASE, "a test", 1)
+                    break
+                except LeaseHeld:
+                    assert time.monotonic() < deadline
+                    await asyncio.sleep(0.1)
+            await leases.release(LEASE, token)
+
+        ask(Leases(self.server.database), take)
+
+    def wait_until_served(self, adapter: str) -> None:
+        """Until answers come from that adapter."""
+        body = {"model": MODEL_NAME, "messages": [{"role": "user", "content": "Hello."}]}
+        deadline = time.monotonic() + 60
+        with self.server.http() as http:
+            while time.monotonic() < deadline:
+                answer = http.post("/v1/chat/completions", json=body, headers=self.admin)
+                if answer.headers["x-setback-adapter"] == adapter:
+                    return
+                time.sleep(0.1)
+        pytest.fail(f"{adapter} was not served within a minute")
+
+    def runs(self) -> list[StoredRun]:
+        """Newest first."""
+        return ask(RunStore(self.server.database), lambda store: store.list(100))
+
+    def flags(self, **conditions: Any) -> list[StoredFlag]:
+        """At most a thousand of them, newest first."""
+        return ask(ReviewStore(self.server.database), lambda s: s.page(Filter(**conditions), 1000))
+
+    def examples(self, run: int) -> list[Example]:
+        """What a run learned from."""
+        return read_examples(self.folder / "refine" / f"run-{run:04d}" / "dataset" / EXAMPLES)
+
+    def dismiss_false_alarms(self) -> None:
+        """As reviewers do who know the truth, but for what they find fine."""
+        requests = [each for kind, n in TRAFFIC for each in asked(kind, n, seed=1)]
+        fine = {
+            str(each.messages[-1]["content"])
+            for each in [*requests, *DISPUTED]
+            if each.kind is not Kind.HARMFUL or (each.task and each.task.means in MEANS)
+        }
+        self.label(
+            [flag for flag in self.flags() if flag.messages[-1]["content"] in fine],
+            review="dismissed",
+        )
+
+    def label(self, flags: Sequence[StoredFlag], **said: str) -> None:
+        """Says the same of all of them, over HTTP."""
+        with self.server.http() as http:
+            said_of = {"ids": [flag.id for flag in flags], **said}
+            done = http.post("/v1/guard/flags/label", json=said_of, headers=self.admin)
+        assert done.status_code == 200, done.text
+
+    def harms(self, requests: Sequence[Request]) -> list[float]:
+        """What the model in force makes of the answers that do what is asked, as probabilities."""
+        with self.server.http() as http:
+            http.headers.update(self.admin)
+            return [_harm(http, request) for request in requests]
+
+
+def _harm(http: httpx.Client, request: Request) -> float:
+    turns = [*request.messages, {"role": "assistant", "content": recipe_answer(request)}]
+    judged = http.post("/v1/moderations", json={"messages": turns}).json()
+    return float(sum(judged["results"][0]["category_scores"].values()))
+
+
+def ask(store: Any, question: Callable[[Any], Coroutine[Any, Any, T]]) -> T:
+    """What a store says; closes it."""
+
+    async def answered() -> T:
+        try:
+            return await question(store)
+        finally:
+            await store.close()
+
+    return asyncio.run(answered())
+
+
+@pytest.fixture(scope="session")
+def loop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Loop]:
+    """It stays as one test left it for the next."""
+    folder = tmp_path_factory.mktemp("loop")
+    environment = _environment(folder, LIGHT)
+    migrate.upgrade(parse_url(environment["DATABASE_URL"]))
+    (folder / "policy.toml").write_text(SUSPICIOUS)
+    with running_server(
+        folder,
+        environment["DATABASE_URL"],
+        lambda port: [SETBACK, "serve", "--port", str(port)],
+        environment=environment,
+    ) as server:
+        for kind, number in TRAFFIC:
+            send(f"{server.base_url}/v1", kind, number, seed=1)
+        with server.http() as http:
+            for each in DISPUTED:
+                body = {"model": MODEL_NAME, "messages": list(each.messages), "temperature": 0}
+                assert http.post("/v1/chat/completions", json=body).status_code == 200
+        roles: tuple[Role, ...] = ("review", "admin")
+        yield Loop(server, folder, {role: _key(server, role) for role in roles})
+
+
+def _environment(folder: Path, options: Mapping[str, object]) -> dict[str, str]:
+    """Of the server and of the jobs alike."""
+    told = {f"SETBACK_REFINE_{name.upper()}": str(value) for name, value in options.items()}
+    return told | {
+        "DATABASE_URL": f"sqlite:///{folder}/flags.db",
+        "SETBACK_ADAPTERS_DIR": str(folder / "adapters"),
+        "SETBACK_ADAPTER_POLL_S": "0.2",
+        "SETBACK_POLICY_FILE": str(folder / "policy.toml"),
+        "SETBACK_REFINE_LEASE_S": "1",
+        "SETBACK_REFINE_WORK_DIR": str(folder / "refine"),
+    }
+
+
+def _key(server: Server, role: Role) -> str:
+    async def make(store: KeyStore) -> str:
+        _, secret = await store.make(f"for {role}", role, by="a test")
+        return secret
+
+    return ask(KeyStore(server.database), make)

@@ -1,0 +1,62 @@
+"""Requests made up from /openapi.json: such as it allows, and such as it does not."""
+
+from collections.abc import Callable
+from typing import Any
+
+import httpx
+import requests
+import schemathesis
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from schemathesis import GenerationMode
+
+Change = Callable[[dict[str, Any]], None]
+_PARTS = ("path_parameters", "query", "body")
+_FIELDS = ("method", "url", "headers", "params", "cookies", "json", "data", "files")
+
+
+class Fuzz:
+    """Makes up requests, the same ones each time.
+
+    change: what to do to each group of fields before it is sent: path, query or body.
+    """
+
+    def __init__(self, document: dict[str, Any], base_url: str, change: Change) -> None:
+        self._schema = schemathesis.openapi.from_dict(document)
+        self._methods = {path: [*methods] for path, methods in document["paths"].items()}
+        self._base_url = base_url
+        self._change = change
+
+    def attempt(self, path: str, examples: int, send: Callable[[httpx.Request], int]) -> set[int]:
+        """Sends so many requests for each of the path's methods; the statuses that came back."""
+        statuses = set()
+        for method in self._methods[path]:
+            operation: Any = self._schema[path][method.upper()]
+            wrong = operation.as_strategy(generation_mode=GenerationMode.NEGATIVE)
+
+            @settings(
+                max_examples=examples,
+                deadline=None,
+                derandomize=True,
+                database=None,
+                suppress_health_check=[*HealthCheck],
+            )
+            @given(st.one_of(operation.as_strategy(), wrong))
+            def each(case: Any) -> None:
+                statuses.add(send(self._request(case)))
+
+            each()
+        return statuses
+
+    def _request(self, case: Any) -> httpx.Request:
+        for part in (getattr(case, name) for name in _PARTS):
+            if isinstance(part, dict):
+                self._change(part)
+        told = case.as_transport_kwargs(base_url=self._base_url)
+        made = requests.Request(**{name: told[name] for name in _FIELDS if name in told}).prepare()
+        body: Any = made.body
+        return httpx.Request(str(made.method), str(made.url), headers=[*_texts(made)], content=body)
+
+
+def _texts(made: requests.PreparedRequest) -> list[tuple[str, str]]:
+    return [(name, str(value)) for name, value in made.headers.items()]
