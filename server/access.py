@@ -11,8 +11,9 @@ import logging
 import re
 from argparse import Namespace
 from collections.abc import Sequence
+from typing import Annotated
 
-from fastapi import Request
+from fastapi import Depends, Request
 from starlette.datastructures import Headers
 from starlette.requests import HTTPConnection
 from starlette.responses import Response
@@ -22,8 +23,9 @@ from guard.errors import StoreUnavailable
 from guard.store.keys import Key, KeyStore, Role, find
 from server.console.session import Sessions, in_console, to_login
 from server.errors import error_response
-from server.limits import Limits, telling
-from server.origin import by_another_name, from_elsewhere, is_loopback, with_page_headers
+from server.headers import with_headers
+from server.limits import Limits
+from server.origin import PAGE_HEADERS, by_another_name, from_elsewhere, is_loopback
 from server.routes import REFINE_PREFIX, path_of
 
 _OPEN = frozenset({"/health", "/metrics", "/ping", "/ready"})
@@ -61,6 +63,9 @@ def is_local(options: Namespace) -> bool:
 def caller_of(request: Request) -> str:
     """Who is calling, for the audit trail."""
     return str(request.scope.get(_CALLER, _LOCAL))
+
+
+Caller = Annotated[str, Depends(caller_of)]
 
 
 def role_of_caller(request: Request) -> Role:
@@ -135,7 +140,7 @@ class AccessMiddleware:
         access: Access = scope["app"].state.setback.access
         role = role_of(scope.get("method", "GET"), path_of(scope))
         if in_console(path_of(scope)):
-            send = with_page_headers(send)
+            send = with_headers(send, PAGE_HEADERS)
         refusal = _from_outside(scope, access)
         if refusal is None and role is not None and not access.open:
             refusal = _without_key(scope, access, role)
@@ -209,7 +214,7 @@ async def _limited(scope: Scope, send: Send) -> tuple[Response | None, Send]:
     standing = await limits.take(*scope[_LIMIT])
     if standing is None:
         return None, send
-    return standing.refusal() if standing.over else None, telling(standing, send)
+    return standing.refusal() if standing.over else None, with_headers(send, standing.headers)
 
 
 def _forbidden(message: str) -> Response:

@@ -1,15 +1,19 @@
 """How our own routes refuse wrong parameters and bodies: as OpenAI's API does, naming the field.
-Owns that translation; what is wrong is FastAPI's finding.
+Owns that translation, and what a row's number may be; what is wrong is FastAPI's finding.
 """
 
 from collections.abc import Callable, Coroutine
-from typing import Any
+from typing import Annotated, Any
 
 from fastapi import Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
+from pydantic import Field
 
+from guard.store.tables import LARGEST_ID
 from server.errors import BadRequest
+
+Id = Annotated[int, Field(ge=1, le=LARGEST_ID)]
 
 
 class CheckedRoute(APIRoute):

@@ -13,9 +13,9 @@ import typer
 
 from guard.store.flags import Review, StoredFlag
 from guard.store.review import Filter, Label, ReviewStore, Status
+from guard.store.tables import LARGEST_ID
 from guard.verdict import CATEGORIES
 from server.terminal import (
-    LARGEST_ID,
     AsJson,
     Limit,
     ask,

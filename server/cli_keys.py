@@ -11,7 +11,8 @@ import typer
 
 from guard.store.audit import AuditStore
 from guard.store.keys import Key, KeyStore
-from server.terminal import LARGEST_ID, AsJson, Limit, ask, print_json, print_table, printable, when
+from guard.store.tables import LARGEST_ID
+from server.terminal import AsJson, Limit, ask, print_json, print_table, printable, when
 
 _MOST_REQUESTS = 1_000_000
 

@@ -11,9 +11,9 @@ import typer
 
 from guard.store.adapters import Activation, AdapterStore, StoredAdapter
 from guard.store.runs import Lineage, RunStore, StoredRun
+from guard.store.tables import LARGEST_ID
 from refine.figures import side_by_side
 from server.terminal import (
-    LARGEST_ID,
     AsJson,
     Limit,
     ask,
@@ -126,12 +126,12 @@ def adapters_rollback(reason: Reason = "", as_json: AsJson = False) -> None:
 
 def _adapter(number: int) -> tuple[StoredAdapter, list[Activation]]:
     async def found(store: AdapterStore) -> tuple[StoredAdapter | None, list[Activation]]:
-        return await store.get(number), await store.history(limit=1000)
+        return await store.get(number), await store.history(_HISTORY, number)
 
     adapter, history = ask(AdapterStore, found)
     if adapter is None:
         fail(f"there is no adapter {number}; `setback adapters list` shows those there are", code=1)
-    return adapter, [entry for entry in history if entry.version == number][:_HISTORY]
+    return adapter, history
 
 
 def _origin(number: int) -> tuple[StoredRun | None, Lineage]:

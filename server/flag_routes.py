@@ -18,15 +18,13 @@ from guard.store.flags import Review, StoredFlag
 from guard.store.review import Filter, Label, ReviewStore, Status
 from guard.store.search import words_of
 from guard.verdict import CATEGORIES
-from server.access import caller_of
-from server.checked_route import CheckedRoute
+from server.access import Caller
+from server.checked_route import CheckedRoute, Id
 from server.errors import REFUSALS
 
-LARGEST_ID = 2**63 - 1
 MOST_AT_ONCE = 1000
 _LONGEST_TEXT = 100_000
 
-Id = Annotated[int, Field(ge=1, le=LARGEST_ID)]
 Score = Annotated[float, Field(ge=0, le=1)]
 Text = Annotated[str, Field(max_length=_LONGEST_TEXT)]
 
@@ -137,7 +135,6 @@ def _reviews(request: Request) -> ReviewStore:
 
 
 Reviews = Annotated[ReviewStore, Depends(_reviews)]
-Caller = Annotated[str, Depends(caller_of)]
 
 router = APIRouter(prefix="/v1/guard", tags=["guard"], route_class=CheckedRoute, responses=REFUSALS)
 

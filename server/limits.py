@@ -12,9 +12,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 
-from starlette.datastructures import MutableHeaders
 from starlette.responses import Response
-from starlette.types import Message, Send
 
 from guard.errors import StoreUnavailable
 from guard.store.usage import UsageStore
@@ -102,17 +100,6 @@ class Limits:
             free_at=now if allowed else now + timedelta(seconds=usage.wait_s(limit)),
             reset_at=now + timedelta(seconds=usage.reset_s),
         )
-
-
-def telling(standing: Standing, send: Send) -> Send:
-    """Sends a response that tells how its caller's key stands."""
-
-    async def told(message: Message) -> None:
-        if message["type"] == "http.response.start":
-            MutableHeaders(scope=message).update(standing.headers)
-        await send(message)
-
-    return told
 
 
 def _seconds(time: timedelta) -> int:

@@ -17,15 +17,12 @@ from guard.errors import AdapterUnknown, RunUnknown
 from guard.policy import Policy
 from guard.store.adapters import Activation, AdapterStore, StoredAdapter
 from guard.store.runs import RunStore, StoredRun
-from server.access import caller_of
-from server.checked_route import CheckedRoute
+from server.access import Caller
+from server.checked_route import CheckedRoute, Id
 from server.errors import REFUSALS
 from server.run_control import RunControl
 
-LARGEST_ID = 2**63 - 1
 _HISTORY = 1000
-
-Id = Annotated[int, Field(ge=1, le=LARGEST_ID)]
 
 
 class Page(BaseModel):
@@ -66,7 +63,6 @@ def _policy(request: Request) -> Policy:
 Runs = Annotated[RunStore, Depends(_runs)]
 Control = Annotated[RunControl, Depends(_control)]
 Registry = Annotated[AdapterStore, Depends(_adapters)]
-Caller = Annotated[str, Depends(caller_of)]
 
 
 async def _run(runs: Runs, run_id: Annotated[Id, Path()]) -> StoredRun:
@@ -144,14 +140,14 @@ async def show_adapter(registry: Registry, runs: Runs, adapter: Adapter) -> dict
     """One adapter: its lineage back to the flags, its gate's figures, when it was in force."""
     version = adapter.version
     run = await runs.get(version)
-    history = await registry.history(limit=_HISTORY)
+    history = await registry.history(_HISTORY, version)
     return {
         **_object("adapter", adapter),
         "active": await registry.active() == version,
         "lineage": asdict(await runs.learned_from(version)),
         "measures": run and run.measures,
         "reasons": run.reasons if run else (),
-        "activations": [_activation(each) for each in history if each.version == version],
+        "activations": [_activation(each) for each in history],
     }
 
 

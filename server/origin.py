@@ -6,12 +6,11 @@ browser what the console's pages may do and who may show them; keys are access.p
 from ipaddress import ip_address
 from urllib.parse import urlsplit
 
-from starlette.datastructures import Headers, MutableHeaders
-from starlette.types import Message, Send
+from starlette.datastructures import Headers
 
 _SAFE = frozenset({"GET", "HEAD"})
 _OWN = frozenset({"same-origin", "none"})
-_PAGE_HEADERS = {
+PAGE_HEADERS = {
     "cache-control": "no-store",
     "content-security-policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
@@ -46,19 +45,6 @@ def by_another_name(headers: Headers) -> bool:
         return not is_loopback(urlsplit(f"//{headers.get('host', '')}").hostname or "")
     except ValueError:
         return True
-
-
-def with_page_headers(send: Send) -> Send:
-    """Sends a response with the headers of the console's pages, where it has none of its own."""
-
-    async def told(message: Message) -> None:
-        if message["type"] == "http.response.start":
-            headers = MutableHeaders(scope=message)
-            for name, value in _PAGE_HEADERS.items():
-                headers.setdefault(name, value)
-        await send(message)
-
-    return told
 
 
 def _is_link(method: str, headers: Headers) -> bool:

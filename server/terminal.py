@@ -24,8 +24,6 @@ from server.settings import SettingsInvalid, load_settings
 T = TypeVar("T")
 S = TypeVar("S", bound=Store)
 
-LARGEST_ID = 2**63 - 1
-
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 Limit = Annotated[int, typer.Option(min=1, max=10_000, help="How many, newest first.")]
 

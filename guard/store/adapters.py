@@ -139,11 +139,15 @@ class AdapterStore(Store):
                 raise AdapterConflict("The base alone is active; there is nothing to go back to")
             return await _activate(session, back[1], by, reason)
 
-    async def history(self, limit: int = 100) -> builtins.list[Activation]:
-        """At most `limit` activations, newest first."""
+    async def history(
+        self, limit: int = 100, version: int | None = None
+    ) -> builtins.list[Activation]:
+        """At most `limit` activations, newest first; of that adapter alone when given."""
+        query = _newest_first().limit(limit)
+        if version is not None:
+            query = query.where(ActivationRow.version == version)
         async with self._transaction() as session:
-            rows = await session.scalars(_newest_first().limit(limit))
-            return [_activation(row) for row in rows]
+            return [_activation(row) for row in await session.scalars(query)]
 
 
 def _newest_first() -> Select[ActivationRow]:

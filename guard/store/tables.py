@@ -22,6 +22,7 @@ from sqlalchemy.types import TypeDecorator
 
 # SQLite counts up by itself only in a column of the exact type INTEGER.
 Number = BigInteger().with_variant(Integer, "sqlite")
+LARGEST_ID = 2**63 - 1
 
 
 class UtcDateTime(TypeDecorator[datetime]):

@@ -14,11 +14,13 @@ from guard.errors import GuardError
 from guard.policy import Action
 from guard.store.flags import StoredFlag
 from guard.store.review import Filter
+from server.access import Caller
 from server.calls import bad_field, text_of
+from server.checked_route import Id
 from server.console.session import CONSOLE, FLAGS
 from server.console.view import PageRoute, filled, page, see
 from server.errors import BadRequest
-from server.flag_routes import Caller, FlagLabel, FlagList, Id, Reviews
+from server.flag_routes import FlagLabel, FlagList, Reviews
 from server.moderations import ModerationRequest, Moderator, Turn
 
 _DAYS = frozenset({"since", "until"})

@@ -8,9 +8,11 @@ from fastapi import APIRouter, Form, Path, Request, Response
 
 from guard.store.runs import STAGES, StoredRun
 from refine.figures import side_by_side
+from server.access import Caller
+from server.checked_route import Id
 from server.console.session import CONSOLE
 from server.console.view import PageRoute, page, see
-from server.loop_routes import Adapter, Caller, Control, Id, Registry, Run, Runs
+from server.loop_routes import Adapter, Control, Registry, Run, Runs
 
 _SHOWN = 50
 _HISTORY = 1000
@@ -94,7 +96,6 @@ async def show_adapter(
     """One adapter: its lineage, its gate's figures, when it was in force."""
     version = adapter.version
     run = await runs.get(version)
-    history = await registry.history(_HISTORY)
     return page(
         request,
         "adapter.html",
@@ -103,7 +104,7 @@ async def show_adapter(
         run=run,
         lineage=await runs.learned_from(version),
         figures=side_by_side(run.measures if run else None),
-        history=[each for each in history if each.version == version],
+        history=await registry.history(_HISTORY, version),
     )
 
 
