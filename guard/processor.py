@@ -4,8 +4,9 @@ measures on a CPU chooses by it.
 
 
 def bfloat16_is_slow() -> bool:
-    """Whether PyTorch multiplies bfloat16 without the processor's help: serving the practice model
-    then takes 2.6 times as long as in float32, training it five times."""
+    """Whether PyTorch multiplies bfloat16 without the processor's help, which takes several times
+    as long as in float32."""
     import torch
 
-    return torch.backends.cpu.get_cpu_capability() == "AVX2"
+    can = torch.cpu.get_capabilities()
+    return can["architecture"] == "x86_64" and not (can["avx512_bf16"] or can["amx_bf16"])

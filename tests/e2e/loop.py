@@ -123,6 +123,17 @@ class Loop:
 
         ask(Leases(self.server.database), take)
 
+    def wait_until_locked(self) -> None:
+        """Until the server asks for keys, and knows the newest."""
+        deadline = time.monotonic() + 60
+        with self.server.http() as http:
+            while time.monotonic() < deadline:
+                asked = [http.get("/v1/guard/runs", headers=shown) for shown in ({}, self.admin)]
+                if [answer.status_code for answer in asked] == [401, 200]:
+                    return
+                time.sleep(0.1)
+        pytest.fail("no key was asked for within a minute")
+
     def wait_until_served(self, adapter: str) -> None:
         """Until answers come from that adapter."""
         body = {"model": MODEL_NAME, "messages": [{"role": "user", "content": "Hello."}]}
@@ -212,7 +223,9 @@ def loop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Loop]:
                 body = {"model": MODEL_NAME, "messages": list(each.messages), "temperature": 0}
                 assert http.post("/v1/chat/completions", json=body).status_code == 200
         roles: tuple[Role, ...] = ("review", "admin")
-        yield Loop(server, folder, {role: _key(server, role) for role in roles})
+        turning = Loop(server, folder, {role: _key(server, role) for role in roles})
+        turning.wait_until_locked()
+        yield turning
 
 
 def _environment(folder: Path, options: Mapping[str, object]) -> dict[str, str]:

@@ -112,18 +112,25 @@ def test_adapters_are_on_and_the_refine_loop_waits_behind_others() -> None:
 
 
 @pytest.mark.parametrize(
-    ("capability", "arguments", "dtype"),
+    ("architecture", "helps", "arguments", "dtype"),
     [
-        ("AVX2", [], "float32"),
-        ("AVX2", ["--dtype", "bfloat16"], "bfloat16"),
-        ("AVX2", ["some/model"], "auto"),
-        ("AVX512", [], "auto"),
+        ("x86_64", "", [], "float32"),
+        ("x86_64", "", ["--dtype", "bfloat16"], "bfloat16"),
+        ("x86_64", "", ["some/model"], "auto"),
+        ("x86_64", "avx512_bf16", [], "auto"),
+        ("x86_64", "amx_bf16", [], "auto"),
+        ("aarch64", "", [], "auto"),
     ],
 )
 def test_the_practice_model_is_not_served_in_a_type_that_the_processor_is_slow_with(
-    monkeypatch: pytest.MonkeyPatch, capability: str, arguments: list[str], dtype: str
+    monkeypatch: pytest.MonkeyPatch,
+    architecture: str,
+    helps: str,
+    arguments: list[str],
+    dtype: str,
 ) -> None:
-    monkeypatch.setattr("torch.backends.cpu.get_cpu_capability", lambda: capability)
+    can = {"architecture": architecture, "avx512_bf16": False, "amx_bf16": False, helps: True}
+    monkeypatch.setattr("torch.cpu.get_capabilities", lambda: can)
     assert serve.parse(arguments).dtype == dtype
 
 
