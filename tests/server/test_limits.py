@@ -274,6 +274,7 @@ async def test_nobody_waits_long_for_the_database(
 ) -> None:
     monkeypatch.setattr("server.limits._PATIENCE_S", 0.1)
     _, secret = await make(database, (process,), 9)
+    caplog.set_level(logging.WARNING, "vllm.setback")
     engine = connect(database)
     assert await process.statuses(secret, 1) == [200]
     async with engine.begin() as rival:

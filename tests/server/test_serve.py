@@ -5,6 +5,8 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -20,35 +22,75 @@ from server.settings import Settings
 SETBACK = str(Path(sys.executable).with_name("setback"))
 
 
-def run(folder: Path, *arguments: str, **environment: str) -> "subprocess.CompletedProcess[str]":
-    """The command in a folder of its own, with a migrated database unless told otherwise."""
-    database = f"sqlite:///{folder}/flags.db"
+@dataclass(frozen=True)
+class Ended:
+    """How the command ended. said: on standard error."""
+
+    code: int
+    out: str
+    said: str
+
+
+Run = Callable[..., Ended]
+
+
+@pytest.fixture
+def run(
+    clean_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Iterator[Run]:
+    """What `setback serve` does, in this process, where vLLM is imported once: with a migrated
+    database unless told otherwise. It must end by itself."""
+    before = dict(os.environ)
+    database = f"sqlite:///{clean_folder}/flags.db"
     migrate.upgrade(parse_url(database))
+
+    def ended(*arguments: str, **environment: str) -> Ended:
+        for name, value in ({"DATABASE_URL": database} | environment).items():
+            monkeypatch.setenv(name, value)
+        with pytest.raises(SystemExit) as raised:
+            serve.serve(arguments)
+        told = capsys.readouterr()
+        # The interpreter prints what is no number, and exits with 1.
+        code = raised.value.code
+        if isinstance(code, str):
+            return Ended(1, told.out, f"{told.err}{code}\n")
+        return Ended(int(code or 0), told.out, told.err)
+
+    yield ended
+    monkeypatch.undo()
+    os.environ.clear()
+    os.environ.update(before)
+
+
+def test_the_command_ends_with_one_message(tmp_path: Path) -> None:
     clean = {k: v for k, v in os.environ.items() if not k.startswith(("SETBACK_", "VLLM_"))}
-    return subprocess.run(
-        [SETBACK, "serve", *arguments],
-        env=clean | {"DATABASE_URL": database} | environment,
-        cwd=folder,
+    done = subprocess.run(
+        [SETBACK, "serve"],
+        env=clean | {"DATABASE_URL": "sqlite:///missing.db"},
+        cwd=tmp_path,
         capture_output=True,
         text=True,
         timeout=120,
     )
+    assert done.returncode == 1
+    assert "setback db upgrade" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
-def test_an_unknown_option_is_refused_by_name(tmp_path: Path) -> None:
-    done = run(tmp_path, "--treshold", "3")
-    assert done.returncode == 2
-    assert "unrecognized arguments: --treshold" in done.stderr
+def test_an_unknown_option_is_refused_by_name(run: Run) -> None:
+    done = run("--treshold", "3")
+    assert done.code == 2
+    assert "unrecognized arguments: --treshold" in done.said
 
 
-def test_one_help_shows_our_options_and_vllms(tmp_path: Path) -> None:
-    done = run(tmp_path, "--help=all")
-    assert done.returncode == 0
+def test_one_help_shows_our_options_and_vllms(run: Run) -> None:
+    done = run("--help=all")
+    assert done.code == 0
     told_otherwise = {"user_salt", "refine"}
     ours = [f"--{n.replace('_', '-')}" for n in Settings.model_fields if n not in told_otherwise]
     for option in [*ours, "--max-model-len", "--tensor-parallel-size", "--api-key"]:
-        assert option in done.stdout
-    assert "user-salt" not in done.stdout
+        assert option in done.out
+    assert "user-salt" not in done.out
 
 
 @pytest.mark.parametrize(
@@ -68,26 +110,25 @@ def test_one_help_shows_our_options_and_vllms(tmp_path: Path) -> None:
     ],
 )
 def test_wrong_settings_end_it_before_the_long_start_up(
-    tmp_path: Path, environment: dict[str, str], said: str
+    run: Run, environment: dict[str, str], said: str
 ) -> None:
-    done = run(tmp_path, **environment)
-    assert done.returncode != 0
-    assert said in done.stderr
-    assert "secret" not in done.stderr
-    assert "Traceback" not in done.stderr
+    done = run(**environment)
+    assert done.code != 0
+    assert said in done.said
+    assert "secret" not in done.said
 
 
-def test_an_option_stands_for_its_setting(tmp_path: Path) -> None:
-    done = run(tmp_path, "--policy-file", "absent.toml")
-    assert done.returncode != 0
-    assert "absent.toml" in done.stderr
+def test_an_option_stands_for_its_setting(run: Run) -> None:
+    done = run("--policy-file", "absent.toml")
+    assert done.code != 0
+    assert "absent.toml" in done.said
 
 
-def test_the_database_option_wins_over_the_environment(tmp_path: Path) -> None:
-    done = run(tmp_path, "--database-url", "sqlite:///other.db", DATABASE_URL="sqlite:///gone.db")
-    assert done.returncode != 0
-    assert "other.db" in done.stderr
-    assert "gone.db" not in done.stderr
+def test_the_database_option_wins_over_the_environment(run: Run) -> None:
+    done = run("--database-url", "sqlite:///other.db", DATABASE_URL="sqlite:///gone.db")
+    assert done.code != 0
+    assert "other.db" in done.said
+    assert "gone.db" not in done.said
 
 
 @pytest.mark.parametrize("flag", ["--grpc", "--headless", "--tokens-only"])
@@ -134,10 +175,10 @@ def test_the_practice_model_is_not_served_in_a_type_that_the_processor_is_slow_w
     assert serve.parse(arguments).dtype == dtype
 
 
-def test_too_few_places_for_adapters_are_refused(tmp_path: Path) -> None:
-    done = run(tmp_path, "--max-loras", "2")
-    assert done.returncode != 0
-    assert "--max-loras must be at least 3" in done.stderr
+def test_too_few_places_for_adapters_are_refused(run: Run) -> None:
+    done = run("--max-loras", "2")
+    assert done.code != 0
+    assert "--max-loras must be at least 3" in done.said
 
 
 def test_our_plugin_is_named_beside_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -170,10 +211,10 @@ def test_altered_weights_are_named(tmp_path: Path) -> None:
         check_model(copy)
 
 
-def test_without_a_key_no_other_machine_is_answered(tmp_path: Path) -> None:
-    done = run(tmp_path, "--host", "0.0.0.0")
-    assert done.returncode != 0
-    assert "setback keys make" in done.stderr
+def test_without_a_key_no_other_machine_is_answered(run: Run) -> None:
+    done = run("--host", "0.0.0.0")
+    assert done.code != 0
+    assert "setback keys make" in done.said
     serve._check_access(serve.parse(["--host", "0.0.0.0"]), keys=True)
     serve._check_access(serve.parse(["--host", "0.0.0.0", "--api-key", "k"]), keys=False)
 
