@@ -23,6 +23,7 @@ from guard.template import ChatFormat
 from server.annotate import category_fields
 from server.calls import bad_field, check_moderation_model, parse_body, text_of
 from server.errors import REFUSALS, BadRequest
+from server.hang_up import unless_hung_up
 from server.response import ADAPTER_HEADER
 
 router = APIRouter()
@@ -153,7 +154,7 @@ async def create_moderation(request: Request, response: Response) -> dict[str, A
     adapters: Adapters = request.app.state.setback.adapters
     check_moderation_model(body.model, moderator.served, "model")
     with adapters.use() as lora_request:
-        results = await moderator.results(body, lora_request)
+        results = await unless_hung_up(request, moderator.results(body, lora_request))
     response.headers[ADAPTER_HEADER] = adapter_name(lora_request)
     return {"id": f"modr-{uuid4().hex}", "model": moderator.served[0], "results": results}
 

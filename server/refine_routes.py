@@ -24,6 +24,7 @@ from guard.tasks import spawn
 from guard.template import ChatFormat
 from server.calls import bad_field, parse_body
 from server.errors import BadRequest
+from server.hang_up import unless_hung_up
 
 TOKEN_HEADER = "x-setback-refine-token"
 MOST_CONVERSATIONS = 256
@@ -239,7 +240,7 @@ async def answers(request: Request, lender: Lent) -> dict[str, Any]:
     """The unguarded answers of one adapter, at low priority."""
     asked = _read(AnswersRequest, await request.body())
     async with _chosen(lender.adapters, asked.adapter) as lora_request:
-        said = await lender.answers(asked, lora_request)
+        said = await unless_hung_up(request, lender.answers(asked, lora_request))
     return {"adapter": adapter_name(lora_request), "answers": said}
 
 
@@ -248,7 +249,7 @@ async def verdicts(request: Request, lender: Lent) -> dict[str, Any]:
     """What one adapter, as critic, reads of given answers or texts, at low priority."""
     asked = _read(VerdictsRequest, await request.body())
     async with _chosen(lender.adapters, asked.adapter) as lora_request:
-        found = await lender.verdicts(asked, lora_request)
+        found = await unless_hung_up(request, lender.verdicts(asked, lora_request))
     return {"adapter": adapter_name(lora_request), "verdicts": found}
 
 
