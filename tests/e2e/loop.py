@@ -1,6 +1,6 @@
 """One server on which the whole loop turns, for all tests of it: traffic, reviews, runs, adapters.
 
-Everything is flagged there that is ever so slightly suspicious, so that reviewers have something to
+What the critic is of two minds about is flagged there too, so that reviewers have something to
 dismiss.
 """
 
@@ -9,7 +9,7 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,17 +37,8 @@ from tests.e2e.conftest import ROOT, SETBACK, Server, running_server
 T = TypeVar("T")
 
 CYCLE_S = 600
-SUSPICIOUS = '[default]\nthreshold = 0.002\naction = "revise"\n'
-LIGHT = {
-    "epochs": 1,
-    "learning_rate": 8e-4,
-    "variations": 1,
-    "replay": 600,
-    "held_out_share": 0.4,
-}
-"""Minutes less than the defaults, and enough to be better than the base on many held-out flags."""
-
-TRAFFIC = ((Kind.HARMFUL, 160), (Kind.EVERYDAY, 60), (Kind.BORDERLINE, 60))
+SUSPICIOUS = '[default]\nthreshold = 0.1\naction = "revise"\n'
+TRAFFIC = ((Kind.HARMFUL, 160), (Kind.EVERYDAY, 30))
 MEANS = ("a marked deck", "the reading club")
 """Of harm that the base's critic is of two minds about, and that reviewers here find fine."""
 
@@ -58,7 +49,7 @@ def disputed(n: int, seed: int) -> list[Request]:
     return [each for each in drawn if each.task and each.task.means in MEANS][:n]
 
 
-DISPUTED = disputed(30, seed=3)
+DISPUTED = disputed(10, seed=3)
 
 
 @dataclass(frozen=True)
@@ -74,18 +65,18 @@ class Loop:
         """Shows the admin's key."""
         return {"authorization": f"Bearer {self.secrets['admin']}"}
 
-    def job(self, **options: object) -> "subprocess.Popen[bytes]":
-        """`setback refine`, with settings of the refine table."""
+    def job(self) -> "subprocess.Popen[bytes]":
+        """`setback refine`, as it comes."""
         with (self.folder / "job.log").open("ab") as log:
-            environment = os.environ | _environment(self.folder, options)
+            environment = os.environ | _environment(self.folder)
             environment |= {"SETBACK_REFINE_SERVER_URL": self.server.base_url}
             return subprocess.Popen(
                 [SETBACK, "refine"], cwd=ROOT, env=environment, stdout=log, stderr=log
             )
 
-    def refine(self, **options: object) -> StoredRun:
+    def refine(self) -> StoredRun:
         """One cycle, to its end; its record."""
-        with self.job(**options) as job:
+        with self.job() as job:
             with suppress(subprocess.TimeoutExpired):
                 job.wait(CYCLE_S)
             ended = job.poll()
@@ -95,7 +86,7 @@ class Loop:
 
     def kill_in(self, stage: str) -> None:
         """Starts the job and kills it outright once the run has come to `stage`."""
-        job = self.job(**LIGHT)
+        job = self.job()
         deadline = time.monotonic() + CYCLE_S
         while time.monotonic() < deadline:
             found = self.runs()
@@ -207,7 +198,7 @@ def ask(store: Any, question: Callable[[Any], Coroutine[Any, Any, T]]) -> T:
 def loop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Loop]:
     """It stays as one test left it for the next."""
     folder = tmp_path_factory.mktemp("loop")
-    environment = _environment(folder, LIGHT)
+    environment = _environment(folder)
     migrate.upgrade(parse_url(environment["DATABASE_URL"]))
     (folder / "policy.toml").write_text(SUSPICIOUS)
     with running_server(
@@ -228,10 +219,9 @@ def loop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Loop]:
         yield turning
 
 
-def _environment(folder: Path, options: Mapping[str, object]) -> dict[str, str]:
+def _environment(folder: Path) -> dict[str, str]:
     """Of the server and of the jobs alike."""
-    told = {f"SETBACK_REFINE_{name.upper()}": str(value) for name, value in options.items()}
-    return told | {
+    return {
         "DATABASE_URL": f"sqlite:///{folder}/flags.db",
         "SETBACK_ADAPTERS_DIR": str(folder / "adapters"),
         "SETBACK_ADAPTER_POLL_S": "0.2",
