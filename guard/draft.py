@@ -19,6 +19,7 @@ class Choice:
     """One choice of a draft so far: its text and token ids, and whether it carries logprobs.
 
     read: log-probabilities of the critique's labels, once they came with the end of the answer.
+    aborted: the engine gave it up, as it does with all answers when it is stopped.
     """
 
     index: int
@@ -26,12 +27,14 @@ class Choice:
     token_ids: list[int] = field(default_factory=list)
     has_logprobs: bool = False
     read: Mapping[int, float] | None = None
+    aborted: bool = False
 
     def add(self, delta: CompletionOutput) -> None:
         """Takes what comes next of it."""
         self.text += delta.text
         self.token_ids += delta.token_ids
         self.has_logprobs = self.has_logprobs or delta.logprobs is not None
+        self.aborted = delta.finish_reason == "abort"
 
     def so_far(self) -> "Choice":
         """A copy that does not grow."""

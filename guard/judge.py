@@ -81,8 +81,11 @@ class Judge:
         """What is to be done with an answer, whole or so far; nothing is filed yet.
 
         scores: whether categories are read also of what is not flagged; by default when asked for.
-        Raises CriticUnavailable when failing closed.
+        Raises CriticUnavailable when failing closed, and for an answer that was given up.
         """
+        if choice.aborted:
+            # Nobody may be left to answer a critique: it would be waited for in vain.
+            raise CriticUnavailable("The engine gave the answer up; it was not judged.")
         scores = request.call.wants_moderation if scores is None else scores
         subject = self._subject(request, choice.token_ids)
         ruling = await self._ruling(

@@ -62,7 +62,7 @@ class Reviser:
         async with self._free:
             said = await self._said(request, prompt_ids, min(self.limits.max_tokens, room))
         text = said.text.partition(_AFTER_ANALYSIS)[2].strip()
-        if not text or said.finish_reason == "length":
+        if not text or said.finish_reason in ("length", "abort"):
             return None
         return Replacement(text, tuple(self._format.encode(text)), len(said.token_ids))
 

@@ -43,7 +43,7 @@ class Script:
     category: what the category read names, with certainty.
     piece_tokens: how many tokens each streamed piece holds.
     critique_delay_s: seconds each label read takes. gate: holds label reads.
-    draft_gate: holds drafts before their last piece.
+    draft_gate: holds drafts before their last piece. aborts: drafts end as in a stopped engine.
     fail_draft, fail_critique: raised instead of an output. fail_lora: when an adapter is loaded.
     """
 
@@ -54,6 +54,7 @@ class Script:
     critique_delay_s: float = 0.0
     gate: Gate | None = None
     draft_gate: Gate | None = None
+    aborts: bool = False
     fail_draft: Exception | None = None
     fail_critique: Exception | None = None
     fail_lora: Exception | None = None
@@ -193,6 +194,8 @@ class ScriptedEngine:
         """The choice's outputs, each a delta or the whole so far, as the parameters ask."""
         ids = [*self.tokenizer.encode(answer), self.tokenizer.eos_token_id][: params.max_tokens]
         reason = "stop" if ids[-1] == self.tokenizer.eos_token_id else "length"
+        if self.script.aborts:
+            reason = "abort"
         deltas = params.output_kind is RequestOutputKind.DELTA
         size = max(self.script.piece_tokens, params.stream_interval or 1)
         pieces = []

@@ -193,6 +193,16 @@ async def test_a_failing_critic_withholds_the_answer(make_bench: MakeBench) -> N
     assert bench.observed.actions == []
 
 
+@pytest.mark.parametrize("fail_open", [False, True])
+async def test_an_answer_that_the_engine_gave_up_is_not_judged(
+    make_bench: MakeBench, fail_open: bool
+) -> None:
+    bench = make_bench(Script(aborts=True), fail_open=fail_open)
+    with pytest.raises(CriticUnavailable, match="gave the answer up"):
+        await bench.ask()
+    assert [kind for kind, _ in bench.engine.log] == ["draft"]
+
+
 async def test_a_slow_critic_counts_as_failed(make_bench: MakeBench) -> None:
     bench = make_bench(Script(critique_delay_s=60), timeout_s=0.05)
     with pytest.raises(CriticUnavailable, match="in time"):
