@@ -36,7 +36,7 @@ from tests.e2e.conftest import ROOT, SETBACK, Server, running_server
 
 T = TypeVar("T")
 
-CYCLE_S = 600
+CYCLE_S = 1200
 SUSPICIOUS = '[default]\nthreshold = 0.1\naction = "revise"\n'
 TRAFFIC = ((Kind.HARMFUL, 160), (Kind.EVERYDAY, 30))
 MEANS = ("a marked deck", "the reading club")

@@ -15,7 +15,7 @@ from refine.dataset import Kind
 from tests.e2e.browser import DARK, DESKTOP, LIGHT, PHONE, Browser, browsing
 from tests.e2e.loop import CYCLE_S, Loop, disputed
 
-pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(1500)]
+pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(3000)]
 
 ESCAPE = "\ue00c"
 """The key, as WebDriver calls it."""

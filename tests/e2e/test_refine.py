@@ -11,7 +11,7 @@ from refine.practice.traffic import asked
 from refine.practice.world import Kind
 from tests.e2e.loop import Loop, ask
 
-pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(1500)]
+pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(3000)]
 
 
 def flagged(flag: Flag, kind: Kind, n: int, seed: int) -> list[Flag]:
