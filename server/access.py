@@ -25,7 +25,13 @@ from server.console.session import Sessions, in_console, to_login
 from server.errors import error_response
 from server.headers import with_headers
 from server.limits import Limits
-from server.origin import PAGE_HEADERS, by_another_name, from_elsewhere, is_loopback
+from server.origin import (
+    PAGE_HEADERS,
+    SAFE_METHODS,
+    by_another_name,
+    from_elsewhere,
+    is_loopback,
+)
 from server.routes import REFINE_PREFIX, path_of
 
 _OPEN = frozenset({"/health", "/metrics", "/ping", "/ready"})
@@ -34,7 +40,6 @@ _OPEN = frozenset({"/health", "/metrics", "/ping", "/ready"})
 _GUARD = re.compile(r"/v1/guard(/.*)?|/console(/.*)?", re.DOTALL)
 _FOR_ALL = re.compile(r"/console/(login|static/[^/]+)")
 _LABELS = re.compile(r"(/v1/guard|/console)/flags/([^/]+/)?label|/console/logout")
-_SAFE = frozenset({"GET", "HEAD"})
 _CALLER = "setback.caller"
 _LIMIT = "setback.limit"
 _ROLE = "setback.role"
@@ -51,7 +56,7 @@ def role_of(method: str, path: str) -> Role | None:
         return None
     if not _GUARD.fullmatch(path):
         return "call"
-    return "review" if method in _SAFE or _LABELS.fullmatch(path) else "admin"
+    return "review" if method in SAFE_METHODS or _LABELS.fullmatch(path) else "admin"
 
 
 def is_local(options: Namespace) -> bool:

@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
 
-_SAFE = frozenset({"GET", "HEAD"})
+SAFE_METHODS = frozenset({"GET", "HEAD"})
 _OWN = frozenset({"same-origin", "none"})
 PAGE_HEADERS = {
     "cache-control": "no-store",
@@ -49,4 +49,4 @@ def by_another_name(headers: Headers) -> bool:
 
 def _is_link(method: str, headers: Headers) -> bool:
     opens_page = headers.get("sec-fetch-mode") == "navigate"
-    return method in _SAFE and opens_page and headers.get("sec-fetch-dest") == "document"
+    return method in SAFE_METHODS and opens_page and headers.get("sec-fetch-dest") == "document"

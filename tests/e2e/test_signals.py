@@ -1,6 +1,5 @@
 """A whole server's traces and its log in JSON: complete, told apart by request, without texts."""
 
-import asyncio
 import json
 import re
 from collections import Counter
@@ -18,6 +17,7 @@ from guard.store.review import Filter, ReviewStore
 from refine.practice.integrity import MODEL_NAME
 from tests.e2e.collector import Collector, collecting
 from tests.e2e.conftest import SETBACK, Server, running_server
+from tests.e2e.loop import ask as stored
 
 pytestmark = pytest.mark.e2e
 
@@ -72,15 +72,8 @@ def ask(server: Server, *, stream: bool, **headers: str) -> httpx.Response:
 
 
 def newest_flag(server: Server) -> StoredFlag:
-    async def read() -> StoredFlag:
-        store = ReviewStore(server.database)
-        try:
-            (flag,) = await store.page(Filter(), 1)
-            return flag
-        finally:
-            await store.close()
-
-    return asyncio.run(read())
+    found: list[StoredFlag] = stored(ReviewStore(server.database), lambda s: s.page(Filter(), 1))
+    return found[0]
 
 
 def attributes(span: Any) -> dict[str, str]:
