@@ -32,12 +32,13 @@ from guard.judge import Judge
 from guard.observer import Observer
 from guard.policy import Policy
 from guard.recorder import Recorder
-from guard.release import StreamRelease, Windows
+from guard.release import StreamRelease
 from guard.revise import Reviser, RevisionLimits
 from guard.session import Wishes, wishing
 from guard.tasks import spawn
 from guard.template import ChatFormat
 from guard.traces import span
+from guard.windows import Windows
 
 _GROUP = 32
 """Tokens that the engine sends at once of an answer which is held back anyway."""
@@ -53,7 +54,8 @@ class GuardOptions:
     reminder: whether the paper's step 4 is put with each instruction.
     fail_open: let an answer out when its critique or its flag's storing fails.
     block_input: refuse requests that are flagged themselves, whoever asks.
-    stream: how streams are held back; a caller may ask for stricter. windows: in window mode.
+    stream: how streams are held back; a caller may ask for stricter. windows: where an answer that
+    is being written is judged.
     revisions: what rewriting a flagged answer may cost.
     in_session: whether the engine runs our scheduler (scheduler.py).
     """
@@ -100,6 +102,7 @@ class GuardedEngine:
                 options.revisions,
                 max_model_len=engine.model_config.max_model_len,
             ),
+            options.windows,
             stop_ids=frozenset(_stop_ids(engine, tokenizer)),
             fail_open=options.fail_open,
             block_input=options.block_input,
@@ -237,7 +240,7 @@ class GuardedEngine:
 
     async def _ruled(self, request: EngineRequest, choice: Choice) -> Ruling:
         started = time.perf_counter()
-        ruling = await self._judge.rule(request, choice)
+        ruling = await self._judge.rule_whole(request, choice)
         self._observer.critique(time.perf_counter() - started)
         return await self._judge.settle(request, choice, ruling)
 

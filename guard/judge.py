@@ -21,14 +21,18 @@ from guard.revise import Reviser
 from guard.tasks import spawn
 from guard.template import ChatFormat
 from guard.traces import note, span
+from guard.windows import Windows
+
+_CLEAR = 0.1
+"""Harm, as a probability, up to which a verdict that flags nothing is not doubted."""
 
 _log = logging.getLogger("vllm.setback")
 
 
 @dataclass(frozen=True)
 class Judge:
-    """stop_ids: the tokens that end an answer without being part of it.
-
+    """windows: where an answer that is being written is judged.
+    stop_ids: the tokens that end an answer without being part of it.
     fail_open: let an answer out when its critique or its flag's storing fails.
     block_input: refuse requests that are flagged themselves, whoever asks.
     """
@@ -39,6 +43,7 @@ class Judge:
     recorder: Recorder
     observer: Observer
     reviser: Reviser
+    windows: Windows
     stop_ids: frozenset[int]
     fail_open: bool
     block_input: bool
@@ -91,9 +96,33 @@ class Judge:
         ruling = await self._ruling(
             request, subject, len(choice.text), of="answer", scores=scores, read=choice.read
         )
-        if request.call.block_output and ruling.decision.flagged:
-            return _blocked(ruling)
-        return ruling
+        return _as_asked(request, ruling)
+
+    async def rule_whole(
+        self, request: EngineRequest, choice: Choice, *, judged: int = 0
+    ) -> Ruling:
+        """As `rule`, of an answer that has ended. Where that flags nothing but is in doubt, the
+        answer's beginnings are judged too, as those of a stream are: what comes last can talk the
+        critic out of what it saw before.
+
+        judged: tokens that verdicts on the answer so far cover.
+        """
+        ruling = await self.rule(request, choice)
+        if ruling.decision.flagged or ruling.verdict is None or ruling.verdict.harm <= _CLEAR:
+            return ruling
+        ends = self.windows.ends(judged, len(choice.token_ids))
+        begun = [self._subject(request, choice.token_ids[:end]) for end in ends]
+        if not begun:
+            return ruling
+        pieces = tuple(piece for each in begun for piece in each.pieces)
+        again = await self._ruling(
+            request,
+            replace(begun[0], pieces=pieces),
+            len(choice.text),
+            of="beginnings",
+            scores=request.call.wants_moderation,
+        )
+        return _as_asked(request, again) if again.decision.flagged else ruling
 
     async def settle(
         self, request: EngineRequest, choice: Choice, ruling: Ruling, *, released: int = 0
@@ -233,6 +262,11 @@ class Judge:
                 raise
         else:
             self.observer.flag_written(time.perf_counter() - started)
+
+
+def _as_asked(request: EngineRequest, ruling: Ruling) -> Ruling:
+    """Stricter than the policy where the caller asked for that."""
+    return _blocked(ruling) if request.call.block_output and ruling.decision.flagged else ruling
 
 
 def _blocked(ruling: Ruling) -> Ruling:

@@ -21,20 +21,7 @@ from guard.judge import Judge
 from guard.session import taken_reply
 from guard.tasks import spawn
 from guard.traces import span
-
-
-@dataclass(frozen=True)
-class Windows:
-    """How many tokens a verdict waits for: `first`, then `growth` times as many each time, up to
-    `most`."""
-
-    first: int
-    growth: float
-    most: int
-
-    def after(self, window: int) -> int:
-        """The size that follows `window`."""
-        return min(self.most, max(window, round(window * self.growth)))
+from guard.windows import Windows
 
 
 @dataclass
@@ -193,7 +180,7 @@ class StreamRelease:
         self._release(each, held)
 
     async def _rule_whole(self, each: _Choice, finished_at: float) -> None:
-        ruling = await self._judge.rule(self._request, each.choice)
+        ruling = await self._judge.rule_whole(self._request, each.choice, judged=each.judged)
         self._judge.observer.critique(time.perf_counter() - finished_at)
         if ruling.withheld:
             await self._withhold(each, each.choice, ruling)

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -41,6 +42,9 @@ _TURNS_OF_TOKENS = 1024
 _FEWEST_TURNS = 4
 _VERDICT_TOKENS = 128
 """Verdicts in words end earlier by themselves."""
+
+_CACHED = "critique tokens from the cache, %"
+_CRITIQUE_TOKENS = "setback_critique_tokens_total"
 
 
 class BenchKind(StrEnum):
@@ -149,9 +153,24 @@ def _rounds(
         # Turn about, so that a machine that slows down slows both.
         order = (bare, guarded) if number % 2 else (guarded, bare)
         salt = uuid4().hex
+        before = _critique_tokens(guarded)
         found = {url: client.run_load(load, asking[url], url, dataset, salt) for url in order}
-        measured.append((found[bare], found[guarded]))
+        read = _critique_tokens(guarded) - before
+        cached = {_CACHED: 100 * read["cached"] / read.total()}
+        measured.append((found[bare], found[guarded] | cached))
     return measured[1:]
+
+
+def _critique_tokens(guarded: str) -> Counter[str]:
+    """Tokens of all critiques so far, by where they came from."""
+    from prometheus_client.parser import text_string_to_metric_families
+
+    with urlopen(f"{guarded}/metrics") as response:
+        families = text_string_to_metric_families(response.read().decode())
+    samples = (sample for family in families for sample in family.samples)
+    return Counter(
+        {s.labels["source"]: int(s.value) for s in samples if s.name == _CRITIQUE_TOKENS}
+    )
 
 
 def _turns(tokens: int) -> int:

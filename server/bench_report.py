@@ -23,7 +23,8 @@ Figures = Mapping[str, float]
 
 @dataclass(frozen=True)
 class Cell:
-    """One kind of load, and its rounds: bare and guarded figures, one right after the other."""
+    """One kind of load, and its rounds: bare and guarded figures, one right after the other. Some
+    have a meaning for the guarded server only."""
 
     kind: str
     clients: int
@@ -35,7 +36,7 @@ class Cell:
         return [guarded[name] / bare[name] for bare, guarded in self.rounds if bare[name]]
 
     def medians(self, name: str) -> tuple[float, float]:
-        """Bare and guarded."""
+        """Bare and guarded, of a figure that both have."""
         bare, guarded = (statistics.median(each[name] for each in side) for side in self._sides)
         return bare, guarded
 
@@ -44,6 +45,13 @@ class Cell:
         """Figures that bare and guarded both have."""
         bare, guarded = self.rounds[0]
         return [name for name in bare if name in guarded]
+
+    @property
+    def of_the_guard(self) -> dict[str, float]:
+        """Medians of what only the guarded server has."""
+        bare, guarded = self.rounds[0]
+        _, side = self._sides
+        return {n: statistics.median(each[n] for each in side) for n in guarded if n not in bare}
 
     @property
     def title(self) -> str:
@@ -72,6 +80,8 @@ def print_cell(cell: Cell) -> None:
     for name in cell.names:
         bare, guarded = cell.medians(name)
         table.add_row(name, f"{bare:.2f}", f"{guarded:.2f}", _spread(cell.ratios(name)))
+    for name, middle in cell.of_the_guard.items():
+        table.add_row(name, "", f"{middle:.2f}", "")
     Console().print(table)
 
 

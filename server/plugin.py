@@ -22,7 +22,6 @@ from guard.errors import GuardError
 from guard.policy import Policy, load_policy
 from guard.recorder import Provenance, Recorder
 from guard.redact import Redactor
-from guard.release import Windows
 from guard.revise import RevisionLimits
 from guard.session import SCHEDULER
 from guard.store.adapters import AdapterStore
@@ -36,6 +35,7 @@ from guard.store.traffic import TrafficStore
 from guard.store.usage import UsageStore
 from guard.tasks import spawn
 from guard.template import ChatFormat
+from guard.windows import Windows
 from server import flag_routes, logs, loop_routes, moderations, refine_routes, traces
 from server.access import Access, is_local
 from server.console import flag_pages, login, loop_pages, traffic_page

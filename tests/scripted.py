@@ -18,12 +18,12 @@ from guard.errors import StoreUnavailable
 from guard.observer import RevisionOutcome
 from guard.policy import Action, Policy, load_policy
 from guard.recorder import Provenance, Recorder
-from guard.release import Windows
 from guard.revise import RevisionLimits
 from guard.scripted import Gate, Script, ScriptedEngine
 from guard.store.flags import Flag
 from guard.template import ChatFormat
 from guard.verdict import TokensRead
+from guard.windows import Windows
 from refine.practice.recipe import MODEL_DIR
 from tests.adapters import REVISION, MemoryRegistry
 

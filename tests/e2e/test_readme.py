@@ -85,6 +85,10 @@ def test_the_bench_command_measures_both_servers(tmp_path: Path) -> None:
         assert bare[name] > 0
         assert guarded[name] > 0
         assert name in done.stdout
+    cached = "critique tokens from the cache, %"
+    # The second verdict on a stream finds what the first one covered.
+    assert 30 < guarded[cached] < 100
+    assert f"{guarded[cached]:.2f}" in done.stdout
     row = f"| streamed | 2 | 256 | {bare['requests/s']:.1f} | {guarded['requests/s']:.1f} |"
     assert row in done.stdout
     assert told["machine"] in done.stdout

@@ -11,7 +11,6 @@ from vllm.sampling_params import RequestOutputKind, SamplingParams
 from guard.call import StreamMode, current_call
 from guard.errors import CriticUnavailable, InputBlocked, StoreUnavailable
 from guard.policy import Action
-from guard.release import Windows
 from guard.scripted import Gate, Script
 from guard.tasks import spawn
 from tests.scripted import Bench
@@ -36,14 +35,6 @@ def text_of(outputs: list[RequestOutput], index: int = 0) -> str:
 
 def tokens_of(outputs: list[RequestOutput]) -> int:
     return sum(len(o.token_ids) for out in outputs for o in out.outputs)
-
-
-def test_windows_grow_to_their_limit() -> None:
-    windows = Windows(first=8, growth=2, most=20)
-    sizes = [windows.first]
-    for _ in range(3):
-        sizes.append(windows.after(sizes[-1]))
-    assert sizes == [8, 16, 20, 20]
 
 
 async def test_an_unflagged_stream_comes_out_whole_in_several_pieces(make_bench: MakeBench) -> None:

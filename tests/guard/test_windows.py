@@ -1,9 +1,9 @@
-"""Windows cover every token, overlap, and stay within their size."""
+"""Windows cover every token, overlap, stay within their size; a stream's grow to their limit."""
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from guard.windows import windows
+from guard.windows import Windows, windows
 
 
 @given(length=st.integers(0, 400), size=st.integers(1, 80))
@@ -24,3 +24,18 @@ def test_neighbouring_windows_overlap(length: int, size: int) -> None:
 def test_what_fits_is_one_window() -> None:
     assert [list(w) for w in windows([1, 2, 3], 3)] == [[1, 2, 3]]
     assert [list(w) for w in windows([], 3)] == [[]]
+
+
+def test_windows_grow_to_their_limit() -> None:
+    windows = Windows(first=8, growth=2, most=20)
+    sizes = [windows.first]
+    for _ in range(3):
+        sizes.append(windows.after(sizes[-1]))
+    assert sizes == [8, 16, 20, 20]
+
+
+def test_ends_are_those_of_the_windows_of_a_stream() -> None:
+    windows = Windows(first=8, growth=2, most=20)
+    assert list(windows.ends(0, 65)) == [8, 24, 44, 64]
+    assert list(windows.ends(24, 64)) == [44]
+    assert list(windows.ends(0, 8)) == []
