@@ -3,7 +3,9 @@ requests."""
 
 import json
 import os
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -53,7 +55,23 @@ def guarded(
     from refine.practice.guarded import measure
 
     database = parse_url(os.environ.get("DATABASE_URL", "sqlite:///data/setback.db"))
-    _print(measure(base_url, database, n), as_json)
+    with _reaching(base_url):
+        figures = measure(base_url, database, n)
+    _print(figures, as_json)
+
+
+@contextmanager
+def _reaching(base_url: str) -> Iterator[None]:
+    """Ends the command with one line when no server answers."""
+    from openai import APIConnectionError
+
+    try:
+        yield
+    except APIConnectionError:
+        sys.exit(
+            f"refine.practice: no server answers at {base_url}; start one with `make serve`, or "
+            "name another with --base-url"
+        )
 
 
 def _print(sections: Sequence[Section], as_json: bool) -> None:
@@ -79,7 +97,8 @@ def traffic(
     """Send requests to a running server, so that it has something to flag."""
     from refine.practice.traffic import send
 
-    withheld = send(base_url, kind, n, seed, without or ())
+    with _reaching(base_url):
+        withheld = send(base_url, kind, n, seed, without or ())
     typer.echo(f"{n} {kind} requests sent, {withheld} answers withheld")
 
 

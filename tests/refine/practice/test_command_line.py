@@ -29,3 +29,12 @@ def test_an_unknown_split_is_refused_by_name() -> None:
     result = CliRunner().invoke(app, ["requests", "--kind", "harmful", "--split", "best"])
     assert result.exit_code == 2
     assert "'best' is not one of train" in result.output
+
+
+@pytest.mark.parametrize("command", ["traffic", "guarded"])
+def test_where_no_server_answers_the_command_says_so(command: str) -> None:
+    # Port 1 is reserved, and nothing listens there.
+    url = "http://127.0.0.1:1/v1"
+    result = CliRunner().invoke(app, [command, "--base-url", url])
+    assert result.exit_code == 1
+    assert f"no server answers at {url}" in str(result.exception)
