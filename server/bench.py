@@ -156,7 +156,8 @@ def _rounds(
         before = _critique_tokens(guarded)
         found = {url: client.run_load(load, asking[url], url, dataset, salt) for url in order}
         read = _critique_tokens(guarded) - before
-        cached = {_CACHED: 100 * read["cached"] / read.total()}
+        # Moderations are no critiques of answers.
+        cached = {_CACHED: 100 * read["cached"] / read.total()} if read else {}
         measured.append((found[bare], found[guarded] | cached))
     return measured[1:]
 

@@ -74,13 +74,16 @@ def test_the_answer_shown_is_the_answer_given(server: Server) -> None:
 
 def test_the_bench_command_measures_both_servers(tmp_path: Path) -> None:
     load = ["--kind", "streamed", "--clients", "2", "--output-tokens", "256", "--rounds", "1"]
+    load += ["--kind", "moderation"]
     done = subprocess.run(
         [SETBACK, "bench", *load], cwd=tmp_path, capture_output=True, text=True, timeout=1200
     )
     assert done.returncode == 0, done.stderr
     told = json.loads((tmp_path / "data/bench/bench.json").read_text())
-    (cell,) = told["cells"]
-    ((bare, guarded),) = cell["rounds"]
+    streamed, moderation = told["cells"]
+    ((bare, guarded),) = moderation["rounds"]
+    assert min(bare["requests/s"], guarded["requests/s"]) > 0
+    ((bare, guarded),) = streamed["rounds"]
     for name in ("requests/s", "tokens/s", "time to first token, p99, ms"):
         assert bare[name] > 0
         assert guarded[name] > 0
