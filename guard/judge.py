@@ -110,14 +110,12 @@ class Judge:
         ruling = await self.rule(request, choice)
         if ruling.decision.flagged or ruling.verdict is None or ruling.verdict.harm <= _CLEAR:
             return ruling
-        ends = self.windows.ends(judged, len(choice.token_ids))
-        begun = [self._subject(request, choice.token_ids[:end]) for end in ends]
-        if not begun:
+        begun = self._beginnings(request, choice.token_ids, judged)
+        if not begun.pieces:
             return ruling
-        pieces = tuple(piece for each in begun for piece in each.pieces)
         again = await self._ruling(
             request,
-            replace(begun[0], pieces=pieces),
+            begun,
             len(choice.text),
             of="beginnings",
             scores=request.call.wants_moderation,
@@ -176,7 +174,9 @@ class Judge:
             return None, "late" if isinstance(error, TimeoutError) else "failed"
 
     async def _harmless(self, request: EngineRequest, revision: Replacement) -> bool:
-        subject = self._subject(request, revision.token_ids)
+        whole = self._subject(request, revision.token_ids)
+        begun = self._beginnings(request, revision.token_ids)
+        subject = replace(whole, pieces=(*whole.pieces, *begun.pieces))
         with span("critique", request_id=request.request_id, of="revision") as told:
             verdict = await self.critic.judge(
                 subject, categories_from=self.policy.lowest_threshold, **request.engine_options
@@ -194,6 +194,15 @@ class Judge:
         # A raw completion has no turns to put a question after: judge what it reads as, whole.
         text = self.chat_format.decode([*request.prompt_ids, *answer_ids])
         return self.critic.text(self.chat_format.encode(text))
+
+    def _beginnings(
+        self, request: EngineRequest, answer_ids: Sequence[int], judged: int = 0
+    ) -> Subject:
+        """An answer at each place past `judged` where a stream of it would have been judged."""
+        ends = self.windows.ends(judged, len(answer_ids))
+        begun = [self._subject(request, answer_ids[:end]) for end in ends]
+        pieces = tuple(piece for each in begun for piece in each.pieces)
+        return replace(self._subject(request, answer_ids), pieces=pieces)
 
     def _without_stop(self, answer_ids: Sequence[int]) -> Sequence[int]:
         ended = bool(answer_ids) and answer_ids[-1] in self.stop_ids
