@@ -132,8 +132,10 @@ class AdapterStore(Store):
         Raises AdapterConflict when there is nothing to go back to.
         """
         async with self._transaction() as session:
-            # Two rollbacks at once would else both go to the same adapter.
-            await session.execute(_newest_first().limit(1).with_for_update())
+            # Two rollbacks at once would else both go to the same adapter. They wait for each other
+            # at the first activation: the newest is another one after each of them.
+            first = select(ActivationRow.id).order_by(ActivationRow.id).limit(1)
+            await session.execute(first.with_for_update())
             back = await _preferred(session)
             if len(back) < 2:
                 raise AdapterConflict("The base alone is active; there is nothing to go back to")
