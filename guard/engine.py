@@ -264,7 +264,6 @@ class GuardedEngine:
             self._judge,
             request,
             mode=mode,
-            windows=self._options.windows,
             refusal=self._refusal,
             filler=self._filler,
             n=sampling_params.n,

@@ -80,18 +80,15 @@ class Judge:
         texts = (turn["content"] for turn in turns if turn["role"] == "user" and turn["content"])
         return next(texts, None) or self.chat_format.decode(request.prompt_ids)
 
-    async def rule(
-        self, request: EngineRequest, choice: Choice, *, scores: bool | None = None
-    ) -> Ruling:
+    async def rule(self, request: EngineRequest, choice: Choice, *, scores: bool) -> Ruling:
         """What is to be done with an answer, whole or so far; nothing is filed yet.
 
-        scores: whether categories are read also of what is not flagged; by default when asked for.
+        scores: whether categories are read also of what is not flagged.
         Raises CriticUnavailable when failing closed, and for an answer that was given up.
         """
         if choice.aborted:
             # Nobody may be left to answer a critique: it would be waited for in vain.
             raise CriticUnavailable("The engine gave the answer up; it was not judged.")
-        scores = request.call.wants_moderation if scores is None else scores
         subject = self._subject(request, choice.token_ids)
         ruling = await self._ruling(
             request, subject, len(choice.text), of="answer", scores=scores, read=choice.read
@@ -107,19 +104,15 @@ class Judge:
 
         judged: tokens that verdicts on the answer so far cover.
         """
-        ruling = await self.rule(request, choice)
+        scores = request.call.wants_moderation
+        ruling = await self.rule(request, choice, scores=scores)
         if ruling.decision.flagged or ruling.verdict is None or ruling.verdict.harm <= _CLEAR:
             return ruling
-        begun = self._beginnings(request, choice.token_ids, judged)
-        if not begun.pieces:
+        ends = list(self.windows.ends(judged, len(choice.token_ids)))
+        if not ends:
             return ruling
-        again = await self._ruling(
-            request,
-            begun,
-            len(choice.text),
-            of="beginnings",
-            scores=request.call.wants_moderation,
-        )
+        begun = self._cut(request, choice.token_ids, ends)
+        again = await self._ruling(request, begun, len(choice.text), of="beginnings", scores=scores)
         return _as_asked(request, again) if again.decision.flagged else ruling
 
     async def settle(
@@ -174,9 +167,9 @@ class Judge:
             return None, "late" if isinstance(error, TimeoutError) else "failed"
 
     async def _harmless(self, request: EngineRequest, revision: Replacement) -> bool:
-        whole = self._subject(request, revision.token_ids)
-        begun = self._beginnings(request, revision.token_ids)
-        subject = replace(whole, pieces=(*whole.pieces, *begun.pieces))
+        length = len(revision.token_ids)
+        ends = [length, *self.windows.ends(0, length)]
+        subject = self._cut(request, revision.token_ids, ends)
         with span("critique", request_id=request.request_id, of="revision") as told:
             verdict = await self.critic.judge(
                 subject, categories_from=self.policy.lowest_threshold, **request.engine_options
@@ -195,14 +188,12 @@ class Judge:
         text = self.chat_format.decode([*request.prompt_ids, *answer_ids])
         return self.critic.text(self.chat_format.encode(text))
 
-    def _beginnings(
-        self, request: EngineRequest, answer_ids: Sequence[int], judged: int = 0
+    def _cut(
+        self, request: EngineRequest, answer_ids: Sequence[int], ends: Sequence[int]
     ) -> Subject:
-        """An answer at each place past `judged` where a stream of it would have been judged."""
-        ends = self.windows.ends(judged, len(answer_ids))
-        begun = [self._subject(request, answer_ids[:end]) for end in ends]
-        pieces = tuple(piece for each in begun for piece in each.pieces)
-        return replace(self._subject(request, answer_ids), pieces=pieces)
+        """An answer up to each of `ends`, of which there is at least one."""
+        cut = [self._subject(request, answer_ids[:end]) for end in ends]
+        return replace(cut[0], pieces=tuple(piece for each in cut for piece in each.pieces))
 
     def _without_stop(self, answer_ids: Sequence[int]) -> Sequence[int]:
         ended = bool(answer_ids) and answer_ids[-1] in self.stop_ids

@@ -21,7 +21,6 @@ from guard.judge import Judge
 from guard.session import taken_reply
 from guard.tasks import spawn
 from guard.traces import span
-from guard.windows import Windows
 
 
 @dataclass
@@ -68,7 +67,6 @@ class StreamRelease:
         request: EngineRequest,
         *,
         mode: StreamMode,
-        windows: Windows,
         refusal: Replacement,
         filler: int,
         n: int,
@@ -76,7 +74,7 @@ class StreamRelease:
         self._judge = judge
         self._request = request
         self._at_once = mode is StreamMode.ASYNC
-        self._windows = windows
+        self._windows = judge.windows
         self._refusal = refusal
         self._filler = filler
         self._n = n

@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from typing import Literal
 
-from sqlalchemy import Select, select
+from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from guard.errors import AdapterConflict, AdapterUnknown
@@ -145,15 +145,11 @@ class AdapterStore(Store):
         self, limit: int = 100, version: int | None = None
     ) -> builtins.list[Activation]:
         """At most `limit` activations, newest first; of that adapter alone when given."""
-        query = _newest_first().limit(limit)
+        query = select(ActivationRow).order_by(ActivationRow.id.desc()).limit(limit)
         if version is not None:
             query = query.where(ActivationRow.version == version)
         async with self._transaction() as session:
             return [_activation(row) for row in await session.scalars(query)]
-
-
-def _newest_first() -> Select[ActivationRow]:
-    return select(ActivationRow).order_by(ActivationRow.id.desc())
 
 
 async def _existing(session: AsyncSession, version: int) -> AdapterRow:
