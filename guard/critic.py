@@ -17,6 +17,7 @@ from vllm.sampling_params import RequestOutputKind, SamplingParams
 from guard import prompts
 from guard.errors import CriticUnavailable, GuardError
 from guard.labels import LabelSet, category_labels, harm_labels
+from guard.prompts import CritiqueStyle
 from guard.session import Wishes
 from guard.template import ChatFormat, TextFrame, Tokenizer
 from guard.verdict import TokensRead, Verdict
@@ -24,7 +25,7 @@ from guard.windows import windows
 
 _READS_AT_ONCE = 64
 _ANALYSIS_TOKENS = 128
-_CONTEXT_SHARE = 0.25
+_CONTEXT_SHARE = 0.5
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ class Critic:
 
     engine: the unguarded engine client. max_model_len: its context in tokens.
     timeout_s: for each round of reads, after which CriticUnavailable is raised.
-    room: how many tokens of what is judged one window holds.
+    room: how many tokens of what is judged one window holds. style: how verdicts are read.
     """
 
     def __init__(
@@ -72,19 +73,24 @@ class Critic:
         *,
         max_model_len: int,
         timeout_s: float,
+        style: CritiqueStyle = CritiqueStyle.YES_NO,
     ) -> None:
         self._engine = engine
         self._format = chat_format
         self._timeout_s = timeout_s
-        self._harm = harm_labels(tokenizer)
+        self._form = prompts.FORMS[style]
+        self._harm = harm_labels(tokenizer, self._form)
+        self._yes_no = harm_labels(tokenizer)
         self._category = category_labels(tokenizer)
-        self._questions = {
-            question: chat_format.question_after_answer(question.format(subject="answer"))
-            for question in (prompts.CRITIQUE, prompts.CATEGORY, prompts.HELP)
-        }
+        asked = {prompts.CRITIQUE: "", prompts.CATEGORY: "", self._form.question: self._form.reply}
         self._frames = {
-            question: _text_frame(chat_format, question)
-            for question in (prompts.CRITIQUE, prompts.CATEGORY)
+            question: _text_frame(chat_format, question, reply) for question, reply in asked.items()
+        }
+        self._questions = {
+            question: chat_format.question_after_answer(
+                question.format(subject="answer"), reply.format(subject="answer")
+            )
+            for question, reply in {**asked, prompts.HELP: ""}.items()
         }
         longest = max(*map(len, self._questions.values()), *map(len, self._frames.values()))
         # One more token is the label itself.
@@ -112,13 +118,35 @@ class Critic:
                 "The conversation with its images leaves no room for the critique; "
                 "ask for fewer tokens with max_tokens."
             )
-        context = list(prompt_ids[-int(self.room * _CONTEXT_SHARE) :])
-        pieces = windows(answer_ids, self.room - len(context))
-        return Subject("answer", tuple([*context, *piece] for piece in pieces), extras)
+        return Subject("answer", tuple(self._in_last_turn(prompt_ids, answer_ids)), extras)
+
+    def answer_alone(
+        self, prompt: dict[str, Any], prompt_ids: Sequence[int], answer_ids: Sequence[int]
+    ) -> Subject:
+        """An answer after the user turn that it answers, without the conversation before; see
+        `answer`."""
+        extras = {k: v for k, v in prompt.items() if k not in ("prompt", "prompt_token_ids")}
+        return Subject("answer", tuple(self._in_last_turn(prompt_ids, answer_ids)), extras)
+
+    def _in_last_turn(
+        self, prompt_ids: Sequence[int], answer_ids: Sequence[int]
+    ) -> Iterator[list[int]]:
+        """The answer after nothing but the user turn that it answers, in windows of both where they
+        are long: whatever came before does not keep the request from being seen."""
+        limit = int(self.room * _CONTEXT_SHARE)
+        turn = self._format.last_turn(prompt_ids)
+        if turn is None or len(turn[0]) >= limit:
+            contexts = [list(prompt_ids[-limit:])]
+        else:
+            frame, words = turn
+            contexts = [frame.around(part) for part in windows(words, limit - len(frame))]
+        for context in contexts:
+            for piece in windows(answer_ids, self.room - len(context)):
+                yield [*context, *piece]
 
     def wishes(self, every: int, ends: Sequence[int]) -> Wishes:
         """What makes an answer's own session read the critique's labels; see Wishes."""
-        question = self._questions[prompts.CRITIQUE]
+        question = self._questions[self._form.question]
         return Wishes(every, question, ends, self._harm.token_ids)
 
     def text(self, text_ids: Sequence[int]) -> Subject:
@@ -146,7 +174,7 @@ class Critic:
         if read is not None:
             reads = [self._in_session(subject, read)]
         else:
-            reads = await self._read(subject, prompts.CRITIQUE, self._harm, engine_options)
+            reads = await self._read(subject, self._form.question, self._harm, engine_options)
         harms = [each.labels["yes"] for each in reads]
         worst = max(range(len(harms)), key=harms.__getitem__)
         harm, scores = harms[worst], None
@@ -166,7 +194,7 @@ class Critic:
         """
         first = replace(subject, pieces=subject.pieces[:1])
         engine_options = {"lora_request": lora_request, "priority": priority}
-        (read,) = await self._read(first, prompts.HELP, self._harm, engine_options)
+        (read,) = await self._read(first, prompts.HELP, self._yes_no, engine_options)
         return read.labels["yes"]
 
     async def explain(
@@ -218,7 +246,7 @@ class Critic:
 
     def _in_session(self, subject: Subject, read: Mapping[int, float]) -> _Read:
         """What the answer's session read: only the question came after the answer."""
-        question = self._questions[prompts.CRITIQUE]
+        question = self._questions[self._form.question]
         tokens = TokensRead(cached=len(subject.pieces[0]), computed=len(question))
         return _Read(self._harm.probabilities(read), tokens)
 
@@ -256,6 +284,7 @@ def _as_critic_failure() -> Iterator[None]:
         raise CriticUnavailable(f"The critique failed: {type(error).__name__}.") from error
 
 
-def _text_frame(chat_format: ChatFormat, question: str) -> TextFrame:
+def _text_frame(chat_format: ChatFormat, question: str, reply: str) -> TextFrame:
     before, _, after = prompts.TEXT.partition("{text}")
-    return chat_format.text_frame(before, after + question.format(subject="text"))
+    after += question.format(subject="text")
+    return chat_format.text_frame(before, after, reply.format(subject="text"))

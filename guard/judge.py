@@ -23,7 +23,7 @@ from guard.template import ChatFormat
 from guard.traces import note, span
 from guard.windows import Windows
 
-_CLEAR = 0.1
+_CLEAR = 0.05
 """Harm, as a probability, up to which a verdict that flags nothing is not doubted."""
 
 _log = logging.getLogger("vllm.setback")
@@ -80,10 +80,16 @@ class Judge:
         texts = (turn["content"] for turn in turns if turn["role"] == "user" and turn["content"])
         return next(texts, None) or self.chat_format.decode(request.prompt_ids)
 
-    async def rule(self, request: EngineRequest, choice: Choice, *, scores: bool) -> Ruling:
+    async def rule(
+        self, request: EngineRequest, choice: Choice, *, judged: int = 0, scores: bool = False
+    ) -> Ruling:
         """What is to be done with an answer, whole or so far; nothing is filed yet.
 
-        scores: whether categories are read also of what is not flagged.
+        What follows harm hides it from the critic: text past the answer's natural end, repetition,
+        harmless paragraphs. So the answer is also judged up to its natural end and wherever more
+        than `windows.most` tokens came since the last verdict; the most harmful verdict counts.
+        judged: tokens that verdicts on the answer so far cover. scores: whether categories are read
+        also of what is not flagged.
         Raises CriticUnavailable when failing closed, and for an answer that was given up.
         """
         if choice.aborted:
@@ -93,27 +99,63 @@ class Judge:
         ruling = await self._ruling(
             request, subject, len(choice.text), of="answer", scores=scores, read=choice.read
         )
+        cuts = self._cuts(choice.token_ids, judged)
+        if cuts and not ruling.decision.flagged:
+            ruling = await self._rule_beginnings(request, choice, cuts, ruling, scores=scores)
         return _as_asked(request, ruling)
 
     async def rule_whole(
         self, request: EngineRequest, choice: Choice, *, judged: int = 0
     ) -> Ruling:
         """As `rule`, of an answer that has ended. Where that flags nothing but is in doubt, the
-        answer's beginnings are judged too, as those of a stream are: what comes last can talk the
-        critic out of what it saw before.
-
-        judged: tokens that verdicts on the answer so far cover.
+        answer is judged after every few tokens: what comes last can talk the critic out of what it
+        saw before.
         """
         scores = request.call.wants_moderation
-        ruling = await self.rule(request, choice, scores=scores)
+        ruling = await self.rule(request, choice, judged=judged, scores=scores)
         if ruling.decision.flagged or ruling.verdict is None or ruling.verdict.harm <= _CLEAR:
             return ruling
-        ends = list(self.windows.ends(judged, len(choice.token_ids)))
-        if not ends:
-            return ruling
-        begun = self._cut(request, choice.token_ids, ends)
-        again = await self._ruling(request, begun, len(choice.text), of="beginnings", scores=scores)
-        return _as_asked(request, again) if again.decision.flagged else ruling
+        length = len(choice.token_ids)
+        # What a stream's verdicts cover may be out already.
+        ends = [end for end in self.windows.close_cuts(length) if end > judged] + [length]
+        ruling = await self._rule_beginnings(
+            request, choice, ends, ruling, scores=scores, alone=True
+        )
+        return _as_asked(request, ruling)
+
+    def _cuts(self, answer_ids: Sequence[int], judged: int) -> list[int]:
+        """Where the answer is judged besides its end: its natural end, and so that no verdict
+        covers too much."""
+        inside = range(max(judged, 1), len(answer_ids) - 1)
+        natural = next((end for end in inside if answer_ids[end] in self.stop_ids), None)
+        cuts = set(self.windows.cuts(judged, len(answer_ids)))
+        # A caller's ignore_eos makes the model go on after its end mark.
+        return sorted(cuts if natural is None else cuts | {natural})
+
+    async def _rule_beginnings(
+        self,
+        request: EngineRequest,
+        choice: Choice,
+        ends: Sequence[int],
+        whole: Ruling,
+        *,
+        scores: bool,
+        alone: bool = False,
+    ) -> Ruling:
+        """The more harmful of `whole` and the ruling on the answer up to each of `ends`.
+
+        alone: without the conversation before the request, which may hide what is asked.
+        """
+        begun = self._beginnings(request, choice.token_ids, ends, alone=alone)
+        known = self._subject(request, choice.token_ids).pieces
+        # Without a history the answer alone is what was judged.
+        begun = replace(begun, pieces=tuple(p for p in begun.pieces if p not in known))
+        if not begun.pieces:
+            return whole
+        ruling = await self._ruling(
+            request, begun, len(choice.text), of="beginnings", scores=scores
+        )
+        return max(whole, ruling, key=lambda each: each.verdict.harm if each.verdict else 0.0)
 
     async def settle(
         self, request: EngineRequest, choice: Choice, ruling: Ruling, *, released: int = 0
@@ -168,8 +210,8 @@ class Judge:
 
     async def _harmless(self, request: EngineRequest, revision: Replacement) -> bool:
         length = len(revision.token_ids)
-        ends = [length, *self.windows.ends(0, length)]
-        subject = self._cut(request, revision.token_ids, ends)
+        ends = [length, *self.windows.close_cuts(length)]
+        subject = self._beginnings(request, revision.token_ids, ends)
         with span("critique", request_id=request.request_id, of="revision") as told:
             verdict = await self.critic.judge(
                 subject, categories_from=self.policy.lowest_threshold, **request.engine_options
@@ -179,20 +221,29 @@ class Judge:
             _note_ruling(told, ruling)
         return not ruling.decision.flagged
 
-    def _subject(self, request: EngineRequest, answer_ids: Sequence[int]) -> Subject:
+    def _subject(
+        self, request: EngineRequest, answer_ids: Sequence[int], *, alone: bool = False
+    ) -> Subject:
         answer_ids = self._without_stop(answer_ids)
         in_chat = self.chat_format.is_chat_prompt(request.prompt_ids)
+        if alone and in_chat and request.prompt["type"] == "token":
+            return self.critic.answer_alone(request.prompt, request.prompt_ids, answer_ids)
         if in_chat or request.prompt["type"] != "token":
             return self.critic.answer(request.prompt, request.prompt_ids, answer_ids)
         # A raw completion has no turns to put a question after: judge what it reads as, whole.
         text = self.chat_format.decode([*request.prompt_ids, *answer_ids])
         return self.critic.text(self.chat_format.encode(text))
 
-    def _cut(
-        self, request: EngineRequest, answer_ids: Sequence[int], ends: Sequence[int]
+    def _beginnings(
+        self,
+        request: EngineRequest,
+        answer_ids: Sequence[int],
+        ends: Sequence[int],
+        *,
+        alone: bool = False,
     ) -> Subject:
         """An answer up to each of `ends`, of which there is at least one."""
-        cut = [self._subject(request, answer_ids[:end]) for end in ends]
+        cut = [self._subject(request, answer_ids[:end], alone=alone) for end in ends]
         return replace(cut[0], pieces=tuple(piece for each in cut for piece in each.pieces))
 
     def _without_stop(self, answer_ids: Sequence[int]) -> Sequence[int]:

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from guard.errors import CriticUnavailable, TemplateUnusable
-from guard.prompts import NO_WORDS, YES_WORDS
+from guard.prompts import YES_NO_FORM, CritiqueForm
 from guard.template import Tokenizer
 from guard.verdict import CATEGORY_LETTERS
 
@@ -38,9 +38,42 @@ class LabelSet:
         return {label: value / total for label, value in mass.items()}
 
 
-def harm_labels(tokenizer: Tokenizer) -> LabelSet:
-    """The labels "yes" and "no" of the critique."""
-    return _label_set(tokenizer, {"yes": YES_WORDS, "no": NO_WORDS})
+@dataclass(frozen=True)
+class AveragedLabels(LabelSet):
+    """The labels "yes" and "no", each of many words, scored by the mean log-probability of its
+    words, so that no single frequent word decides. slope, intercept: from the difference of both
+    means to the log-odds of "yes".
+    """
+
+    slope: float
+    intercept: float
+
+    def probabilities(self, logprobs: Mapping[int, float]) -> dict[str, float]:
+        """As LabelSet.probabilities; a word of no probability counts as one of e^-100."""
+        top = max(logprobs[token] for token in self.token_ids)
+        if not math.isfinite(top):
+            raise CriticUnavailable("The model gave none of the labels any probability.")
+        means = {
+            label: sum(max(logprobs[token], -100.0) for token in tokens) / len(tokens)
+            for label, tokens in self.tokens.items()
+        }
+        log_odds = self.slope * (means["yes"] - means["no"]) + self.intercept
+        yes = (1 + math.tanh(log_odds / 2)) / 2
+        return {"yes": yes, "no": 1 - yes}
+
+
+def harm_labels(tokenizer: Tokenizer, form: CritiqueForm = YES_NO_FORM) -> LabelSet:
+    """The labels "yes" and "no" of a verdict, as its form reads them.
+
+    Raises TemplateUnusable when the tokenizer has no single token for either.
+    """
+    words = {"yes": form.harmful, "no": form.harmless}
+    if not form.reply:
+        return _label_set(tokenizer, words)
+    # The reply has begun: what follows its last word begins with a space.
+    words = {label: tuple(f" {word}" for word in spelled) for label, spelled in words.items()}
+    tokens = _label_set(tokenizer, words, as_given=True).tokens
+    return AveragedLabels(tokens, form.slope, form.intercept)
 
 
 def category_labels(tokenizer: Tokenizer) -> LabelSet:
@@ -50,8 +83,15 @@ def category_labels(tokenizer: Tokenizer) -> LabelSet:
     )
 
 
-def _label_set(tokenizer: Tokenizer, words: Mapping[str, Sequence[str]]) -> LabelSet:
-    tokens = {label: _single_tokens(tokenizer, spellings) for label, spellings in words.items()}
+def _label_set(
+    tokenizer: Tokenizer, words: Mapping[str, Sequence[str]], *, as_given: bool = False
+) -> LabelSet:
+    # A reply may begin with or without a space, depending on the tokenizer.
+    starts = ("",) if as_given else ("", " ")
+    tokens = {
+        label: _single_tokens(tokenizer, [start + word for word in spellings for start in starts])
+        for label, spellings in words.items()
+    }
     missing = [label for label, found in tokens.items() if not found]
     if missing:
         raise TemplateUnusable(
@@ -62,7 +102,5 @@ def _label_set(tokenizer: Tokenizer, words: Mapping[str, Sequence[str]]) -> Labe
 
 
 def _single_tokens(tokenizer: Tokenizer, spellings: Sequence[str]) -> tuple[int, ...]:
-    # A reply may begin with or without a space, depending on the tokenizer.
-    variants = [form for word in spellings for form in (word, " " + word)]
-    encoded = (tokenizer.encode(form, add_special_tokens=False) for form in variants)
+    encoded = (tokenizer.encode(word, add_special_tokens=False) for word in spellings)
     return tuple(dict.fromkeys(ids[0] for ids in encoded if len(ids) == 1))

@@ -6,6 +6,9 @@ so a one-token read of it is the verdict, and letting it run on gives the analys
 Does not apply chat templates: see template.py.
 """
 
+from dataclasses import dataclass
+from enum import StrEnum
+
 from guard.verdict import CATEGORY_LETTERS
 
 VERSION = "1"
@@ -53,3 +56,57 @@ TEXT = 'Text:\n"""\n{text}\n"""\n\n'
 
 YES_WORDS = ("Yes", "yes", "YES")
 NO_WORDS = ("No", "no", "NO")
+
+
+class CritiqueStyle(StrEnum):
+    """How a verdict is read of the model.
+
+    YES_NO: CRITIQUE, and the label is the reply's first word; what the refine loop trains.
+    TONE: the next word of a sentence about the text's tone. Small instruct models that nobody
+    trained to judge are at chance with the first and well above it with this one.
+    """
+
+    YES_NO = "yes_no"
+    TONE = "tone"
+
+
+@dataclass(frozen=True)
+class CritiqueForm:
+    """The question of a verdict and the words that answer it.
+
+    question: with a gap for the subject. reply: what the model's reply begins with; the label is
+    its next word. harmful, harmless: the words that mean either, those with several tokens left
+    out. slope, intercept: from the difference of their mean log-probabilities to the log-odds of
+    harm; without a reply, harm is the words' share of the probability instead.
+    """
+
+    question: str
+    reply: str
+    harmful: tuple[str, ...]
+    harmless: tuple[str, ...]
+    slope: float = 1.0
+    intercept: float = 0.0
+
+
+YES_NO_FORM = CritiqueForm(CRITIQUE, "", YES_WORDS, NO_WORDS)
+TONE_FORM = CritiqueForm(
+    question="What is the tone of the {subject} above?",
+    reply="The tone of this {subject} is very",
+    harmful=(
+        *("offensive", "toxic", "violent", "sexual", "inappropriate", "disturbing", "harmful"),
+        *("dangerous", "unsafe", "negative", "racist", "threatening", "vulgar", "abusive"),
+        *("illegal", "wrong", "hate", "cruel", "nasty", "evil", "stupid", "criminal", "crude"),
+        *("deadly", "graphic", "explicit"),
+    ),
+    harmless=(
+        *("safe", "fine", "appropriate", "polite", "normal", "good", "harmless", "positive"),
+        *("neutral", "friendly", "kind", "informative", "respectful", "helpful", "okay", "nice"),
+        *("important", "interesting", "useful", "clear", "simple", "easy", "detailed"),
+        *("descriptive", "specific", "funny", "creative", "professional", "educational", "calm"),
+        *("peaceful", "happy", "beautiful", "factual", "personal"),
+    ),
+    # Fitted for SmolLM2-135M-Instruct on labelled texts and requests, half of them harmful.
+    slope=0.77,
+    intercept=2.99,
+)
+FORMS = {CritiqueStyle.YES_NO: YES_NO_FORM, CritiqueStyle.TONE: TONE_FORM}

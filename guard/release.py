@@ -167,7 +167,7 @@ class StreamRelease:
 
     async def _rule_so_far(self, each: _Choice) -> None:
         seen, held = each.choice.so_far(), len(each.held)
-        ruling = await self._judge.rule(self._request, seen, scores=False)
+        ruling = await self._judge.rule(self._request, seen, judged=each.judged)
         if ruling.withheld:
             await self._withhold(each, seen, ruling)
             return

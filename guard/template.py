@@ -3,6 +3,7 @@ chat template: the turn that follows an answer, the prompt that holds one text, 
 instruction ends. Owns no wording (prompts.py) and calls no engine.
 """
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -72,6 +73,10 @@ class ChatFormat:
                 "as they were given. Serve a template that does with --chat-template."
             )
         self._tails = self._generation_tails()
+        self._first_turn = self._render([{"role": "user", "content": _USER}]).partition(_USER)[0]
+        # What stands before a user's words wherever they come in a conversation.
+        shared = os.path.commonprefix([self._first_turn[::-1], self._before_question[::-1]])
+        self._user_start = self._ids(shared[::-1])
 
     @property
     def end_of_turn(self) -> int:
@@ -88,15 +93,17 @@ class ChatFormat:
         """Readable text of `token_ids`, special tokens left out."""
         return self._tokenizer.decode(list(token_ids), skip_special_tokens=True)
 
-    def question_after_answer(self, question: str) -> tuple[int, ...]:
-        """Ids that follow an answer's last word: its end of turn, `question`, the reply's start."""
-        return self._ids(self._before_question + question + self._after_question)
+    def question_after_answer(self, question: str, reply: str = "") -> tuple[int, ...]:
+        """Ids that follow an answer's last word: its end of turn, `question`, and where the reply
+        starts, which begins with `reply`."""
+        return self._ids(self._before_question + question + self._after_question + reply)
 
-    def text_frame(self, before: str, after: str) -> TextFrame:
-        """A one-turn prompt whose user says `before`, a text, and `after`."""
+    def text_frame(self, before: str, after: str, reply: str = "") -> TextFrame:
+        """A one-turn prompt whose user says `before`, a text, and `after`; the reply begins with
+        `reply`."""
         rendered = self._render([{"role": "user", "content": before + _USER + after}])
         head, _, tail = rendered.partition(_USER)
-        return TextFrame(self._ids(head), self._ids(tail))
+        return TextFrame(self._ids(head), self._ids(tail + reply))
 
     def conversation(self, messages: list[dict[str, str]]) -> list[int]:
         """Ids of a conversation up to where the assistant begins to answer.
@@ -116,6 +123,20 @@ class ChatFormat:
         if tail is None:
             return None
         return [*prompt_ids[: -len(tail)], *self._ids("\n\n" + addition), *tail]
+
+    def last_turn(self, prompt_ids: Sequence[int]) -> tuple[TextFrame, list[int]] | None:
+        """The last user turn as a conversation of its own: the frame that it fills, and its tokens.
+
+        None where no user turn is the prompt's last.
+        """
+        tail, start = self._tail_of(prompt_ids), self._user_start
+        if tail is None or not start:
+            return None
+        for place in range(len(prompt_ids) - len(tail) - len(start), -1, -1):
+            if tuple(prompt_ids[place : place + len(start)]) == start:
+                words = list(prompt_ids[place + len(start) : -len(tail)])
+                return TextFrame(self._ids(self._first_turn), tail), words
+        return None
 
     def _tail_of(self, prompt_ids: Sequence[int]) -> tuple[int, ...] | None:
         for tail in self._tails:

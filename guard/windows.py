@@ -1,10 +1,15 @@
 """Where texts are cut for critiques: what is too long for one into overlapping windows, an answer
-that is being written into growing ones. Judges nothing.
+that is being written into growing ones, and a long or doubtful answer into its beginnings. Judges
+nothing.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+DEFAULT_VERDICT_TOKENS = 256
+_CLOSE = 16
+_MOST_CLOSE_CUTS = 64
 OVERLAP = 0.25
 """Share of a window that the next one repeats, so that no sentence is judged only in halves."""
 
@@ -24,22 +29,30 @@ def windows(token_ids: Sequence[int], size: int) -> Iterator[Sequence[int]]:
 
 @dataclass(frozen=True)
 class Windows:
-    """How many tokens of an answer being written a verdict waits for: `first`, then `growth` times
-    as many each time, up to `most`."""
+    """How an answer is divided for verdicts; all in tokens.
+
+    first: what the first verdict on a stream waits for. growth: how many times as many each later
+    one waits for. most: the longest stretch of new text that one verdict is trusted with, streamed
+    or not, since what follows harm hides it.
+    """
 
     first: int
     growth: float
     most: int
 
     def after(self, window: int) -> int:
-        """The size that follows `window`."""
+        """The size of the stream's window that follows one of size `window`."""
         return min(self.most, max(window, round(window * self.growth)))
 
-    def ends(self, start: int, length: int) -> Iterator[int]:
-        """Where windows end that are not over by `start`, short of `length`; all in tokens."""
-        window = end = self.first
-        while end < length:
-            if end > start:
-                yield end
-            window = self.after(window)
-            end += window
+    def cuts(self, judged: int, length: int) -> Iterator[int]:
+        """Where an answer must also be judged so that no verdict covers more than `most`.
+
+        judged: tokens that verdicts cover already. length: up to which it is judged now.
+        """
+        return iter(range(judged + self.most, length, self.most))
+
+    def close_cuts(self, length: int) -> Iterator[int]:
+        """The same for an answer in doubt: short stretches, but not more of them than a round of
+        reads bears."""
+        step = max(_CLOSE, math.ceil(length / _MOST_CLOSE_CUTS))
+        return iter(range(step, length, step))

@@ -24,9 +24,9 @@ from urllib.error import URLError
 from urllib.request import urlopen
 from uuid import uuid4
 
-from refine.practice.integrity import MODEL_NAME
-from refine.practice.world import Kind, requests
 from server.bench_report import Cell, Figures
+from server.launch.models import NamedModel
+from server.settings import load_settings
 
 if TYPE_CHECKING:
     from server.bench_load import Load
@@ -60,32 +60,39 @@ class BenchKind(StrEnum):
 class Plan:
     """Every kind with every number of clients and, but for moderation, of output tokens.
 
-    rounds: that are counted, of each. adapter: whose answers are measured, the base's if none.
-    repaired: bare vLLM gets our repairs of its CPU backend, so that the guard alone is compared.
+    model: what both servers serve. rounds: that are counted, of each. adapter: whose answers are
+    measured, the base's if none. repaired: bare vLLM gets our repairs of its CPU backend, so that
+    the guard alone is compared. past_end: answers go on past their natural end, in noise, so that
+    all have the most tokens; else they end by themselves or there.
     """
 
+    model: NamedModel
     kinds: Sequence[BenchKind]
     clients: Sequence[int]
     output_tokens: Sequence[int]
     rounds: int
     adapter: Path | None = None
     repaired: bool = False
+    past_end: bool = False
 
     @property
-    def model(self) -> str:
+    def served_as(self) -> str:
         """Whose answers are asked for."""
-        return _ADAPTER if self.adapter else MODEL_NAME
+        return _ADAPTER if self.adapter else self.model.served_as
 
     @property
     def title(self) -> str:
         """What is compared with what."""
-        served = f"adapter {self.adapter.name}" if self.adapter else "base model"
-        return f"{served}; bare is vLLM {'with our repairs' if self.repaired else 'as it comes'}"
+        served = f"adapter {self.adapter.name}" if self.adapter else self.model.name
+        length = ", all of full length" if self.past_end else ""
+        bare = "with our repairs" if self.repaired else "as it comes"
+        return f"{served}{length}; bare is vLLM {bare}"
 
     @property
     def options(self) -> list[str]:
         """What both servers are started with."""
-        return ["--lora-modules", f"{_ADAPTER}={self.adapter}"] if self.adapter else []
+        adapter = ["--lora-modules", f"{_ADAPTER}={self.adapter}"] if self.adapter else []
+        return [self.model.name, *adapter]
 
     @property
     def loads(self) -> Iterator[tuple[BenchKind, int, int]]:
@@ -97,14 +104,16 @@ class Plan:
 
 
 def bench(plan: Plan) -> Iterator[Cell]:
-    """Starts bare vLLM and the guarded server on the practice model, loads them in turn and yields
-    each load's figures as it is done. Moderations are of the base in any case.
+    """Starts bare vLLM and the guarded server, loads them in turn and yields each load's figures as
+    it is done. Moderations are of the base in any case.
 
-    Asked are everyday practice requests whose answers the guard lets out unchanged: what a flag
-    costs, which is recorded and rewritten, is not in the figures.
-    Raises LoadFailed when a request was not answered. SIGTERM ends the servers too.
+    Asked are everyday requests whose answers the guard lets out unchanged: what a flag costs, which
+    is recorded and rewritten, is not in the figures.
+    Raises LoadFailed when a request was not answered, and ValueError for a model that cannot be
+    made ready. SIGTERM ends the servers too.
     """
     signal.signal(signal.SIGTERM, _leave)
+    tokenizer = plan.model.prepare(load_settings().models_dir)
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         environment = {} if plan.repaired else {"VLLM_PLUGINS": ""}
@@ -122,18 +131,18 @@ def bench(plan: Plan) -> Iterator[Cell]:
             for tokens in sorted({tokens for _, _, tokens in plan.loads})
         }
         for kind, clients, tokens in plan.loads:
-            load = _load(plan, clients, tokens)
+            load = _load(plan, tokenizer, clients, tokens)
             rounds = _rounds(kind, load, plan.rounds, datasets[tokens], bare, guarded)
             yield Cell(kind.value, clients, tokens, rounds)
 
 
-def _load(plan: Plan, clients: int, tokens: int) -> "Load":
+def _load(plan: Plan, tokenizer: Path, clients: int, tokens: int) -> "Load":
     from server.bench_load import Load
 
-    requests = clients * _turns(tokens)
+    requests, base = clients * _turns(tokens), plan.model.served_as
     if not tokens:
-        return Load(MODEL_NAME, clients, _VERDICT_TOKENS, requests, past_end=False)
-    return Load(plan.model, clients, tokens, requests, past_end=True)
+        return Load(base, tokenizer, clients, _VERDICT_TOKENS, requests, past_end=False)
+    return Load(plan.served_as, tokenizer, clients, tokens, requests, past_end=plan.past_end)
 
 
 def _rounds(
@@ -184,9 +193,10 @@ def serve_bare(arguments: Sequence[str]) -> None:
     import uvloop
     from vllm.entrypoints.launchers.api_server.entry import run_server
 
-    from server.serve import parse
+    from server.serve import parse, prepare_model
 
     options = parse(arguments)
+    prepare_model(options)
     options.middleware = []
     options.scheduler_cls = None
     options.model = options.model_tag
@@ -194,14 +204,18 @@ def serve_bare(arguments: Sequence[str]) -> None:
 
 
 def _dataset(folder: Path, guarded: str, plan: Plan, tokens: int) -> Path:
-    """As many practice requests as the largest load needs, one JSON line each, as the bench client
-    reads them."""
-    from server.bench_load import passing
+    """As many requests as the largest load needs, one JSON line each, as the bench client reads
+    them. Raises LoadFailed when the guard lets the answer to none of them out."""
+    from server.bench_load import LoadFailed, passing
 
     needed = _turns(tokens) * max(plan.clients)
-    drawn = requests(Kind.EVERYDAY, "train", min(_MOST_PROMPTS, int(needed * _SPARE)))
-    asked = list(dict.fromkeys(each.messages[-1]["content"] for each in drawn))
-    kept = passing(guarded, plan.model, asked, tokens) if tokens else asked
+    drawn = plan.model.everyday(min(_MOST_PROMPTS, int(needed * _SPARE)))
+    asked = list(dict.fromkeys(drawn))
+    kept = asked
+    if tokens:
+        kept = passing(guarded, plan.served_as, asked, tokens, past_end=plan.past_end)
+    if not kept:
+        raise LoadFailed(f"The guard let none of {len(asked)} answers out unchanged")
     path = folder / f"requests-{tokens}.jsonl"
     lines = (json.dumps({"prompt": prompt}) for prompt in islice(cycle(kept), needed))
     path.write_text("\n".join(lines))

@@ -25,14 +25,13 @@ from vllm.benchmarks.lib.endpoint_request_func import (
 from vllm.utils.argparse_utils import FlexibleArgumentParser
 
 from guard import prompts
-from refine.practice.recipe import MODEL_DIR
 
 _CHAT = "/v1/chat/completions"
 _MODERATIONS = "/v1/moderations"
 _PERCENTILES = (50, 95, 99)
 _TIMES = {"ttft": "time to first token", "itl": "between tokens", "e2el": "whole request"}
 _AT_ONCE = 16
-_ENDED_BY_LENGTH = re.compile(r'"finish_reason": ?"length"')
+_ENDED = re.compile(r'"finish_reason": ?"(?:stop|length)"')
 
 
 class LoadFailed(Exception):
@@ -57,12 +56,14 @@ VERDICT = Asking("setback-verdict", _CHAT, ("e2el",))
 
 @dataclass(frozen=True)
 class Load:
-    """`clients` at once send `requests` to a model in all, each for `output_tokens`.
+    """`clients` at once send `requests` to a model in all, each for at most `output_tokens`.
 
-    past_end: answers go on past their end mark, so that all are of that length.
+    tokenizer: the folder or name of the model's. past_end: answers go on past their end mark, so
+    that all are of that length.
     """
 
     model: str
+    tokenizer: Path
     clients: int
     output_tokens: int
     requests: int
@@ -80,7 +81,7 @@ def run_load(load: Load, asking: Asking, url: str, dataset: Path, salt: str) -> 
         "--base-url": url,
         "--endpoint": asking.endpoint,
         "--model": load.model,
-        "--tokenizer": str(MODEL_DIR),
+        "--tokenizer": str(load.tokenizer),
         "--dataset-name": "custom",
         "--dataset-path": str(dataset),
         "--custom-output-len": str(load.output_tokens),
@@ -114,19 +115,23 @@ def _figures(result: Mapping[str, Any], asking: Asking) -> Iterator[tuple[str, f
             yield name, result[f"p{percentile}_{time_name}_ms"]
 
 
-def passing(url: str, model: str, asked: Sequence[str], output_tokens: int) -> list[str]:
+def passing(
+    url: str, model: str, asked: Sequence[str], output_tokens: int, *, past_end: bool
+) -> list[str]:
     """Those prompts whose answers the guarded server lets out unchanged, streamed or not."""
-    return asyncio.run(_passing(url, model, asked, output_tokens))
+    return asyncio.run(_passing(url, model, asked, output_tokens, past_end))
 
 
-async def _passing(url: str, model: str, asked: Sequence[str], output_tokens: int) -> list[str]:
+async def _passing(
+    url: str, model: str, asked: Sequence[str], output_tokens: int, past_end: bool
+) -> list[str]:
     free = asyncio.Semaphore(_AT_ONCE)
 
     async def passes(session: aiohttp.ClientSession, prompt: str) -> bool:
-        body = _chat_body(prompt, model, output_tokens, past_end=True)
+        body = _chat_body(prompt, model, output_tokens, past_end=past_end)
         for asked_as in (body, body | {"stream": True}):
             async with free, session.post(url + _CHAT, json=asked_as) as response:
-                if not _ENDED_BY_LENGTH.search(await response.text()):
+                if not _ENDED.search(await response.text()):
                     return False
         return True
 

@@ -10,6 +10,7 @@ import typer
 from server import bench_report as report
 from server.bench import BenchKind, Plan
 from server.bench import bench as measure
+from server.launch.models import DEFAULT, find_model
 
 _CLIENTS = (1, 16, 64)
 _OUTPUT_TOKENS = (16, 64, 256)
@@ -17,6 +18,9 @@ _DEFAULT_OUT = Path("data/bench")
 
 
 def bench(
+    model: Annotated[
+        str, typer.Argument(help="As for `setback serve`.", show_default=True)
+    ] = DEFAULT.name,
     kind: Annotated[
         list[BenchKind] | None, typer.Option(help="What is asked; repeatable; all by default.")
     ] = None,
@@ -26,7 +30,9 @@ def bench(
     ] = None,
     output_tokens: Annotated[
         list[int] | None,
-        typer.Option(min=1, help="Tokens per answer; repeatable; 16, 64 and 256 by default."),
+        typer.Option(
+            min=1, help="The most tokens of an answer; repeatable; 16, 64 and 256 by default."
+        ),
     ] = None,
     rounds: Annotated[int, typer.Option(min=1, help="Counted rounds of each.")] = 5,
     adapter: Annotated[
@@ -44,16 +50,24 @@ def bench(
             help="Compare with vLLM that has Setback's repairs of its CPU backend: the guard alone."
         ),
     ] = False,
+    past_end: Annotated[
+        bool,
+        typer.Option(
+            help="Answers go on past their natural end, so that all have the most tokens."
+        ),
+    ] = False,
     out: Annotated[Path, typer.Option(help="Gets bench.json and bench.png.")] = _DEFAULT_OUT,
 ) -> None:
-    """Measure the guard's price, as ratios to bare vLLM, on the practice model."""
+    """Measure the guard's price, as ratios to bare vLLM on the same model."""
     plan = Plan(
+        find_model(model),
         kind or tuple(BenchKind),
         clients or _CLIENTS,
         output_tokens or _OUTPUT_TOKENS,
         rounds,
         adapter=adapter,
         repaired=repaired,
+        past_end=past_end,
     )
     out.mkdir(parents=True, exist_ok=True)
     cells = []

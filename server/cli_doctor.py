@@ -19,8 +19,8 @@ from guard.store.adapters import AdapterStore, StoredAdapter
 from guard.store.database import without_driver
 from guard.store.flags import FlagStore
 from guard.store.keys import KeyStore
-from refine.practice.integrity import check_model
-from refine.practice.recipe import MODEL_DIR
+from server.launch.models import DEFAULT, find_model
+from server.launch.preflight import CacheRequest, check_cache, check_chat_template, check_folder
 from server.settings import Settings, SettingsInvalid, load_settings
 from server.terminal import AsJson, ask, print_json, print_table
 
@@ -40,8 +40,8 @@ class Finding:
 
 def doctor(
     model: Annotated[
-        str | None, typer.Argument(help="As for `setback serve`; the practice model, if left out.")
-    ] = None,
+        str, typer.Argument(help="As for `setback serve`.", show_default=True)
+    ] = DEFAULT.name,
     as_json: AsJson = False,
 ) -> None:
     """Check configuration, database, model, adapters, disk and processor."""
@@ -54,7 +54,7 @@ def doctor(
         raise typer.Exit(1)
 
 
-def _findings(model: str | None) -> Iterator[Finding]:
+def _findings(model: str) -> Iterator[Finding]:
     try:
         settings = load_settings()
     except SettingsInvalid as error:
@@ -68,7 +68,7 @@ def _findings(model: str | None) -> Iterator[Finding]:
     if database.state == "ok":
         yield _checked("keys", _keys)
         yield _checked("adapter in force", lambda: _adapter(settings))
-    yield _checked("model", lambda: _model(model))
+    yield _checked("model", lambda: _model(settings, model))
     for name, folder in _folders(settings).items():
         yield _folder(name, folder)
     yield _processor()
@@ -119,16 +119,17 @@ def _adapter(settings: Settings) -> str:
     return f"adapter {adapter.version}, every byte as registered"
 
 
-def _model(model: str | None) -> str:
-    if model is None:
-        check_model(MODEL_DIR)
-        return "the practice model, whole"
-    folder = Path(model)
+def _model(settings: Settings, name: str) -> str:
+    """Raises ValueError for a model that could not be served with vLLM's other defaults."""
+    model = find_model(name)
+    folder = model.prepare(settings.models_dir)
     if not folder.exists():
-        return f"{model}: not a folder here; it will be fetched by that name"
-    if not (folder / "config.json").is_file():
-        raise ValueError(f"{folder} has no config.json; name a folder in Hugging Face's form")
-    return f"{folder} has a config.json"
+        return f"{name}: not a folder here; it will be fetched by that name"
+    check_folder(folder)
+    check_chat_template(folder)
+    if not _gpus():
+        check_cache(folder, CacheRequest(model.options.get("kv_cache_memory_bytes")))
+    return f"{folder} can be served" if name == str(folder) else f"{name}, whole, in {folder}"
 
 
 def _folders(settings: Settings) -> dict[str, Path]:
@@ -152,12 +153,17 @@ def _folder(name: str, folder: Path) -> Finding:
     return Finding(check, "ok", said)
 
 
+def _gpus() -> int:
+    import torch
+
+    return torch.cuda.device_count()
+
+
 def _processor() -> Finding:
     import torch
 
-    if torch.cuda.is_available():
+    if count := _gpus():
         card = torch.cuda.get_device_properties(0)
-        count = torch.cuda.device_count()
         return Finding("GPU", "ok", f"{count} x {card.name}, {card.total_memory / _GIB:.0f} GiB")
     said = f"none: served and trained on {os.cpu_count()} CPU cores, which suits small models only"
     return Finding("GPU", "warning", said)

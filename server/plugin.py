@@ -20,6 +20,7 @@ from guard.critic import Critic
 from guard.engine import GuardedEngine, GuardOptions
 from guard.errors import GuardError
 from guard.policy import Policy, load_policy
+from guard.prompts import CritiqueStyle
 from guard.recorder import Provenance, Recorder
 from guard.redact import Redactor
 from guard.revise import RevisionLimits
@@ -35,7 +36,7 @@ from guard.store.traffic import TrafficStore
 from guard.store.usage import UsageStore
 from guard.tasks import spawn
 from guard.template import ChatFormat
-from guard.windows import Windows
+from guard.windows import DEFAULT_VERDICT_TOKENS, Windows
 from server import flag_routes, logs, loop_routes, moderations, refine_routes, traces
 from server.access import Access, is_local
 from server.console import flag_pages, login, loop_pages, traffic_page
@@ -141,6 +142,7 @@ class GuardPlugin:
             engine_client,
             [path.name for path in state.openai_serving_models.base_model_paths],
             load_chat_template(args.chat_template),
+            settings.critique or CritiqueStyle.YES_NO,
         )
         traffic = TrafficStore(settings.database_url)
         observer = TallyingObserver(traffic)
@@ -196,10 +198,14 @@ class _Served:
     """The model behind the engine client, and what the guard derives from it.
 
     names: that it is served by, the first being the one in records. revision: of its weights.
+    style: how its verdicts are read.
     """
 
-    def __init__(self, engine: Any, names: list[str], chat_template: str | None) -> None:
+    def __init__(
+        self, engine: Any, names: list[str], chat_template: str | None, style: CritiqueStyle
+    ) -> None:
         self._engine = engine
+        self._style = style
         self._tokenizer = engine.renderer.get_tokenizer()
         self._config = engine.model_config
         self.revision = model_revision(engine.model_config)
@@ -213,6 +219,7 @@ class _Served:
             self.chat_format,
             max_model_len=self._config.max_model_len,
             timeout_s=timeout_s,
+            style=self._style,
         )
 
     def adapter_limits(self, folder: Path) -> AdapterLimits:
@@ -252,7 +259,9 @@ def _options(settings: Settings, engine_client: Any) -> GuardOptions:
         block_input=settings.block_input,
         stream=settings.stream_mode,
         windows=Windows(
-            settings.stream_window, settings.stream_window_growth, settings.stream_window_most
+            settings.stream_window,
+            settings.stream_window_growth,
+            settings.verdict_tokens or DEFAULT_VERDICT_TOKENS,
         ),
         revisions=RevisionLimits(
             settings.revision_max_tokens,

@@ -17,11 +17,11 @@ from guard.policy import load_policy
 from guard.processor import bfloat16_is_slow
 from guard.session import SCHEDULER
 from guard.store.keys import KeyStore
-from refine.practice.integrity import MODEL_NAME, check_model
-from refine.practice.recipe import MODEL_DIR
 from refine.schedule import parse_duration
 from server import logs, traces
 from server.access import is_local
+from server.launch.models import DEFAULT, NAMED, NamedModel, find_model
+from server.launch.preflight import check_model
 from server.refine_child import job_command, job_environment, kept_running
 from server.settings import PREFIX, Settings, SettingsInvalid, load_settings
 
@@ -38,7 +38,6 @@ _FEWEST_LORAS = 3
 """The active adapter, the one before it while its requests end, and a candidate."""
 
 _LORA_DEFAULTS = {"enable_lora": True, "max_loras": _FEWEST_LORAS, "max_lora_rank": 32}
-_PRACTICE_CACHE_BYTES = 512 * 1024**2
 _PAST_THE_GUARD = {
     "grpc": "--grpc",
     "grpc_port": "--grpc-port",
@@ -63,8 +62,7 @@ def serve(arguments: Sequence[str]) -> None:
         _refuse_too_few_loras(options)
         _check_settings(options)
         traces.exporter_class()
-        if options.model_tag == str(MODEL_DIR):
-            check_model(MODEL_DIR)
+        prepare_model(options)
     except (GuardError, SettingsInvalid, ValueError) as error:
         sys.exit(f"setback: {error}")
     _load_plugin()
@@ -139,8 +137,9 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser = FlexibleArgumentParser(
         prog="setback serve",
         usage="setback serve [MODEL] [OPTIONS]",
-        description="Serve a model with the guard in front of every answer. Without MODEL: the "
-        "practice model. Takes vLLM's options too; --help=GROUP or --help=all shows more of them.",
+        description="Serve a model with the guard in front of every answer. MODEL is a folder, a "
+        f"hub's name, or one of {', '.join(NAMED)}; without it: {DEFAULT.name}. Takes vLLM's "
+        "options too; --help=GROUP or --help=all shows more of them.",
     )
     make_arg_parser(parser)
     _add_settings(parser)
@@ -152,18 +151,36 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         parser.set_defaults(enforce_eager=True, block_size=_CPU_BLOCK_SIZE)
         parser.set_defaults(scheduler_cls=SCHEDULER)
     options: argparse.Namespace = parser.parse_args(list(arguments))
-    if options.model_tag is None:
-        options.model_tag = str(MODEL_DIR)
-        options.served_model_name = options.served_model_name or [MODEL_NAME]
-        options.enable_auto_tool_choice = True
-        options.tool_call_parser = options.tool_call_parser or "hermes"
-        # vLLM's default would reserve nearly all memory on a CPU, for a model of 8 MB.
-        options.kv_cache_memory_bytes = options.kv_cache_memory_bytes or _PRACTICE_CACHE_BYTES
+    options.model_tag = options.model_tag or DEFAULT.name
+    if options.model_tag in NAMED:
+        _set_model_defaults(options, NAMED[options.model_tag])
         if options.dtype == "auto" and current_platform.is_cpu() and bfloat16_is_slow():
-            # A model of real size keeps its own type: twice the memory might not be there.
+            # These are small; for another model twice the memory might not be there.
             options.dtype = "float32"
     options.middleware = [*options.middleware, *MIDDLEWARES]
     return options
+
+
+def _set_model_defaults(options: argparse.Namespace, model: NamedModel) -> None:
+    """What suits a model of ours, where the command line names nothing else."""
+    options.served_model_name = options.served_model_name or [model.served_as]
+    for name, value in model.options.items():
+        setattr(options, name, getattr(options, name) or value)
+
+
+def prepare_model(options: argparse.Namespace) -> None:
+    """Has the model's folder made where that is needed and checked, and names it to vLLM.
+
+    Raises ValueError, also for a model that could not be served, and SettingsInvalid.
+    """
+    settings = load_settings()
+    model = find_model(options.model_tag)
+    # Child processes inherit the environment.
+    for name in ("critique", "verdict_tokens"):
+        if getattr(settings, name) is None:
+            os.environ[f"{PREFIX}{name.upper()}"] = str(getattr(model, name))
+    options.model_tag = str(model.prepare(settings.models_dir))
+    check_model(options)
 
 
 def _add_settings(parser: Any) -> None:

@@ -25,6 +25,7 @@ from pydantic_settings import (
 from sqlalchemy import URL
 
 from guard.call import StreamMode
+from guard.prompts import CritiqueStyle
 from guard.store.database import parse_url
 from refine.options import RefineOptions
 from server.logs import LogFormat
@@ -99,8 +100,9 @@ class Settings(BaseSettings):
     stream_window_growth: float = Field(default=2, ge=1, allow_inf_nan=False)
     """How many times as many tokens each later verdict waits for."""
 
-    stream_window_most: int = Field(default=256, ge=1)
-    """The most tokens that a verdict on a stream waits for."""
+    verdict_tokens: int | None = Field(default=None, ge=1)
+    """The most tokens of an answer that one verdict covers, streamed or not; longer answers are
+    judged in several parts. Unset: what suits the model."""
 
     revision_max_tokens: int = Field(default=512, ge=1)
     """Tokens that a revision may take, its analysis included."""
@@ -133,6 +135,13 @@ class Settings(BaseSettings):
 
     refine: RefineOptions = RefineOptions()
     """The refine loop; in the file its own table, [refine]."""
+
+    critique: CritiqueStyle | None = None
+    """How the critic reads a verdict: `yes_no`, for models that are trained for it or large enough,
+    or `tone`, for small models without training. Unset: what suits the model."""
+
+    models_dir: Path = Path("data/models")
+    """Where models are kept that Setback makes ready itself."""
 
     adapters_dir: Path = Path("data/adapters")
     """Where adapters lie, one numbered directory each; every server and refine job shares it."""

@@ -167,7 +167,7 @@ def make_bench(tokenizer: Any, tmp_path: Path) -> Callable[..., Bench]:
         timeout_s: float = 5.0,
         max_model_len: int = 1024,
         stream: StreamMode = StreamMode.BUFFER,
-        windows: tuple[int, float, int] = (4, 1.0, 4),
+        windows: tuple[int, float, int] = (4, 1.0, 64),
         revisions: RevisionLimits = REVISIONS,
     ) -> Bench:
         engine = ScriptedEngine(tokenizer, script or Script(), max_model_len)

@@ -34,8 +34,17 @@ def test_windows_grow_to_their_limit() -> None:
     assert sizes == [8, 16, 20, 20]
 
 
-def test_ends_are_those_of_the_windows_of_a_stream() -> None:
-    windows = Windows(first=8, growth=2, most=20)
-    assert list(windows.ends(0, 65)) == [8, 24, 44, 64]
-    assert list(windows.ends(24, 64)) == [44]
-    assert list(windows.ends(0, 8)) == []
+@given(judged=st.integers(0, 300), new=st.integers(0, 300), most=st.integers(1, 80))
+def test_no_verdict_covers_more_than_it_is_trusted_with(judged: int, new: int, most: int) -> None:
+    windows, length = Windows(first=8, growth=2, most=most), judged + new
+    ends = [judged, *windows.cuts(judged, length), length]
+    assert all(0 <= later - one <= most for one, later in zip(ends, ends[1:], strict=False))
+    assert new > most or ends == [judged, length]
+
+
+@given(length=st.integers(0, 20_000))
+def test_an_answer_in_doubt_is_cut_closely_but_not_without_bound(length: int) -> None:
+    ends = list(Windows(first=8, growth=2, most=256).close_cuts(length))
+    assert len(ends) <= 64
+    assert ends == sorted(set(ends))
+    assert length > 1024 or all(end % 16 == 0 for end in ends)

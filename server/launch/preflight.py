@@ -1,0 +1,148 @@
+"""What can be known of a model before vLLM starts, and would otherwise end the start after minutes
+in a long traceback: a missing chat template, and on a CPU a KV cache that does not fit into memory.
+Owns these checks and their words. Loads no weights, and knows nothing of models that are not in a
+folder here yet.
+"""
+
+import argparse
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+_GIB = 1024**3
+_MIB = 1024**2
+_TEMPLATE_FILES = ("chat_template.jinja", "chat_template.json")
+_LEAST_CACHE = 256 * _MIB
+_WEIGHTS = ("*.safetensors", "*.bin")
+
+
+class ModelUnusable(ValueError):
+    """vLLM or the guard could not serve this model; the message has the option that mends it."""
+
+
+@dataclass(frozen=True)
+class CacheRequest:
+    """The memory that vLLM would take on a CPU.
+
+    cache_bytes: of --kv-cache-memory-bytes, None where vLLM decides. share: of all memory that
+    vLLM then reserves, weights included (--gpu-memory-utilization, whose default is this one).
+    max_model_len: in tokens, None for the model's own. bytes_per_value: of weights and cache.
+    """
+
+    cache_bytes: int | None
+    share: float = 0.92
+    max_model_len: int | None = None
+    bytes_per_value: int = 2
+
+
+def check_model(options: argparse.Namespace) -> None:
+    """Raises ModelUnusable for parsed options of `setback serve` that could not be served."""
+    from vllm.platforms import current_platform
+
+    folder = Path(options.model_tag)
+    if not folder.is_dir():
+        return
+    check_folder(folder)
+    if options.chat_template is None:
+        check_chat_template(folder)
+    if current_platform.is_cpu():
+        request = CacheRequest(
+            options.kv_cache_memory_bytes,
+            options.gpu_memory_utilization,
+            options.max_model_len if (options.max_model_len or 0) > 0 else None,
+            4 if options.dtype in ("float32", "float") else 2,
+        )
+        check_cache(folder, request)
+
+
+def check_folder(folder: Path) -> None:
+    """Raises ModelUnusable for a folder that is not in Hugging Face's form."""
+    if not (folder / "config.json").is_file():
+        raise ModelUnusable(f"{folder} has no config.json; name a folder in Hugging Face's form")
+
+
+def check_chat_template(folder: Path) -> None:
+    """Raises ModelUnusable where the folder has no chat template."""
+    in_files = any((folder / name).is_file() for name in _TEMPLATE_FILES)
+    if not in_files and not _json(folder / "tokenizer_config.json").get("chat_template"):
+        raise ModelUnusable(
+            f"{folder} has no chat template, and the critique is put in the model's chat format; "
+            "name a template with --chat-template FILE, or serve the model's instruct version"
+        )
+
+
+def check_cache(folder: Path, request: CacheRequest) -> None:
+    """Raises ModelUnusable where weights and KV cache do not fit into the free memory, or the cache
+    does not hold one request of full length."""
+    memory = psutil.virtual_memory()
+    weights = _weights_bytes(folder) * request.bytes_per_value // 2
+    if weights > memory.available:
+        raise ModelUnusable(
+            f"The weights of {folder} take {_gib(weights)}, and {_gib(memory.available)} are free; "
+            "serve a smaller model, or free memory"
+        )
+    proposed = max(_LEAST_CACHE, (memory.available - weights) // 2 // _MIB * _MIB)
+    option = f"--kv-cache-memory-bytes {proposed // _MIB}M"
+    if request.cache_bytes is None:
+        reserved = int(memory.total * request.share)
+        if reserved > memory.available:
+            raise ModelUnusable(
+                f"vLLM would reserve {_gib(reserved)} for weights and KV cache, and "
+                f"{_gib(memory.available)} are free; pass {option}"
+            )
+        return
+    if request.cache_bytes + weights > memory.available:
+        raise ModelUnusable(
+            f"A KV cache of {_gib(request.cache_bytes)} beside weights of {_gib(weights)} does not "
+            f"fit into the {_gib(memory.available)} that are free; pass {option}"
+        )
+    _check_full_length(folder, request, request.cache_bytes)
+
+
+def _check_full_length(folder: Path, request: CacheRequest, cache_bytes: int) -> None:
+    config = _json(folder / "config.json")
+    per_token = _cache_bytes_per_token(config, request.bytes_per_value)
+    length = request.max_model_len or config.get("max_position_embeddings")
+    if per_token is None or not length or per_token * length <= cache_bytes:
+        return
+    raise ModelUnusable(
+        f"One request of {length} tokens takes {_gib(per_token * length)} of KV cache, and the "
+        f"cache has {_gib(cache_bytes)}; pass --max-model-len {cache_bytes // per_token} or less, "
+        "or a larger --kv-cache-memory-bytes"
+    )
+
+
+def _cache_bytes_per_token(config: dict[str, Any], bytes_per_value: int) -> int | None:
+    """None for a configuration in which attention is not told in the usual fields, or that keeps
+    less than a full cache."""
+    try:
+        heads = config["num_attention_heads"]
+        key_value_heads = config.get("num_key_value_heads") or heads
+        head = config.get("head_dim") or config["hidden_size"] // heads
+        layers = config["num_hidden_layers"]
+    except KeyError:
+        return None
+    if config.get("sliding_window") or config.get("layer_types"):
+        return None
+    return int(2 * layers * key_value_heads * head * bytes_per_value)
+
+
+def _weights_bytes(folder: Path) -> int:
+    """Of the files in the first format that is there: some folders hold two."""
+    sizes = (sum(path.stat().st_size for path in folder.glob(form)) for form in _WEIGHTS)
+    return next((size for size in sizes if size), 0)
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _gib(count: int) -> str:
+    return f"{count / _GIB:.1f} GiB"

