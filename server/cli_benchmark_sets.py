@@ -22,7 +22,7 @@ from refine.evaluation.public_api import PublicApi, RequestRoute, ServerAddress
 from refine.evaluation.rows import BenchmarkSet
 from refine.options import RefineOptions
 from server.settings import load_settings
-from server.terminal import fail, print_json, reported_errors
+from server.terminal import fail, print_json, printable, reported_errors
 
 _WORK = "benchmarks"
 
@@ -58,8 +58,9 @@ def evaluate_benchmarks(arguments: BenchmarkArguments) -> None:
     if arguments.as_json:
         print_json(benchmark_report.as_json(results, about))
     else:
-        typer.echo("\n".join(f"{name}: {value}" for name, value in about.items()))
-        typer.echo(f"\n{benchmark_report.table(results)}\n")
+        # Servers' own words are in both.
+        typer.echo(printable("\n".join(f"{name}: {value}" for name, value in about.items())))
+        typer.echo(printable(f"\n{benchmark_report.table(results)}\n"))
         typer.echo("Written: " + ", ".join(map(str, written)))
     failed = sum(result.run.failed for result in results)
     if failed:
@@ -89,7 +90,8 @@ def _server(given: str) -> ServerAddress:
     before, _, after = given.partition("=")
     name, url = (before, after) if after and "://" not in before else (given, given)
     try:
-        usable = httpx.URL(url).scheme in ("http", "https")
+        parsed = httpx.URL(url)
+        usable = parsed.scheme in ("http", "https") and bool(parsed.host)
     except httpx.InvalidURL:
         usable = False
     if not usable:

@@ -126,7 +126,7 @@ def notes(results: Sequence[Result]) -> list[str]:
         if most:
             reasons = "; ".join(f"{count} x {reason}" for reason, count in most)
             said.append(f"{result.run.address.name}: no verdict for {result.run.failed}: {reasons}")
-        if 0 < result.scores.scored < result.scores.n:
+        if result.scores.scored < result.scores.n:
             missing = result.scores.n - result.scores.scored
             said.append(
                 f"{result.run.address.name}: {missing} verdicts came without scores, so there is "
