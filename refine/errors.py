@@ -5,6 +5,7 @@ RefineError
 ├── RunInterrupted      the run lost its lease to another job
 ├── RunCancelled        somebody wants the run to end
 ├── DataInvalid         a file given by the user does not say what it must
+├── BenchmarkBusy       another command writes the verdicts on the same set and server
 └── ServerChanged       another model, policy or adapter serves than when measuring began
 """
 
@@ -31,6 +32,10 @@ class TrainingFailed(RefineError):
 
 class DataInvalid(RefineError):
     """The message names the file and line."""
+
+
+class BenchmarkBusy(RefineError):
+    """The message names the file."""
 
 
 class ServerChanged(RefineError):

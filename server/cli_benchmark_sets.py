@@ -47,7 +47,7 @@ class BenchmarkArguments:
 
 def evaluate_benchmarks(arguments: BenchmarkArguments) -> None:
     """Measures every set on every server, and writes and prints the figures."""
-    paths = [_benchmark(given) for given in dict.fromkeys(arguments.benchmarks)]
+    paths = [_benchmark(argument) for argument in dict.fromkeys(arguments.benchmarks)]
     with reported_errors():
         options = load_settings().refine
         servers = _servers(arguments.servers or [options.server_url])
@@ -67,28 +67,28 @@ def evaluate_benchmarks(arguments: BenchmarkArguments) -> None:
         fail(f"{failed} rows have no verdict; run the command again to send them again", code=1)
 
 
-def _benchmark(given: str) -> tuple[str, Path]:
-    name, found, path = given.partition("=")
-    if not found or name not in FORMATS:
+def _benchmark(argument: str) -> tuple[str, Path]:
+    name, separator, path = argument.partition("=")
+    if not separator or name not in FORMATS:
         raise typer.BadParameter(
-            f"{given!r} is not NAME=PATH with one of the names {', '.join(FORMATS)}",
+            f"{argument!r} is not NAME=PATH with one of the names {', '.join(FORMATS)}",
             param_hint="--benchmark",
         )
     return name, Path(path)
 
 
-def _servers(given: Sequence[str]) -> list[ServerAddress]:
+def _servers(argument: Sequence[str]) -> list[ServerAddress]:
     """The servers in order. A server without a name is called by its URL."""
-    servers = [_server(each) for each in dict.fromkeys(given)]
+    servers = [_server(argument) for argument in dict.fromkeys(argument)]
     names = [server.name for server in servers]
     if len(set(names)) < len(names):
         raise typer.BadParameter("two servers have the same name", param_hint="--server")
     return servers
 
 
-def _server(given: str) -> ServerAddress:
-    before, _, after = given.partition("=")
-    name, url = (before, after) if after and "://" not in before else (given, given)
+def _server(argument: str) -> ServerAddress:
+    before, _, after = argument.partition("=")
+    name, url = (before, after) if after and "://" not in before else (argument, argument)
     try:
         parsed = httpx.URL(url)
         usable = parsed.scheme in ("http", "https") and bool(parsed.host)
@@ -96,7 +96,7 @@ def _server(given: str) -> ServerAddress:
         usable = False
     if not usable:
         raise typer.BadParameter(
-            f"{given!r} is not URL or NAME=URL with http:// or https://", param_hint="--server"
+            f"{argument!r} is not URL or NAME=URL with http:// or https://", param_hint="--server"
         )
     return ServerAddress(name, url.rstrip("/"))
 

@@ -46,13 +46,13 @@ def _panel(panel: Any, name: str, results: Sequence[Result]) -> None:
         bins = result.scores.reliability
         if not bins:
             continue
-        shares = [each.harmful.share for each in bins]
+        shares = [tenth.harmful.share for tenth in bins]
         panel.errorbar(
-            [each.score for each in bins],
+            [tenth.score for tenth in bins],
             shares,
             yerr=[
-                [max(0.0, each.harmful.share - each.harmful.interval[0]) for each in bins],
-                [max(0.0, each.harmful.interval[1] - each.harmful.share) for each in bins],
+                [max(0.0, tenth.harmful.share - tenth.harmful.interval[0]) for tenth in bins],
+                [max(0.0, tenth.harmful.interval[1] - tenth.harmful.share) for tenth in bins],
             ],
             fmt=MARKS[number % len(MARKS)] + "-",
             color=COLOURS[number % len(COLOURS)],
@@ -100,11 +100,11 @@ def _table(name: str, results: Sequence[Result]) -> str:
     rows = "".join(
         _row(figure, [result.cells[figure] for result in results]) for figure in results[0].cells
     )
-    said = "".join(f"<p>{escape(note)}</p>" for note in notes(results))
+    remarks = "".join(f"<p>{escape(note)}</p>" for note in notes(results))
     return (
         f"<h2>{escape(name)}</h2>\n<div class=wide><table>\n<thead><tr><th scope=col>95% interval "
         f"in brackets</th>{''.join(names)}</tr></thead>\n<tbody>\n{rows}</tbody></table></div>\n"
-        f"{said}{_groups(results)}"
+        f"{remarks}{_groups(results)}"
     )
 
 
@@ -112,9 +112,9 @@ def _groups(results: Sequence[Result]) -> str:
     """How often each group of the set is flagged, folded away."""
     rows = ""
     for group in sorted({name for result in results for name in result.scores.groups}):
-        found = [result.scores.groups.get(group, ()) for result in results]
+        rates_by_server = [result.scores.groups.get(group, ()) for result in results]
         for kind in ("catch rate", "false-alarm rate"):
-            rates = [next((r for r in rates if r.name == kind), None) for rates in found]
+            rates = [next((r for r in rates if r.name == kind), None) for rates in rates_by_server]
             if any(rates):
                 rows += _row(f"{group}: {kind}", [share(rate) for rate in rates])
     if not rows:

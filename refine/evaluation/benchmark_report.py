@@ -83,7 +83,7 @@ class Result:
             "calibration_error": _estimate(scores.calibration_error),
             "requests_per_second": _estimate(scores.requests_per_second),
             "reliability": [
-                {"score": each.score, **each.harmful.as_json()} for each in scores.reliability
+                {"score": tenth.score, **tenth.harmful.as_json()} for tenth in scores.reliability
             ],
             "groups": {
                 name: [rate.as_json() for rate in rates] for name, rates in scores.groups.items()
@@ -93,10 +93,10 @@ class Result:
 
 def by_set(results: Sequence[Result]) -> dict[str, list[Result]]:
     """The results of each set, in their order."""
-    found: dict[str, list[Result]] = {}
+    grouped: dict[str, list[Result]] = {}
     for result in results:
-        found.setdefault(result.run.benchmark.name, []).append(result)
-    return found
+        grouped.setdefault(result.run.benchmark.name, []).append(result)
+    return grouped
 
 
 def table(results: Sequence[Result]) -> str:
@@ -116,23 +116,25 @@ def _block(name: str, results: Sequence[Result]) -> str:
 
 def notes(results: Sequence[Result]) -> list[str]:
     """What a reader must know besides the figures: rows left out, and failures with reasons."""
-    said = []
+    remarks = []
     left_out = results[0].run.benchmark.left_out
     if left_out:
         reasons = ", ".join(f"{count} with {reason}" for reason, count in left_out.items())
-        said.append(f"Left out of the set: {reasons}.")
+        remarks.append(f"Left out of the set: {reasons}.")
     for result in results:
         most = sorted(result.run.failures.items(), key=lambda item: -item[1])[:3]
         if most:
             reasons = "; ".join(f"{count} x {reason}" for reason, count in most)
-            said.append(f"{result.run.address.name}: no verdict for {result.run.failed}: {reasons}")
+            remarks.append(
+                f"{result.run.address.name}: no verdict for {result.run.failed}: {reasons}"
+            )
         if result.scores.scored < result.scores.n:
             missing = result.scores.n - result.scores.scored
-            said.append(
+            remarks.append(
                 f"{result.run.address.name}: {missing} verdicts came without scores, so there is "
                 "no average precision and no calibration error."
             )
-    return said
+    return remarks
 
 
 def as_json(results: Sequence[Result], about: Mapping[str, str]) -> dict[str, Any]:

@@ -88,12 +88,12 @@ def _answered(record: Record, name: str, harmful: bool) -> BenchmarkRow | LeftOu
 
 
 def _harmbench_behaviour(record: Record) -> Iterator[BenchmarkRow | LeftOut]:
-    asked = record.text("Behavior")
+    prompt = record.text("Behavior")
     if record.has("ContextString"):
         # As HarmBench's own direct requests join the two.
-        asked = f"{record.text('ContextString')}\n\n---\n\n{asked}"
+        prompt = f"{record.text('ContextString')}\n\n---\n\n{prompt}"
     group = record.text("SemanticCategory") if record.has("SemanticCategory") else ""
-    yield request(record.line, asked, harmful=True, group=group)
+    yield request(record.line, prompt, harmful=True, group=group)
 
 
 def _harmbench_completion(record: Record) -> Iterator[BenchmarkRow | LeftOut]:
@@ -102,9 +102,9 @@ def _harmbench_completion(record: Record) -> Iterator[BenchmarkRow | LeftOut]:
         harmful = sum(votes) * 2 > len(votes)
     else:
         harmful = record.label("label", "1", "0")
-    asked = record.text("test_case")
+    prompt = record.text("test_case")
     if record.has("generation"):
-        yield answer(record.line, asked, record.text("generation"), harmful=harmful)
+        yield answer(record.line, prompt, record.text("generation"), harmful=harmful)
     else:
         yield NO_ANSWER
 
@@ -126,8 +126,8 @@ def _wildguard_requests(record: Record) -> Iterator[BenchmarkRow | LeftOut]:
 
 
 def _ailuminate(record: Record) -> Iterator[BenchmarkRow | LeftOut]:
-    asked = record.text("prompt_text")
-    yield request(record.line, asked, harmful=True, group=record.text("hazard"))
+    prompt = record.text("prompt_text")
+    yield request(record.line, prompt, harmful=True, group=record.text("hazard"))
 
 
 def _hatecheck(record: Record) -> Iterator[BenchmarkRow | LeftOut]:
@@ -218,11 +218,11 @@ def read_set(name: str, path: Path) -> BenchmarkSet:
             problems.append(f"line {part[0]}: {part[1]}")
             continue
         try:
-            for found in form.files[kind](part):
-                if isinstance(found, BenchmarkRow):
-                    rows.append(found)
+            for item in form.files[kind](part):
+                if isinstance(item, BenchmarkRow):
+                    rows.append(item)
                 else:
-                    left_out[found] += 1
+                    left_out[item] += 1
         except RecordInvalid as error:
             problems.append(f"line {part.line}: {error}")
     if not rows and not problems:

@@ -11,6 +11,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from uuid import uuid4
 
+from filelock import FileLock, Timeout
+
+from refine.errors import BenchmarkBusy
 from refine.evaluation.public_api import Identity, ServedVerdict
 from refine.evaluation.rows import BenchmarkSet
 
@@ -32,6 +35,7 @@ class KeptVerdicts:
 
     def __init__(self, path: Path, about: Mapping[str, object]) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
+        self._lock = _locked(path)
         self.verdicts, whole = _read(path)
         self._file = path.open("r+b" if path.exists() else "w+b")
         self._file.truncate(whole)
@@ -62,6 +66,7 @@ class KeptVerdicts:
 
     def __exit__(self, *_exception: object) -> None:
         self._file.close()
+        self._lock.release()
 
     def add(self, place: int, verdict: ServedVerdict, at: float) -> None:
         """Keeps the verdict on the row at `place`, `at` seconds after this session began."""
@@ -77,6 +82,18 @@ class KeptVerdicts:
     def _write(self, fields: Mapping[str, object]) -> None:
         self._file.write(json.dumps(fields).encode() + b"\n")
         self._file.flush()
+
+
+def _locked(path: Path) -> FileLock:
+    """The lock beside a file, held. Raises BenchmarkBusy when another run holds it."""
+    lock = FileLock(path.with_suffix(".lock"))
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise BenchmarkBusy(
+            f"Another run measures the same set on the same server, and writes {path}; wait for it"
+        ) from error
+    return lock
 
 
 def _read(path: Path) -> tuple[dict[int, KeptVerdict], int]:

@@ -36,8 +36,8 @@ class _Line(BaseModel):
 
     @validator(mode="after")
     def _has_one_subject(self) -> Self:
-        given = [self.text, self.request, self.messages]
-        if len(given) - given.count(None) != 1:
+        subjects = [self.text, self.request, self.messages]
+        if len(subjects) - subjects.count(None) != 1:
             raise ValueError('give exactly one of "text", "request" and "messages"')
         if self.text is not None and self.answer is not None:
             raise ValueError('"answer" needs "request" or "messages", not "text"')

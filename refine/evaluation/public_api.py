@@ -8,6 +8,7 @@ the request or its answer is.
 
 import asyncio
 import json
+import math
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Final, Literal
@@ -258,7 +259,9 @@ def _score(scores: object) -> float | None:
     """The sum of the category scores, at most 1: as the server spreads P(harmful) over them."""
     if not isinstance(scores, dict) or not scores:
         return None
-    return min(1.0, max(0.0, sum(float(score) for score in scores.values())))
+    if not all(isinstance(score, int | float) for score in scores.values()):
+        raise RowFailed("the response has category_scores that are no numbers")
+    return min(1.0, max(0.0, math.fsum(scores.values())))
 
 
 def _object(response: httpx.Response) -> dict[str, Any]:

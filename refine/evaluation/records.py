@@ -50,11 +50,11 @@ class Record:
     def label(self, name: str, harmful: str, harmless: str) -> bool:
         """Whether the field says `harmful`; it must say one of the two. Case does not matter."""
         value = self.fields.get(name)
-        said = "" if value is None else str(value).strip().lower()
-        if said not in (harmful, harmless):
-            shown = f"is {said[:40]!r}" if said else "is missing"
-            raise RecordInvalid(f"{name} {shown}; write {harmless} or {harmful}")
-        return said == harmful
+        word = "" if value is None else str(value).strip().lower()
+        if word not in (harmful, harmless):
+            problem = f"is {word[:40]!r}" if word else "is missing"
+            raise RecordInvalid(f"{name} {problem}; write {harmless} or {harmful}")
+        return word == harmful
 
 
 def read_text(path: Path) -> str:

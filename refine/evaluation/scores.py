@@ -116,15 +116,15 @@ def _flagged(name: str, rows: Sequence[Judged]) -> Figure | None:
 def _groups(rows: Sequence[Judged]) -> dict[str, tuple[Figure, ...]]:
     """How often each group's harmful and harmless rows are flagged."""
     names = sorted({row.group for row in rows if row.group})
-    found = {}
+    rates_by_group = {}
     for name in names:
-        mine = [row for row in rows if row.group == name]
+        members = [row for row in rows if row.group == name]
         rates = (
-            _flagged("catch rate", [row for row in mine if row.harmful]),
-            _flagged("false-alarm rate", [row for row in mine if not row.harmful]),
+            _flagged("catch rate", [row for row in members if row.harmful]),
+            _flagged("false-alarm rate", [row for row in members if not row.harmful]),
         )
-        found[name] = tuple(rate for rate in rates if rate is not None)
-    return found
+        rates_by_group[name] = tuple(rate for rate in rates if rate is not None)
+    return rates_by_group
 
 
 def average_precision(labels: Floats, scores: Floats) -> _Statistic:
@@ -172,27 +172,29 @@ def _reliability(rows: Sequence[Judged]) -> tuple[ReliabilityBin, ...]:
     """The bins that hold any row."""
     scores = np.array([row.score for row in rows], dtype=np.float64)
     placed = _bins(scores)
-    found = []
+    filled = []
     for number in range(BINS):
-        mine = [row for row, place in zip(rows, placed, strict=True) if place == number]
-        if mine:
+        members = [row for row, place in zip(rows, placed, strict=True) if place == number]
+        if members:
             mean = float(scores[placed == number].mean())
-            found.append(ReliabilityBin(mean, Figure.of("harmful", (row.harmful for row in mine))))
-    return tuple(found)
+            filled.append(
+                ReliabilityBin(mean, Figure.of("harmful", (row.harmful for row in members)))
+            )
+    return tuple(filled)
 
 
 def bootstrap(labels: Floats, statistic: _Statistic) -> Estimate:
     """A statistic of weighted rows, with the interval of its resamples."""
     rng = np.random.default_rng(_SEED)
     parts = [np.flatnonzero(labels == label) for label in (0.0, 1.0)]
-    found = np.empty(_RESAMPLES)
+    resampled = np.empty(_RESAMPLES)
     for number in range(_RESAMPLES):
         weights = np.zeros(len(labels))
         for part in parts:
             drawn = rng.integers(0, len(part), len(part)) if len(part) else part
             weights[part] = np.bincount(drawn, minlength=len(part))
-        found[number] = statistic(weights)
-    low, high = np.percentile(found, (2.5, 97.5))
+        resampled[number] = statistic(weights)
+    low, high = np.percentile(resampled, (2.5, 97.5))
     return Estimate(statistic(np.ones(len(labels))), float(low), float(high))
 
 

@@ -37,7 +37,7 @@ def evaluate(*arguments: str) -> Result:
     return CliRunner().invoke(app, ["evaluate", *arguments])
 
 
-def told(result: Result) -> str:
+def refusal(result: Result) -> str:
     """Standard error in one line, without the box that refusals of arguments come in."""
     return " ".join(result.stderr.replace("│", " ").split())
 
@@ -62,13 +62,13 @@ def test_json_and_files_say_the_same(server: PublicServer) -> None:
     result = evaluate(
         "--benchmark", "jsonl=mine.jsonl", "--server", server.url, "--json", "--out", "here"
     )
-    said = json.loads(result.stdout)
-    assert said == json.loads(Path("here/benchmark.json").read_text())
-    (found,) = said["results"]
-    assert found["catch_rate"]["hits"] == 2
-    assert found["adapter"] == "base"
-    assert found["groups"] == {"<k>": [found["groups"]["<k>"][0]]}
-    assert sum(each["n"] for each in found["reliability"]) == 4
+    printed = json.loads(result.stdout)
+    assert printed == json.loads(Path("here/benchmark.json").read_text())
+    (entry,) = printed["results"]
+    assert entry["catch_rate"]["hits"] == 2
+    assert entry["adapter"] == "base"
+    assert entry["groups"] == {"<k>": [entry["groups"]["<k>"][0]]}
+    assert sum(tenth["n"] for tenth in entry["reliability"]) == 4
     assert Path("here/benchmark.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -171,18 +171,18 @@ def test_a_server_that_is_not_there_is_named() -> None:
     assert "http://127.0.0.1:9" in result.stderr
 
 
-@pytest.mark.parametrize("given", ["mine.jsonl", "nothing=mine.jsonl", "="])
-def test_an_unknown_format_is_refused_with_the_names(given: str) -> None:
-    result = evaluate("--benchmark", given)
+@pytest.mark.parametrize("argument", ["mine.jsonl", "nothing=mine.jsonl", "="])
+def test_an_unknown_format_is_refused_with_the_names(argument: str) -> None:
+    result = evaluate("--benchmark", argument)
     assert result.exit_code == 2
-    assert "openai_moderation" in told(result)
+    assert "openai_moderation" in refusal(result)
 
 
-@pytest.mark.parametrize("given", ["localhost:8000", "ours=localhost", "ftp://a", "http://"])
-def test_what_is_no_url_is_refused(given: str) -> None:
-    result = evaluate("--benchmark", "jsonl=mine.jsonl", "--server", given)
+@pytest.mark.parametrize("argument", ["localhost:8000", "ours=localhost", "ftp://a", "http://"])
+def test_what_is_no_url_is_refused(argument: str) -> None:
+    result = evaluate("--benchmark", "jsonl=mine.jsonl", "--server", argument)
     assert result.exit_code == 2
-    assert "http:// or https://" in told(result)
+    assert "http:// or https://" in refusal(result)
 
 
 def test_two_servers_of_one_name_are_refused() -> None:
@@ -191,17 +191,17 @@ def test_two_servers_of_one_name_are_refused() -> None:
         *("--server", "a=http://127.0.0.1:8", "--server", "a=http://127.0.0.1:9"),
     )
     assert result.exit_code == 2
-    assert "same name" in told(result)
+    assert "same name" in refusal(result)
 
 
 @pytest.mark.parametrize("more", [["base"], ["--file", "mine.jsonl"]])
 def test_adapters_and_benchmarks_are_not_measured_at_once(more: list[str]) -> None:
     result = evaluate("--benchmark", "jsonl=mine.jsonl", *more)
     assert result.exit_code == 2
-    assert "leave out adapters" in told(result)
+    assert "leave out adapters" in refusal(result)
 
 
 def test_adapters_are_measured_on_one_server() -> None:
     result = evaluate("--server", "http://127.0.0.1:8", "--server", "http://127.0.0.1:9")
     assert result.exit_code == 2
-    assert "one server" in told(result)
+    assert "one server" in refusal(result)

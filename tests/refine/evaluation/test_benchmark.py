@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from refine.errors import ServerChanged, ServerUnavailable
+from refine.errors import BenchmarkBusy, ServerChanged, ServerUnavailable
 from refine.evaluation.benchmark import BenchmarkRun, Plan, run_benchmark
 from refine.evaluation.public_api import (
     ADAPTER_HEADER,
@@ -78,8 +78,8 @@ def refusal(status: int, headers: dict[str, str] | None = None) -> Reply:
     return status, headers or {}, {"error": {"message": "not now", "code": "x"}}
 
 
-def flags(found: BenchmarkRun) -> list[bool]:
-    return [kept.verdict.flagged for _, kept in found.judged]
+def flags(result: BenchmarkRun) -> list[bool]:
+    return [kept.verdict.flagged for _, kept in result.judged]
 
 
 def test_the_header_is_the_servers() -> None:
@@ -89,8 +89,8 @@ def test_the_header_is_the_servers() -> None:
 
 
 async def test_every_kind_goes_to_moderations_as_it_should(run: Run) -> None:
-    found = await run(*ROWS)
-    assert flags(found) == [True, False, True, True, False]
+    result = await run(*ROWS)
+    assert flags(result) == [True, False, True, True, False]
     assert {path for path, _ in run.server.bodies} == {"/v1/moderations"}
     inputs = {body["input"] for _, body in run.server.bodies if "input" in body}
     assert inputs == {"a bad text", "a good text", "a bad request"}
@@ -99,7 +99,7 @@ async def test_every_kind_goes_to_moderations_as_it_should(run: Run) -> None:
         {"role": "user", "content": "a request"},
         {"role": "assistant", "content": "a bad answer"},
     ] in (conversations)
-    assert found.judged[0][1].verdict.score == pytest.approx(0.9)
+    assert result.judged[0][1].verdict.score == pytest.approx(0.9)
     assert run.advanced == len(ROWS)
 
 
@@ -111,9 +111,9 @@ async def test_the_identity_is_what_the_server_says(run: Run) -> None:
 
 async def test_requests_can_go_through_chat(run: Run) -> None:
     rows = (request(1, "bad", harmful=True), request(2, "blocked", harmful=True), ROWS[0])
-    found = await run(*rows, route="chat")
-    assert flags(found) == [True, True, True]
-    assert [kept.verdict.score for _, kept in found.judged][1] is None
+    result = await run(*rows, route="chat")
+    assert flags(result) == [True, True, True]
+    assert [kept.verdict.score for _, kept in result.judged][1] is None
     paths = sorted(path for path, _ in run.server.bodies)
     assert paths == ["/v1/chat/completions"] * 2 + ["/v1/moderations"]
     chats = [body for path, body in run.server.bodies if path == "/v1/chat/completions"]
@@ -147,15 +147,24 @@ async def test_a_sample_is_part_of_the_whole(run: Run) -> None:
     assert len(run.server.bodies) == len(ROWS)
 
 
+async def test_two_runs_do_not_write_one_file(run: Run) -> None:
+    many = [text(line, f"text {line}", harmful=False) for line in range(40)]
+    task = asyncio.ensure_future(run(*many, concurrency=1))
+    await run.third.wait()
+    with pytest.raises(BenchmarkBusy, match="Another run"):
+        await run(*many)
+    assert len((await task).judged) == 40
+
+
 async def test_a_killed_run_goes_on_even_after_half_a_line(run: Run) -> None:
     await run(*ROWS)
-    (file,) = run.folder.iterdir()
+    (file,) = run.folder.glob("*.jsonl")
     written = file.read_bytes().splitlines(keepends=True)
     file.write_bytes(b"".join(written[:3]) + written[3][:9])
     run.server.bodies.clear()
-    found = await run(*ROWS)
+    result = await run(*ROWS)
     assert len(run.server.bodies) == 3
-    assert len(found.judged) == len(ROWS)
+    assert len(result.judged) == len(ROWS)
     assert len([json.loads(line) for line in file.read_bytes().splitlines()]) == len(ROWS) + 1
 
 
@@ -167,8 +176,8 @@ async def test_a_cancelled_run_keeps_what_came(run: Run) -> None:
     with pytest.raises(asyncio.CancelledError):
         await task
     sent = len(run.server.bodies)
-    found = await run(*many)
-    assert len(found.judged) == 40
+    result = await run(*many)
+    assert len(result.judged) == 40
     assert len(run.server.bodies) - sent <= 38
 
 
@@ -189,9 +198,9 @@ async def test_an_adapter_that_changes_midway_ends_the_run(run: Run) -> None:
     run.server.adapter = "base"
     run.server.adapter_after = None
     run.server.bodies.clear()
-    found = await run(*ROWS)
+    result = await run(*ROWS)
     assert len(run.server.bodies) == 2
-    assert {kept.verdict.flagged for _, kept in found.judged} == {True, False}
+    assert {kept.verdict.flagged for _, kept in result.judged} == {True, False}
 
 
 async def test_a_policy_that_changes_midway_ends_the_run_and_nothing_is_kept(run: Run) -> None:
@@ -206,8 +215,8 @@ async def test_a_policy_that_changes_midway_ends_the_run_and_nothing_is_kept(run
 
 async def test_a_busy_server_is_asked_again_when_it_says(run: Run) -> None:
     run.server.refusals = [refusal(429, {"retry-after": "7"}), refusal(503), refusal(503)]
-    found = await run(ROWS[0])
-    assert flags(found) == [True]
+    result = await run(ROWS[0])
+    assert flags(result) == [True]
     assert run.paused == [7.0, 1.0, 2.0]
 
 
@@ -219,10 +228,10 @@ async def test_a_long_retry_after_is_cut(run: Run) -> None:
 
 async def test_a_server_that_stays_busy_is_a_failure_and_no_verdict(run: Run) -> None:
     run.server.refusals = [refusal(503)] * 6
-    found = await run(ROWS[0], ROWS[1], concurrency=1)
-    assert found.failures == {"503: not now": 1}
-    assert flags(found) == [False]
-    assert found.drawn == 2
+    result = await run(ROWS[0], ROWS[1], concurrency=1)
+    assert result.failures == {"503: not now": 1}
+    assert flags(result) == [False]
+    assert result.drawn == 2
 
 
 async def test_a_failed_row_is_sent_again_by_the_next_run(run: Run) -> None:
@@ -232,7 +241,15 @@ async def test_a_failed_row_is_sent_again_by_the_next_run(run: Run) -> None:
     assert flags(await run(ROWS[0])) == [True]
 
 
-@pytest.mark.parametrize("content", [{}, {"results": []}, {"results": [{"flagged": "no"}]}])
+@pytest.mark.parametrize(
+    "content",
+    [
+        {},
+        {"results": []},
+        {"results": [{"flagged": "no"}]},
+        {"results": [{"flagged": True, "category_scores": {"hate": "high"}}]},
+    ],
+)
 async def test_a_response_without_a_verdict_is_a_failure(
     run: Run, content: dict[str, object]
 ) -> None:
@@ -244,8 +261,8 @@ async def test_an_unjudged_chat_answer_is_a_failure(run: Run) -> None:
     error = {"type": "error", "code": "critic_unavailable", "message": "it failed"}
     body = {"moderation": {"input": error, "output": error}}
     run.server.refusals = [(200, {"x-setback-adapter": "base"}, body)]
-    found = await run(ROWS[2], route="chat")
-    assert found.failures == {"critic_unavailable: it failed": 1}
+    result = await run(ROWS[2], route="chat")
+    assert result.failures == {"critic_unavailable: it failed": 1}
 
 
 @pytest.mark.parametrize("status", [401, 403, 404])

@@ -180,9 +180,9 @@ def test_gzip_a_byte_order_mark_and_crlf_change_nothing(name: str, tmp_path: Pat
     file, content, rows = EXAMPLES[name]
     path = tmp_path / f"{file}.gz"
     path.write_bytes(gzip.compress(b"\xef\xbb\xbf" + content.replace("\n", "\r\n").encode()))
-    found = read_set(name, path)
-    assert [simple(row) for row in found.rows] == rows
-    assert found.sha256 == read(tmp_path, name, content, file).sha256
+    benchmark = read_set(name, path)
+    assert [simple(row) for row in benchmark.rows] == rows
+    assert benchmark.sha256 == read(tmp_path, name, content, file).sha256
 
 
 @pytest.mark.parametrize("name", FORMATS)
@@ -190,10 +190,10 @@ def test_a_file_of_something_else_is_refused_with_its_line_and_the_format(
     name: str, tmp_path: Path
 ) -> None:
     file, _, _ = EXAMPLES[name]
-    said = refusal(tmp_path, name, "something\nelse\n", file)
-    assert str(tmp_path / file) in said
-    assert "line 1: " in said
-    assert FORMATS[name].description in said
+    message = refusal(tmp_path, name, "something\nelse\n", file)
+    assert str(tmp_path / file) in message
+    assert "line 1: " in message
+    assert FORMATS[name].description in message
 
 
 @pytest.mark.parametrize("name", FORMATS)
@@ -206,8 +206,8 @@ def test_harmbench_behaviours_are_requests_with_their_context(tmp_path: Path) ->
         "Behavior,FunctionalCategory,SemanticCategory,Tags,ContextString,BehaviorID\n"
         "one,standard,illegal,,,b1\ntwo,contextual,illegal,context,the context,b2\n"
     )
-    found = read(tmp_path, "harmbench", content, "a.csv")
-    assert [simple(row) for row in found.rows] == [
+    benchmark = read(tmp_path, "harmbench", content, "a.csv")
+    assert [simple(row) for row in benchmark.rows] == [
         ("request", "one", True, "illegal"),
         ("request", "the context\n\n---\n\ntwo", True, "illegal"),
     ]
@@ -252,15 +252,15 @@ def test_a_csv_cell_may_hold_any_separator(separator: str, tmp_path: Path) -> No
 
 def test_the_line_of_a_csv_row_is_its_first(tmp_path: Path) -> None:
     content = 'id,prompt,type,label\n1,"a\nb",t,safe\n\n2,c,t,maybe\n'
-    said = refusal(tmp_path, "xstest", content, "a.csv")
-    assert "line 5: label is 'maybe'; write safe or unsafe" in said
+    message = refusal(tmp_path, "xstest", content, "a.csv")
+    assert "line 5: label is 'maybe'; write safe or unsafe" in message
 
 
 def test_every_wrong_line_is_named_up_to_ten(tmp_path: Path) -> None:
-    said = refusal(tmp_path, "jsonl", "{}\n" * 12 + "[]\n")
-    assert "line 10: " in said
-    assert "line 11: " not in said
-    assert "and 3 more lines" in said
+    message = refusal(tmp_path, "jsonl", "{}\n" * 12 + "[]\n")
+    assert "line 10: " in message
+    assert "line 11: " not in message
+    assert "and 3 more lines" in message
 
 
 @pytest.mark.parametrize(
@@ -286,15 +286,15 @@ def test_every_wrong_line_is_named_up_to_ten(tmp_path: Path) -> None:
 def test_a_wrong_line_is_refused_with_the_fix(
     name: str, content: str, problem: str, tmp_path: Path
 ) -> None:
-    said = refusal(tmp_path, name, f"\n{content}\n")
-    assert f"line 2: {problem}" in said
+    message = refusal(tmp_path, name, f"\n{content}\n")
+    assert f"line 2: {problem}" in message
 
 
 def test_completions_that_nobody_judged_are_refused_by_line(tmp_path: Path) -> None:
     content = '{\n "b1": [{"test_case": "p", "generation": "g"}],\n "b2": {}\n}'
-    said = refusal(tmp_path, "harmbench", content, "a.json")
-    assert "line 2: label is missing; write 0 or 1" in said
-    assert "line 3: 'b2' holds no list" in said
+    message = refusal(tmp_path, "harmbench", content, "a.json")
+    assert "line 2: label is missing; write 0 or 1" in message
+    assert "line 3: 'b2' holds no list" in message
 
 
 def test_a_csv_row_with_too_many_cells_is_refused(tmp_path: Path) -> None:
@@ -333,5 +333,5 @@ def test_the_real_files_are_read(name: str, file: str, rows: int, harmful: int) 
     path = ROOT.parent / "shared" / "data" / file
     if not path.is_file():
         pytest.skip(f"there is no shared/data/{file} beside the checkout")
-    found = read_set(name, path)
-    assert (len(found.rows), sum(row.harmful for row in found.rows)) == (rows, harmful)
+    benchmark = read_set(name, path)
+    assert (len(benchmark.rows), sum(row.harmful for row in benchmark.rows)) == (rows, harmful)

@@ -7,8 +7,8 @@ from refine.evaluation.rows import BenchmarkSet, text
 
 def rows(harmful: int, harmless: int) -> BenchmarkSet:
     labels = [True] * harmful + [False] * harmless
-    found = [text(line, f"text {line}", harmful=label) for line, label in enumerate(labels)]
-    return BenchmarkSet("jsonl", "a.jsonl", tuple(found))
+    listed = [text(line, f"text {line}", harmful=label) for line, label in enumerate(labels)]
+    return BenchmarkSet("jsonl", "a.jsonl", tuple(listed))
 
 
 @pytest.mark.parametrize(

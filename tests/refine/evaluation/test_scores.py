@@ -51,9 +51,9 @@ def test_figures_are_those_of_scikit_learn(seed: int, digits: int) -> None:
 
 def test_chance_has_the_average_precision_of_the_prevalence() -> None:
     rows = [replace(row, score=0.5) for row in judged(100, 0)]
-    found = score(rows)
-    assert found.average_precision is not None
-    assert found.average_precision.value == pytest.approx(found.prevalence)
+    scores = score(rows)
+    assert scores.average_precision is not None
+    assert scores.average_precision.value == pytest.approx(scores.prevalence)
 
 
 def test_calibration_error_of_a_worked_example() -> None:
@@ -66,11 +66,11 @@ def test_calibration_error_of_a_worked_example() -> None:
 
 def test_rates_are_those_at_the_served_threshold() -> None:
     flags = [(True, True), (True, False), (True, True), (False, True), (False, False)]
-    found = score([Judged(label, flag, 0.1, "s", 1.0) for label, flag in flags])
-    assert found.catch_rate is not None
-    assert found.false_alarm_rate is not None
-    assert (found.catch_rate.hits, found.catch_rate.n) == (2, 3)
-    assert (found.false_alarm_rate.hits, found.false_alarm_rate.n) == (1, 2)
+    scores = score([Judged(label, flag, 0.1, "s", 1.0) for label, flag in flags])
+    assert scores.catch_rate is not None
+    assert scores.false_alarm_rate is not None
+    assert (scores.catch_rate.hits, scores.catch_rate.n) == (2, 3)
+    assert (scores.false_alarm_rate.hits, scores.false_alarm_rate.n) == (1, 2)
 
 
 def test_every_estimate_lies_in_its_interval_and_is_repeatable() -> None:
@@ -93,37 +93,37 @@ def test_the_interval_of_f1_covers_the_truth_about_as_often_as_it_says() -> None
 
 @pytest.mark.parametrize("label", [True, False])
 def test_one_label_gives_one_rate_only(label: bool) -> None:
-    found = score([Judged(label, True, 0.9, "s", 1.0)] * 3)
-    assert (found.catch_rate is None) is not label
-    assert (found.false_alarm_rate is None) is label
-    assert found.f1 is None
-    assert found.average_precision is None
-    assert found.calibration_error is None
-    assert found.reliability == ()
+    scores = score([Judged(label, True, 0.9, "s", 1.0)] * 3)
+    assert (scores.catch_rate is None) is not label
+    assert (scores.false_alarm_rate is None) is label
+    assert scores.f1 is None
+    assert scores.average_precision is None
+    assert scores.calibration_error is None
+    assert scores.reliability == ()
 
 
 def test_a_verdict_without_scores_leaves_rates_but_no_ranking() -> None:
     rows = judged(50, 2)
-    found = score([replace(rows[0], score=None), *rows[1:]])
-    assert found.scored == 49
-    assert found.catch_rate is not None
-    assert found.f1 is not None
-    assert found.average_precision is None
-    assert found.calibration_error is None
+    scores = score([replace(rows[0], score=None), *rows[1:]])
+    assert scores.scored == 49
+    assert scores.catch_rate is not None
+    assert scores.f1 is not None
+    assert scores.average_precision is None
+    assert scores.calibration_error is None
 
 
 def test_no_verdict_at_all_gives_no_figure() -> None:
-    found = score([])
-    assert found.catch_rate is None
-    assert found.requests_per_second is None
-    assert math.isnan(found.prevalence)
+    scores = score([])
+    assert scores.catch_rate is None
+    assert scores.requests_per_second is None
+    assert math.isnan(scores.prevalence)
 
 
 def test_the_bins_of_the_plot_hold_every_row() -> None:
-    found = score(judged(200, 3, 6))
-    assert sum(each.harmful.n for each in found.reliability) == 200
-    assert [each.score for each in found.reliability] == sorted(
-        each.score for each in found.reliability
+    scores = score(judged(200, 3, 6))
+    assert sum(tenth.harmful.n for tenth in scores.reliability) == 200
+    assert [tenth.score for tenth in scores.reliability] == sorted(
+        tenth.score for tenth in scores.reliability
     )
 
 
