@@ -42,7 +42,8 @@ def evaluate(
         ),
     ] = None,
     out: Annotated[
-        Path, typer.Option(help="Gets evaluation.json, evaluation.png and evaluation.html.")
+        Path,
+        typer.Option(help="Gets evaluation.json, .png and .html; benchmark.* with --benchmark."),
     ] = _DEFAULT_OUT,
     server: Annotated[
         list[str] | None,
@@ -93,6 +94,8 @@ def evaluate(
             benchmark, server or (), limit, concurrency, requests_by, max_tokens, out, as_json
         )
         evaluate_benchmarks(arguments)
+    elif limit is not None or requests_by != "moderations":
+        raise typer.BadParameter("--limit and --requests-by need --benchmark")
     else:
         evaluate_adapters(adapters or (_BASE, _ACTIVE), file, out, server or (), as_json)
 

@@ -201,6 +201,13 @@ def test_adapters_and_benchmarks_are_not_measured_at_once(more: list[str]) -> No
     assert "leave out adapters" in refusal(result)
 
 
+@pytest.mark.parametrize("more", [["-n", "3"], ["--requests-by", "chat"]])
+def test_options_of_benchmarks_need_one(more: list[str]) -> None:
+    result = evaluate("base", *more)
+    assert result.exit_code == 2
+    assert "need --benchmark" in refusal(result)
+
+
 def test_adapters_are_measured_on_one_server() -> None:
     result = evaluate("--server", "http://127.0.0.1:8", "--server", "http://127.0.0.1:9")
     assert result.exit_code == 2
