@@ -5,6 +5,7 @@ look; figures in words are benchmark_report.py's.
 import io
 from collections.abc import Mapping, Sequence
 from html import escape
+from pathlib import Path
 from string import Template
 from typing import Any
 
@@ -29,8 +30,8 @@ def picture(results: Sequence[Result], form: str) -> bytes:
         panels = list(canvas.subplots(lines, columns, squeeze=False).flat)
         for panel in panels[len(sets) :]:
             panel.set_visible(False)
-        for panel, (name, listed) in zip(panels, sets.items(), strict=False):
-            _panel(panel, name, listed)
+        for panel, listed in zip(panels, sets.values(), strict=False):
+            _panel(panel, listed)
         handles, labels = _legend(panels)
         if handles:
             canvas.legend(handles, labels, loc="outside upper center", ncols=4, frameon=False)
@@ -39,7 +40,7 @@ def picture(results: Sequence[Result], form: str) -> bytes:
     return written.getvalue()
 
 
-def _panel(panel: Any, name: str, results: Sequence[Result]) -> None:
+def _panel(panel: Any, results: Sequence[Result]) -> None:
     """The share of harmful rows over the mean score of each bin, for each server."""
     panel.plot([0, 1], [0, 1], color="#bbbbbb", linewidth=1, linestyle="--")
     for number, result in enumerate(results):
@@ -63,7 +64,9 @@ def _panel(panel: Any, name: str, results: Sequence[Result]) -> None:
         )
     if not any(result.scores.reliability for result in results):
         panel.text(0.5, 0.5, "one label only,\nor no scores", ha="center", va="center")
-    panel.set_title(name, loc="left", fontsize=9, color="#444444")
+    benchmark = results[0].run.benchmark
+    title = f"{benchmark.format} ({Path(benchmark.file).name})"
+    panel.set_title(title, loc="left", fontsize=9, color="#444444")
     panel.set_xlim(-0.02, 1.02)
     panel.set_ylim(-0.02, 1.02)
     panel.set_xlabel("mean score")

@@ -229,7 +229,7 @@ def read_set(name: str, path: Path) -> BenchmarkSet:
         problems = ["line 1: there is no labelled row in it"]
     if problems:
         raise DataInvalid(_refusal(path, problems, name))
-    return BenchmarkSet(name, path.name, tuple(rows), dict(left_out))
+    return BenchmarkSet(name, str(path), tuple(rows), dict(left_out))
 
 
 def _kind(form: Format, path: Path) -> _Files:

@@ -32,7 +32,7 @@ class BenchmarkRow:
 
 @dataclass(frozen=True)
 class BenchmarkSet:
-    """All rows of one file. left_out: how many were not used, by reason."""
+    """All rows of one file. file: its path. left_out: how many were not used, by reason."""
 
     format: str
     file: str

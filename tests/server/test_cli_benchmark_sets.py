@@ -95,6 +95,16 @@ def test_servers_and_sets_stand_side_by_side(server: PublicServer) -> None:
     assert "adapter 7" in result.stdout
 
 
+def test_files_of_one_name_in_two_folders_are_two_sets(server: PublicServer) -> None:
+    Path("other").mkdir()
+    Path("other/mine.jsonl").write_text(MINE.replace("good", "fine"))
+    sets = ("--benchmark", "jsonl=mine.jsonl", "--benchmark", "jsonl=other/mine.jsonl")
+    result = evaluate(*sets, "--server", server.url)
+    assert "\njsonl (mine.jsonl)\n" in result.stdout
+    assert "\njsonl (other/mine.jsonl)\n" in result.stdout
+    assert len(server.bodies) == 8
+
+
 def test_a_set_of_harmful_rows_has_a_catch_rate_alone(server: PublicServer) -> None:
     result = evaluate("--benchmark", "ailuminate=harmful.csv", "--server", server.url)
     lines = {line[:22].strip(): line[22:].strip() for line in result.stdout.splitlines()}
