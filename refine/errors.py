@@ -4,7 +4,9 @@ RefineError
 ├── ServerUnavailable   the server that lends its model does not answer, or refuses
 ├── RunInterrupted      the run lost its lease to another job
 ├── RunCancelled        somebody wants the run to end
-└── DataInvalid         a file given by the user does not say what it must
+├── DataInvalid         a file given by the user does not say what it must
+├── BenchmarkBusy       another command writes the verdicts on the same set and server
+└── ServerChanged       another model, policy or adapter serves than when measuring began
 """
 
 
@@ -30,3 +32,18 @@ class TrainingFailed(RefineError):
 
 class DataInvalid(RefineError):
     """The message names the file and line."""
+
+
+class BenchmarkBusy(RefineError):
+    """The message names the file."""
+
+
+class ServerChanged(RefineError):
+    """The message says what served before and what serves now.
+
+    adapter_only: model and policy are the same, so that verdicts that name their adapter stand.
+    """
+
+    def __init__(self, message: str, *, adapter_only: bool) -> None:
+        super().__init__(message)
+        self.adapter_only = adapter_only

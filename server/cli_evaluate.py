@@ -1,5 +1,7 @@
-"""`setback evaluate`: adapters side by side on the same held-out sets. Owns the command's arguments
-and output; what is measured is refine/measure's, and where the sets come from refine/ground.py's.
+"""`setback evaluate`: adapters side by side on the same held-out sets, or public sets through
+running servers. Owns the command's arguments, and its output for adapters. What is measured is
+refine/measure's, where the sets come from refine/ground.py's; public sets are sent by
+cli_benchmark_sets.py.
 """
 
 import asyncio
@@ -11,6 +13,7 @@ from typing import Annotated, Final
 import typer
 
 from guard.store.flags import FlagStore
+from refine.evaluation.public_api import RequestRoute
 from refine.ground import ground_for
 from refine.measure import report
 from refine.measure.measure import Measures, measure_once
@@ -39,15 +42,72 @@ def evaluate(
         ),
     ] = None,
     out: Annotated[
-        Path, typer.Option(help="Gets evaluation.json, evaluation.png and evaluation.html.")
+        Path,
+        typer.Option(help="Gets evaluation.json, .png and .html; benchmark.* with --benchmark."),
     ] = _DEFAULT_OUT,
     server: Annotated[
-        str | None, typer.Option(help="The running server, not refine.server_url.")
+        list[str] | None,
+        typer.Option(
+            metavar="[NAME=]URL",
+            help="The running server, not refine.server_url. With --benchmark several, side by "
+            "side: give the option again.",
+        ),
     ] = None,
+    benchmark: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=PATH",
+            help="Send a public set through the server, over its public API, instead of measuring "
+            "adapters; give the option again for more sets. Names and formats: docs/evaluation.md.",
+        ),
+    ] = None,
+    limit: Annotated[
+        int | None,
+        typer.Option("--limit", "-n", min=1, help="Benchmarks: draw a fixed sample of each set."),
+    ] = None,
+    concurrency: Annotated[
+        int, typer.Option(min=1, max=1024, help="Benchmarks: how many requests at once.")
+    ] = 16,
+    requests_by: Annotated[
+        RequestRoute,
+        typer.Option(
+            help="Benchmarks: judge a request as a text (moderations), or have it answered (chat)."
+        ),
+    ] = "moderations",
+    max_tokens: Annotated[
+        int, typer.Option(min=1, help="Benchmarks: tokens of an answer, with --requests-by chat.")
+    ] = 128,
     as_json: AsJson = False,
 ) -> None:
-    """Measure adapters side by side: harm, help, over-refusal, critic and injections."""
-    asked = [_adapter(name) for name in adapters or (_BASE, _ACTIVE)]
+    """Measure adapters side by side, or with --benchmark a running server on public sets."""
+    if benchmark:
+        if adapters or file:
+            raise typer.BadParameter(
+                "it measures what a server serves, on the sets it names; leave out adapters and "
+                "--file, and serve each adapter to compare",
+                param_hint="--benchmark",
+            )
+        # It needs numpy, for which no other command should wait.
+        from server.cli_benchmark_sets import BenchmarkArguments, evaluate_benchmarks
+
+        arguments = BenchmarkArguments(
+            benchmark, server or (), limit, concurrency, requests_by, max_tokens, out, as_json
+        )
+        evaluate_benchmarks(arguments)
+    elif limit is not None or requests_by != "moderations":
+        raise typer.BadParameter("--limit and --requests-by need --benchmark")
+    else:
+        evaluate_adapters(adapters or (_BASE, _ACTIVE), file, out, server or (), as_json)
+
+
+def evaluate_adapters(
+    names: Sequence[str], file: Path | None, out: Path, servers: Sequence[str], as_json: bool
+) -> None:
+    """Measures adapters on the gate's sets, through the refine routes of one server."""
+    if len(servers) > 1:
+        raise typer.BadParameter("adapters are measured on one server", param_hint="--server")
+    server = next(iter(servers), None)
+    asked = [_adapter(name) for name in names]
     with reported_errors():
         settings = load_settings()
         options = settings.refine.model_copy(

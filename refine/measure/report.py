@@ -16,9 +16,9 @@ from refine.files import write_atomically
 from refine.measure.measure import LOWER_IS_BETTER, Measures
 
 JSON_FILE, PICTURE_FILE, PAGE_FILE = "evaluation.json", "evaluation.png", "evaluation.html"
-_COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#000000")
+COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#000000")
 """Okabe and Ito's, which readers with any colour vision can tell apart."""
-_MARKS = "osD^vPX*"
+MARKS = "osD^vPX*"
 _CELL = 23
 
 
@@ -96,8 +96,8 @@ def _panel(panel: Any, title: str, names: Sequence[str], measured: Sequence[Meas
                 [max(0.0, figure.share - figure.interval[0]) for _, figure in rows],
                 [max(0.0, figure.interval[1] - figure.share) for _, figure in rows],
             ],
-            fmt=_MARKS[number % len(_MARKS)],
-            color=_COLOURS[number % len(_COLOURS)],
+            fmt=MARKS[number % len(MARKS)],
+            color=COLOURS[number % len(COLOURS)],
             label=_title(one),
             markersize=6,
             linewidth=1.6,
