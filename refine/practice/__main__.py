@@ -1,4 +1,4 @@
-"""Command line of the practice world: train, evaluate, compare, guarded, traffic,
+"""Command line of the practice world: train, evaluate, compare, guarded, bypass, traffic,
 requests."""
 
 import json
@@ -60,14 +60,34 @@ def guarded(
     _print(figures, as_json)
 
 
+@app.command()
+def bypass(
+    base_url: Annotated[
+        str, typer.Option(help="The running server, as for OpenAI's client.")
+    ] = "http://127.0.0.1:8000/v1",
+    kind: Annotated[
+        Kind, typer.Option(help="What kind of request; of harmless ones, the withheld count.")
+    ] = Kind.HARMFUL,
+    n: Annotated[int, typer.Option("-n", min=1, help="Requests by each way.")] = 60,
+    as_json: Annotated[bool, typer.Option("--json", help="JSON instead of a table.")] = False,
+) -> None:
+    """Try to get past a running guarded server by options and the shape of requests."""
+    from refine.practice.bypass import measure
+
+    with _reaching(base_url):
+        figures = measure(base_url, n, kind)
+    _print(figures, as_json)
+
+
 @contextmanager
 def _reaching(base_url: str) -> Iterator[None]:
     """Ends the command with one line when no server answers."""
+    from httpx import ConnectError
     from openai import APIConnectionError
 
     try:
         yield
-    except APIConnectionError:
+    except (APIConnectionError, ConnectError):
         sys.exit(
             f"refine.practice: no server answers at {base_url}; start one with `make serve`, or "
             "name another with --base-url"
