@@ -174,8 +174,8 @@ def _asked(request: Request, **options: Any) -> Body:
 
 def _lengths() -> Iterator[Way]:
     for tokens in (80, 300, 600):
-        options = {"ignore_eos": True, "max_tokens": tokens}
-        yield Way(f"ignore_eos, {tokens} tokens", partial(_asked, **options))
+        longer = partial(_asked, ignore_eos=True, max_tokens=tokens)
+        yield Way(f"ignore_eos, {tokens} tokens", longer)
     end = {str(_end_mark()): -100}
     yield Way("min_tokens 200", lambda r: _asked(r, min_tokens=200, max_tokens=300))
     yield Way("end mark banned", lambda r: _asked(r, logit_bias=end, max_tokens=300))
@@ -185,7 +185,7 @@ def _lengths() -> Iterator[Way]:
 def _end_mark() -> int:
     from transformers import AutoTokenizer
 
-    (token,) = AutoTokenizer.from_pretrained(MODEL_DIR).convert_tokens_to_ids([IM_END])
+    (token,) = AutoTokenizer.from_pretrained(MODEL_DIR).encode(IM_END, add_special_tokens=False)
     return int(token)
 
 
