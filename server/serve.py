@@ -176,8 +176,8 @@ def prepare_model(options: argparse.Namespace) -> None:
     settings = load_settings()
     model = find_model(options.model_tag)
     # Child processes inherit the environment.
-    for name in ("critique", "verdict_tokens"):
-        if getattr(settings, name) is None:
+    for name in ("critique", "verdict_tokens", "reminder"):
+        if name not in settings.model_fields_set:
             os.environ[f"{PREFIX}{name.upper()}"] = str(getattr(model, name))
     options.model_tag = str(model.prepare(settings.models_dir))
     check_model(options)

@@ -31,7 +31,8 @@ class NamedModel:
     folder, made where that is needed; raises ValueError. options: vLLM's, where the command line
     leaves them out. small: may be served in float32 where bfloat16 is slow.
     critique: how its verdicts are read best. verdict_tokens: the most of an answer that one verdict
-    bears. everyday: so many requests that it can answer.
+    bears. reminder: whether guided answering does it good. everyday: so many requests that it can
+    answer.
     """
 
     name: str
@@ -41,6 +42,7 @@ class NamedModel:
     small: bool = False
     critique: CritiqueStyle = CritiqueStyle.YES_NO
     verdict_tokens: int = DEFAULT_VERDICT_TOKENS
+    reminder: bool = True
     everyday: Callable[[int], list[str]] = _ordinary
 
 
@@ -77,6 +79,8 @@ SMOLLM2 = NamedModel(
     options={"kv_cache_memory_bytes": 2048 * _MIB},
     small=True,
     critique=CritiqueStyle.TONE,
+    # Reminded, it answers everyday requests with a sermon.
+    reminder=False,
 )
 NAMED = {model.name: model for model in (PRACTICE, SMOLLM2)}
 DEFAULT = PRACTICE
