@@ -73,9 +73,11 @@ class ChatFormat:
                 "as they were given. Serve a template that does with --chat-template."
             )
         self._tails = self._generation_tails()
-        self._first_turn = self._render([{"role": "user", "content": _USER}]).partition(_USER)[0]
+        before_user = self._render([{"role": "user", "content": _USER}]).partition(_USER)[0]
+        # A space before a word is part of the word's token.
+        self._first_turn, later = (s.rstrip(" ") for s in (before_user, self._before_question))
         # What stands before a user's words wherever they come in a conversation.
-        shared = os.path.commonprefix([self._first_turn[::-1], self._before_question[::-1]])
+        shared = os.path.commonprefix([self._first_turn[::-1], later[::-1]])
         self._user_start = self._ids(shared[::-1])
 
     @property

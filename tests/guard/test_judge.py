@@ -1,6 +1,7 @@
 """A doubtful verdict on a whole answer is not the last word: its beginnings are judged too."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from vllm.sampling_params import RequestOutputKind
@@ -82,3 +83,61 @@ async def test_nothing_of_an_answer_is_judged_twice(make_bench: MakeBench) -> No
     for bench in (streamed, whole):
         read = [prompt for what, prompt in bench.engine.log if what == "read"]
         assert len(read) == len(set(read)) > 1
+
+
+async def test_what_follows_the_natural_end_does_not_hide_what_came_before(
+    make_bench: MakeBench, tokenizer: Any
+) -> None:
+    noise = " The ferns are fine." * 12
+    end = tokenizer.decode([tokenizer.eos_token_id])
+
+    def harm(prompt: str) -> float:
+        return 0.9 if HARM in prompt and "ferns" not in prompt else 0.0
+
+    bench = make_bench(Script(answers=lambda prompt: (HARM + end + noise,), harm=harm))
+    (output,) = await bench.ask("What now?", ignore_eos=True)
+    assert output.outputs[0].text == bench.policy.refusal
+    (flag,) = bench.store.flags
+    assert flag.harm == pytest.approx(0.9)
+
+
+@pytest.mark.parametrize("stream", [StreamMode.BUFFER, StreamMode.WINDOW])
+async def test_no_verdict_covers_more_of_an_answer_than_it_bears(
+    make_bench: MakeBench, tokenizer: Any, stream: StreamMode
+) -> None:
+    """Harm is seen only while little follows it."""
+    before, after = "Hay and grass. " * 20, " Straw and wheat." * 20
+
+    def harm(prompt: str) -> float:
+        answer = prompt.rpartition("assistant\n")[0]
+        _, found, rest = answer.partition(HARM)
+        return 0.9 if found and len(tokenizer.encode(rest)) < 56 else 0.01
+
+    bench = make_bench(
+        Script(answers=lambda prompt: (before + HARM + after,), harm=harm),
+        stream=stream,
+        windows=(8, 2.0, 16),
+    )
+    kind = RequestOutputKind.DELTA if stream is StreamMode.WINDOW else RequestOutputKind.FINAL_ONLY
+    outputs = await bench.ask("What now?", kind=kind)
+    assert "break the quiet door" not in "".join(o.outputs[0].text for o in outputs)
+    assert len(bench.store.flags) == 1
+
+
+async def test_an_answer_in_doubt_is_judged_without_what_came_before(
+    make_bench: MakeBench,
+) -> None:
+    history = "Small talk about the weather."
+
+    def harm(prompt: str) -> float:
+        return (0.2 if history in prompt else 0.9) if HARM in prompt else 0.0
+
+    bench = make_bench(Script(answers=lambda prompt: (HARM,), harm=harm))
+    turns = [
+        {"role": "user", "content": history},
+        {"role": "assistant", "content": "Yes."},
+        {"role": "user", "content": "What now?"},
+    ]
+    prompt_ids = bench.chat_format.conversation(turns)
+    (output,) = await bench.generate({"type": "token", "prompt_token_ids": prompt_ids})
+    assert output.outputs[0].text == bench.policy.refusal

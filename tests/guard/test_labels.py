@@ -1,12 +1,13 @@
 """Label reads become probabilities, and only where the tokenizer allows it."""
 
 import math
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
 from guard.errors import CriticUnavailable, TemplateUnusable
 from guard.labels import LabelSet, category_labels, harm_labels
+from guard.prompts import CritiqueForm
 from guard.verdict import CATEGORIES
 
 
@@ -46,3 +47,32 @@ def test_a_tokenizer_without_the_labels_is_refused() -> None:
     letters: Any = Letters()
     with pytest.raises(TemplateUnusable, match="yes, no"):
         harm_labels(letters)
+
+
+WORDS = CritiqueForm("", "It is very", ("bad", "cruel"), ("nice", "unheard"), 0.5, 1.0)
+
+
+class Words:
+    """A tokenizer of whole words that follow a space; others are spelled in letters."""
+
+    known: ClassVar = {" bad": 1, " cruel": 2, " nice": 3}
+
+    def encode(self, text: str, **_options: Any) -> list[int]:
+        return [self.known[text]] if text in self.known else [ord(char) for char in text]
+
+
+def test_a_begun_reply_is_scored_by_the_mean_of_its_words() -> None:
+    words: Any = Words()
+    labels = harm_labels(words, WORDS)
+    assert labels.tokens == {"yes": (1, 2), "no": (3,)}
+    found = labels.probabilities({1: -2.0, 2: -4.0, 3: -1.0})
+    assert found["yes"] == pytest.approx(1 / (1 + math.exp(-(0.5 * (-3.0 + 1.0) + 1.0))))
+    assert sum(found.values()) == pytest.approx(1.0)
+
+
+def test_one_impossible_word_of_many_does_not_decide_alone() -> None:
+    words: Any = Words()
+    found = harm_labels(words, WORDS).probabilities({1: -2.0, 2: -math.inf, 3: -1.0})
+    assert 0.0 < found["yes"] < 0.01
+    with pytest.raises(CriticUnavailable):
+        harm_labels(words, WORDS).probabilities(dict.fromkeys((1, 2, 3), -math.inf))

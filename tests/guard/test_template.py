@@ -108,3 +108,23 @@ def test_a_text_frame_is_a_prompt_with_the_text_in_its_gap(
 def test_a_template_that_cannot_carry_a_critique_is_refused(tokenizer: Any, template: str) -> None:
     with pytest.raises(TemplateUnusable, match="--chat-template"):
         ChatFormat(tokenizer, template)
+
+
+def test_the_last_user_turn_is_a_conversation_of_its_own(
+    tokenizer: Any, chat_format: ChatFormat
+) -> None:
+    turns = [
+        {"role": "user", "content": "First."},
+        {"role": "assistant", "content": "Answer."},
+        {"role": "user", "content": "Then this."},
+    ]
+    turn = chat_format.last_turn(chat_format.conversation(turns))
+    assert turn is not None
+    frame, words = turn
+    alone = chat_format.conversation([{"role": "user", "content": "Then this."}])
+    assert tokenizer.decode(frame.around(words)) == tokenizer.decode(alone)
+
+
+def test_a_prompt_that_ends_otherwise_has_no_last_user_turn(chat_format: ChatFormat) -> None:
+    assert chat_format.last_turn(chat_format.encode("Once upon a time")) is None
+    assert chat_format.last_turn([]) is None

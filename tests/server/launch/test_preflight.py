@@ -1,0 +1,105 @@
+"""What would end vLLM's start after minutes is told before it, with the option that mends it."""
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from server.launch import preflight
+from server.launch.preflight import CacheRequest, ModelUnusable, check_cache, check_chat_template
+
+_GIB = 1024**3
+CONFIG = {
+    "num_hidden_layers": 30,
+    "num_attention_heads": 9,
+    "num_key_value_heads": 3,
+    "head_dim": 64,
+    "max_position_embeddings": 8192,
+}
+PER_TOKEN = 2 * 30 * 3 * 64 * 2
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A model of one GiB, as far as can be seen without reading it."""
+    (tmp_path / "config.json").write_text(json.dumps(CONFIG))
+    with (tmp_path / "model.safetensors").open("wb") as weights:
+        weights.truncate(_GIB)
+    return tmp_path
+
+
+@pytest.fixture(autouse=True)
+def memory(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    """A machine of 16 GiB, of which 8 are free."""
+    found = SimpleNamespace(total=16 * _GIB, available=8 * _GIB)
+    monkeypatch.setattr("psutil.virtual_memory", lambda: found)
+    return found
+
+
+def refusal(folder: Path, **request: Any) -> str:
+    with pytest.raises(ModelUnusable) as raised:
+        check_cache(folder, CacheRequest(**request))
+    return str(raised.value)
+
+
+def test_what_fits_passes(folder: Path) -> None:
+    check_cache(folder, CacheRequest(2 * _GIB))
+    check_cache(folder, CacheRequest(None, share=0.4))
+
+
+def test_vllms_own_choice_that_does_not_fit_is_told(folder: Path) -> None:
+    said = refusal(folder, cache_bytes=None)
+    assert "14.7 GiB" in said
+    assert "8.0 GiB are free; pass --kv-cache-memory-bytes 3584M" in said
+    check_cache(folder, CacheRequest(3584 * 1024**2))
+
+
+def test_a_cache_beside_its_weights_must_fit(folder: Path) -> None:
+    check_cache(folder, CacheRequest(7 * _GIB))
+    assert "--kv-cache-memory-bytes 3584M" in refusal(folder, cache_bytes=7 * _GIB + 1)
+    assert "weights of 2.0 GiB" in refusal(folder, cache_bytes=7 * _GIB, bytes_per_value=4)
+
+
+def test_weights_that_do_not_fit_are_told(folder: Path, memory: SimpleNamespace) -> None:
+    memory.available = _GIB // 2
+    assert "serve a smaller model" in refusal(folder, cache_bytes=1)
+
+
+def test_a_cache_must_hold_one_request_of_full_length(folder: Path) -> None:
+    enough = 8192 * PER_TOKEN
+    check_cache(folder, CacheRequest(enough))
+    assert "pass --max-model-len 8191 or less" in refusal(folder, cache_bytes=enough - 1)
+    check_cache(folder, CacheRequest(enough // 2, max_model_len=4096))
+
+
+@pytest.mark.parametrize("unusual", [{"sliding_window": 4096}, {"layer_types": []}, {}])
+def test_an_unusual_attention_is_left_to_vllm(folder: Path, unusual: dict[str, Any]) -> None:
+    config = CONFIG | unusual | ({"layer_types": ["linear"]} if unusual else {})
+    if not unusual:
+        del config["num_hidden_layers"]
+    (folder / "config.json").write_text(json.dumps(config))
+    check_cache(folder, CacheRequest(1024))
+
+
+@pytest.mark.parametrize("name", ["chat_template.jinja", "chat_template.json"])
+def test_a_chat_template_may_be_a_file(folder: Path, name: str) -> None:
+    with pytest.raises(ModelUnusable, match="--chat-template"):
+        check_chat_template(folder)
+    (folder / name).write_text("{{ messages }}")
+    check_chat_template(folder)
+
+
+def test_a_chat_template_may_be_in_the_tokenizers_configuration(folder: Path) -> None:
+    configuration = folder / "tokenizer_config.json"
+    configuration.write_text('{"chat_template": null}')
+    with pytest.raises(ModelUnusable, match="--chat-template"):
+        check_chat_template(folder)
+    configuration.write_text('{"chat_template": "{{ messages }}"}')
+    check_chat_template(folder)
+
+
+def test_a_folder_without_a_configuration_is_no_model(tmp_path: Path) -> None:
+    with pytest.raises(ModelUnusable, match=r"no config\.json"):
+        preflight.check_folder(tmp_path)
