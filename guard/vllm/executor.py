@@ -1,7 +1,10 @@
-"""One import of vLLM for a whole server on a CPU: the engine's process and further API servers are
-forked from the first process, and the worker runs inside the engine's. vLLM would start each of
-them anew and import itself in each. Owns how they are joined and to which processors the computing
-threads are bound; server/launch/processes.py decides when.
+"""One import of vLLM for a server on a CPU: the engine's process is forked from the server's, and
+the worker runs inside it. vLLM would start each of them anew and import itself in each. Owns how
+they are joined and to which processors the computing threads are bound; server/launch/processes.py
+decides when.
+
+Further API servers (--api-server-count) are vLLM's own and import it once more each: the metrics of
+several processes add up only where prometheus_client is imported by each of them.
 
 vLLM gives the worker a process of its own on a CPU because OpenMP reads its environment only when
 it is loaded. Here system calls bind the threads instead, each to one of the processors that vLLM
@@ -13,8 +16,6 @@ Private parts of vLLM that this stands on, checked with 0.32.0 (tests/guard/vllm
   `compile_or_warm_up_model` as the last call before the engine starts threads for its sockets
 - vllm.utils.ompmultiprocessing.OMPProcessManager: `skip_setup` and `cpu_lists`
 - vllm.v1.engine.utils.get_mp_context: how the engine's process is started
-- vllm.v1.utils.multiprocessing: how further API servers are, by its `get_context`; nothing else of
-  it is used there
 """
 
 import ctypes
@@ -24,12 +25,10 @@ import signal
 from collections.abc import Iterable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import torch
 from vllm.utils.ompmultiprocessing import OMPProcessManager
-from vllm.v1 import utils as server_utils
 from vllm.v1.engine import utils as engine_utils
 from vllm.v1.executor.uniproc_executor import UniProcExecutor
 
@@ -84,17 +83,16 @@ def _threads() -> list[int]:
     return [int(thread) for thread in os.listdir("/proc/self/task")]
 
 
-def fork_processes() -> None:
-    """From now on vLLM forks its processes from this one. Raises RuntimeError for a vLLM that
-    starts them in another way than 0.32 does."""
-    for owner, name in ((engine_utils, "get_mp_context"), (server_utils, "multiprocessing")):
-        if not hasattr(owner, name):
-            raise RuntimeError(f"This vLLM starts its processes without {owner.__name__}.{name}")
+def fork_engine() -> None:
+    """From now on vLLM forks the engine from this process. Raises RuntimeError for a vLLM that
+    starts it in another way than 0.32 does."""
+    if not hasattr(engine_utils, "get_mp_context"):
+        raise RuntimeError(
+            "This vLLM starts its engine without vllm.v1.engine.utils.get_mp_context"
+        )
     fork = multiprocessing.get_context("fork")
     engine: Any = engine_utils
-    server: Any = server_utils
     engine.get_mp_context = lambda: fork
-    server.multiprocessing = SimpleNamespace(get_context=lambda _method: fork)
 
 
 def _end_with_parent() -> None:

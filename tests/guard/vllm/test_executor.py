@@ -2,7 +2,6 @@
 
 import inspect
 import os
-import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,16 +13,14 @@ import pytest
 from vllm.platforms import current_platform
 from vllm.utils import ompmultiprocessing
 from vllm.utils.import_utils import resolve_obj_by_qualname
-from vllm.v1 import utils as _server_utils
 from vllm.v1.engine import core
 from vllm.v1.engine import utils as _engine_utils
 from vllm.v1.executor.uniproc_executor import UniProcExecutor
 
 from guard.vllm import executor
-from guard.vllm.executor import EXECUTOR, EngineProcessExecutor, fork_processes
+from guard.vllm.executor import EXECUTOR, EngineProcessExecutor, fork_engine
 
 engine_utils: Any = _engine_utils
-server_utils: Any = _server_utils
 ROOT = Path(__file__).parents[3]
 ALL = os.sched_getaffinity(0)
 FIRST = {min(ALL)}
@@ -96,27 +93,22 @@ def test_each_other_thread_is_bound_to_a_processor_of_its_own() -> None:
 
 
 @pytest.fixture
-def ways_to_start(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Puts vLLM's ways of starting processes back at the end."""
+def way_to_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Puts vLLM's way of starting the engine back at the end."""
     monkeypatch.setattr(engine_utils, "get_mp_context", engine_utils.get_mp_context)
-    monkeypatch.setattr(server_utils, "multiprocessing", server_utils.multiprocessing)
 
 
-@pytest.mark.usefixtures("ways_to_start")
-def test_processes_are_forked() -> None:
-    fork_processes()
-    for context in (
-        engine_utils.get_mp_context(),
-        server_utils.multiprocessing.get_context("spawn"),
-    ):
-        assert context.get_start_method() == "fork"
+@pytest.mark.usefixtures("way_to_start")
+def test_the_engine_is_forked() -> None:
+    fork_engine()
+    assert engine_utils.get_mp_context().get_start_method() == "fork"
 
 
-@pytest.mark.usefixtures("ways_to_start")
+@pytest.mark.usefixtures("way_to_start")
 def test_another_vllm_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(engine_utils, "get_mp_context")
     with pytest.raises(RuntimeError, match="get_mp_context"):
-        fork_processes()
+        fork_engine()
 
 
 # What follows fails when another vLLM is installed in which a private part has changed.
@@ -141,11 +133,6 @@ def test_the_engine_s_process_is_started_from_that_context() -> None:
     made = inspect.getsource(engine_utils.CoreEngineProcManager.__init__)
     assert "context = get_mp_context()" in made
     assert "context.Process(" in made
-
-
-def test_api_servers_are_started_from_that_context() -> None:
-    source = inspect.getsource(server_utils)
-    assert set(re.findall(r"(?<![.\w])multiprocessing\.(\w+)\(", source)) == {"get_context"}
 
 
 def test_processors_are_chosen_by_vllm(monkeypatch: pytest.MonkeyPatch) -> None:
