@@ -189,14 +189,17 @@ def _turns(tokens: int) -> int:
 
 
 def serve_bare(arguments: Sequence[str]) -> None:
-    """vLLM alone, with the engine options that `setback serve` gives it."""
+    """vLLM alone, with the engine options and in the processes that `setback serve` gives it."""
     import uvloop
     from vllm.entrypoints.launchers.api_server.entry import run_server
 
+    from server.launch.processes import share_process
     from server.serve import parse, prepare_model
 
+    environment = dict(os.environ)
     options = parse(arguments)
     prepare_model(options)
+    share_process(options, environment)
     options.middleware = []
     options.scheduler_cls = None
     options.model = options.model_tag

@@ -132,6 +132,21 @@ def _check_shape(body: Mapping[str, Any]) -> None:
         (_WithNamedTool if named else _Constrained).model_validate(body)
     except ValidationError as error:
         raise bad_field(error) from error
+    items = body.get("input")
+    for number, item in enumerate(items if isinstance(items, list) else ()):
+        if isinstance(item, dict) and item.get("role") == "assistant" and _lacks_text(item):
+            where = f"input.{number}.content"
+            raise BadRequest(f"{where}: an earlier answer must begin with its text.", where)
+
+
+def _lacks_text(item: Mapping[str, Any]) -> bool:
+    """Whether an answer among the input of /v1/responses is one that vLLM would fail on."""
+    content = item.get("content")
+    if not isinstance(content, list):
+        return False
+    if not content:
+        return "id" in item
+    return isinstance(content[0], dict) and content[0].get("type") == "refusal"
 
 
 def _stream_mode(given: str | None) -> StreamMode | None:

@@ -22,6 +22,7 @@ from server import logs, traces
 from server.access import is_local
 from server.launch.models import DEFAULT, NAMED, NamedModel, find_model
 from server.launch.preflight import check_model
+from server.launch.processes import share_process
 from server.refine_child import job_command, job_environment, kept_running
 from server.settings import PREFIX, Settings, SettingsInvalid, load_settings
 
@@ -48,6 +49,8 @@ _PAST_THE_GUARD = {
 
 def serve(arguments: Sequence[str]) -> None:
     """Serves until it is stopped. Ends the process with one message when it cannot begin."""
+    # vLLM's command line puts choices of its own into it.
+    environment = dict(os.environ)
     _choose_log_format(arguments)
     # Imported late: it takes many seconds, which no other command should pay.
     from vllm.entrypoints.cli.serve import ServeSubcommand
@@ -68,6 +71,7 @@ def serve(arguments: Sequence[str]) -> None:
     _load_plugin()
     configure_logging_from_args(options)
     validate_parsed_serve_args(options)
+    share_process(options, environment)
     with _refining(options):
         ServeSubcommand.cmd(options)
 

@@ -30,9 +30,10 @@ POSTGRES_PROGRAMS = ("initdb", "pg_ctl", "postgres")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """`--full`: the load tests at the length with which their figures were taken. `--pictures`: the
-    console's pages, to be looked at."""
-    parser.addoption("--full", action="store_true", help="load tests at full length")
+    """`--full`: the long proofs at the length with which their figures were taken: load, a training
+    with the defaults, public data, bare vLLM beside it. `--pictures`: the console's pages, to be
+    looked at."""
+    parser.addoption("--full", action="store_true", help="the long proofs at full length")
     parser.addoption("--pictures", type=Path, help="a folder for pictures of the console")
 
 

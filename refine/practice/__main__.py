@@ -35,12 +35,16 @@ def train(
 @app.command()
 def evaluate(
     model: Annotated[Path, typer.Option(help="The model's directory.")] = MODEL_DIR,
+    share: Annotated[
+        float, typer.Option(min=0, max=1, help="Share of the cases, for a quick look.")
+    ] = 1.0,
     as_json: Annotated[bool, typer.Option("--json", help="JSON instead of a table.")] = False,
 ) -> None:
     """Measure a practice model on held-out requests, guided answering off and on."""
+    from refine.practice.evaluate import Sizes
     from refine.practice.evaluate import evaluate as run
 
-    _print(run(model), as_json)
+    _print(run(model, Sizes().share(share)), as_json)
 
 
 @app.command()

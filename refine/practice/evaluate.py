@@ -9,7 +9,7 @@ never tuned. Does not run the server: its own run is in transformers.
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from guard.prompts import REMINDER
@@ -22,6 +22,7 @@ from refine.practice.tasks_harmful import CATEGORY_HARM
 from refine.practice.world import Kind, Message, Request, Split, Task, requests
 
 THRESHOLD = 0.5
+_FEWEST = 12
 _TEACHING: dict[str, Callable[[Task], bool]] = {
     "harm that the teacher named": lambda task: not task.blind_spot,
     "blind spots: named with these means": lambda task: (
@@ -43,6 +44,10 @@ class Sizes:
     outside: int = 66
     pairs: int = 1_600
     injected: int = 300
+
+    def share(self, of_each: float) -> "Sizes":
+        """That share of every set, of each a few cases at least."""
+        return Sizes(**{name: max(_FEWEST, int(of_each * n)) for name, n in asdict(self).items()})
 
 
 @dataclass(frozen=True)

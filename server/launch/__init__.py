@@ -1,1 +1,1 @@
-"""Starting a server: which model it serves and what is checked before vLLM starts."""
+"""Starting a server: the model it serves, the checks before vLLM starts, and its processes."""

@@ -6,6 +6,7 @@ Never imports the package, whose own code needs another runtime.
 import hashlib
 import json
 import shutil
+import subprocess
 import sys
 import tempfile
 from importlib.metadata import PackageNotFoundError, distribution
@@ -76,7 +77,7 @@ def _convert(source: Path, folder: Path) -> None:
     """Writes the whole folder beside its place, then moves it there."""
     made = Path(tempfile.mkdtemp(prefix=f"{folder.name}-", dir=folder.parent))
     try:
-        _write_model(source, made)
+        _run_conversion(source, made)
         files = {path.name: _sha256(path) for path in sorted(made.iterdir())}
         manifest = {"source_sha256": GGUF_SHA256, "files": files}
         (made / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", "utf-8")
@@ -87,9 +88,16 @@ def _convert(source: Path, folder: Path) -> None:
         shutil.rmtree(made, ignore_errors=True)
 
 
-def _write_model(source: Path, folder: Path) -> None:
+def _run_conversion(source: Path, folder: Path) -> None:
+    """In a process of its own: the server's is forked, which PyTorch's threads do not survive."""
+    command = [sys.executable, "-m", "server.launch.smollm2", str(source), str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise ModelUnavailable(f"SmolLM2 could not be converted: {done.stderr.strip()[-2000:]}")
+
+
+def write_model(source: Path, folder: Path) -> None:
     """Weights in bfloat16, configuration, tokenizer and chat template."""
-    # Imported here: they take seconds, which only a conversion should pay.
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
     from transformers.utils import logging
@@ -106,3 +114,7 @@ def _write_model(source: Path, folder: Path) -> None:
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+if __name__ == "__main__":
+    write_model(Path(sys.argv[1]), Path(sys.argv[2]))

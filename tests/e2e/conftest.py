@@ -175,7 +175,7 @@ def read_metric(server: Server, name: str) -> float:
 
 @pytest.fixture
 def full(pytestconfig: pytest.Config) -> bool:
-    """Whether load tests run at full length."""
+    """Whether long proofs run at full length."""
     return bool(pytestconfig.getoption("--full"))
 
 

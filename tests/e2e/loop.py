@@ -2,6 +2,8 @@
 
 What the critic is of two minds about is flagged there too, so that reviewers have something to
 dismiss.
+
+Runs are small unless pytest is told `--full`, when they have the defaults of `setback refine`.
 """
 
 import asyncio
@@ -20,6 +22,7 @@ import pytest
 
 from guard.errors import LeaseHeld
 from guard.store import migrate
+from guard.store.adapters import AdapterStore
 from guard.store.database import parse_url
 from guard.store.flags import StoredFlag
 from guard.store.keys import KeyStore, Role
@@ -39,6 +42,9 @@ T = TypeVar("T")
 CYCLE_S = 1200
 SUSPICIOUS = '[default]\nthreshold = 0.1\naction = "revise"\n'
 TRAFFIC = ((Kind.HARMFUL, 160), (Kind.EVERYDAY, 30))
+SMALL_RUN = {"SETBACK_REFINE_REPLAY": "60", "SETBACK_REFINE_EPOCHS": "0.3"}
+"""Goes through every stage, and learns too little for the gate to be sure to let it pass."""
+
 MEANS = ("a marked deck", "the reading club")
 """Of harm that the base's critic is of two minds about, and that reviewers here find fine."""
 
@@ -54,11 +60,15 @@ DISPUTED = disputed(10, seed=3)
 
 @dataclass(frozen=True)
 class Loop:
-    """A server that asks for keys, with the flags of some traffic. secrets: a key of each role."""
+    """A server that asks for keys, with the flags of some traffic. secrets: a key of each role.
+
+    environment: of the server and of the jobs alike.
+    """
 
     server: Server
     folder: Path
     secrets: dict[Role, str]
+    environment: dict[str, str]
 
     @property
     def admin(self) -> dict[str, str]:
@@ -68,7 +78,7 @@ class Loop:
     def job(self) -> "subprocess.Popen[bytes]":
         """`setback refine`, as it comes."""
         with (self.folder / "job.log").open("ab") as log:
-            environment = os.environ | _environment(self.folder)
+            environment = os.environ | self.environment
             environment |= {"SETBACK_REFINE_SERVER_URL": self.server.base_url}
             return subprocess.Popen(
                 [SETBACK, "refine"], cwd=ROOT, env=environment, stdout=log, stderr=log
@@ -137,6 +147,20 @@ class Loop:
                 time.sleep(0.1)
         pytest.fail(f"{adapter} was not served within a minute")
 
+    def promote(self, run: StoredRun) -> None:
+        """Puts a run's adapter in force whatever the gate said, and counts its flags as learned."""
+
+        async def put_in_force(adapters: AdapterStore) -> None:
+            await adapters.set_status(run.id, "candidate")
+            await adapters.activate(run.id, by="a test", reason="whatever the gate said")
+
+        ask(AdapterStore(self.server.database), put_in_force)
+        told = {"measures": run.measures, "reasons": run.reasons}
+        ask(
+            RunStore(self.server.database),
+            lambda store: store.finish(run.id, "promoted", **told),
+        )
+
     def runs(self) -> list[StoredRun]:
         """Newest first."""
         return ask(RunStore(self.server.database), lambda store: store.list(100))
@@ -195,10 +219,12 @@ def ask(store: Any, question: Callable[[Any], Coroutine[Any, Any, T]]) -> T:
 
 
 @pytest.fixture(scope="session")
-def loop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Loop]:
+def loop(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config) -> Iterator[Loop]:
     """It stays as one test left it for the next."""
     folder = tmp_path_factory.mktemp("loop")
     environment = _environment(folder)
+    if not pytestconfig.getoption("--full"):
+        environment |= SMALL_RUN
     migrate.upgrade(parse_url(environment["DATABASE_URL"]))
     (folder / "policy.toml").write_text(SUSPICIOUS)
     with running_server(
@@ -214,13 +240,13 @@ def loop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Loop]:
                 body = {"model": MODEL_NAME, "messages": list(each.messages), "temperature": 0}
                 assert http.post("/v1/chat/completions", json=body).status_code == 200
         roles: tuple[Role, ...] = ("review", "admin")
-        turning = Loop(server, folder, {role: _key(server, role) for role in roles})
+        secrets = {role: _key(server, role) for role in roles}
+        turning = Loop(server, folder, secrets, environment)
         turning.wait_until_locked()
         yield turning
 
 
 def _environment(folder: Path) -> dict[str, str]:
-    """Of the server and of the jobs alike."""
     return {
         "DATABASE_URL": f"sqlite:///{folder}/flags.db",
         "SETBACK_ADAPTERS_DIR": str(folder / "adapters"),

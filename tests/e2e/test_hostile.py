@@ -105,7 +105,12 @@ def test_half_a_character_is_refused_wherever_it_stands(
 
 GRAMMARS: tuple[dict[str, Any], ...] = ({"regex": "("}, {"structural_tag": "x"}, {"choice": []})
 NAMED = {"type": "function", "function": {"name": "f"}}
+ANSWER = {"type": "message", "role": "assistant", "id": "msg_1", "status": "completed"}
 FAILS: tuple[tuple[str, dict[str, Any]], ...] = (
+    *(
+        ("/v1/responses", {"input": [*user("hello"), {**ANSWER, "content": content}]})
+        for content in ([], [{"type": "refusal", "refusal": "no"}])
+    ),
     (CHAT, {"messages": user("hello"), "structured_outputs": False}),
     (CHAT, {"messages": user("hello"), "tools": [{}], "tool_choice": NAMED}),
     ("/v1/completions", {"prompt": "hello", "structured_outputs": [5]}),

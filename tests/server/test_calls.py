@@ -77,6 +77,9 @@ def test_a_wrong_moderation_field_is_named(moderation: object, param: str) -> No
 
 
 NAMED = {"type": "function", "function": {"name": "f"}}
+ASKED = {"role": "user", "content": "hello"}
+ANSWER = {"type": "message", "role": "assistant", "id": ""}
+TOLD, REFUSED = {"type": "output_text", "text": "hi"}, {"type": "refusal", "refusal": "no"}
 
 
 @pytest.mark.parametrize(
@@ -87,6 +90,8 @@ NAMED = {"type": "function", "function": {"name": "f"}}
         ({"structured_outputs": [{}]}, "structured_outputs"),
         ({"tool_choice": NAMED, "tools": [{}]}, "tools.0.function"),
         ({"tool_choice": NAMED, "tools": [NAMED, {"function": {}}]}, "tools.1.function.name"),
+        ({"input": [ASKED, {**ANSWER, "content": []}]}, "input.1.content"),
+        ({"input": [ASKED, {**ANSWER, "content": [REFUSED]}]}, "input.1.content"),
     ],
 )
 def test_what_vllm_would_fail_on_is_refused(body: dict[str, Any], param: str) -> None:
@@ -99,6 +104,8 @@ def test_what_vllm_would_fail_on_is_refused(body: dict[str, Any], param: str) ->
     "body",
     [
         {"structured_outputs": None, "tools": None},
+        {"input": [ASKED, {**ANSWER, "content": [TOLD, REFUSED]}]},
+        {"input": [ASKED, {"role": "assistant", "content": []}]},
         {"structured_outputs": {"regex": "a"}},
         {
             "tools": [{"name": "f", "input_schema": {}}],

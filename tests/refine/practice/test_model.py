@@ -29,6 +29,12 @@ def reader() -> Reader:
     return Reader.load(MODEL_DIR)
 
 
+def test_a_share_of_the_cases_is_some_of_every_set() -> None:
+    assert Sizes().share(1) == Sizes()
+    tenth = Sizes().share(0.1)
+    assert (tenth.everyday, tenth.pairs, tenth.outside) == (96, 160, 12)
+
+
 def test_weights_are_small_and_those_of_the_manifest() -> None:
     files = list(MODEL_DIR.glob("*.safetensors"))
     manifest = json.loads((MODEL_DIR / MANIFEST).read_text())

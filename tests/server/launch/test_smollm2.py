@@ -26,7 +26,7 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (folder / "model.safetensors").write_bytes(path.read_bytes())
         (folder / "config.json").write_text("{}")
 
-    monkeypatch.setattr(smollm2, "_write_model", write)
+    monkeypatch.setattr(smollm2, "_run_conversion", write)
     return source
 
 
@@ -40,7 +40,7 @@ def test_it_is_converted_once(
     folder = prepare(tmp_path / "models")
     assert is_whole(folder)
     assert (folder / "model.safetensors").read_bytes() == b"weights"
-    monkeypatch.setattr(smollm2, "_write_model", refuse)
+    monkeypatch.setattr(smollm2, "_run_conversion", refuse)
     assert prepare(tmp_path / "models") == folder
 
 
@@ -70,7 +70,7 @@ def test_a_conversion_that_fails_leaves_nothing(
         (folder / "model.safetensors").write_text("half")
         raise OSError("disk full")
 
-    monkeypatch.setattr(smollm2, "_write_model", fail)
+    monkeypatch.setattr(smollm2, "_run_conversion", fail)
     with pytest.raises(OSError, match="disk full"):
         prepare(tmp_path / "models")
     assert [name for name in os.listdir(tmp_path / "models") if not name.endswith(".lock")] == []

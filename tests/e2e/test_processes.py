@@ -1,0 +1,48 @@
+"""Of a server whose processes end in ways that nobody planned for nothing is left."""
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import httpx
+import pytest
+
+from guard.store import migrate
+from guard.store.database import parse_url
+from tests.e2e.conftest import SETBACK, running_server
+
+pytestmark = pytest.mark.e2e
+
+END_S = 30
+
+
+def children(pid: int) -> list[int]:
+    """The processes that it started and that are still there."""
+    found = Path(f"/proc/{pid}/task").glob("*/children")
+    return [int(child) for path in found for child in path.read_text().split()]
+
+
+def wait_until_gone(pid: int) -> None:
+    """Until that process has ended, and is at most a name that nobody asked for yet."""
+    deadline = time.monotonic() + END_S
+    while (status := Path(f"/proc/{pid}/stat")).exists():
+        if status.read_text().rpartition(")")[2].split()[0] == "Z":
+            return
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+@pytest.mark.parametrize("killed", ["server", "engine"])
+def test_the_engine_and_the_server_end_with_each_other(tmp_path: Path, killed: str) -> None:
+    database = f"sqlite:///{tmp_path}/flags.db"
+    migrate.upgrade(parse_url(database))
+    with running_server(
+        tmp_path, database, lambda port: [SETBACK, "serve", "--port", str(port)]
+    ) as server:
+        (engine,) = children(server.pid)
+        os.kill(server.pid if killed == "server" else engine, signal.SIGKILL)
+        wait_until_gone(engine)
+        wait_until_gone(server.pid)
+        with pytest.raises(httpx.ConnectError), server.http() as http:
+            http.get("/health")

@@ -1,0 +1,55 @@
+"""The choice of processes: one import of vLLM, unless the user or the model asks for more."""
+
+import argparse
+from typing import Any
+
+import pytest
+
+from server import serve
+from server.launch.processes import nothing_said, one_worker
+
+
+def options(*arguments: str) -> argparse.Namespace:
+    return serve.parse(arguments)
+
+
+def test_one_worker_shares_the_engine_s_process() -> None:
+    assert one_worker(options())
+    assert one_worker(options("--api-server-count", "2"))
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("--tensor-parallel-size", "2"),
+        ("--pipeline-parallel-size", "2"),
+        ("--data-parallel-size", "2"),
+        ("--distributed-executor-backend", "mp"),
+        ("--distributed-executor-backend", "uni"),
+        ("--data-parallel-rank", "1"),
+        ("--nnodes", "2"),
+        ("--numa-bind",),
+    ],
+)
+def test_the_user_s_way_wins(arguments: tuple[str, ...]) -> None:
+    assert not one_worker(options(*arguments))
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [
+        {"VLLM_WORKER_MULTIPROC_METHOD": "spawn"},
+        {"VLLM_ENABLE_V1_MULTIPROCESSING": "0"},
+        {"OMP_PLACES": "cores"},
+        {"OMP_PROC_BIND": "true"},
+        {"GOMP_CPU_AFFINITY": "0 1"},
+        {"VLLM_CPU_SIM_MULTI_NUMA": "1"},
+        {"LD_PRELOAD": "/usr/lib/libiomp5.so"},
+    ],
+)
+def test_so_does_the_environment(environment: dict[str, Any]) -> None:
+    assert not nothing_said(environment)
+
+
+def test_which_processors_may_be_said() -> None:
+    assert nothing_said({"VLLM_CPU_OMP_THREADS_BIND": "0-3", "OMP_NUM_THREADS": "4"})
