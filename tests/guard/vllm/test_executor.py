@@ -56,16 +56,18 @@ def started(monkeypatch: pytest.MonkeyPatch, processors: str) -> EngineProcessEx
 
 
 @pytest.mark.skipif(len(ALL) < 2, reason="needs two processors")
+@pytest.mark.parametrize(("nodes", "loading"), [(1, ALL), (2, FIRST)])
 def test_only_what_computes_is_bound(
-    monkeypatch: pytest.MonkeyPatch, affinity: list[set[int]]
+    monkeypatch: pytest.MonkeyPatch, affinity: list[set[int]], nodes: int, loading: set[int]
 ) -> None:
+    monkeypatch.setattr(executor, "_memory_nodes", lambda: nodes)
     made = started(monkeypatch, str(min(ALL)))
     made.compile_or_warm_up_model()
     # Here the engine starts its threads for messages.
     assert os.sched_getaffinity(0) == ALL
     made.execute_model(None)
     made.execute_model(None)
-    assert affinity == [FIRST, FIRST, FIRST, FIRST]
+    assert affinity == [loading, loading, FIRST, FIRST]
 
 
 def test_nothing_is_bound_where_the_user_says_so(
