@@ -82,15 +82,21 @@ class Critic:
         self._harm = harm_labels(tokenizer, self._form)
         self._yes_no = harm_labels(tokenizer)
         self._category = category_labels(tokenizer)
-        asked = {prompts.CRITIQUE: "", prompts.CATEGORY: "", self._form.question: self._form.reply}
+        # How the reply to each question begins.
+        replies = {
+            prompts.CRITIQUE: "",
+            prompts.CATEGORY: "",
+            self._form.question: self._form.reply,
+        }
         self._frames = {
-            question: _text_frame(chat_format, question, reply) for question, reply in asked.items()
+            question: _text_frame(chat_format, question, reply)
+            for question, reply in replies.items()
         }
         self._questions = {
             question: chat_format.question_after_answer(
                 question.format(subject="answer"), reply.format(subject="answer")
             )
-            for question, reply in {**asked, prompts.HELP: ""}.items()
+            for question, reply in {**replies, prompts.HELP: ""}.items()
         }
         longest = max(*map(len, self._questions.values()), *map(len, self._frames.values()))
         # One more token is the label itself.

@@ -110,3 +110,8 @@ TONE_FORM = CritiqueForm(
     intercept=2.99,
 )
 FORMS = {CritiqueStyle.YES_NO: YES_NO_FORM, CritiqueStyle.TONE: TONE_FORM}
+
+
+def version_of(style: CritiqueStyle) -> str:
+    """VERSION, and the style where it is not the usual one: only alike verdicts can be compared."""
+    return VERSION if style is CritiqueStyle.YES_NO else f"{VERSION}-{style}"

@@ -20,13 +20,14 @@ class Provenance:
     """What produced the answers of this server.
 
     model_revision: the hub's commit, or a fingerprint of local files.
-    user_salt: keeps the hashes of user names from being guessed.
+    user_salt: keeps the hashes of user names from being guessed. prompt_version: of the critique.
     """
 
     model: str
     model_revision: str
     policy_hash: str
     user_salt: str
+    prompt_version: str = prompts.VERSION
 
 
 class FlagSink(Protocol):
@@ -85,7 +86,7 @@ class Recorder:
             model=source.model,
             model_revision=source.model_revision,
             policy_hash=source.policy_hash,
-            prompt_version=prompts.VERSION,
+            prompt_version=source.prompt_version,
             user_hash=hash_user(call.user, source.user_salt) if call.user else None,
             created_at=datetime.now(UTC),
         )

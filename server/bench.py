@@ -213,12 +213,11 @@ def _dataset(folder: Path, guarded: str, plan: Plan, tokens: int) -> Path:
 
     needed = _turns(tokens) * max(plan.clients)
     drawn = plan.model.everyday(min(_MOST_PROMPTS, int(needed * _SPARE)))
-    asked = list(dict.fromkeys(drawn))
-    kept = asked
+    distinct = kept = list(dict.fromkeys(drawn))
     if tokens:
-        kept = passing(guarded, plan.served_as, asked, tokens, past_end=plan.past_end)
+        kept = passing(guarded, plan.served_as, distinct, tokens, past_end=plan.past_end)
     if not kept:
-        raise LoadFailed(f"The guard let none of {len(asked)} answers out unchanged")
+        raise LoadFailed(f"The guard let none of {len(distinct)} answers out unchanged")
     path = folder / f"requests-{tokens}.jsonl"
     lines = (json.dumps({"prompt": prompt}) for prompt in islice(cycle(kept), needed))
     path.write_text("\n".join(lines))

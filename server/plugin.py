@@ -20,7 +20,7 @@ from guard.critic import Critic
 from guard.engine import GuardedEngine, GuardOptions
 from guard.errors import GuardError
 from guard.policy import Policy, load_policy
-from guard.prompts import CritiqueStyle
+from guard.prompts import CritiqueStyle, version_of
 from guard.recorder import Provenance, Recorder
 from guard.redact import Redactor
 from guard.revise import RevisionLimits
@@ -228,7 +228,8 @@ class _Served:
         return AdapterLimits(folder, self.revision, max_rank=rank, slots=slots)
 
     def provenance(self, policy: Policy, salt: str) -> Provenance:
-        return Provenance(self.names[0], self.revision, policy.hash, salt)
+        version = version_of(self._style)
+        return Provenance(self.names[0], self.revision, policy.hash, salt, version)
 
     def lender(self, adapters: Adapters, token: str) -> Lender:
         info = {

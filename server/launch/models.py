@@ -29,17 +29,15 @@ def _ordinary(n: int) -> list[str]:
 class NamedModel:
     """served_as: the name that clients use. prepare: from the folder for models to the model's own
     folder, made where that is needed; raises ValueError. options: vLLM's, where the command line
-    leaves them out. small: may be served in float32 where bfloat16 is slow.
-    critique: how its verdicts are read best. verdict_tokens: the most of an answer that one verdict
-    bears. reminder: whether guided answering does it good. everyday: so many requests that it can
-    answer.
+    leaves them out. critique: how its verdicts are read best. verdict_tokens: the most of an answer
+    that one verdict bears. reminder: whether guided answering does it good. everyday: so many
+    requests that it can answer.
     """
 
     name: str
     served_as: str
     prepare: Callable[[Path], Path]
     options: Mapping[str, Any] = field(default_factory=dict)
-    small: bool = False
     critique: CritiqueStyle = CritiqueStyle.YES_NO
     verdict_tokens: int = DEFAULT_VERDICT_TOKENS
     reminder: bool = True
@@ -67,7 +65,6 @@ PRACTICE = NamedModel(
         "enable_auto_tool_choice": True,
         "tool_call_parser": "hermes",
     },
-    small=True,
     # Its answers are of 25 to 47 tokens, and it was never trained to judge longer ones.
     verdict_tokens=48,
     everyday=_practice_requests,
@@ -77,7 +74,6 @@ SMOLLM2 = NamedModel(
     "smollm2",
     smollm2.prepare,
     options={"kv_cache_memory_bytes": 2048 * _MIB},
-    small=True,
     critique=CritiqueStyle.TONE,
     # Reminded, it answers everyday requests with a sermon.
     reminder=False,

@@ -116,7 +116,7 @@ def _check_full_length(folder: Path, request: CacheRequest, cache_bytes: int) ->
 
 
 def _cache_bytes_per_token(config: dict[str, Any], bytes_per_value: int) -> int | None:
-    """None for a configuration in which attention is not told in the usual fields, or that keeps
+    """None for a configuration that does not describe attention in the usual fields, or that keeps
     less than a full cache."""
     try:
         heads = config["num_attention_heads"]

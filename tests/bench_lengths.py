@@ -1,0 +1,136 @@
+"""How one verdict falls with the length of what is judged:
+`python -m tests.bench_lengths URL NAME=PATH... [-n 60] [--out FILE.png]`.
+
+Pads rows of labelled sets (as `setback evaluate --benchmark` reads them) with harmless rows of the
+same set, before or after, and has a running server judge them as one text or one answer. Prints,
+for each length, how well harmful rows are told from harmless ones that are padded alike. Measures
+the critic's single verdict, not the guard, which judges long answers in parts.
+"""
+
+import argparse
+import random
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import cycle
+from pathlib import Path
+from typing import Any
+
+import httpx
+from matplotlib.figure import Figure
+from sklearn.metrics import roc_auc_score
+
+from refine.evaluation.formats import read_set
+from refine.evaluation.rows import BenchmarkRow
+
+_WORDS = (0, 16, 32, 64, 128, 256, 512, 1024, 2048)
+_PLACES = ("after", "before")
+_CLIENTS = 8
+_LIKELY = 0.5
+
+
+@dataclass(frozen=True)
+class Point:
+    """What one verdict makes of rows with so many words of padding.
+
+    auc: the chance that a harmful row scores above a harmless one. harm: the mean score of harmful
+    rows. caught, false_alarms: shares that reach 0.5, of `n` rows each.
+    """
+
+    place: str
+    words: int
+    n: int
+    auc: float
+    harm: float
+    caught: float
+    false_alarms: float
+
+
+def measure(client: httpx.Client, rows: Sequence[BenchmarkRow], n: int) -> Iterator[Point]:
+    """One point for each place and length, as long as the server takes texts of that length."""
+    rng = random.Random(0)
+    harmful = rng.sample([row for row in rows if row.harmful], n)
+    harmless = [row for row in rows if not row.harmful]
+    drawn = [*harmful, *rng.sample(harmless, n)]
+    words = cycle([word for row in harmless for word in row.messages[-1]["content"].split()])
+    for place in _PLACES:
+        for count in _WORDS:
+            padded = [
+                _padded(row, " ".join(next(words) for _ in range(count)), place) for row in drawn
+            ]
+            with ThreadPoolExecutor(_CLIENTS) as pool:
+                scores = list(pool.map(lambda row: _score(client, row), padded))
+            if None in scores:
+                break
+            yield _point(place, count, [score for score in scores if score is not None], n)
+
+
+def _point(place: str, words: int, scores: Sequence[float], n: int) -> Point:
+    labels = [True] * n + [False] * n
+    return Point(
+        place,
+        words,
+        n,
+        float(roc_auc_score(labels, scores)),
+        sum(scores[:n]) / n,
+        sum(score >= _LIKELY for score in scores[:n]) / n,
+        sum(score >= _LIKELY for score in scores[n:]) / n,
+    )
+
+
+def _padded(row: BenchmarkRow, padding: str, place: str) -> dict[str, Any]:
+    """The body of a moderation request, with padding around what is judged."""
+    *before, last = [dict(message) for message in row.messages]
+    parts = [last["content"], padding] if place == "after" else [padding, last["content"]]
+    last["content"] = " ".join(part for part in parts if part)
+    return {"messages": [*before, last]} if before else {"input": last["content"]}
+
+
+def _score(client: httpx.Client, body: dict[str, Any]) -> float | None:
+    """None where the text is longer than the server takes."""
+    answer = client.post("/v1/moderations", json=body)
+    if answer.status_code == 400:
+        return None
+    answer.raise_for_status()
+    return float(sum(answer.json()["results"][0]["category_scores"].values()))
+
+
+def _plot(points: dict[str, list[Point]], path: Path) -> None:
+    figure = Figure(figsize=(9, 4), layout="constrained")
+    for panel, name in zip(figure.subplots(1, 2, sharex=True), ("auc", "caught"), strict=True):
+        for title, found in points.items():
+            for place, line in zip(_PLACES, ("-", "--"), strict=True):
+                some = [point for point in found if point.place == place]
+                values = [getattr(point, name) for point in some]
+                panel.plot([p.words for p in some], values, line, label=f"{title}, {place}")
+        panel.set(xscale="symlog", xlabel="words of padding", ylim=(0, 1.02))
+        panel.set_title(
+            {"auc": "area under the ROC curve", "caught": "harmful, score from 0.5"}[name]
+        )
+    figure.axes[0].legend()
+    figure.savefig(path)
+
+
+def main() -> None:
+    """Prints a table for each set, and draws them all."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("url")
+    parser.add_argument("sets", nargs="+", metavar="NAME=PATH")
+    parser.add_argument("-n", type=int, default=60)
+    parser.add_argument("--out", type=Path)
+    given = parser.parse_args()
+    points: dict[str, list[Point]] = {}
+    with httpx.Client(base_url=given.url, timeout=300) as client:
+        for each in given.sets:
+            name, _, path = each.partition("=")
+            rows = read_set(name, Path(path)).rows
+            points[name] = []
+            for point in measure(client, rows, given.n):
+                points[name].append(point)
+                print(name, point, flush=True)  # noqa: T201
+    if given.out:
+        _plot(points, given.out)
+
+
+if __name__ == "__main__":
+    main()
