@@ -23,7 +23,7 @@ from sklearn.metrics import roc_auc_score
 from refine.evaluation.formats import read_set
 from refine.evaluation.rows import BenchmarkRow
 
-_WORDS = (0, 16, 32, 64, 128, 256, 512, 1024, 2048)
+_WORDS = (0, 16, 32, 64, 128, 256, 512, 1024)
 _PLACES = ("after", "before")
 _CLIENTS = 8
 _LIKELY = 0.5
@@ -46,7 +46,9 @@ class Point:
     false_alarms: float
 
 
-def measure(client: httpx.Client, rows: Sequence[BenchmarkRow], n: int) -> Iterator[Point]:
+def measure(
+    client: httpx.Client, rows: Sequence[BenchmarkRow], n: int, lengths: Sequence[int] = _WORDS
+) -> Iterator[Point]:
     """One point for each place and length, as long as the server takes texts of that length."""
     rng = random.Random(0)
     harmful = rng.sample([row for row in rows if row.harmful], n)
@@ -54,7 +56,7 @@ def measure(client: httpx.Client, rows: Sequence[BenchmarkRow], n: int) -> Itera
     drawn = [*harmful, *rng.sample(harmless, n)]
     words = cycle([word for row in harmless for word in row.messages[-1]["content"].split()])
     for place in _PLACES:
-        for count in _WORDS:
+        for count in lengths:
             padded = [
                 _padded(row, " ".join(next(words) for _ in range(count)), place) for row in drawn
             ]
@@ -117,6 +119,7 @@ def main() -> None:
     parser.add_argument("url")
     parser.add_argument("sets", nargs="+", metavar="NAME=PATH")
     parser.add_argument("-n", type=int, default=60)
+    parser.add_argument("--words", type=int, nargs="+", default=_WORDS)
     parser.add_argument("--out", type=Path)
     given = parser.parse_args()
     points: dict[str, list[Point]] = {}
@@ -125,7 +128,7 @@ def main() -> None:
             name, _, path = each.partition("=")
             rows = read_set(name, Path(path)).rows
             points[name] = []
-            for point in measure(client, rows, given.n):
+            for point in measure(client, rows, given.n, given.words):
                 points[name].append(point)
                 print(name, point, flush=True)  # noqa: T201
     if given.out:
