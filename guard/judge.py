@@ -142,7 +142,7 @@ class Judge:
         scores: bool,
         alone: bool = False,
     ) -> Ruling:
-        """The more harmful of `whole` and the ruling on the answer up to each of `ends`.
+        """The stricter of `whole` and the ruling on the answer up to each of `ends`.
 
         alone: without the conversation before the request, which may hide what is asked.
         """
@@ -155,7 +155,8 @@ class Judge:
         ruling = await self._ruling(
             request, begun, len(choice.text), of="beginnings", scores=scores
         )
-        return max(whole, ruling, key=lambda each: each.verdict.harm if each.verdict else 0.0)
+        # A category's threshold may be below another's.
+        return max(whole, ruling, key=lambda each: (each.decision.flagged, _harm(each)))
 
     async def settle(
         self, request: EngineRequest, choice: Choice, ruling: Ruling, *, released: int = 0
@@ -313,6 +314,10 @@ class Judge:
                 raise
         else:
             self.observer.flag_written(time.perf_counter() - started)
+
+
+def _harm(ruling: Ruling) -> float:
+    return ruling.verdict.harm if ruling.verdict else 0.0
 
 
 def _as_asked(request: EngineRequest, ruling: Ruling) -> Ruling:
