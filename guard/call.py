@@ -2,7 +2,7 @@
 caller asked of the guard and what the guard found; decides nothing.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -129,6 +129,11 @@ class EngineRequest:
     prompt: dict[str, Any]
     prompt_ids: list[int]
     engine_options: dict[str, Any]
+
+
+def parts_besides_words(prompt: Mapping[str, Any]) -> dict[str, Any]:
+    """An engine input's other parts, such as images and the cache salt."""
+    return {k: v for k, v in prompt.items() if k not in ("prompt", "prompt_token_ids")}
 
 
 current_call: ContextVar[GuardCall | None] = ContextVar("current_call", default=None)

@@ -15,6 +15,7 @@ from vllm.lora.request import LoRARequest
 from vllm.sampling_params import RequestOutputKind, SamplingParams
 
 from guard import prompts
+from guard.call import parts_besides_words
 from guard.errors import CriticUnavailable, GuardError
 from guard.labels import LabelSet, category_labels, harm_labels
 from guard.prompts import CritiqueStyle
@@ -116,7 +117,7 @@ class Critic:
         answer_ids: its tokens, without the end mark.
         Raises CriticUnavailable when a multimodal conversation leaves no room for the question.
         """
-        extras = {k: v for k, v in prompt.items() if k not in ("prompt", "prompt_token_ids")}
+        extras = parts_besides_words(prompt)
         if len(prompt_ids) + len(answer_ids) <= self.room:
             return Subject("answer", ([*prompt_ids, *answer_ids],), extras)
         if extras.get("type") != "token":
@@ -124,15 +125,15 @@ class Critic:
                 "The conversation with its images leaves no room for the critique; "
                 "ask for fewer tokens with max_tokens."
             )
-        return Subject("answer", tuple(self._in_last_turn(prompt_ids, answer_ids)), extras)
+        return self.answer_alone(prompt, prompt_ids, answer_ids)
 
     def answer_alone(
         self, prompt: dict[str, Any], prompt_ids: Sequence[int], answer_ids: Sequence[int]
     ) -> Subject:
         """An answer after the user turn that it answers, without the conversation before; see
         `answer`."""
-        extras = {k: v for k, v in prompt.items() if k not in ("prompt", "prompt_token_ids")}
-        return Subject("answer", tuple(self._in_last_turn(prompt_ids, answer_ids)), extras)
+        pieces = tuple(self._in_last_turn(prompt_ids, answer_ids))
+        return Subject("answer", pieces, parts_besides_words(prompt))
 
     def _in_last_turn(
         self, prompt_ids: Sequence[int], answer_ids: Sequence[int]

@@ -27,15 +27,19 @@ class LabelSet:
         logprobs: natural log-probability per token id, -inf allowed.
         Raises CriticUnavailable when no label has any probability.
         """
-        top = max(logprobs[token] for token in self.token_ids)
-        if not math.isfinite(top):
-            raise CriticUnavailable("The model gave none of the labels any probability.")
+        top = self._highest(logprobs)
         mass = {
             label: sum(math.exp(logprobs[token] - top) for token in tokens)
             for label, tokens in self.tokens.items()
         }
         total = sum(mass.values())
         return {label: value / total for label, value in mass.items()}
+
+    def _highest(self, logprobs: Mapping[int, float]) -> float:
+        top = max(logprobs[token] for token in self.token_ids)
+        if not math.isfinite(top):
+            raise CriticUnavailable("The model gave none of the labels any probability.")
+        return top
 
 
 @dataclass(frozen=True)
@@ -50,9 +54,7 @@ class AveragedLabels(LabelSet):
 
     def probabilities(self, logprobs: Mapping[int, float]) -> dict[str, float]:
         """As LabelSet.probabilities; a word of no probability counts as one of e^-100."""
-        top = max(logprobs[token] for token in self.token_ids)
-        if not math.isfinite(top):
-            raise CriticUnavailable("The model gave none of the labels any probability.")
+        self._highest(logprobs)
         means = {
             label: sum(max(logprobs[token], -100.0) for token in tokens) / len(tokens)
             for label, tokens in self.tokens.items()

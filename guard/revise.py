@@ -14,7 +14,7 @@ from vllm.inputs import tokens_input
 from vllm.sampling_params import RequestOutputKind, SamplingParams
 
 from guard import prompts
-from guard.call import EngineRequest, Replacement
+from guard.call import EngineRequest, Replacement, parts_besides_words
 from guard.template import ChatFormat
 
 _AFTER_ANALYSIS = "\n\n"
@@ -70,10 +70,7 @@ class Reviser:
         params = SamplingParams(
             temperature=0.0, max_tokens=max_tokens, output_kind=RequestOutputKind.FINAL_ONLY
         )
-        extras = {
-            k: v for k, v in request.prompt.items() if k not in ("prompt", "prompt_token_ids")
-        }
-        prompt = {**tokens_input(prompt_ids), **extras}
+        prompt = {**tokens_input(prompt_ids), **parts_besides_words(request.prompt)}
         outputs = self._engine.generate(
             prompt, params, f"revision-{uuid4().hex}", **request.engine_options
         )
