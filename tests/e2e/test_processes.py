@@ -1,5 +1,6 @@
 """Of a server whose processes end in ways that nobody planned for nothing is left."""
 
+import contextlib
 import os
 import signal
 import time
@@ -24,13 +25,23 @@ def children(pid: int) -> list[int]:
 
 
 def wait_until_gone(pid: int) -> None:
-    """Until that process has ended, and is at most a name that nobody asked for yet."""
+    """Until all threads of that process have ended, whether or not its parent has reaped it.
+
+    Of a killed process the first thread may be over while others still hold its sockets.
+    """
     deadline = time.monotonic() + END_S
-    while (status := Path(f"/proc/{pid}/stat")).exists():
-        if status.read_text().rpartition(")")[2].split()[0] == "Z":
-            return
+    while any(state != "Z" for state in thread_states(pid)):
         assert time.monotonic() < deadline
         time.sleep(0.1)
+
+
+def thread_states(pid: int) -> list[str]:
+    """One letter a thread, as in `/proc`; none for a process that is gone."""
+    states = []
+    for path in Path(f"/proc/{pid}/task").glob("*/stat"):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            states.append(path.read_text().rpartition(")")[2].split()[0])
+    return states
 
 
 @pytest.mark.parametrize("killed", ["server", "engine"])
