@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from guard.errors import AdapterRefused
+from guard.prompts import CritiqueStyle
 
 MANIFEST = "manifest.json"
 CONFIG = "adapter_config.json"
@@ -29,7 +30,8 @@ class AdapterManifest:
     """What an adapter is and what it is made of.
 
     version, run: its number, and the run that made it. parent: the adapter it was trained on from.
-    model, model_revision: the base it fits. rank: its largest LoRA rank.
+    model, model_revision: the base it fits. rank: its largest LoRA rank. critique: the style in
+    which it was trained to be asked for verdicts.
     created_at: ISO 8601, UTC. files: SHA-256 in hex by name, this manifest excepted.
     """
 
@@ -41,6 +43,7 @@ class AdapterManifest:
     rank: int
     created_at: str
     files: Mapping[str, str]
+    critique: CritiqueStyle = CritiqueStyle.YES_NO
 
 
 def adapter_path(folder: Path, version: int) -> Path:
@@ -54,7 +57,13 @@ def manifest_sha256(path: Path) -> str:
 
 
 def seal(
-    path: Path, *, version: int, parent: int | None, model: str, revision: str
+    path: Path,
+    *,
+    version: int,
+    parent: int | None,
+    model: str,
+    revision: str,
+    critique: CritiqueStyle = CritiqueStyle.YES_NO,
 ) -> AdapterManifest:
     """Writes the manifest of the PEFT adapter in `path`; all of it is on disk on return.
 
@@ -76,6 +85,7 @@ def seal(
         rank=_rank(path, name),
         created_at=datetime.now(UTC).isoformat(timespec="seconds"),
         files={file: _sha256(path / file) for file in sorted(found)},
+        critique=critique,
     )
     (path / MANIFEST).write_text(json.dumps(asdict(manifest), indent=2) + "\n", "utf-8")
     for flushed in (*(path / file for file in (*found, MANIFEST)), path):
@@ -137,7 +147,9 @@ def _check_files(path: Path, name: str, found: set[str], sealed: Mapping[str, st
 
 def _read(path: Path, name: str) -> AdapterManifest:
     try:
-        return AdapterManifest(**_object(path / MANIFEST))
+        fields = _object(path / MANIFEST)
+        style = CritiqueStyle(fields.pop("critique", CritiqueStyle.YES_NO))
+        return AdapterManifest(**fields, critique=style)
     except (ValueError, TypeError) as error:
         raise AdapterRefused(f"{name}: {MANIFEST} cannot be read: {error}") from error
 

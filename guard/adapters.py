@@ -21,6 +21,7 @@ from vllm.lora.request import LoRARequest
 from guard.adapter_files import adapter_path, verify
 from guard.errors import AdapterConflict, AdapterRefused, AdapterUnknown, GuardError
 from guard.observer import Observer
+from guard.prompts import CritiqueStyle
 from guard.store.adapters import StoredAdapter
 from guard.tasks import spawn
 
@@ -51,23 +52,27 @@ class AdapterLimits:
 
     folder: where adapters lie, see adapter_path. model_revision: of the served base.
     max_rank: 0 when the engine runs without LoRA. slots: adapters that the engine holds at once.
+    base_critique: how verdicts are read of the base alone.
     """
 
     folder: Path
     model_revision: str
     max_rank: int
     slots: int
+    base_critique: CritiqueStyle = CritiqueStyle.YES_NO
 
 
 @dataclass
 class _Loaded:
     """An adapter that the engine was told to load.
 
-    users: what is under way on it. retired: it was active, and goes with its last user.
+    critique: how verdicts are read of it. users: what is under way on it. retired: it was active,
+    and goes with its last user.
     """
 
     version: int
     request: LoRARequest
+    critique: CritiqueStyle
     users: int = 0
     retired: bool = False
 
@@ -114,6 +119,14 @@ class Adapters:
     def max_rank(self) -> int:
         """The largest LoRA rank that can be served; 0 when the engine runs without LoRA."""
         return self._limits.max_rank
+
+    def critique_style(self, lora_request: LoRARequest | None) -> CritiqueStyle:
+        """How verdicts are read of an adapter that is in use; any that is not ours as the base."""
+        if lora_request is not None:
+            for loaded in self._loaded.values():
+                if loaded.request.lora_int_id == lora_request.lora_int_id:
+                    return loaded.critique
+        return self._limits.base_critique
 
     @contextmanager
     def use(self) -> Iterator[LoRARequest | None]:
@@ -247,10 +260,10 @@ class Adapters:
             while version not in self._loaded and not await self._room():
                 await self._turn.wait()
             if check_again or version not in self._loaded:
-                request = await self._verified(version)
+                request, critique = await self._verified(version)
             if version not in self._loaded:
                 await self._tell_engine(version, request)
-                self._loaded[version] = _Loaded(version, request)
+                self._loaded[version] = _Loaded(version, request, critique)
             loaded = self._loaded[version]
             loaded.users += 1
             return loaded
@@ -262,8 +275,9 @@ class Adapters:
                 await self._remove_if_idle(loaded)
         return len(self._loaded) < self._limits.slots
 
-    async def _verified(self, version: int) -> LoRARequest:
-        """What to tell the engine about an adapter whose every byte was checked just now."""
+    async def _verified(self, version: int) -> tuple[LoRARequest, CritiqueStyle]:
+        """What to tell the engine about an adapter whose every byte was checked just now, and how
+        it is asked for verdicts."""
         stored = await self._registered(version)
         limits = self._limits
         if not limits.max_rank:
@@ -273,7 +287,7 @@ class Adapters:
             )
         path = adapter_path(limits.folder, version).absolute()
         try:
-            await asyncio.to_thread(
+            manifest = await asyncio.to_thread(
                 verify,
                 path,
                 version=version,
@@ -283,7 +297,8 @@ class Adapters:
             )
         except OSError as error:
             raise AdapterRefused(f"Adapter {version} in {path} cannot be read: {error}") from error
-        return LoRARequest(f"setback-{version}", _FIRST_ID + version, str(path))
+        request = LoRARequest(f"setback-{version}", _FIRST_ID + version, str(path))
+        return request, manifest.critique
 
     async def _registered(self, version: int) -> StoredAdapter:
         stored = await self._registry.get(version)

@@ -4,9 +4,10 @@ follows from a verdict (policy.py) and stores nothing.
 """
 
 import asyncio
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 from uuid import uuid4
 
@@ -14,13 +15,12 @@ from vllm.inputs import tokens_input
 from vllm.lora.request import LoRARequest
 from vllm.sampling_params import RequestOutputKind, SamplingParams
 
-from guard import prompts
 from guard.call import parts_besides_words
+from guard.critique_format import Question, critique_format, help_question
 from guard.errors import CriticUnavailable, GuardError
-from guard.labels import LabelSet, category_labels, harm_labels
-from guard.prompts import CritiqueStyle
+from guard.prompts import CritiqueStyle, version_of
 from guard.session import Wishes
-from guard.template import ChatFormat, TextFrame, Tokenizer
+from guard.template import ChatFormat, Tokenizer
 from guard.verdict import TokensRead, Verdict
 from guard.windows import windows
 
@@ -63,7 +63,8 @@ class Critic:
 
     engine: the unguarded engine client. max_model_len: its context in tokens.
     timeout_s: for each round of reads, after which CriticUnavailable is raised.
-    room: how many tokens of what is judged one window holds. style: how verdicts are read.
+    style_of: how verdicts are read of an adapter, or of the base (None).
+    room: how many tokens of what is judged one window holds.
     """
 
     def __init__(
@@ -74,32 +75,17 @@ class Critic:
         *,
         max_model_len: int,
         timeout_s: float,
-        style: CritiqueStyle = CritiqueStyle.YES_NO,
+        style_of: Callable[[LoRARequest | None], CritiqueStyle] = lambda _: CritiqueStyle.YES_NO,
     ) -> None:
         self._engine = engine
         self._format = chat_format
         self._timeout_s = timeout_s
-        self._form = prompts.FORMS[style]
-        self._harm = harm_labels(tokenizer, self._form)
-        self._yes_no = harm_labels(tokenizer)
-        self._category = category_labels(tokenizer)
-        # How the reply to each question begins.
-        replies = {
-            prompts.CRITIQUE: "",
-            prompts.CATEGORY: "",
-            self._form.question: self._form.reply,
-        }
-        self._frames = {
-            question: _text_frame(chat_format, question, reply)
-            for question, reply in replies.items()
-        }
-        self._questions = {
-            question: chat_format.question_after_answer(
-                question.format(subject="answer"), reply.format(subject="answer")
-            )
-            for question, reply in {**replies, prompts.HELP: ""}.items()
-        }
-        longest = max(*map(len, self._questions.values()), *map(len, self._frames.values()))
+        self._style_of = style_of
+        # No style is refused before an adapter asks for it.
+        self._format_of = cache(lambda style: critique_format(style, tokenizer, chat_format))
+        self._help = help_question(tokenizer, chat_format)
+        # An adapter's style adds less than the base's question in words.
+        longest = max(self._help.longest, self._format_of(style_of(None)).longest)
         # One more token is the label itself.
         self.room = max_model_len - longest - 1
         if self.room < longest:
@@ -151,10 +137,10 @@ class Critic:
             for piece in windows(answer_ids, self.room - len(context)):
                 yield [*context, *piece]
 
-    def wishes(self, every: int, ends: Sequence[int]) -> Wishes:
+    def wishes(self, every: int, ends: Sequence[int], lora_request: LoRARequest | None) -> Wishes:
         """What makes an answer's own session read the critique's labels; see Wishes."""
-        question = self._questions[self._form.question]
-        return Wishes(every, question, ends, self._harm.token_ids)
+        harm = self._format_of(self._style_of(lora_request)).harm
+        return Wishes(every, harm.after_answer, ends, harm.labels.token_ids)
 
     def text(self, text_ids: Sequence[int]) -> Subject:
         """A free-standing text."""
@@ -177,20 +163,22 @@ class Critic:
         The paper's step 3, unguided: nothing in the prompt hints at the verdict.
         Raises CriticUnavailable when the engine fails or is too slow.
         """
+        style = self._style_of(lora_request)
+        asked = self._format_of(style)
         engine_options = {"lora_request": lora_request, "priority": priority}
         if read is not None:
-            reads = [self._in_session(subject, read)]
+            reads = [_in_session(subject, asked.harm, read)]
         else:
-            reads = await self._read(subject, self._form.question, self._harm, engine_options)
+            reads = await self._read(subject, asked.harm, engine_options)
         harms = [each.labels["yes"] for each in reads]
         worst = max(range(len(harms)), key=harms.__getitem__)
         harm, scores = harms[worst], None
         if harm >= categories_from:
             window = replace(subject, pieces=(subject.pieces[worst],))
-            reads += await self._read(window, prompts.CATEGORY, self._category, engine_options)
+            reads += await self._read(window, asked.category, engine_options)
             scores = {category: harm * share for category, share in reads[-1].labels.items()}
         tokens = sum((each.tokens for each in reads), TokensRead())
-        return Verdict(harm, scores, reads=len(reads), tokens=tokens)
+        return Verdict(harm, scores, len(reads), tokens, version_of(style))
 
     async def helps(
         self, subject: Subject, *, lora_request: LoRARequest | None = None, priority: int = 0
@@ -201,7 +189,7 @@ class Critic:
         """
         first = replace(subject, pieces=subject.pieces[:1])
         engine_options = {"lora_request": lora_request, "priority": priority}
-        (read,) = await self._read(first, prompts.HELP, self._yes_no, engine_options)
+        (read,) = await self._read(first, self._help, engine_options)
         return read.labels["yes"]
 
     async def explain(
@@ -215,7 +203,8 @@ class Critic:
         params = SamplingParams(
             temperature=0.0, max_tokens=_ANALYSIS_TOKENS, output_kind=RequestOutputKind.FINAL_ONLY
         )
-        prompt = self._prompt(subject.pieces[0], subject, prompts.CRITIQUE)
+        asked = self._format_of(self._style_of(lora_request))
+        prompt = _prompt(subject.pieces[0], subject, asked.analysis)
         outputs = self._engine.generate(
             prompt, params, f"critique-{uuid4().hex}", lora_request=lora_request
         )
@@ -226,41 +215,25 @@ class Critic:
         as_answer = self.answer(prompt, prompt_ids, self._format.encode(said.text))
         return Analysis(said.text.strip(), as_answer)
 
-    def _prompt(self, piece: Sequence[int], subject: Subject, question: str) -> Any:
-        if subject.kind == "text":
-            token_ids = self._frames[question].around(piece)
-        else:
-            token_ids = [*piece, *self._questions[question]]
-        return {**tokens_input(token_ids), **subject.extras}
-
     async def _read(
-        self,
-        subject: Subject,
-        question: str,
-        labels: LabelSet,
-        engine_options: dict[str, Any],
+        self, subject: Subject, question: Question, engine_options: dict[str, Any]
     ) -> list[_Read]:
         """What is read of each window of `subject`."""
         found: list[_Read] = []
         with _as_critic_failure():
             for start in range(0, len(subject.pieces), _READS_AT_ONCE):
                 batch = subject.pieces[start : start + _READS_AT_ONCE]
-                asked = [self._prompt(piece, subject, question) for piece in batch]
-                reads = (self._read_one(each, labels, engine_options) for each in asked)
+                asked = [_prompt(piece, subject, question) for piece in batch]
+                reads = (self._read_one(each, question, engine_options) for each in asked)
                 async with asyncio.timeout(self._timeout_s):
                     found += await asyncio.gather(*reads)
         return found
 
-    def _in_session(self, subject: Subject, read: Mapping[int, float]) -> _Read:
-        """What the answer's session read: only the question came after the answer."""
-        question = self._questions[self._form.question]
-        tokens = TokensRead(cached=len(subject.pieces[0]), computed=len(question))
-        return _Read(self._harm.probabilities(read), tokens)
-
     async def _read_one(
-        self, prompt: Any, labels: LabelSet, engine_options: dict[str, Any]
+        self, prompt: Any, question: Question, engine_options: dict[str, Any]
     ) -> _Read:
         """Label probabilities of the next token, over the full vocabulary's log-probabilities."""
+        labels = question.labels
         params = SamplingParams(
             # Greedy: sampling at random would cost the whole batch.
             temperature=0.0,
@@ -291,7 +264,12 @@ def _as_critic_failure() -> Iterator[None]:
         raise CriticUnavailable(f"The critique failed: {type(error).__name__}.") from error
 
 
-def _text_frame(chat_format: ChatFormat, question: str, reply: str) -> TextFrame:
-    before, _, after = prompts.TEXT.partition("{text}")
-    after += question.format(subject="text")
-    return chat_format.text_frame(before, after, reply.format(subject="text"))
+def _prompt(piece: Sequence[int], subject: Subject, question: Question) -> Any:
+    token_ids = question.put(piece, is_text=subject.kind == "text")
+    return {**tokens_input(token_ids), **subject.extras}
+
+
+def _in_session(subject: Subject, question: Question, read: Mapping[int, float]) -> _Read:
+    """What the answer's session read: only the question came after the answer."""
+    tokens = TokensRead(cached=len(subject.pieces[0]), computed=len(question.after_answer))
+    return _Read(question.labels.probabilities(read), tokens)

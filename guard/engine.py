@@ -198,7 +198,8 @@ class GuardedEngine:
             return Wishes(1)
         alone = params.n == 1 and params.structured_outputs is None
         if alone and self._format.is_chat_prompt(request.prompt_ids):
-            return self._judge.critic.wishes(every, sorted(self._judge.stop_ids))
+            ends = sorted(self._judge.stop_ids)
+            return self._judge.critic.wishes(every, ends, request.engine_options["lora_request"])
         return Wishes(every)
 
     def _guided(self, prompt_ids: list[int]) -> list[int]:

@@ -72,24 +72,22 @@ def harm_labels(tokenizer: Tokenizer, form: CritiqueForm = YES_NO_FORM) -> Label
     words = {"yes": form.harmful, "no": form.harmless}
     if not form.reply:
         return _label_set(tokenizer, words)
-    # The reply has begun: what follows its last word begins with a space.
-    words = {label: tuple(f" {word}" for word in spelled) for label, spelled in words.items()}
-    tokens = _label_set(tokenizer, words, as_given=True).tokens
-    return AveragedLabels(tokens, form.slope, form.intercept)
+    labels = _label_set(tokenizer, words, after_word=True)
+    return labels if form.averaged is None else AveragedLabels(labels.tokens, *form.averaged)
 
 
-def category_labels(tokenizer: Tokenizer) -> LabelSet:
-    """One label per category, spelled by its letter."""
-    return _label_set(
-        tokenizer, {category: (letter,) for letter, category in CATEGORY_LETTERS.items()}
-    )
+def category_labels(tokenizer: Tokenizer, *, after_word: bool = False) -> LabelSet:
+    """One label per category, spelled by its letter. after_word: the reply has begun."""
+    letters = {category: (letter,) for letter, category in CATEGORY_LETTERS.items()}
+    return _label_set(tokenizer, letters, after_word=after_word)
 
 
 def _label_set(
-    tokenizer: Tokenizer, words: Mapping[str, Sequence[str]], *, as_given: bool = False
+    tokenizer: Tokenizer, words: Mapping[str, Sequence[str]], *, after_word: bool = False
 ) -> LabelSet:
-    # A reply may begin with or without a space, depending on the tokenizer.
-    starts = ("",) if as_given else ("", " ")
+    # A reply may begin with or without a space, depending on the tokenizer; what follows a word of
+    # it begins with one.
+    starts = (" ",) if after_word else ("", " ")
     tokens = {
         label: _single_tokens(tokenizer, [start + word for word in spellings for start in starts])
         for label, spellings in words.items()

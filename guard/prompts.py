@@ -64,28 +64,30 @@ class CritiqueStyle(StrEnum):
     YES_NO: CRITIQUE, and the label is the reply's first word; what the refine loop trains.
     TONE: the next word of a sentence about the text's tone. Small instruct models that nobody
     trained to judge are at chance with the first and well above it with this one.
+    LABEL: no question at all: the label follows a mark after the end of the turn, the category's
+    letter follows "yes", and the analysis goes on from there. Only for adapters trained to it.
     """
 
     YES_NO = "yes_no"
     TONE = "tone"
+    LABEL = "label"
 
 
 @dataclass(frozen=True)
 class CritiqueForm:
     """The question of a verdict and the words that answer it.
 
-    question: with a gap for the subject. reply: what the model's reply begins with; the label is
-    its next word. harmful, harmless: the words that mean either, those with several tokens left
-    out. slope, intercept: from the difference of their mean log-probabilities to the log-odds of
-    harm; without a reply, harm is the words' share of the probability instead.
+    question: with a gap for the subject; empty for none. reply: what the model's reply begins with;
+    the label is its next word. harmful, harmless: the words that mean either, those with several
+    tokens left out. averaged: from the difference of their mean log-probabilities to the log-odds
+    of harm, slope and intercept; None where harm is the words' share of the probability.
     """
 
     question: str
     reply: str
     harmful: tuple[str, ...]
     harmless: tuple[str, ...]
-    slope: float = 1.0
-    intercept: float = 0.0
+    averaged: tuple[float, float] | None = None
 
 
 YES_NO_FORM = CritiqueForm(CRITIQUE, "", YES_WORDS, NO_WORDS)
@@ -106,10 +108,14 @@ TONE_FORM = CritiqueForm(
         *("peaceful", "happy", "beautiful", "factual", "personal"),
     ),
     # Fitted for SmolLM2-135M-Instruct on labelled texts and requests, half of them harmful.
-    slope=0.77,
-    intercept=2.99,
+    averaged=(0.77, 2.99),
 )
-FORMS = {CritiqueStyle.YES_NO: YES_NO_FORM, CritiqueStyle.TONE: TONE_FORM}
+LABEL_FORM = CritiqueForm("", "Harm:", YES_WORDS, NO_WORDS)
+FORMS = {
+    CritiqueStyle.YES_NO: YES_NO_FORM,
+    CritiqueStyle.TONE: TONE_FORM,
+    CritiqueStyle.LABEL: LABEL_FORM,
+}
 
 
 def version_of(style: CritiqueStyle) -> str:

@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Protocol
 
-from guard import prompts
 from guard.call import GuardCall, Ruling
 from guard.errors import StoreUnavailable
 from guard.redact import Redactor
@@ -20,14 +19,13 @@ class Provenance:
     """What produced the answers of this server.
 
     model_revision: the hub's commit, or a fingerprint of local files.
-    user_salt: keeps the hashes of user names from being guessed. prompt_version: of the critique.
+    user_salt: keeps the hashes of user names from being guessed.
     """
 
     model: str
     model_revision: str
     policy_hash: str
     user_salt: str
-    prompt_version: str = prompts.VERSION
 
 
 class FlagSink(Protocol):
@@ -86,7 +84,7 @@ class Recorder:
             model=source.model,
             model_revision=source.model_revision,
             policy_hash=source.policy_hash,
-            prompt_version=source.prompt_version,
+            prompt_version=verdict.prompt_version,
             user_hash=hash_user(call.user, source.user_salt) if call.user else None,
             created_at=datetime.now(UTC),
         )

@@ -166,9 +166,9 @@ class ScriptedEngine:
             letter = _LETTER[self.script.category]
             return {token: float(word == letter) for token, word in words.items()}
         harm = self.script.harm(text)
-        odds = {"Yes": harm, "No": 1 - harm}
-        # The whole probability goes to one spelling of each label.
-        return {token: odds.pop(word, 0.0) for token, word in words.items()}
+        odds = {"yes": harm, "no": 1 - harm}
+        # The whole probability goes to the first spelling of each label.
+        return {token: odds.pop(word.lower(), 0.0) for token, word in words.items()}
 
     def _drafts(
         self, text: str, prompt_ids: list[int], params: SamplingParams, request_id: str

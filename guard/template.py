@@ -56,13 +56,8 @@ class ChatFormat:
     def __init__(self, tokenizer: Tokenizer, chat_template: str | None = None) -> None:
         self._tokenizer = tokenizer
         self._chat_template = chat_template
-        rendered = self._render(
-            [
-                {"role": "user", "content": _USER},
-                {"role": "assistant", "content": _ANSWER},
-                {"role": "user", "content": _QUESTION},
-            ]
-        )
+        turns = [_turn("user", _USER), _turn("assistant", _ANSWER), _turn("user", _QUESTION)]
+        rendered = self._render(turns)
         _, found_answer, after_answer = rendered.rpartition(_ANSWER)
         self._before_question, found_question, self._after_question = after_answer.partition(
             _QUESTION
@@ -73,7 +68,7 @@ class ChatFormat:
                 "as they were given. Serve a template that does with --chat-template."
             )
         self._tails = self._generation_tails()
-        before_user = self._render([{"role": "user", "content": _USER}]).partition(_USER)[0]
+        before_user = self._render([_turn("user", _USER)]).partition(_USER)[0]
         # A space before a word is part of the word's token.
         self._first_turn, later = (s.rstrip(" ") for s in (before_user, self._before_question))
         # What stands before a user's words wherever they come in a conversation.
@@ -100,10 +95,23 @@ class ChatFormat:
         starts, which begins with `reply`."""
         return self._ids(self._before_question + question + self._after_question + reply)
 
+    def after_answer(self, mark: str) -> tuple[int, ...]:
+        """Ids that follow an answer's last word: its end of turn, then `mark`, without a turn."""
+        turns = [_turn("user", _USER), _turn("assistant", _ANSWER)]
+        end = self._render(turns, add_generation_prompt=False).rpartition(_ANSWER)[2]
+        return self._ids(end + mark)
+
+    def turn_frame(self, mark: str) -> TextFrame:
+        """A one-turn prompt whose user says a text, and `mark` after the end of that turn."""
+        head, _, tail = self._render([_turn("user", _USER)], add_generation_prompt=False).partition(
+            _USER
+        )
+        return TextFrame(self._ids(head), self._ids(tail + mark))
+
     def text_frame(self, before: str, after: str, reply: str = "") -> TextFrame:
         """A one-turn prompt whose user says `before`, a text, and `after`; the reply begins with
         `reply`."""
-        rendered = self._render([{"role": "user", "content": before + _USER + after}])
+        rendered = self._render([_turn("user", before + _USER + after)])
         head, _, tail = rendered.partition(_USER)
         return TextFrame(self._ids(head), self._ids(tail + reply))
 
@@ -148,7 +156,7 @@ class ChatFormat:
 
     def _generation_tails(self) -> tuple[tuple[int, ...], ...]:
         """What can stand between a user's last word and the reply, longest first."""
-        conversation = [{"role": "user", "content": _USER}]
+        conversation = [_turn("user", _USER)]
         tails = {
             self._ids(self._render(conversation, **thinking).rpartition(_USER)[2])
             for thinking in ({}, {"enable_thinking": True}, {"enable_thinking": False})
@@ -159,14 +167,10 @@ class ChatFormat:
         return tuple(self._tokenizer.encode(text, add_special_tokens=False))
 
     def _render(self, conversation: list[dict[str, str]], **options: Any) -> str:
-        settings = {"enable_thinking": False} | options
+        settings = {"enable_thinking": False, "add_generation_prompt": True} | options
         try:
             rendered = self._tokenizer.apply_chat_template(
-                conversation,
-                chat_template=self._chat_template,
-                tokenize=False,
-                add_generation_prompt=True,
-                **settings,
+                conversation, chat_template=self._chat_template, tokenize=False, **settings
             )
         except Exception as error:
             raise TemplateUnusable(
@@ -174,3 +178,7 @@ class ChatFormat:
                 "chat template, or name one with --chat-template."
             ) from error
         return str(rendered)
+
+
+def _turn(role: str, content: str) -> dict[str, str]:
+    return {"role": role, "content": content}

@@ -42,13 +42,14 @@ class Verdict:
     category_scores: joint probability per category, P(harmful and category), summing to `harm`;
         None when the category read was not run.
     reads: how many label reads it took (one per window, plus the category read). tokens: of all
-        these.
+        these. prompt_version: of the prompts it was read with, as in prompts.py.
     """
 
     harm: float
     category_scores: Mapping[str, float] | None
     reads: int = 1
     tokens: TokensRead = TokensRead()
+    prompt_version: str = ""
 
     @property
     def top_category(self) -> str | None:

@@ -20,7 +20,7 @@ from guard.critic import Critic
 from guard.engine import GuardedEngine, GuardOptions
 from guard.errors import GuardError
 from guard.policy import Policy, load_policy
-from guard.prompts import CritiqueStyle, version_of
+from guard.prompts import CritiqueStyle
 from guard.recorder import Provenance, Recorder
 from guard.redact import Redactor
 from guard.revise import RevisionLimits
@@ -142,15 +142,16 @@ class GuardPlugin:
             engine_client,
             [path.name for path in state.openai_serving_models.base_model_paths],
             load_chat_template(args.chat_template),
-            settings.critique or CritiqueStyle.YES_NO,
         )
         traffic = TrafficStore(settings.database_url)
         observer = TallyingObserver(traffic)
         registry = AdapterStore(settings.database_url)
-        limits = served.adapter_limits(settings.adapters_dir)
+        limits = served.adapter_limits(
+            settings.adapters_dir, settings.critique or CritiqueStyle.YES_NO
+        )
         adapters = Adapters(engine_client, registry, limits, observer)
         await adapters.start()
-        critic = served.critic(settings.critic_timeout_s)
+        critic = served.critic(settings.critic_timeout_s, adapters)
         policy = load_policy(settings.policy_file)
         salt = await _salt(settings, store)
         access = Access(
@@ -198,38 +199,33 @@ class _Served:
     """The model behind the engine client, and what the guard derives from it.
 
     names: that it is served by, the first being the one in records. revision: of its weights.
-    style: how its verdicts are read.
     """
 
-    def __init__(
-        self, engine: Any, names: list[str], chat_template: str | None, style: CritiqueStyle
-    ) -> None:
+    def __init__(self, engine: Any, names: list[str], chat_template: str | None) -> None:
         self._engine = engine
-        self._style = style
         self._tokenizer = engine.renderer.get_tokenizer()
         self._config = engine.model_config
         self.revision = model_revision(engine.model_config)
         self.names = names
         self.chat_format = ChatFormat(self._tokenizer, chat_template)
 
-    def critic(self, timeout_s: float) -> Critic:
+    def critic(self, timeout_s: float, adapters: Adapters) -> Critic:
         return Critic(
             self._engine,
             self._tokenizer,
             self.chat_format,
             max_model_len=self._config.max_model_len,
             timeout_s=timeout_s,
-            style=self._style,
+            style_of=adapters.critique_style,
         )
 
-    def adapter_limits(self, folder: Path) -> AdapterLimits:
+    def adapter_limits(self, folder: Path, base_critique: CritiqueStyle) -> AdapterLimits:
         lora = self._engine.vllm_config.lora_config
         rank, slots = (lora.max_lora_rank, lora.max_loras) if lora else (0, 0)
-        return AdapterLimits(folder, self.revision, max_rank=rank, slots=slots)
+        return AdapterLimits(folder, self.revision, rank, slots, base_critique)
 
     def provenance(self, policy: Policy, salt: str) -> Provenance:
-        version = version_of(self._style)
-        return Provenance(self.names[0], self.revision, policy.hash, salt, version)
+        return Provenance(self.names[0], self.revision, policy.hash, salt)
 
     def lender(self, adapters: Adapters, token: str) -> Lender:
         info = {
@@ -239,7 +235,7 @@ class _Served:
             "max_model_len": self._config.max_model_len,
             "max_lora_rank": adapters.max_rank,
         }
-        critic = self.critic(_REFINE_TIMEOUT_S)
+        critic = self.critic(_REFINE_TIMEOUT_S, adapters)
         return Lender(self._engine, critic, self.chat_format, adapters, token, info)
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from sqlalchemy import URL
 
 from guard.adapter_files import CONFIG, WEIGHTS, adapter_path, manifest_sha256, seal
+from guard.prompts import CritiqueStyle
 from guard.store.adapters import AdapterStore, StoredAdapter
 from guard.store.runs import RunStore
 from refine.practice.recipe import MODEL_DIR
@@ -17,14 +18,20 @@ REVISION = "rev-1"
 
 
 def write_adapter(
-    folder: Path, version: int, *, revision: str = REVISION, rank: int = 4, kind: str = "LORA"
+    folder: Path,
+    version: int,
+    *,
+    revision: str = REVISION,
+    rank: int = 4,
+    kind: str = "LORA",
+    critique: CritiqueStyle = CritiqueStyle.YES_NO,
 ) -> StoredAdapter:
     """A sealed directory that looks like PEFT's, and what the registry would say of it."""
     path = adapter_path(folder, version)
     path.mkdir(parents=True)
     (path / CONFIG).write_text(json.dumps({"peft_type": kind, "r": rank}))
     (path / WEIGHTS).write_bytes(f"weights of {version}".encode() * 100)
-    seal(path, version=version, parent=None, model="practice", revision=revision)
+    seal(path, version=version, parent=None, model="practice", revision=revision, critique=critique)
     return StoredAdapter(
         version=version,
         parent=None,

@@ -172,12 +172,17 @@ def make_bench(tokenizer: Any, tmp_path: Path) -> Callable[..., Bench]:
     ) -> Bench:
         engine = ScriptedEngine(tokenizer, script or Script(), max_model_len)
         chat_format = ChatFormat(tokenizer)
-        critic = Critic(
-            engine, tokenizer, chat_format, max_model_len=max_model_len, timeout_s=timeout_s
-        )
         store, observed, registry = MemoryStore(), Observed(), MemoryRegistry()
         limits = AdapterLimits(tmp_path / "adapters", REVISION, max_rank=16, slots=3)
         adapters = Adapters(engine, registry, limits, observed)
+        critic = Critic(
+            engine,
+            tokenizer,
+            chat_format,
+            max_model_len=max_model_len,
+            timeout_s=timeout_s,
+            style_of=adapters.critique_style,
+        )
         rules = _policy(policy, tmp_path)
         guarded = GuardedEngine(
             engine,

@@ -12,6 +12,7 @@ from guard.adapter_files import WEIGHTS, adapter_path
 from guard.adapters import adapter_name
 from guard.call import GuardCall
 from guard.errors import AdapterConflict, AdapterRefused, AdapterUnknown, StoreUnavailable
+from guard.prompts import CritiqueStyle
 from guard.scripted import Script
 from guard.tasks import spawn
 from tests.adapters import write_adapter
@@ -377,3 +378,30 @@ async def test_watching_follows_the_registry(bench: Bench, monkeypatch: pytest.M
         await swapped.wait()
     watching.cancel()
     assert bench.adapters.active == 3
+
+
+async def test_each_adapter_is_asked_for_verdicts_as_it_was_trained_to(
+    make_bench: MakeBench, folder: Path
+) -> None:
+    bench = make_bench()
+    bench.registry.add(
+        write_adapter(folder, 1, critique=CritiqueStyle.LABEL), write_adapter(folder, 2)
+    )
+    asked = {}
+    for version in (None, 1, 2):
+        await activate(bench, version)
+        await bench.ask_in_call(GuardCall(route="/v1/chat/completions"))
+        asked[version] = bench.engine.log[-1][1]
+    assert asked[1].endswith("Harm:")
+    assert "Auditor" not in asked[1]
+    assert "Auditor" in asked[2]
+    assert "Auditor" in asked[None]
+
+
+async def test_a_flag_names_the_prompts_of_its_verdict(make_bench: MakeBench, folder: Path) -> None:
+    bench = make_bench(Script(harm=lambda prompt: 0.9))
+    bench.registry.add(write_adapter(folder, 1, critique=CritiqueStyle.LABEL))
+    for version in (None, 1):
+        await activate(bench, version)
+        await bench.ask_in_call(GuardCall(route="/v1/chat/completions"))
+    assert [flag.prompt_version for flag in bench.store.flags] == ["1", "1-label"]

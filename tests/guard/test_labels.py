@@ -49,7 +49,7 @@ def test_a_tokenizer_without_the_labels_is_refused() -> None:
         harm_labels(letters)
 
 
-WORDS = CritiqueForm("", "It is very", ("bad", "cruel"), ("nice", "unheard"), 0.5, 1.0)
+WORDS = CritiqueForm("", "It is very", ("bad", "cruel"), ("nice", "unheard"), (0.5, 1.0))
 
 
 class Words:

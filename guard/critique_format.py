@@ -1,0 +1,101 @@
+"""What the critic asks in each critique style, as token ids of one model: what follows an answer,
+the frame around a text, and the labels that are read after either. Owns no wording (prompts.py)
+and calls no engine (critic.py).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from guard import prompts
+from guard.labels import LabelSet, category_labels, harm_labels
+from guard.prompts import CritiqueStyle
+from guard.template import ChatFormat, TextFrame, Tokenizer
+
+
+@dataclass(frozen=True)
+class Question:
+    """One question about what is judged, ready to be put.
+
+    after_answer: the ids that follow an answer's last word. around_text: the prompt with a gap for
+    a free-standing text. labels: the tokens that answer it.
+    """
+
+    after_answer: tuple[int, ...]
+    around_text: TextFrame
+    labels: LabelSet
+
+    def put(self, piece: Sequence[int], *, is_text: bool) -> list[int]:
+        """The whole prompt about one window, after which the next token is the label."""
+        return self.around_text.around(piece) if is_text else [*piece, *self.after_answer]
+
+    @property
+    def longest(self) -> int:
+        """Tokens that the question adds to what is judged, at most."""
+        return max(len(self.after_answer), len(self.around_text))
+
+
+@dataclass(frozen=True)
+class CritiqueFormat:
+    """The questions of one style.
+
+    harm: the verdict. category: which kind of harm, read only when the verdict is "yes". analysis:
+    what the model goes on from when it says why; its reply begins with the verdict's label.
+    """
+
+    harm: Question
+    category: Question
+    analysis: Question
+
+    @property
+    def longest(self) -> int:
+        """Tokens that any of the questions adds, at most."""
+        return max(self.harm.longest, self.category.longest, self.analysis.longest)
+
+
+def critique_format(
+    style: CritiqueStyle, tokenizer: Tokenizer, chat_format: ChatFormat
+) -> CritiqueFormat:
+    """Raises TemplateUnusable when the tokenizer has no single token for a label."""
+    if style is CritiqueStyle.LABEL:
+        return _label_format(tokenizer, chat_format)
+    form = prompts.FORMS[style]
+    yes_no = harm_labels(tokenizer)
+    return CritiqueFormat(
+        harm=_asked(chat_format, form.question, form.reply, harm_labels(tokenizer, form)),
+        category=_asked(chat_format, prompts.CATEGORY, "", category_labels(tokenizer)),
+        analysis=_asked(chat_format, prompts.CRITIQUE, "", yes_no),
+    )
+
+
+def help_question(tokenizer: Tokenizer, chat_format: ChatFormat) -> Question:
+    """Whether an answer does what it was asked for; the same in every style."""
+    return _asked(chat_format, prompts.HELP, "", harm_labels(tokenizer))
+
+
+def _asked(chat_format: ChatFormat, question: str, reply: str, labels: LabelSet) -> Question:
+    """A question in words, as a turn of its own; the reply begins with `reply`."""
+    before, _, after = prompts.TEXT.partition("{text}")
+    after += question.format(subject="text")
+    return Question(
+        chat_format.question_after_answer(
+            question.format(subject="answer"), reply.format(subject="answer")
+        ),
+        chat_format.text_frame(before, after, reply.format(subject="text")),
+        labels,
+    )
+
+
+def _label_format(tokenizer: Tokenizer, chat_format: ChatFormat) -> CritiqueFormat:
+    form = prompts.FORMS[CritiqueStyle.LABEL]
+    yes = f"{form.reply} {form.harmful[0]}"
+    harm = _marked(chat_format, form.reply, harm_labels(tokenizer, form))
+    return CritiqueFormat(
+        harm=harm,
+        category=_marked(chat_format, yes, category_labels(tokenizer, after_word=True)),
+        analysis=harm,
+    )
+
+
+def _marked(chat_format: ChatFormat, mark: str, labels: LabelSet) -> Question:
+    """No question in words: a mark after the end of the turn that is judged."""
+    return Question(chat_format.after_answer(mark), chat_format.turn_frame(mark), labels)
