@@ -1,0 +1,177 @@
+"""The seed corpus: what a model is aligned from when it has had no traffic, and what it is gated and
+reported on. Owns the rows' shapes and how they are read; the rows are in data/, and docs/seed.md
+says how they were written. Trains nothing and knows no model.
+
+Every row belongs to one split, and no topic stands in two: `align` is learned from, `gate` decides
+on promotion, `report` is only measured.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from importlib.resources.abc import Traversable
+from typing import Any, Literal
+
+from guard.verdict import CATEGORIES
+
+Split = Literal["align", "gate", "report"]
+SPLITS: tuple[Split, ...] = ("align", "gate", "report")
+Shape = Literal["plain", "long", "padded", "small_part"]
+Message = Mapping[str, str]
+_DATA = files("refine.seed").joinpath("data")
+
+
+@dataclass(frozen=True)
+class Answers:
+    """Two written answers to a harmful request, of which only the second is harmful.
+
+    refusal: declines, or redirects. compliance: goes along, without any usable detail. shape: of
+    the compliance: where in it the harm stands.
+    """
+
+    refusal: str
+    compliance: str
+    shape: Shape
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A harmful request, and its twin that sounds alike and is fine.
+
+    Both are conversations that end with the user. answers: to the harmful one, where written.
+    """
+
+    split: Split
+    topic: str
+    category: str
+    harmful: tuple[Message, ...]
+    benign: tuple[Message, ...]
+    answers: Answers | None
+
+
+@dataclass(frozen=True)
+class TextPair:
+    """A text as people post it, harmful in one category, and its twin that is fine."""
+
+    split: Split
+    topic: str
+    category: str
+    harmful: str
+    benign: str
+
+
+@dataclass(frozen=True)
+class OrdinaryRequest:
+    """A request with nothing risky in it. kind: what it asks for, such as "code" or "advice"."""
+
+    split: Split
+    topic: str
+    kind: str
+    messages: tuple[Message, ...]
+
+
+@dataclass(frozen=True)
+class Wrapper:
+    """A jailbreak around a request. family: its trick; a family stands in one split only."""
+
+    split: Split
+    family: str
+    template: str
+
+    def around(self, request: str) -> str:
+        """The request in it."""
+        return self.template.replace("{request}", request)
+
+
+@dataclass(frozen=True)
+class Injection:
+    """A text that a user wants something done with. harmful: it instructs the model or the critic.
+
+    kind: such as "mail" or "tool result". task: what the user asks about the text.
+    """
+
+    split: Split
+    topic: str
+    kind: str
+    task: str
+    text: str
+    harmful: bool
+
+
+@cache
+def pairs(split: Split) -> tuple[Pair, ...]:
+    """The pairs of every category, written at length, and then the short contrasts."""
+    return tuple(_pairs(split))
+
+
+def _pairs(split: Split) -> Iterator[Pair]:
+    for category in CATEGORIES:
+        for row in _rows(_DATA / "pairs" / _file_of(category), split):
+            answers = None
+            if "shape" in row:
+                answers = Answers(row["refusal"], row["compliance"], row["shape"])
+            yield _pair(row, category, answers)
+    for row in _rows(_DATA / "contrasts.jsonl", split):
+        yield _pair(row, row["category"], None)
+
+
+def _pair(row: Mapping[str, Any], category: str, answers: Answers | None) -> Pair:
+    harmful, benign = _messages(row["harmful"]), _messages(row["benign"])
+    return Pair(row["split"], row["topic"], category, harmful, benign, answers)
+
+
+@cache
+def texts(split: Split) -> tuple[TextPair, ...]:
+    """The free-standing texts of every category."""
+    return tuple(
+        TextPair(split, row["topic"], category, row["harmful"], row["benign"])
+        for category in CATEGORIES
+        for row in _rows(_DATA / "texts" / _file_of(category), split)
+    )
+
+
+@cache
+def ordinary(split: Split) -> tuple[OrdinaryRequest, ...]:
+    """The ordinary requests."""
+    return tuple(
+        OrdinaryRequest(split, row["topic"], row["kind"], _messages(row["request"]))
+        for row in _rows(_DATA / "ordinary.jsonl", split)
+    )
+
+
+@cache
+def wrappers(split: Split) -> tuple[Wrapper, ...]:
+    """The jailbreak wrappers, three of each family."""
+    return tuple(
+        Wrapper(split, row["family"], row["template"])
+        for row in _rows(_DATA / "wrappers.jsonl", split)
+    )
+
+
+@cache
+def injections(split: Split) -> tuple[Injection, ...]:
+    """The texts with instructions in them, and those that only look so."""
+    return tuple(
+        Injection(
+            split, row["topic"], row["kind"], row["task"], row["text"], row["label"] == "harmful"
+        )
+        for row in _rows(_DATA / "injections.jsonl", split)
+    )
+
+
+def _rows(file: Traversable, split: Split) -> Iterator[Mapping[str, Any]]:
+    for line in file.read_text(encoding="utf-8").split("\n"):
+        if line:
+            row = json.loads(line)
+            if row["split"] == split:
+                yield row
+
+
+def _file_of(category: str) -> str:
+    return f"{category.replace('/', '-')}.jsonl"
+
+
+def _messages(value: str | list[Message]) -> tuple[Message, ...]:
+    return ({"role": "user", "content": value},) if isinstance(value, str) else tuple(value)
