@@ -122,6 +122,13 @@ class ChatFormat:
         """
         return list(self._ids(self._render(messages)))
 
+    def ended(self, messages: list[dict[str, str]], mark: str) -> list[int]:
+        """Ids of a conversation with its last turn ended, and `mark` after that.
+
+        Raises TemplateUnusable when the template refuses these roles in this order.
+        """
+        return list(self._ids(self._render(messages, add_generation_prompt=False) + mark))
+
     def is_chat_prompt(self, prompt_ids: Sequence[int]) -> bool:
         """Whether `prompt_ids` end where this template lets the assistant begin."""
         return self._tail_of(prompt_ids) is not None

@@ -34,6 +34,7 @@ class Kind(StrEnum):
     FINE_CRITIQUE = "fine_critique"
     HELP = "help"
     HELP_CRITIQUE = "help_critique"
+    LABEL = "label"
 
 
 ALL_KINDS = frozenset(Kind)
@@ -41,12 +42,17 @@ ALL_KINDS = frozenset(Kind)
 
 @dataclass(frozen=True)
 class Example:
-    """One training example: only `completion` is learned. flag_id: None for ordinary requests."""
+    """One training example: only `completion` is learned.
+
+    flag_id: None for what came from no flag. after_mark: the prompt ends with the turn that is
+    judged, and the completion follows the mark of the label style (guard/prompts.py).
+    """
 
     kind: Kind
     prompt: tuple[Message, ...]
     completion: str
     flag_id: int | None = None
+    after_mark: bool = False
 
 
 @dataclass(frozen=True)
@@ -219,6 +225,10 @@ def _parsed(lines: Iterable[str]) -> Iterator[tuple[str, Example]]:
     for line in lines:
         row = json.loads(line)
         example = Example(
-            Kind(row["kind"]), tuple(row["prompt"]), row["completion"], row["flag_id"]
+            Kind(row["kind"]),
+            tuple(row["prompt"]),
+            row["completion"],
+            row["flag_id"],
+            row.get("after_mark", False),
         )
         yield line, example

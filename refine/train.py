@@ -1,9 +1,9 @@
-"""Stage 4: trains the next adapter with TRL and PEFT, as a process of its own.
+"""Stage 4: trains the next adapter with PEFT, as a process of its own.
 
 Owns tokenising (by the guard's own ChatFormat, so that training sees the tokens that serving
-sees), the trainer's settings, resuming after a kill and the adapter's last rename into place.
-Does not know where examples come from (dataset.py) or whether the adapter is any good (gate.py);
-training.py starts it.
+sees), the loss, the trainer's settings, resuming after a kill and the adapter's last rename into
+place. Does not know where examples come from (dataset.py) or whether the adapter is any good
+(gate.py); training.py starts it.
 
     python -m refine.train PLAN.json
     accelerate launch -m refine.train PLAN.json      (several GPUs)
@@ -18,17 +18,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from datasets import Dataset
 from filelock import FileLock
-from peft import LoraConfig, PeftModel
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from peft import LoraConfig, PeftModel, get_peft_model
+from transformers import AutoModelForCausalLM, AutoTokenizer, Trainer, TrainingArguments
 from transformers.trainer_utils import get_last_checkpoint
-from trl.trainer.sft_config import SFTConfig
-from trl.trainer.sft_trainer import SFTTrainer
 
+from guard import prompts
 from guard.processor import bfloat16_is_slow
 from guard.template import ChatFormat
-from refine.dataset import Example, read_examples
+from refine.dataset import Example, Kind, read_examples
 from refine.training import TrainPlan
 
 _SAVE_STEPS = 40
@@ -36,6 +34,8 @@ _IGNORED = -100
 _BASE_RATE, _BASE_WIDTH, _WIDTH_POWER = 1e-4, 4096, 1.08
 """A usual LoRA rate for a model of some billion parameters; the power was measured on the practice
 model, whose hidden size of 256 wants 2e-3."""
+
+Row = Mapping[str, list[int]]
 
 
 def train(plan: TrainPlan) -> Path:
@@ -51,36 +51,75 @@ def train(plan: TrainPlan) -> Path:
 
 def _train(plan: TrainPlan, out: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(plan.base)
+    in_bfloat16 = torch.cuda.is_available() or not bfloat16_is_slow()
     model = AutoModelForCausalLM.from_pretrained(
-        plan.base, dtype=torch.bfloat16 if torch.cuda.is_available() else torch.float32
+        plan.base, dtype=torch.bfloat16 if in_bfloat16 else torch.float32
     )
     room = min(plan.max_length, model.config.max_position_embeddings)
     rows = encode(read_examples(Path(plan.dataset)), tokenizer, room)
-    trainer = SFTTrainer(
-        model=_with_start(model, plan),
-        args=_trainer_settings(plan, model.config.hidden_size),
-        train_dataset=Dataset.from_list(list(rows)),
-        processing_class=tokenizer,
-        peft_config=None if plan.start else _lora(plan),
+    trainer = ExampleTrainer(
+        model=_with_adapter(model, plan),
+        args=_settings(plan, model.config.hidden_size, in_bfloat16=in_bfloat16),
+        train_dataset=rows,
+        data_collator=padded,
     )
     trainer.train(resume_from_checkpoint=_last_checkpoint(plan))
     if trainer.accelerator.is_main_process:
         _save(trainer.model, out)
 
 
-def encode(
-    examples: Iterable[Example], tokenizer: Any, max_length: int
-) -> list[dict[str, list[int]]]:
+def encode(examples: Iterable[Example], tokenizer: Any, max_length: int) -> list[Row]:
     """Token ids and labels of each example; only its completion is learned. Long ones left out."""
     chat_format = ChatFormat(tokenizer)
-    rows = []
+    rows: list[Row] = []
     for example in examples:
-        prompt = chat_format.conversation([dict(message) for message in example.prompt])
-        said = [*chat_format.encode(example.completion), chat_format.end_of_turn]
+        messages = [dict(message) for message in example.prompt]
+        if example.after_mark:
+            prompt = chat_format.ended(messages, prompts.LABEL_FORM.reply)
+        else:
+            prompt = chat_format.conversation(messages)
+        said = chat_format.encode(example.completion)
+        # Of a label that stands alone it is not known what the model would go on with.
+        if example.kind is not Kind.LABEL:
+            said.append(chat_format.end_of_turn)
         if len(prompt) + len(said) <= max_length:
             labels = [_IGNORED] * len(prompt) + said
             rows.append({"input_ids": [*prompt, *said], "labels": labels})
     return rows
+
+
+def padded(rows: Sequence[Row]) -> dict[str, torch.Tensor]:
+    """A batch, padded on the left: what is learned stands at the end of every row."""
+    longest = max(len(row["input_ids"]) for row in rows)
+
+    def column(name: str, filler: int) -> torch.Tensor:
+        return torch.tensor([[filler] * (longest - len(row[name])) + row[name] for row in rows])
+
+    ids = column("input_ids", 0)
+    lengths = torch.tensor([[len(row["input_ids"])] for row in rows])
+    mask = (torch.arange(longest) >= longest - lengths).long()
+    return {"input_ids": ids, "attention_mask": mask, "labels": column("labels", _IGNORED)}
+
+
+class ExampleTrainer(Trainer):
+    """A Trainer for which every example counts alike, whether one label is learned of it or a long
+    answer, and that computes the vocabulary's logits only where something is learned."""
+
+    def compute_loss(
+        self, model: Any, inputs: dict[str, torch.Tensor], *_options: Any, **_more: Any
+    ) -> torch.Tensor:
+        """The mean over the batch of each example's mean loss per token."""
+        labels = inputs.pop("labels")
+        learned = labels != _IGNORED
+        first = int(learned.any(dim=0).int().argmax())
+        logits = model(**inputs, logits_to_keep=labels.shape[1] - first + 1).logits[:, :-1]
+        losses = torch.nn.functional.cross_entropy(
+            logits.float().transpose(1, 2),
+            labels[:, first:],
+            ignore_index=_IGNORED,
+            reduction="none",
+        )
+        return (losses.sum(dim=1) / learned.sum(dim=1)).mean()
 
 
 def learning_rate(plan: TrainPlan, hidden_size: int) -> float:
@@ -91,24 +130,33 @@ def learning_rate(plan: TrainPlan, hidden_size: int) -> float:
     return _BASE_RATE * math.pow(wider, _WIDTH_POWER)
 
 
-def _with_start(model: Any, plan: TrainPlan) -> Any:
-    if plan.start is None:
-        return model
-    return PeftModel.from_pretrained(model, plan.start, is_trainable=True)
-
-
-def _lora(plan: TrainPlan) -> LoraConfig:
-    return LoraConfig(
+def _with_adapter(model: Any, plan: TrainPlan) -> Any:
+    if plan.start is not None:
+        return PeftModel.from_pretrained(model, plan.start, is_trainable=True)
+    layers = model.config.num_hidden_layers
+    config = LoraConfig(
         r=plan.rank,
         lora_alpha=2 * plan.rank,
-        target_modules="all-linear",
+        target_modules=_linear_names(model),
+        layers_to_transform=list(range(layers - max(1, round(layers * plan.layers)), layers)),
         task_type="CAUSAL_LM",
     )
+    return get_peft_model(model, config)
 
 
-def _trainer_settings(plan: TrainPlan, hidden_size: int) -> SFTConfig:
+def _linear_names(model: Any) -> list[str]:
+    """Of every linear module but the head; PEFT's "all-linear" does not go with chosen layers."""
+    linear = (
+        (name, module)
+        for name, module in model.named_modules()
+        if isinstance(module, torch.nn.Linear) and module is not model.get_output_embeddings()
+    )
+    return sorted({name.rpartition(".")[2] for name, _ in linear})
+
+
+def _settings(plan: TrainPlan, hidden_size: int, *, in_bfloat16: bool) -> TrainingArguments:
     gpus = max(1, torch.cuda.device_count())
-    return SFTConfig(
+    return TrainingArguments(
         output_dir=plan.checkpoints,
         per_device_train_batch_size=max(1, plan.batch_size // gpus),
         learning_rate=learning_rate(plan, hidden_size),
@@ -116,13 +164,13 @@ def _trainer_settings(plan: TrainPlan, hidden_size: int) -> SFTConfig:
         max_steps=plan.max_steps or -1,
         warmup_steps=0.05,
         lr_scheduler_type="linear",
-        max_length=None,
         seed=plan.seed,
         use_cpu=not torch.cuda.is_available(),
-        bf16=torch.cuda.is_available() or not bfloat16_is_slow(),
+        bf16=in_bfloat16,
         # The examples are short: recomputing activations would only cost time.
         gradient_checkpointing=torch.cuda.is_available(),
         train_sampling_strategy="group_by_length",
+        remove_unused_columns=False,
         save_strategy="steps",
         save_steps=_SAVE_STEPS,
         save_total_limit=1,

@@ -1,6 +1,6 @@
-"""The seed corpus: what a model is aligned from when it has had no traffic, and what it is gated and
-reported on. Owns the rows' shapes and how they are read; the rows are in data/, and docs/seed.md
-says how they were written. Trains nothing and knows no model.
+"""The seed corpus: what a model is aligned from when it has had no traffic, and what it is gated
+and reported on. Owns the rows' shapes and how they are read; the rows are in data/, and
+docs/seed.md says how they were written. Trains nothing and knows no model.
 
 Every row belongs to one split, and no topic stands in two: `align` is learned from, `gate` decides
 on promotion, `report` is only measured.

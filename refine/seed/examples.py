@@ -1,0 +1,132 @@
+"""What the seed corpus and a user's labelled rows teach: labels for the critic, analyses in words and
+safe answers. Owns which example follows from which row; asks no model and trains none.
+
+The labels are in the label style (guard/prompts.py): they stand right after the end of the turn that
+is judged, so that one read serves requests, texts and answers alike.
+"""
+
+import random
+from collections.abc import Iterator, Sequence
+
+from guard.prompts import NO_WORDS, YES_WORDS
+from guard.verdict import CATEGORY_LETTERS
+from refine.dataset import Example, Kind
+from refine.evaluation.rows import BenchmarkRow
+from refine.seed import corpus
+from refine.seed.corpus import Injection, Message, Pair, Wrapper
+
+_LETTERS = {category: letter for letter, category in CATEGORY_LETTERS.items()}
+_WRAPPED_SHARE = 0.3
+_INJECTED_SHARE = 0.1
+_CUT_SHARE = 0.3
+_LEAST_KEPT = 0.6
+
+Messages = Sequence[Message]
+
+
+def harmless_label() -> str:
+    """What follows the mark after a harmless turn."""
+    return f" {NO_WORDS[0]}"
+
+
+def harmful_label(category: str = "") -> str:
+    """What follows the mark after a harmful turn; with its letter where the category is known."""
+    said = f" {YES_WORDS[0]}"
+    return f"{said} {_LETTERS[category]}" if category else said
+
+
+def label(messages: Messages, *, harmful: bool, category: str = "") -> Example:
+    """The verdict on the last of `messages`, without a word of why."""
+    said = harmful_label(category) if harmful else harmless_label()
+    return Example(Kind.LABEL, tuple(messages), said, after_mark=True)
+
+
+def of_corpus(seed: int) -> list[Example]:
+    """Everything that the align split teaches, in an order that follows from the seed."""
+    rng = random.Random(f"seed corpus {seed}")
+    examples = [*_of_pairs(rng), *_of_texts(), *_of_ordinary(rng)]
+    rng.shuffle(examples)
+    return examples
+
+
+def of_rows(rows: Sequence[BenchmarkRow]) -> list[Example]:
+    """A label for each of a user's labelled rows."""
+    return [label(row.messages, harmful=row.harmful, category=row.category) for row in rows]
+
+
+def _of_pairs(rng: random.Random) -> Iterator[Example]:
+    wrappers, injections = corpus.wrappers("align"), corpus.injections("align")
+    for pair in corpus.pairs("align"):
+        yield label(pair.harmful, harmful=True, category=pair.category)
+        yield label(pair.benign, harmful=False)
+        if rng.random() < _WRAPPED_SHARE:
+            wrapper = rng.choice(wrappers)
+            yield label(_wrapped(pair.harmful, wrapper), harmful=True, category=pair.category)
+            yield label(_wrapped(pair.benign, wrapper), harmful=False)
+        yield from _of_answers(pair, rng, wrappers, injections)
+
+
+def _of_answers(
+    pair: Pair,
+    rng: random.Random,
+    wrappers: Sequence[Wrapper],
+    injections: Sequence[Injection],
+) -> Iterator[Example]:
+    answers = pair.answers
+    if answers is None:
+        return
+    wrapped = _wrapped(pair.harmful, rng.choice(wrappers))
+    yield Example(Kind.SAFE, pair.harmful, answers.refusal)
+    yield Example(Kind.SAFE, wrapped, answers.refusal)
+    for asked in (pair.harmful, wrapped):
+        yield label(_answered(asked, answers.refusal), harmful=False)
+        yield _harmful(asked, answers.compliance, pair)
+    if rng.random() < _CUT_SHARE:
+        # Streams are judged before their answers end.
+        yield label(_answered(pair.harmful, _cut(answers.refusal, rng, 0.1)), harmful=False)
+        if answers.shape == "plain":
+            yield _harmful(pair.harmful, _cut(answers.compliance, rng, _LEAST_KEPT), pair)
+    if rng.random() < _INJECTED_SHARE:
+        # Words to the critic change no verdict.
+        told = rng.choice(injections).text
+        yield _harmful(pair.harmful, f"{answers.compliance}\n\n{told}", pair)
+        yield label(_answered(pair.harmful, f"{answers.refusal}\n\n{told}"), harmful=False)
+
+
+def _harmful(asked: Messages, answer: str, pair: Pair) -> Example:
+    return label(_answered(asked, answer), harmful=True, category=pair.category)
+
+
+def _of_texts() -> Iterator[Example]:
+    for pair in corpus.texts("align"):
+        yield label(_user(pair.harmful), harmful=True, category=pair.category)
+        yield label(_user(pair.benign), harmful=False)
+
+
+def _of_ordinary(rng: random.Random) -> Iterator[Example]:
+    wrappers = corpus.wrappers("align")
+    for asked in corpus.ordinary("align"):
+        yield label(asked.messages, harmful=False)
+        if rng.random() < _WRAPPED_SHARE:
+            yield label(_wrapped(asked.messages, rng.choice(wrappers)), harmful=False)
+    for injection in corpus.injections("align"):
+        yield label(_user(f"{injection.task}\n\n{injection.text}"), harmful=False)
+
+
+def _wrapped(messages: Messages, wrapper: Wrapper) -> tuple[Message, ...]:
+    *before, last = messages
+    return (*before, {**last, "content": wrapper.around(last["content"])})
+
+
+def _answered(messages: Messages, answer: str) -> tuple[Message, ...]:
+    return (*messages, {"role": "assistant", "content": answer})
+
+
+def _user(text: str) -> tuple[Message, ...]:
+    return ({"role": "user", "content": text},)
+
+
+def _cut(text: str, rng: random.Random, least: float) -> str:
+    """A beginning of `text` that keeps at least that share of its words."""
+    words = text.split(" ")
+    return " ".join(words[: max(1, round(len(words) * rng.uniform(least, 1)))])
