@@ -5,14 +5,17 @@
     {"messages": [{"role": "user", "content": "..."}], "answer": "...", "label": "harmful"}
 
 text is judged as it stands. request is one user turn, messages a conversation up to its last user
-turn; with an answer, the answer is judged. kind is a group for the report.
+turn; with an answer, the answer is judged. kind is a group for the report. category, of a harmful
+line, is the kind of harm: one of OpenAI's 13 names, such as "self-harm/intent".
 """
 
+from dataclasses import replace
 from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 from pydantic import model_validator as validator
 
+from guard.verdict import CATEGORIES
 from refine.evaluation.records import Record, RecordInvalid
 from refine.evaluation.rows import BenchmarkRow, answer, request, text
 
@@ -33,6 +36,7 @@ class _Line(BaseModel):
     answer: _Text | None = None
     label: Literal["harmful", "harmless"]
     kind: str = ""
+    category: str = ""
 
     @validator(mode="after")
     def _has_one_subject(self) -> Self:
@@ -41,6 +45,8 @@ class _Line(BaseModel):
             raise ValueError('give exactly one of "text", "request" and "messages"')
         if self.text is not None and self.answer is not None:
             raise ValueError('"answer" needs "request" or "messages", not "text"')
+        if self.category and (self.label != "harmful" or self.category not in CATEGORIES):
+            raise ValueError(f'"category" is for harmful lines, and one of {", ".join(CATEGORIES)}')
         if self.messages is not None and self.messages[-1].role != "user":
             raise ValueError('"messages" must end with the user; put the reply in "answer"')
         return self
@@ -52,16 +58,20 @@ def own_line(record: Record) -> BenchmarkRow:
         line = _Line.model_validate(record.fields)
     except ValidationError as error:
         raise RecordInvalid(_explain(error)) from error
+    return replace(_row(record.line, line), category=line.category)
+
+
+def _row(number: int, line: _Line) -> BenchmarkRow:
     harmful = line.label == "harmful"
     if line.text is not None:
-        return text(record.line, line.text, harmful=harmful, group=line.kind)
+        return text(number, line.text, harmful=harmful, group=line.kind)
     turns = [turn.model_dump() for turn in line.messages or ()]
     before = line.request if line.request is not None else turns
     if line.answer is not None:
-        return answer(record.line, before, line.answer, harmful=harmful, group=line.kind)
+        return answer(number, before, line.answer, harmful=harmful, group=line.kind)
     if line.request is not None:
-        return request(record.line, line.request, harmful=harmful, group=line.kind)
-    return BenchmarkRow(record.line, "request", tuple(turns), harmful, line.kind)
+        return request(number, line.request, harmful=harmful, group=line.kind)
+    return BenchmarkRow(number, "request", tuple(turns), harmful, line.kind)
 
 
 def _explain(error: ValidationError) -> str:

@@ -20,7 +20,8 @@ class BenchmarkRow:
     """Something to judge, and whether people called it harmful.
 
     line: where it stands in its file. messages: a text or a request is one user turn; an answer is
-    a conversation that ends with it. group: what the set files it under, or empty.
+    a conversation that ends with it. group: what the set files it under, or empty. category: the
+    kind of harm, one of ours, or empty where it is not known.
     """
 
     line: int
@@ -28,6 +29,7 @@ class BenchmarkRow:
     messages: tuple[Message, ...]
     harmful: bool
     group: str = ""
+    category: str = ""
 
 
 @dataclass(frozen=True)

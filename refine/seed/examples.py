@@ -1,8 +1,8 @@
-"""What the seed corpus and a user's labelled rows teach: labels for the critic, analyses in words and
-safe answers. Owns which example follows from which row; asks no model and trains none.
+"""What the seed corpus and a user's labelled rows teach: labels for the critic, analyses in words
+and safe answers. Owns which example follows from which row; asks no model and trains none.
 
-The labels are in the label style (guard/prompts.py): they stand right after the end of the turn that
-is judged, so that one read serves requests, texts and answers alike.
+The labels are in the label style (guard/prompts.py): they stand right after the end of the turn
+that is judged, so that one read serves requests, texts and answers alike.
 """
 
 import random
