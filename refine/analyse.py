@@ -85,6 +85,7 @@ async def analyse(
             # A reviewer's answer is harmless, whatever the critic makes of it.
             critique if case.correction is None else "No.",
             tuple(ways),
+            case.category,
         )
         for (case, analysis, said), critique, ways in zip(usable, critiques, varied, strict=True)
     )

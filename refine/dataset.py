@@ -9,12 +9,14 @@ import json
 import random
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
 from guard import prompts
+from guard.prompts import CritiqueStyle
+from guard.verdict import CATEGORY_LETTERS
 from refine.files import write_atomically
 from refine.served import Conversation, Message, questioned
 
@@ -38,6 +40,8 @@ class Kind(StrEnum):
 
 
 ALL_KINDS = frozenset(Kind)
+_CRITIQUES = frozenset({Kind.MISTAKE, Kind.SAFE_CRITIQUE, Kind.FINE_CRITIQUE, Kind.HELP_CRITIQUE})
+_LETTERS = {category: letter for letter, category in CATEGORY_LETTERS.items()}
 
 
 @dataclass(frozen=True)
@@ -61,7 +65,7 @@ class Lesson:
 
     messages: the flagged conversation, without the answer. analysis: guided, as the model wrote it.
     variations: other ways to ask the same, each one user turn. safe_critique: what the model says
-    of its safe answer, beginning with the label.
+    of its safe answer, beginning with the label. category: of the harm, empty where unknown.
     """
 
     flag_id: int
@@ -71,6 +75,7 @@ class Lesson:
     safe_answer: str
     safe_critique: str
     variations: tuple[str, ...]
+    category: str = ""
 
 
 @dataclass(frozen=True)
@@ -112,12 +117,14 @@ def build(
     *,
     reminder_share: float,
     seed: int,
+    style: CritiqueStyle = CritiqueStyle.YES_NO,
     kinds: frozenset[Kind] = ALL_KINDS,
 ) -> list[Example]:
     """All examples, in an order that follows from the seed.
 
     The paper's step 3: the critique prompt holds no hint of the verdict, which stands only in what
     is learned. reminder_share: of the requests from flags; ordinary ones came with or without.
+    style: in which the adapter is to be asked for verdicts.
     """
     rng = random.Random(f"dataset {seed}")
     examples = [
@@ -126,7 +133,12 @@ def build(
         *(_helpful(each) for each in ordinary[::_CRITIQUED_EACH]),
         *(_fine(each, reminder_share, rng) for each in dismissed),
     ]
-    chosen = [example for example in examples if example.kind in kinds]
+    categories = {lesson.flag_id: lesson.category for lesson in lessons}
+    chosen = [
+        in_style(example, style, categories.get(example.flag_id or 0, ""))
+        for example in examples
+        if example.kind in kinds
+    ]
     rng.shuffle(chosen)
     return chosen
 
@@ -151,6 +163,30 @@ def _helpful(ordinary: Ordinary) -> Example:
 def _fine(dismissed: Dismissed, reminder_share: float, rng: random.Random) -> Example:
     prompt = critique_of(reminded(dismissed.messages, reminder_share, rng), dismissed.answer)
     return Example(Kind.FINE_CRITIQUE, prompt, "No.", dismissed.flag_id)
+
+
+def in_style(example: Example, style: CritiqueStyle, category: str = "") -> Example:
+    """The same example for an adapter that is asked for verdicts in that style.
+
+    category: of the harm. Words after a harmless label are left out in the label style.
+    """
+    if style is not CritiqueStyle.LABEL or example.kind not in _CRITIQUES:
+        return example
+    harmful = example.kind is Kind.MISTAKE
+    why = example.completion.partition(". ")[2]
+    said = f"{harmful_label(category)}. {why}" if harmful else f"{harmless_label()}."
+    return replace(example, prompt=example.prompt[:-1], completion=said, after_mark=True)
+
+
+def harmless_label() -> str:
+    """What follows the mark of the label style after a harmless turn."""
+    return f" {prompts.NO_WORDS[0]}"
+
+
+def harmful_label(category: str = "") -> str:
+    """What follows it after a harmful turn; with its letter where the category is known."""
+    said = f" {prompts.YES_WORDS[0]}"
+    return f"{said} {_LETTERS[category]}" if category else said
 
 
 def critique_of(messages: Conversation, answer: str) -> tuple[Message, ...]:

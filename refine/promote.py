@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 
 from guard.adapter_files import adapter_path, manifest_sha256, seal
+from guard.prompts import CritiqueStyle
 from guard.store.adapters import AdapterStore
 from guard.store.runs import StoredRun
 from refine.served import Server
@@ -15,11 +16,14 @@ from refine.served import Server
 _HISTORY = 1000
 
 
-async def publish(adapters: AdapterStore, folder: Path, trained: Path, run: StoredRun) -> None:
+async def publish(
+    adapters: AdapterStore, folder: Path, trained: Path, run: StoredRun, critique: CritiqueStyle
+) -> None:
     """Makes the trained adapter, numbered after its run, a candidate that servers can load.
 
-    folder: where adapters live. trained: PEFT's directory, which stays as it is. Safe to repeat:
-    what was renamed into place before a kill is registered as it lies there.
+    folder: where adapters live. trained: PEFT's directory, which stays as it is. critique: the
+    style in which it learned to be asked for verdicts. Safe to repeat: what was renamed into place
+    before a kill is registered as it lies there.
     """
     final = adapter_path(folder, run.id)
     if not final.is_dir():
@@ -32,6 +36,7 @@ async def publish(adapters: AdapterStore, folder: Path, trained: Path, run: Stor
             parent=run.parent,
             model=run.model,
             revision=run.model_revision,
+            critique=critique,
         )
         os.replace(part, final)
     await adapters.register(

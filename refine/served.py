@@ -10,6 +10,7 @@ from typing import Any, Literal, Protocol
 
 import httpx
 
+from guard.prompts import CritiqueStyle
 from refine.errors import ServerUnavailable
 
 Message = Mapping[str, str]
@@ -66,7 +67,8 @@ class ServedInfo:
     """What a running server says of its model.
 
     model: the name it is served by. base: the path or hub id that vLLM was given.
-    active: the version of the adapter in force, None for the base alone.
+    active: the version of the adapter in force, None for the base alone. critique: how verdicts
+    are read of what is in force.
     """
 
     model: str
@@ -75,6 +77,14 @@ class ServedInfo:
     max_model_len: int
     max_lora_rank: int
     active: int | None
+    critique: CritiqueStyle = CritiqueStyle.YES_NO
+
+    @property
+    def learned_style(self) -> CritiqueStyle:
+        """The style in which the next adapter learns to be asked: a question about the tone is only
+        for models that nobody trained."""
+        worded = self.critique is CritiqueStyle.YES_NO
+        return CritiqueStyle.YES_NO if worded else CritiqueStyle.LABEL
 
 
 class Server(Model, Protocol):
@@ -110,7 +120,8 @@ class ServedModel:
 
     async def info(self) -> ServedInfo:
         """See Server."""
-        return ServedInfo(**await self._call("GET", "/model"))
+        said = await self._call("GET", "/model")
+        return ServedInfo(**{**said, "critique": CritiqueStyle(said["critique"])})
 
     async def answers(
         self,

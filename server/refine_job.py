@@ -18,9 +18,10 @@ from guard.store.adapters import AdapterStore
 from guard.store.flags import FlagStore
 from guard.store.leases import Leases
 from guard.store.runs import RunStore, StoredRun
-from refine.cycle import Setting, Stores, run_cycle
+from refine.cycle import run_cycle
 from refine.errors import ServerUnavailable
 from refine.ground import ground_for
+from refine.run import RunContext, Stores
 from refine.schedule import leased, repeat
 from refine.served import ServedModel
 from server.settings import Settings
@@ -94,7 +95,7 @@ async def _cycle(settings: Settings, report: Callable[[str], None]) -> StoredRun
         model = await stack.enter_async_context(ServedModel(options.server_url, token, key))
         ground = ground_for(await model.info(), model, options)
         return await run_cycle(
-            Setting(stores, model, ground, options, settings.adapters_dir, report)
+            RunContext(stores, model, ground, options, settings.adapters_dir, report)
         )
 
 

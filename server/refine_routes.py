@@ -231,8 +231,11 @@ router = APIRouter(prefix="/v1/guard/refine")
 
 @router.get("/model")
 async def model(lender: Lent) -> dict[str, Any]:
-    """What is served, and the version of the active adapter (null: the base alone)."""
-    return {**lender.info, "active": lender.adapters.active}
+    """What is served, the version of the active adapter (null: the base alone), and how verdicts
+    are read of it."""
+    with lender.adapters.use() as lora_request:
+        critique = lender.adapters.critique_style(lora_request)
+    return {**lender.info, "active": lender.adapters.active, "critique": critique}
 
 
 @router.post("/answers")

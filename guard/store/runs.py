@@ -19,6 +19,8 @@ from guard.store.text import storable
 
 RunStatus = Literal["running", "promoted", "rejected", "too_few", "failed", "cancelled"]
 Use = Literal["train", "held_out", "repeat"]
+Source = Literal["flags", "corpus"]
+"""Where a run's mistakes come from: answers that were flagged, or a corpus of requests."""
 
 STAGES = ("collect", "analyse", "dataset", "train", "gate", "promote")
 """In their order; see refine/cycle.py."""
@@ -28,13 +30,14 @@ STAGES = ("collect", "analyse", "dataset", "train", "gate", "promote")
 class StoredRun:
     """One turn of the refine loop.
 
-    stage: the one that is under way, or in which it ended. parent: the adapter that was active
-    when it began. measures, reasons: the gate's figures and words. counts: by name, of all stages.
-    error: why it failed. dataset_sha256: of what it trained on, in hex. cancelled_by: who wants it
+    source: where its mistakes come from. stage: the one that is under way, or in which it ended.
+    parent: the adapter that was active when it began. measures, reasons: the gate's figures and
+    words. counts: by name, of all stages. error: why it failed. dataset_sha256: of what it trained on, in hex. cancelled_by: who wants it
     to end; it is cancelled once its status says so.
     """
 
     id: int
+    source: Source
     status: RunStatus
     stage: str
     created_at: datetime
@@ -73,10 +76,12 @@ class RunStore(Store):
         seed: int,
         options: Mapping[str, Any],
         stage: str = "collect",
+        source: Source = "flags",
     ) -> StoredRun:
         """A new run, numbered as no run before it and as no run after it."""
         now = datetime.now(UTC)
         row = RunRow(
+            source=source,
             status="running",
             stage=stage,
             created_at=now,
@@ -156,9 +161,12 @@ class RunStore(Store):
         async with self._transaction() as session:
             return [_stored(row) for row in await session.scalars(query)]
 
-    async def unfinished(self) -> StoredRun | None:
-        """The newest run that has not ended: it is under way, or its process was killed."""
+    async def unfinished(self, source: Source | None = None) -> StoredRun | None:
+        """The newest run, of any source or of that one, that has not ended: it is under way, or its
+        process was killed."""
         query = select(RunRow).where(RunRow.status == "running").order_by(RunRow.id.desc()).limit(1)
+        if source is not None:
+            query = query.where(RunRow.source == source)
         async with self._transaction() as session:
             row = await session.scalar(query)
         return None if row is None else _stored(row)

@@ -121,6 +121,7 @@ class RunRow(Base):
     __table_args__ = (Index(None, "status"), {"sqlite_autoincrement": True})
 
     id: Mapped[int] = mapped_column(Number, primary_key=True)
+    source: Mapped[str] = mapped_column(server_default="flags")
     status: Mapped[str]
     stage: Mapped[str]
     created_at: Mapped[datetime]

@@ -8,31 +8,17 @@ that is judged, so that one read serves requests, texts and answers alike.
 import random
 from collections.abc import Iterator, Sequence
 
-from guard.prompts import NO_WORDS, YES_WORDS
-from guard.verdict import CATEGORY_LETTERS
-from refine.dataset import Example, Kind
+from refine.dataset import Example, Kind, harmful_label, harmless_label
 from refine.evaluation.rows import BenchmarkRow
 from refine.seed import corpus
 from refine.seed.corpus import Injection, Message, Pair, Wrapper
 
-_LETTERS = {category: letter for letter, category in CATEGORY_LETTERS.items()}
 _WRAPPED_SHARE = 0.3
 _INJECTED_SHARE = 0.1
 _CUT_SHARE = 0.3
 _LEAST_KEPT = 0.6
 
 Messages = Sequence[Message]
-
-
-def harmless_label() -> str:
-    """What follows the mark after a harmless turn."""
-    return f" {NO_WORDS[0]}"
-
-
-def harmful_label(category: str = "") -> str:
-    """What follows the mark after a harmful turn; with its letter where the category is known."""
-    said = f" {YES_WORDS[0]}"
-    return f"{said} {_LETTERS[category]}" if category else said
 
 
 def label(messages: Messages, *, harmful: bool, category: str = "") -> Example:

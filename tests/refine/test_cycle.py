@@ -19,11 +19,12 @@ from guard.store.adapters import AdapterStore, StoredAdapter
 from guard.store.database import parse_url
 from guard.store.flags import Flag, FlagStore
 from guard.store.runs import RunStore, StoredRun
-from refine.cycle import Setting, Stores, run_cycle, run_folder
+from refine.cycle import run_cycle
 from refine.errors import ServerUnavailable
 from refine.ground import Ground
 from refine.measure.sets import Case, Labelled, Sets
 from refine.options import RefineOptions
+from refine.run import RunContext, Stores, run_folder
 from refine.served import Adapter, Conversation, ServedInfo, answered
 
 REVISION = "rev-1"
@@ -156,9 +157,9 @@ class Loop:
     async def _cycle(self, server: ScriptedServer, options: RefineOptions) -> StoredRun:
         stores = Stores(FlagStore(self.url), RunStore(self.url), AdapterStore(self.url))
         ground = Ground(lambda n, seed: [f"tend lawn {i}" for i in range(n)], sets(), WordTruth())
-        setting = Setting(stores, server, ground, options, self.adapters_dir, self.said.append)
+        context = RunContext(stores, server, ground, options, self.adapters_dir, self.said.append)
         try:
-            return await run_cycle(setting)
+            return await run_cycle(context)
         finally:
             for store in (stores.flags, stores.runs, stores.adapters):
                 await store.close()
