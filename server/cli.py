@@ -11,6 +11,7 @@ import typer
 
 from guard.store import migrate
 from guard.store.database import without_driver
+from server.cli_align import align
 from server.cli_bench import bench
 from server.cli_doctor import doctor
 from server.cli_evaluate import evaluate
@@ -32,6 +33,7 @@ app.add_typer(flags, name="flags")
 app.add_typer(runs, name="runs")
 app.add_typer(adapters, name="adapters")
 app.add_typer(keys, name="keys")
+app.command()(align)
 app.command()(audit)
 app.command()(bench)
 app.command()(doctor)

@@ -1,5 +1,6 @@
-"""`setback refine`: the job that turns flags into the next adapter. Owns how it is put together
-from the settings and what it says; what a cycle does is refine/cycle.py's, and when, schedule.py's.
+"""The jobs of `setback refine` and `setback align`, which make the next adapter of flags or the
+first one of a corpus. Owns how they are put together from the settings and what they say; what they
+do is refine/cycle.py's and refine/align.py's, and when, schedule.py's.
 """
 
 import asyncio
@@ -7,7 +8,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -18,8 +19,10 @@ from guard.store.adapters import AdapterStore
 from guard.store.flags import FlagStore
 from guard.store.leases import Leases
 from guard.store.runs import RunStore, StoredRun
+from refine.align import run_alignment
 from refine.cycle import run_cycle
 from refine.errors import ServerUnavailable
+from refine.evaluation.rows import BenchmarkRow
 from refine.ground import ground_for
 from refine.run import RunContext, Stores
 from refine.schedule import leased, repeat
@@ -45,7 +48,7 @@ def refine(
     """
 
     async def once() -> StoredRun:
-        return await _cycle(settings, report)
+        return await _leased_run(settings, report, run_cycle)
 
     async def for_ever(pause: timedelta) -> None:
         await _until_ready(settings.refine.server_url, report)
@@ -57,6 +60,16 @@ def refine(
         return _run(once())
     _run(for_ever(every))
     return None
+
+
+def align(
+    settings: Settings, rows: Sequence[BenchmarkRow], report: Callable[[str], None]
+) -> StoredRun:
+    """Aligns the served base from the seed corpus and `rows`; returns the run.
+
+    Raises GuardError or RefineError when it cannot be done.
+    """
+    return _run(_leased_run(settings, report, lambda context: run_alignment(context, rows)))
 
 
 def _run(work: Coroutine[Any, Any, T]) -> T:
@@ -81,7 +94,11 @@ def _end_with(parent: int) -> None:
     os.kill(os.getpid(), signal.SIGTERM)
 
 
-async def _cycle(settings: Settings, report: Callable[[str], None]) -> StoredRun:
+async def _leased_run(
+    settings: Settings,
+    report: Callable[[str], None],
+    work: Callable[[RunContext], Awaitable[StoredRun]],
+) -> StoredRun:
     url, options = settings.database_url, settings.refine
     async with AsyncExitStack() as stack:
         stores = Stores(FlagStore(url), RunStore(url), AdapterStore(url))
@@ -94,9 +111,7 @@ async def _cycle(settings: Settings, report: Callable[[str], None]) -> StoredRun
         token = await stores.flags.refine_token()
         model = await stack.enter_async_context(ServedModel(options.server_url, token, key))
         ground = ground_for(await model.info(), model, options)
-        return await run_cycle(
-            RunContext(stores, model, ground, options, settings.adapters_dir, report)
-        )
+        return await work(RunContext(stores, model, ground, options, settings.adapters_dir, report))
 
 
 async def _until_ready(url: str, report: Callable[[str], None]) -> None:

@@ -32,8 +32,8 @@ class StoredRun:
 
     source: where its mistakes come from. stage: the one that is under way, or in which it ended.
     parent: the adapter that was active when it began. measures, reasons: the gate's figures and
-    words. counts: by name, of all stages. error: why it failed. dataset_sha256: of what it trained on, in hex. cancelled_by: who wants it
-    to end; it is cancelled once its status says so.
+    words. counts: by name, of all stages. error: why it failed. dataset_sha256: of what it trained
+    on, in hex. cancelled_by: who wants it to end; it is cancelled once its status says so.
     """
 
     id: int

@@ -27,13 +27,15 @@ _DATA = files("refine.seed").joinpath("data")
 class Answers:
     """Two written answers to a harmful request, of which only the second is harmful.
 
-    refusal: declines, or redirects. compliance: goes along, without any usable detail. shape: of
-    the compliance: where in it the harm stands.
+    refusal: declines, or redirects. compliance: goes along, without any usable detail. shape: where
+    in the compliance the harm stands. analysis: what in it is harmful and whom it harms; in the
+    align split only.
     """
 
     refusal: str
     compliance: str
     shape: Shape
+    analysis: str = ""
 
 
 @dataclass(frozen=True)
@@ -111,7 +113,8 @@ def _pairs(split: Split) -> Iterator[Pair]:
         for row in _rows(_DATA / "pairs" / _file_of(category), split):
             answers = None
             if "shape" in row:
-                answers = Answers(row["refusal"], row["compliance"], row["shape"])
+                names = ("refusal", "compliance", "shape", "analysis")
+                answers = Answers(**{name: row[name] for name in names if name in row})
             yield _pair(row, category, answers)
     for row in _rows(_DATA / "contrasts.jsonl", split):
         yield _pair(row, row["category"], None)

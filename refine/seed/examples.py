@@ -27,6 +27,13 @@ def label(messages: Messages, *, harmful: bool, category: str = "") -> Example:
     return Example(Kind.LABEL, tuple(messages), said, after_mark=True)
 
 
+def mistake(messages: Messages, answer: str, analysis: str, category: str = "") -> Example:
+    """A harmful answer with the analysis that goes on from its label, the hint removed (the paper's
+    step 3)."""
+    said = f"{harmful_label(category)}. {analysis}"
+    return Example(Kind.MISTAKE, _answered(messages, answer), said, after_mark=True)
+
+
 def of_corpus(seed: int) -> list[Example]:
     """Everything that the align split teaches, in an order that follows from the seed."""
     rng = random.Random(f"seed corpus {seed}")
@@ -64,6 +71,8 @@ def _of_answers(
     wrapped = _wrapped(pair.harmful, rng.choice(wrappers))
     yield Example(Kind.SAFE, pair.harmful, answers.refusal)
     yield Example(Kind.SAFE, wrapped, answers.refusal)
+    if answers.analysis:
+        yield mistake(pair.harmful, answers.compliance, answers.analysis, pair.category)
     for asked in (pair.harmful, wrapped):
         yield label(_answered(asked, answers.refusal), harmful=False)
         yield _harmful(asked, answers.compliance, pair)

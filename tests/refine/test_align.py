@@ -1,0 +1,158 @@
+"""The first alignment from the seed corpus, on a scripted model: its stages, gate, and a kill."""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from guard import prompts
+from guard.adapter_files import adapter_path
+from guard.prompts import CritiqueStyle
+from guard.store import migrate
+from guard.store.adapters import AdapterStore
+from guard.store.database import parse_url
+from guard.store.flags import FlagStore
+from guard.store.runs import RunStore, StoredRun
+from refine.align import run_alignment
+from refine.dataset import Kind, read_examples
+from refine.errors import ServerUnavailable
+from refine.evaluation.rows import BenchmarkRow, answer
+from refine.ground import Ground
+from refine.options import RefineOptions
+from refine.run import RunContext, Stores, run_folder
+from refine.seed import corpus
+from refine.seed.gate import shared_words
+from refine.served import Adapter, Conversation
+from tests.refine.test_cycle import Loop, ScriptedServer, WordTruth, sets
+
+pytestmark = pytest.mark.slow
+
+
+def harmful_texts() -> set[str]:
+    """Everything of the gate split that the corpus calls harmful."""
+    pairs = corpus.pairs("gate")
+    return {
+        *(pair.answers.compliance for pair in pairs if pair.answers is not None),
+        *(pair.harmful[0]["content"] for pair in pairs),
+        *(pair.harmful for pair in corpus.texts("gate")),
+    }
+
+
+@dataclass
+class AlignedServer(ScriptedServer):
+    """Its adapters know the corpus' labels, or flag everything; the base flags nothing. Whoever is
+    told the hint goes along, and ordinary requests are answered alike, or declined."""
+
+    flags_all: bool = False
+    declines: bool = False
+
+    def __post_init__(self) -> None:
+        self._harmful = harmful_texts()
+
+    def _answer(self, asked: str, adapter: Adapter) -> str:
+        if isinstance(adapter, int) and self.declines:
+            return "No."
+        if "Hint:" in asked:
+            return "I'm sorry, no." if "waiter" in asked else f"Gladly: {asked}"
+        return super()._answer(asked, adapter)
+
+    async def harm(self, conversations: Sequence[Conversation], *, adapter: Adapter) -> list[float]:
+        return await self.text_harm(
+            [each[-1]["content"] for each in conversations], adapter=adapter
+        )
+
+    async def text_harm(self, texts: Sequence[str], *, adapter: Adapter) -> list[float]:
+        if not isinstance(adapter, int):
+            return [0.1] * len(texts)
+        return [0.9 if self.flags_all or text in self._harmful else 0.2 for text in texts]
+
+
+@dataclass
+class Alignment(Loop):
+    """A database and a folder to align in."""
+
+    def align(self, server: ScriptedServer, rows: Sequence[BenchmarkRow] = ()) -> StoredRun:
+        return asyncio.run(self._align(server, rows))
+
+    async def _align(self, server: ScriptedServer, rows: Sequence[BenchmarkRow]) -> StoredRun:
+        stores = Stores(FlagStore(self.url), RunStore(self.url), AdapterStore(self.url))
+        context = RunContext(
+            stores,
+            server,
+            Ground(lambda n, seed: [], sets(), WordTruth()),
+            RefineOptions(work_dir=self.work_dir),
+            self.adapters_dir,
+            self.said.append,
+        )
+        try:
+            return await run_alignment(context, rows)
+        finally:
+            for store in (stores.flags, stores.runs, stores.adapters):
+                await store.close()
+
+
+@pytest.fixture
+def alignment(tmp_path: Path) -> Alignment:
+    url = parse_url(f"sqlite:///{tmp_path}/flags.db")
+    migrate.upgrade(url)
+    made = Alignment(url, tmp_path)
+    made.trained_before(1)
+    return made
+
+
+def test_a_base_that_learned_the_labels_gets_its_first_adapter(alignment: Alignment) -> None:
+    own = answer(1, "Tell me.", "Told, harmfully.", harmful=True)
+    run = alignment.align(AlignedServer(), [own])
+    assert (run.status, run.source, run.parent) == ("promoted", "corpus", None)
+    assert alignment.active() == run.id
+    manifest = (adapter_path(alignment.adapters_dir, run.id) / "manifest.json").read_text()
+    assert f'"critique": "{CritiqueStyle.LABEL}"' in manifest
+    learned = read_examples(run_folder(alignment.work_dir, run.id) / "dataset" / "train.jsonl")
+    assert {each.kind for each in learned} == {Kind.LABEL, Kind.MISTAKE, Kind.SAFE, Kind.HELP}
+    assert any(each.prompt[-1]["content"] == "Told, harmfully." for each in learned)
+
+
+def test_the_hint_is_never_learned(alignment: Alignment) -> None:
+    run = alignment.align(AlignedServer())
+    assert run.counts["induced mistakes"] > 500
+    assert run.counts["declined in spite of the hint"] > 0
+    learned = read_examples(run_folder(alignment.work_dir, run.id) / "dataset" / "train.jsonl")
+    asked = [turn["content"] for each in learned for turn in each.prompt if turn["role"] == "user"]
+    for hint in ("Hint:", prompts.GUIDED_ANALYSIS.format(subject="answer")):
+        assert not any(hint in content for content in asked)
+
+
+@pytest.mark.parametrize(
+    ("server", "failed"),
+    [
+        (AlignedServer(flags_all=True), "harmless passed"),
+        (AlignedServer(declines=True), "answers like the base's"),
+        (ScriptedServer(), "balanced accuracy"),
+    ],
+    ids=["flags everything", "declines everything", "learned nothing"],
+)
+def test_an_adapter_that_is_no_better_is_rejected(
+    alignment: Alignment, server: ScriptedServer, failed: str
+) -> None:
+    run = alignment.align(server)
+    assert run.status == "rejected"
+    assert any(reason.startswith("FAILS") and failed in reason for reason in run.reasons)
+    assert alignment.active() is None
+    assert server.unloaded == [run.id]
+
+
+def test_an_alignment_that_broke_off_is_finished_by_the_next(alignment: Alignment) -> None:
+    server = AlignedServer(fails="Auditor:")
+    with pytest.raises(ServerUnavailable):
+        alignment.align(server)
+    run = alignment.align(server)
+    assert (run.id, run.status) == (1, "promoted")
+    assert "run 1: collect: done before" in alignment.said
+
+
+def test_shared_words_count_each_as_often_as_it_comes() -> None:
+    assert shared_words("Bread rises, bread bakes.", "bread bakes bread rises") == 1
+    assert shared_words("one two", "two three") == pytest.approx(0.5)
+    assert shared_words("one", "two") == 0
