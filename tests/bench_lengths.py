@@ -127,9 +127,10 @@ def main() -> None:
         for each in given.sets:
             name, _, path = each.partition("=")
             rows = read_set(name, Path(path)).rows
-            points[name] = []
+            title = Path(path).name.partition(".")[0]
+            points[title] = []
             for point in measure(client, rows, given.n, given.words):
-                points[name].append(point)
+                points[title].append(point)
                 print(name, point, flush=True)  # noqa: T201
     if given.out:
         _plot(points, given.out)
