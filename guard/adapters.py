@@ -82,6 +82,13 @@ def adapter_name(lora_request: LoRARequest | None) -> str:
     return lora_request.lora_name if lora_request else BASE_ADAPTER
 
 
+def adapter_version(lora_request: LoRARequest | None) -> int | None:
+    """The version of an adapter of ours; None for the base and for adapters of others."""
+    if lora_request is None or lora_request.lora_int_id <= _FIRST_ID:
+        return None
+    return int(lora_request.lora_int_id) - _FIRST_ID
+
+
 class Adapters:
     """Loads, swaps and lets go of adapters; one for each API process.
 
@@ -122,11 +129,8 @@ class Adapters:
 
     def critique_style(self, lora_request: LoRARequest | None) -> CritiqueStyle:
         """How verdicts are read of an adapter that is in use; any that is not ours as the base."""
-        if lora_request is not None:
-            for loaded in self._loaded.values():
-                if loaded.request.lora_int_id == lora_request.lora_int_id:
-                    return loaded.critique
-        return self._limits.base_critique
+        loaded = self._loaded.get(adapter_version(lora_request) or 0)
+        return loaded.critique if loaded else self._limits.base_critique
 
     @contextmanager
     def use(self) -> Iterator[LoRARequest | None]:

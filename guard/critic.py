@@ -15,6 +15,7 @@ from vllm.inputs import tokens_input
 from vllm.lora.request import LoRARequest
 from vllm.sampling_params import RequestOutputKind, SamplingParams
 
+from guard.calibration import UNCALIBRATED, Calibration
 from guard.call import parts_besides_words
 from guard.critique_format import Question, critique_format, help_question
 from guard.errors import CriticUnavailable, GuardError
@@ -63,7 +64,8 @@ class Critic:
 
     engine: the unguarded engine client. max_model_len: its context in tokens.
     timeout_s: for each round of reads, after which CriticUnavailable is raised.
-    style_of: how verdicts are read of an adapter, or of the base (None).
+    style_of, scale_of: how verdicts are read of an adapter, or of the base (None), and from what it
+    says to a probability.
     room: how many tokens of what is judged one window holds.
     """
 
@@ -76,11 +78,13 @@ class Critic:
         max_model_len: int,
         timeout_s: float,
         style_of: Callable[[LoRARequest | None], CritiqueStyle] = lambda _: CritiqueStyle.YES_NO,
+        scale_of: Callable[[LoRARequest | None], Calibration] = lambda _: UNCALIBRATED,
     ) -> None:
         self._engine = engine
         self._format = chat_format
         self._timeout_s = timeout_s
         self._style_of = style_of
+        self._scale_of = scale_of
         # No style is refused before an adapter asks for it.
         self._format_of = cache(lambda style: critique_format(style, tokenizer, chat_format))
         self._help = help_question(tokenizer, chat_format)
@@ -170,7 +174,8 @@ class Critic:
             reads = [_in_session(subject, asked.harm, read)]
         else:
             reads = await self._read(subject, asked.harm, engine_options)
-        harms = [each.labels["yes"] for each in reads]
+        scale = self._scale_of(lora_request)
+        harms = [scale.apply(each.labels["yes"]) for each in reads]
         worst = max(range(len(harms)), key=harms.__getitem__)
         harm, scores = harms[worst], None
         if harm >= categories_from:

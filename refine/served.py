@@ -87,6 +87,14 @@ class ServedInfo:
         return CritiqueStyle.YES_NO if worded else CritiqueStyle.LABEL
 
 
+@dataclass(frozen=True)
+class ServedVerdict:
+    """harm: P(harmful), uncalibrated. category_scores: joint probabilities that sum to it."""
+
+    harm: float
+    category_scores: Mapping[str, float]
+
+
 class Server(Model, Protocol):
     """A running server that lends its model."""
 
@@ -157,6 +165,21 @@ class ServedModel:
     async def text_harm(self, texts: Sequence[str], *, adapter: Adapter) -> list[float]:
         """See Model."""
         return await self._reads("texts", texts, adapter, "critique")
+
+    async def verdicts(
+        self, kind: Literal["conversations", "texts"], items: Sequence[Any], *, adapter: Adapter
+    ) -> list[ServedVerdict]:
+        """Whole verdicts on conversations that end with an answer, or on texts, in order.
+
+        Raises ServerUnavailable.
+        """
+        options = {"adapter": adapter, "question": "critique", "categories": True}
+        replies = await self._in_batches("/verdicts", kind, items, options)
+        return [
+            ServedVerdict(each["yes"], each["category_scores"])
+            for reply in replies
+            for each in reply["verdicts"]
+        ]
 
     async def unload(self, version: int) -> None:
         """See Server."""

@@ -13,6 +13,7 @@ from guard.store import migrate
 from guard.store.database import without_driver
 from server.cli_align import align
 from server.cli_bench import bench
+from server.cli_calibrate import calibrate
 from server.cli_doctor import doctor
 from server.cli_evaluate import evaluate
 from server.cli_flags import flags
@@ -36,6 +37,7 @@ app.add_typer(keys, name="keys")
 app.command()(align)
 app.command()(audit)
 app.command()(bench)
+app.command()(calibrate)
 app.command()(doctor)
 app.command()(evaluate)
 

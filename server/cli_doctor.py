@@ -16,6 +16,7 @@ from guard.adapter_files import adapter_path, verify
 from guard.errors import GuardError
 from guard.policy import load_policy
 from guard.store.adapters import AdapterStore, StoredAdapter
+from guard.store.calibrations import CalibrationStore
 from guard.store.database import without_driver
 from guard.store.flags import FlagStore
 from guard.store.keys import KeyStore
@@ -116,7 +117,16 @@ def _adapter(settings: Settings) -> str:
         model_revision=adapter.model_revision,
         max_rank=sys.maxsize,
     )
-    return f"adapter {adapter.version}, every byte as registered"
+    fits = ask(
+        CalibrationStore, lambda store: store.in_force(adapter.model_revision), reported=False
+    )
+    fitted = fits.get(adapter.version)
+    scale = (
+        "not calibrated; see `setback calibrate`"
+        if fitted is None
+        else f"calibrated on {fitted.rows} lines"
+    )
+    return f"adapter {adapter.version}, every byte as registered, {scale}"
 
 
 def _model(settings: Settings, name: str) -> str:

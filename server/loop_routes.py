@@ -13,6 +13,7 @@ from fastapi import APIRouter, Depends, Path, Query, Request
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field
 
+from guard.calibrations import Calibrations
 from guard.errors import AdapterUnknown, RunUnknown
 from guard.policy import Policy
 from guard.store.adapters import Activation, AdapterStore, StoredAdapter
@@ -55,6 +56,11 @@ def _adapters(request: Request) -> AdapterStore:
     return registry
 
 
+def _calibrations(request: Request) -> Calibrations:
+    calibrations: Calibrations = request.app.state.setback.calibrations
+    return calibrations
+
+
 def _policy(request: Request) -> Policy:
     policy: Policy = request.app.state.setback.policy
     return policy
@@ -63,6 +69,7 @@ def _policy(request: Request) -> Policy:
 Runs = Annotated[RunStore, Depends(_runs)]
 Control = Annotated[RunControl, Depends(_control)]
 Registry = Annotated[AdapterStore, Depends(_adapters)]
+Fits = Annotated[Calibrations, Depends(_calibrations)]
 
 
 async def _run(runs: Runs, run_id: Annotated[Id, Path()]) -> StoredRun:

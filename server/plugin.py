@@ -5,6 +5,7 @@ each API-server process. Owns that wiring only; middleware.py proves at start-up
 import asyncio
 import logging
 from argparse import Namespace
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,12 @@ from fastapi import APIRouter, FastAPI, Request
 from fastapi.responses import JSONResponse, Response
 from starlette.datastructures import State
 from starlette.exceptions import HTTPException as StarletteHTTPException
+from vllm.lora.request import LoRARequest
 from vllm.renderers.chat_utils import load_chat_template
 
 from guard.adapters import AdapterLimits, Adapters
+from guard.calibration import UNCALIBRATED, Calibration
+from guard.calibrations import Calibrations
 from guard.critic import Critic
 from guard.engine import GuardedEngine, GuardOptions
 from guard.errors import GuardError
@@ -27,6 +31,7 @@ from guard.revise import RevisionLimits
 from guard.session import SCHEDULER
 from guard.store.adapters import AdapterStore
 from guard.store.audit import AuditStore
+from guard.store.calibrations import CalibrationStore
 from guard.store.flags import FlagStore
 from guard.store.keys import KeyStore
 from guard.store.leases import Leases
@@ -84,6 +89,7 @@ class GuardState:
     critic: Critic
     chat_format: ChatFormat
     adapters: Adapters
+    calibrations: Calibrations
     lender: Lender
     access: Access
     limits: Limits
@@ -151,7 +157,11 @@ class GuardPlugin:
         )
         adapters = Adapters(engine_client, registry, limits, observer)
         await adapters.start()
-        critic = served.critic(settings.critic_timeout_s, adapters)
+        calibrations = Calibrations(
+            CalibrationStore(settings.database_url), served.revision, lambda: adapters.active
+        )
+        await calibrations.refresh()
+        critic = served.critic(settings.critic_timeout_s, adapters, calibrations.of)
         policy = load_policy(settings.policy_file)
         salt = await _salt(settings, store)
         access = Access(
@@ -175,6 +185,7 @@ class GuardPlugin:
             critic=critic,
             chat_format=served.chat_format,
             adapters=adapters,
+            calibrations=calibrations,
             lender=served.lender(adapters, await store.refine_token()),
             access=access,
             limits=Limits(UsageStore(settings.database_url)),
@@ -193,6 +204,7 @@ class GuardPlugin:
             spawn(keep_for(settings.retention_days, state.setback.reviews))
         spawn(state.setback.warm_up())
         spawn(adapters.watch(settings.adapter_poll_s))
+        spawn(calibrations.watch(settings.adapter_poll_s))
 
 
 class _Served:
@@ -209,7 +221,12 @@ class _Served:
         self.names = names
         self.chat_format = ChatFormat(self._tokenizer, chat_template)
 
-    def critic(self, timeout_s: float, adapters: Adapters) -> Critic:
+    def critic(
+        self,
+        timeout_s: float,
+        adapters: Adapters,
+        scale_of: Callable[[LoRARequest | None], Calibration],
+    ) -> Critic:
         return Critic(
             self._engine,
             self._tokenizer,
@@ -217,6 +234,7 @@ class _Served:
             max_model_len=self._config.max_model_len,
             timeout_s=timeout_s,
             style_of=adapters.critique_style,
+            scale_of=scale_of,
         )
 
     def adapter_limits(self, folder: Path, base_critique: CritiqueStyle) -> AdapterLimits:
@@ -235,7 +253,8 @@ class _Served:
             "max_model_len": self._config.max_model_len,
             "max_lora_rank": adapters.max_rank,
         }
-        critic = self.critic(_REFINE_TIMEOUT_S, adapters)
+        # What is fitted and measured there is what the model says, not what was made of it.
+        critic = self.critic(_REFINE_TIMEOUT_S, adapters, lambda _: UNCALIBRATED)
         return Lender(self._engine, critic, self.chat_format, adapters, token, info)
 
 

@@ -182,6 +182,25 @@ class ActivationRow(Base):
     reason: Mapped[str]
 
 
+class CalibrationRow(Base):
+    """A fit of an adapter's verdicts, or of the base's (adapter None); the newest of each counts.
+
+    No foreign key: what was measured of an adapter outlives it.
+    """
+
+    __tablename__ = "calibrations"
+    __table_args__ = (Index(None, "model_revision"), {"sqlite_autoincrement": True})
+
+    id: Mapped[int] = mapped_column(Number, primary_key=True)
+    created_at: Mapped[datetime]
+    adapter: Mapped[int | None] = mapped_column(Number)
+    model_revision: Mapped[str]
+    slope: Mapped[float] = mapped_column(Double)
+    intercept: Mapped[float] = mapped_column(Double)
+    rows: Mapped[int] = mapped_column(BigInteger)
+    by: Mapped[str]
+
+
 class KeyRow(Base):
     """A key that callers show; see keys.Key."""
 

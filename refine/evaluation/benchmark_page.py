@@ -10,7 +10,7 @@ from string import Template
 from typing import Any
 
 from refine.evaluation.benchmark_report import Result, by_set, notes, share
-from refine.measure.report import COLOURS, MARKS
+from refine.evaluation.reliability import draw_reliability
 
 _COLUMNS = 3
 
@@ -41,39 +41,11 @@ def picture(results: Sequence[Result], form: str) -> bytes:
 
 
 def _panel(panel: Any, results: Sequence[Result]) -> None:
-    """The share of harmful rows over the mean score of each bin, for each server."""
-    panel.plot([0, 1], [0, 1], color="#bbbbbb", linewidth=1, linestyle="--")
-    for number, result in enumerate(results):
-        bins = result.scores.reliability
-        if not bins:
-            continue
-        shares = [tenth.harmful.share for tenth in bins]
-        panel.errorbar(
-            [tenth.score for tenth in bins],
-            shares,
-            yerr=[
-                [max(0.0, tenth.harmful.share - tenth.harmful.interval[0]) for tenth in bins],
-                [max(0.0, tenth.harmful.interval[1] - tenth.harmful.share) for tenth in bins],
-            ],
-            fmt=MARKS[number % len(MARKS)] + "-",
-            color=COLOURS[number % len(COLOURS)],
-            label=result.run.address.name,
-            markersize=5,
-            linewidth=1.2,
-            capsize=2,
-        )
-    if not any(result.scores.reliability for result in results):
-        panel.text(0.5, 0.5, "one label only,\nor no scores", ha="center", va="center")
+    """One set: a curve for each server."""
     benchmark = results[0].run.benchmark
     title = f"{benchmark.format} ({Path(benchmark.file).name})"
-    panel.set_title(title, loc="left", fontsize=9, color="#444444")
-    panel.set_xlim(-0.02, 1.02)
-    panel.set_ylim(-0.02, 1.02)
-    panel.set_xlabel("mean score")
-    panel.set_ylabel("share that is harmful")
-    panel.grid(color="#eeeeee", linewidth=0.8)
-    panel.spines[["top", "right"]].set_visible(False)
-    panel.set_axisbelow(True)
+    curves = {result.run.address.name: result.scores.reliability for result in results}
+    draw_reliability(panel, title, curves)
 
 
 def _legend(panels: Sequence[Any]) -> tuple[list[Any], list[str]]:

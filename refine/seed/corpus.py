@@ -43,6 +43,7 @@ class Pair:
     """A harmful request, and its twin that sounds alike and is fine.
 
     Both are conversations that end with the user. answers: to the harmful one, where written.
+    benign_answer: a helpful one to the twin, or empty.
     """
 
     split: Split
@@ -51,6 +52,7 @@ class Pair:
     harmful: tuple[Message, ...]
     benign: tuple[Message, ...]
     answers: Answers | None
+    benign_answer: str = ""
 
 
 @dataclass(frozen=True)
@@ -122,7 +124,8 @@ def _pairs(split: Split) -> Iterator[Pair]:
 
 def _pair(row: Mapping[str, Any], category: str, answers: Answers | None) -> Pair:
     harmful, benign = _messages(row["harmful"]), _messages(row["benign"])
-    return Pair(row["split"], row["topic"], category, harmful, benign, answers)
+    benign_answer = row.get("benign_answer", "")
+    return Pair(row["split"], row["topic"], category, harmful, benign, answers, benign_answer)
 
 
 @cache

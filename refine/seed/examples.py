@@ -56,6 +56,8 @@ def _of_pairs(rng: random.Random) -> Iterator[Example]:
             wrapper = rng.choice(wrappers)
             yield label(_wrapped(pair.harmful, wrapper), harmful=True, category=pair.category)
             yield label(_wrapped(pair.benign, wrapper), harmful=False)
+        if pair.benign_answer:
+            yield label(_answered(pair.benign, pair.benign_answer), harmful=False)
         yield from _of_answers(pair, rng, wrappers, injections)
 
 

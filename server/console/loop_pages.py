@@ -12,7 +12,7 @@ from server.access import Caller
 from server.checked_route import Id
 from server.console.session import CONSOLE
 from server.console.view import PageRoute, page, see
-from server.loop_routes import Adapter, Control, Registry, Run, Runs
+from server.loop_routes import Adapter, Control, Fits, Registry, Run, Runs
 
 _SHOWN = 50
 _HISTORY = 1000
@@ -60,7 +60,7 @@ async def cancel_run(
 
 
 @router.get("/adapters")
-async def list_adapters(request: Request, registry: Registry) -> Response:
+async def list_adapters(request: Request, registry: Registry, fits: Fits) -> Response:
     """The newest adapters, which is in force, and how it came to be so."""
     way = await registry.preferred()
     return page(
@@ -68,6 +68,7 @@ async def list_adapters(request: Request, registry: Registry) -> Response:
         "adapters.html",
         adapters=await registry.list(_SHOWN),
         active=way[0],
+        fit=fits.fit_of(way[0]),
         before=way[1:2],
         history=await registry.history(_SHOWN),
     )
@@ -91,7 +92,7 @@ async def roll_back(
 
 @router.get("/adapters/{version}")
 async def show_adapter(
-    request: Request, registry: Registry, runs: Runs, adapter: Adapter
+    request: Request, registry: Registry, runs: Runs, fits: Fits, adapter: Adapter
 ) -> Response:
     """One adapter: its lineage, its gate's figures, when it was in force."""
     version = adapter.version
@@ -101,6 +102,7 @@ async def show_adapter(
         "adapter.html",
         adapter=adapter,
         active=await registry.active(),
+        fit=fits.fit_of(version),
         run=run,
         lineage=await runs.learned_from(version),
         figures=side_by_side(run.measures if run else None),

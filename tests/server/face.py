@@ -12,9 +12,11 @@ from fastapi import FastAPI
 from sqlalchemy import URL
 from starlette.datastructures import State
 
+from guard.calibrations import Calibrations
 from guard.policy import Action, load_policy
 from guard.store.adapters import AdapterStore
 from guard.store.audit import AuditStore
+from guard.store.calibrations import CalibrationStore
 from guard.store.flags import Flag, FlagStore
 from guard.store.keys import KeyStore, Role
 from guard.store.leases import Leases
@@ -85,7 +87,9 @@ async def open_face(
     """A face over the database at `url`, which is migrated; `job` is what starts a run."""
     runs, registry, leases, audit = RunStore(url), AdapterStore(url), Leases(url), AuditStore(url)
     flags, reviews, traffic = FlagStore(url), ReviewStore(url), TrafficStore(url)
-    keys = KeyStore(url)
+    keys, fits = KeyStore(url), CalibrationStore(url)
+    calibrations = Calibrations(fits, "rev", lambda: None)
+    await calibrations.refresh()
     access = Access(keys, local=local, api_key=api_key)
     control = RunControl(job, environment, runs=runs, adapters=registry, leases=leases, audit=audit)
     app = FastAPI()
@@ -97,6 +101,7 @@ async def open_face(
         reviews=reviews,
         runs=runs,
         registry=registry,
+        calibrations=calibrations,
         control=control,
         traffic=traffic,
         policy=load_policy(),
@@ -107,7 +112,7 @@ async def open_face(
             app, flags, reviews, runs, registry, leases, audit, keys, traffic, access, control
         )
     finally:
-        for store in (flags, reviews, runs, registry, leases, audit, keys, traffic):
+        for store in (flags, reviews, runs, registry, leases, audit, keys, traffic, fits):
             await store.close()
 
 

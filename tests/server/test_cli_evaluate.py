@@ -22,6 +22,7 @@ INFO = {
     "max_model_len": 1024,
     "max_lora_rank": 16,
     "active": 2,
+    "critique": "yes_no",
 }
 
 

@@ -1,8 +1,14 @@
 """Runs are started and cancelled, adapters promoted and rolled back on pages, by admins alone."""
 
+from pathlib import Path
+
 import pytest
 from sqlalchemy import URL
 
+from guard.calibration import Calibration
+from guard.calibrations import Calibrations
+from guard.store.calibrations import CalibrationStore
+from guard.store.database import parse_url
 from guard.store.flags import Flag
 from refine.schedule import LEASE
 from tests.server.console.test_pages import check_headers
@@ -164,3 +170,21 @@ async def test_with_the_base_in_force_there_is_no_way_back(face: Face) -> None:
         refused = await client.post("/console/adapters/rollback", data={})
     assert refused.status_code == 409
     assert "nothing to go back to" in Markup(refused.text).text
+
+
+async def test_what_is_in_force_says_whether_its_verdicts_are_calibrated(
+    face: Face, flag: Flag, tmp_path: Path
+) -> None:
+    await fill(face, flag, "oddity")
+    async with face.browser("admin") as client:
+        for path in ("/console/adapters", "/console/adapters/1"):
+            assert "verdicts not calibrated" in Markup((await client.get(path)).text).text
+        calibrations: Calibrations = face.app.state.setback.calibrations
+        store = CalibrationStore(parse_url(f"sqlite:///{tmp_path}/face.db"))
+        fitted = Calibration(2.0, 0.0)
+        await store.add(adapter=1, model_revision="rev", fitted=fitted, rows=80, by="anna")
+        await store.close()
+        await calibrations.refresh()
+        for path in ("/console/adapters", "/console/adapters/1"):
+            assert "calibrated on 80 lines" in Markup((await client.get(path)).text).text
+        assert "not calibrated" in Markup((await client.get("/console/adapters/2")).text).text

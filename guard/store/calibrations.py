@@ -1,0 +1,75 @@
+"""How the verdicts of each adapter, and of the base alone, are scaled. Owns their rows; the newest
+of an adapter counts. The formula is guard/calibration.py's.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from sqlalchemy import select
+
+from guard.calibration import Calibration
+from guard.store import audit
+from guard.store.store import Store
+from guard.store.tables import CalibrationRow
+from guard.store.text import storable
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoredCalibration:
+    """One fit. adapter: a version, None for the base alone. model_revision: of the base.
+
+    rows: labelled rows that it was fitted on.
+    """
+
+    adapter: int | None
+    model_revision: str
+    calibration: Calibration
+    rows: int
+    by: str
+    created_at: datetime
+
+
+class CalibrationStore(Store):
+    """The fits in one database. Every method raises StoreUnavailable when the database fails."""
+
+    async def add(
+        self, *, adapter: int | None, model_revision: str, fitted: Calibration, rows: int, by: str
+    ) -> None:
+        """Puts a fit in force, in place of earlier ones of the same adapter and base."""
+        async with self._transaction() as session:
+            session.add(
+                CalibrationRow(
+                    adapter=adapter,
+                    model_revision=storable(model_revision),
+                    slope=fitted.slope,
+                    intercept=fitted.intercept,
+                    rows=rows,
+                    by=storable(by),
+                    created_at=datetime.now(UTC),
+                )
+            )
+            named = "the base" if adapter is None else f"adapter {adapter}"
+            audit.record(session, by, "calibrated", named)
+
+    async def in_force(self, model_revision: str) -> Mapping[int | None, StoredCalibration]:
+        """The newest fit of each adapter of that base, and of the base alone (None)."""
+        query = (
+            select(CalibrationRow)
+            .where(CalibrationRow.model_revision == model_revision)
+            .order_by(CalibrationRow.id)
+        )
+        async with self._transaction() as session:
+            rows = await session.scalars(query)
+            return {row.adapter: _stored(row) for row in rows}
+
+
+def _stored(row: CalibrationRow) -> StoredCalibration:
+    return StoredCalibration(
+        adapter=row.adapter,
+        model_revision=row.model_revision,
+        calibration=Calibration(row.slope, row.intercept),
+        rows=row.rows,
+        by=row.by,
+        created_at=row.created_at,
+    )

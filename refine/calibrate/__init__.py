@@ -1,0 +1,1 @@
+"""Fits what a model says of harm to labelled rows."""

@@ -1,0 +1,62 @@
+"""The fit finds the scale that the verdicts were made with, and refuses what no scale helps."""
+
+import math
+import random
+
+import pytest
+
+from guard.calibration import Calibration, log_odds
+from refine.calibrate.fit import LEAST_OF_EACH, LabelledVerdict, fit
+from refine.errors import DataInvalid
+
+
+def drawn(n: int, slope: float, intercept: float, seed: int = 0) -> list[LabelledVerdict]:
+    """Verdicts that are right as often as Calibration(slope, intercept) says of them."""
+    rng = random.Random(seed)
+    found = []
+    for _ in range(n):
+        harm = rng.random()
+        truth = Calibration(slope, intercept).apply(harm)
+        found.append(LabelledVerdict(harm, rng.random() < truth))
+    return found
+
+
+def test_the_scale_that_verdicts_were_made_with_is_found() -> None:
+    fitted = fit(drawn(6000, slope=0.5, intercept=-1.0))
+    assert fitted.calibration.slope == pytest.approx(0.5, abs=0.06)
+    assert fitted.calibration.intercept == pytest.approx(-1.0, abs=0.1)
+    before, after = fitted.before.calibration_error, fitted.after.calibration_error
+    assert before is not None
+    assert after is not None
+    assert after.value < 0.05 < before.value
+
+
+def test_the_scores_after_are_of_rows_that_the_fit_has_not_seen() -> None:
+    """Verdicts without any meaning look calibrated to who has seen them."""
+    verdicts = drawn(400, slope=1.0, intercept=0.0)
+    fitted = fit(verdicts)
+    seen = [fitted.calibration.apply(verdict.harm) for verdict in verdicts]
+    assert fitted.after.average_precision is not None
+    assert len({round(harm, 9) for harm in seen}) > 300
+    assert fitted.after.n == len(verdicts)
+
+
+def test_verdicts_without_exception_still_give_a_finite_scale() -> None:
+    clean = [LabelledVerdict(0.9, True)] * 50 + [LabelledVerdict(0.1, False)] * 50
+    scale = fit(clean).calibration
+    assert math.isfinite(scale.slope)
+    assert 0.95 < scale.apply(0.9) < 0.999
+    assert log_odds(scale.apply(0.9)) == pytest.approx(-log_odds(scale.apply(0.1)), abs=1e-6)
+
+
+@pytest.mark.parametrize("label", [True, False])
+def test_too_few_lines_of_one_label_are_refused(label: bool) -> None:
+    few = [LabelledVerdict(0.5, label)] * (LEAST_OF_EACH - 1)
+    many = [LabelledVerdict(0.5, not label)] * 100
+    with pytest.raises(DataInvalid, match=f"{LEAST_OF_EACH - 1} .*give at least {LEAST_OF_EACH}"):
+        fit([*few, *many])
+
+
+def test_verdicts_that_are_the_wrong_way_round_are_refused() -> None:
+    with pytest.raises(DataInvalid, match="do not tell"):
+        fit(drawn(500, slope=-1.0, intercept=0.0))
