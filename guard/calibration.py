@@ -17,6 +17,9 @@ class Calibration:
 
     def apply(self, harm: float) -> float:
         """The calibrated probability, in [0, 1]; it keeps the order of verdicts."""
+        if self == UNCALIBRATED:
+            # To the digit: thresholds may be 0 and 1.
+            return harm
         return (1 + math.tanh((self.slope * log_odds(harm) + self.intercept) / 2)) / 2
 
 

@@ -126,7 +126,7 @@ def test_an_adapter_is_rolled_back_and_promoted(loop: Loop, browser: Browser) ->
     browser.click("Roll back")
     browser.wait_for("Roll back?")
     browser.press("Looks odd.\n")
-    browser.wait_for("In force: the base.")
+    browser.wait_for("In force: the base,")
     loop.wait_until_served("base")
     browser.click("Promote")
     browser.wait_for("Promote adapter 1?")
