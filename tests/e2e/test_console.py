@@ -131,7 +131,7 @@ def test_an_adapter_is_rolled_back_and_promoted(loop: Loop, browser: Browser) ->
     browser.click("Promote")
     browser.wait_for("Promote adapter 1?")
     browser.press("Was fine.\n")
-    browser.wait_for("In force: adapter 1.")
+    browser.wait_for("In force: adapter 1,")
     assert "Looks odd." in browser.text
     loop.wait_until_served("setback-1")
 
