@@ -82,13 +82,19 @@ def train_nothing(path: Path, seed: int, rank: int = 8) -> Path:
     return path
 
 
-async def publish(url: URL, folder: Path, trained: Path, revision: str) -> int:
+async def publish(
+    url: URL,
+    folder: Path,
+    trained: Path,
+    revision: str,
+    critique: CritiqueStyle = CritiqueStyle.YES_NO,
+) -> int:
     """Seals and registers a copy of a PEFT adapter under a new number, which it returns."""
     runs, adapters = RunStore(url), AdapterStore(url)
     run = await runs.start(model="m", model_revision=revision, parent=None, seed=0, options={})
     path = adapter_path(folder, run.id)
     shutil.copytree(trained, path)
-    seal(path, version=run.id, parent=None, model="m", revision=revision)
+    seal(path, version=run.id, parent=None, model="m", revision=revision, critique=critique)
     await adapters.register(
         version=run.id, parent=None, model_revision=revision, sha256=manifest_sha256(path)
     )

@@ -14,6 +14,7 @@ import httpx
 import pytest
 
 from guard.adapter_files import WEIGHTS, adapter_path
+from guard.prompts import CritiqueStyle
 from guard.store import migrate
 from guard.store.database import parse_url
 from guard.store.flags import FlagStore
@@ -26,6 +27,7 @@ pytestmark = pytest.mark.e2e
 
 REQUEST = [{"role": "user", "content": "Can you help me press white flowers?"}]
 PASS_ALL = '[default]\nthreshold = 1.0\naction = "pass"\n'
+COMPUTED = 'setback_critique_tokens_total{source="computed"'
 SWAP_S = 60
 
 Start = Callable[[], AbstractContextManager[Server]]
@@ -89,9 +91,9 @@ def versions(folder: Path, swapping: Server, lender: httpx.Client) -> list[int]:
     return asyncio.run(published())
 
 
-def ask(server: Server) -> tuple[str, str]:
+def ask(server: Server, max_tokens: int = 24) -> tuple[str, str]:
     """The adapter that answered, and its answer."""
-    body = {"model": MODEL_NAME, "messages": REQUEST, "temperature": 0, "max_tokens": 24}
+    body = {"model": MODEL_NAME, "messages": REQUEST, "temperature": 0, "max_tokens": max_tokens}
     with server.http() as http:
         response = http.post("/v1/chat/completions", json=body)
     assert response.status_code == 200, response.text
@@ -119,6 +121,27 @@ def lent_answer(lender: httpx.Client, adapter: str | int) -> Any:
     options = {"max_tokens": 24, "reminder": True}
     said = lent(lender, "/answers", adapter=adapter, conversations=[REQUEST], **options)
     return said["adapter"], said["answers"][0]
+
+
+def test_an_adapter_of_the_label_style_is_read_without_a_question(
+    swapping: Server, versions: list[int], lender: httpx.Client, folder: Path
+) -> None:
+    revision = lender.get("/model").json()["model_revision"]
+    trained = train_nothing(folder / "trained-9", 9)
+    made = publish(swapping.database, folder / "adapters", trained, revision, CritiqueStyle.LABEL)
+    version = asyncio.run(made)
+    tokens = {}
+    for number, style in ((versions[0], "yes_no"), (version, "label")):
+        swap(swapping, number, f"setback-{number}")
+        assert lender.get("/model").json()["critique"] == style
+        before = read_metric(swapping, COMPUTED)
+        # Too short for doubt to have it judged in parts.
+        ask(swapping, max_tokens=8)
+        after = read_metric(swapping, COMPUTED)
+        tokens[style] = after - before
+    swap(swapping, None, "base")
+    # The practice tokenizer spells the mark in letters; other models need three tokens.
+    assert 0 < tokens["label"] <= 8 < tokens["yes_no"]
 
 
 def test_a_promoted_adapter_answers_and_a_rollback_undoes_it(
