@@ -106,7 +106,7 @@ class Injection:
 
 @cache
 def pairs(split: Split) -> tuple[Pair, ...]:
-    """The pairs of every category, written at length, and then the short contrasts."""
+    """The pairs of every category: written at length, short contrasts, and plain requests."""
     return tuple(_pairs(split))
 
 
@@ -120,6 +120,8 @@ def _pairs(split: Split) -> Iterator[Pair]:
             yield _pair(row, category, answers)
     for row in _rows(_DATA / "contrasts.jsonl", split):
         yield _pair(row, row["category"], None)
+    for category, row in _plain("request", split):
+        yield _pair(row, category, None)
 
 
 def _pair(row: Mapping[str, Any], category: str, answers: Answers | None) -> Pair:
@@ -130,11 +132,18 @@ def _pair(row: Mapping[str, Any], category: str, answers: Answers | None) -> Pai
 
 @cache
 def texts(split: Split) -> tuple[TextPair, ...]:
-    """The free-standing texts of every category."""
+    """The free-standing texts of every category, and then the plain ones."""
+    rows = [
+        *(
+            (category, row)
+            for category in CATEGORIES
+            for row in _rows(_DATA / "texts" / _file_of(category), split)
+        ),
+        *_plain("text", split),
+    ]
     return tuple(
         TextPair(split, row["topic"], category, row["harmful"], row["benign"])
-        for category in CATEGORIES
-        for row in _rows(_DATA / "texts" / _file_of(category), split)
+        for category, row in rows
     )
 
 
@@ -165,6 +174,14 @@ def injections(split: Split) -> tuple[Injection, ...]:
         )
         for row in _rows(_DATA / "injections.jsonl", split)
     )
+
+
+def _plain(kind: str, split: Split) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Rows as people write online, of that kind, with their categories."""
+    for category in CATEGORIES:
+        for row in _rows(_DATA / "plain" / _file_of(category), split):
+            if row["kind"] == kind:
+                yield category, row
 
 
 def _rows(file: Traversable, split: Split) -> Iterator[Mapping[str, Any]]:
