@@ -19,11 +19,11 @@ from typing import Any, Protocol
 from vllm.lora.request import LoRARequest
 
 from guard.adapter_files import adapter_path, verify
-from guard.errors import AdapterConflict, AdapterRefused, AdapterUnknown, GuardError
+from guard.errors import AdapterConflict, AdapterRefused, AdapterUnknown
 from guard.observer import Observer
 from guard.prompts import CritiqueStyle
 from guard.store.adapters import StoredAdapter
-from guard.tasks import spawn
+from guard.tasks import keep_refreshing, spawn
 
 _log = logging.getLogger("vllm.setback")
 
@@ -177,14 +177,7 @@ class Adapters:
 
     async def watch(self, poll_s: float) -> None:
         """Follows the registry until cancelled; failures are logged and tried again."""
-        while True:
-            await asyncio.sleep(poll_s)
-            try:
-                await self.refresh()
-            except GuardError as error:
-                _log.warning("Cannot see which adapter is active: %s: %s", error.code, error)
-            except Exception:
-                _log.exception("Cannot follow the registry of adapters")
+        await keep_refreshing(self.refresh, poll_s, "which adapter is active")
 
     async def refresh(self) -> None:
         """Looks at the registry once, and serves what it says is active if that can be served.

@@ -20,13 +20,18 @@ class Calibration:
         if self == UNCALIBRATED:
             # To the digit: thresholds may be 0 and 1.
             return harm
-        return (1 + math.tanh((self.slope * log_odds(harm) + self.intercept) / 2)) / 2
+        return probability(self.slope * log_odds(harm) + self.intercept)
 
 
 UNCALIBRATED = Calibration()
 
 
-def log_odds(probability: float) -> float:
+def log_odds(share: float) -> float:
     """Of a probability, which is kept off 0 and 1 by a billionth."""
-    kept = min(max(probability, _LEAST), 1 - _LEAST)
+    kept = min(max(share, _LEAST), 1 - _LEAST)
     return math.log(kept / (1 - kept))
+
+
+def probability(odds: float) -> float:
+    """Of log-odds of any size, without overflow."""
+    return (1 + math.tanh(odds / 2)) / 2

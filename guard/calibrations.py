@@ -3,7 +3,6 @@ again now and then, so that a fit counts without a restart. Owns which one is in
 formula is calibration.py's, the rows store/calibrations.py's.
 """
 
-import asyncio
 import logging
 from collections.abc import Callable, Mapping
 from typing import Protocol
@@ -12,8 +11,8 @@ from vllm.lora.request import LoRARequest
 
 from guard.adapters import adapter_version
 from guard.calibration import UNCALIBRATED, Calibration
-from guard.errors import GuardError
 from guard.store.calibrations import StoredCalibration
+from guard.tasks import keep_refreshing
 
 _log = logging.getLogger("vllm.setback")
 
@@ -73,9 +72,4 @@ class Calibrations:
 
     async def watch(self, poll_s: float) -> None:
         """Reads them again and again until cancelled; failures are logged and tried again."""
-        while True:
-            await asyncio.sleep(poll_s)
-            try:
-                await self.refresh()
-            except GuardError as error:
-                _log.warning("Cannot see how verdicts are calibrated: %s: %s", error.code, error)
+        await keep_refreshing(self.refresh, poll_s, "how verdicts are calibrated")

@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from guard.calibration import probability
 from guard.errors import CriticUnavailable, TemplateUnusable
 from guard.prompts import YES_NO_FORM, CritiqueForm
 from guard.template import Tokenizer
@@ -59,8 +60,7 @@ class AveragedLabels(LabelSet):
             label: sum(max(logprobs[token], -100.0) for token in tokens) / len(tokens)
             for label, tokens in self.tokens.items()
         }
-        log_odds = self.slope * (means["yes"] - means["no"]) + self.intercept
-        yes = (1 + math.tanh(log_odds / 2)) / 2
+        yes = probability(self.slope * (means["yes"] - means["no"]) + self.intercept)
         return {"yes": yes, "no": 1 - yes}
 
 

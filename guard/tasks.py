@@ -1,10 +1,15 @@
 """Background tasks that are not lost: keeps the reference that asyncio itself does not."""
 
 import asyncio
-from collections.abc import Coroutine
-from typing import Any, TypeVar
+import logging
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, NoReturn, TypeVar
+
+from guard.errors import GuardError
 
 T = TypeVar("T")
+
+_log = logging.getLogger("vllm.setback")
 
 _running: set[asyncio.Task[Any]] = set()
 
@@ -15,3 +20,20 @@ def spawn(work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
     _running.add(task)
     task.add_done_callback(_running.discard)
     return task
+
+
+async def keep_refreshing(
+    refresh: Callable[[], Awaitable[None]], pause_s: float, what: str
+) -> NoReturn:
+    """Refreshes after every pause until cancelled; failures are logged and tried again.
+
+    what: is looked up, for the log: "which adapter is active".
+    """
+    while True:
+        await asyncio.sleep(pause_s)
+        try:
+            await refresh()
+        except GuardError as error:
+            _log.warning("Cannot see %s: %s: %s", what, error.code, error)
+        except Exception:
+            _log.exception("Cannot see %s", what)

@@ -133,25 +133,13 @@ def learning_rate(plan: TrainPlan, hidden_size: int) -> float:
 def _with_adapter(model: Any, plan: TrainPlan) -> Any:
     if plan.start is not None:
         return PeftModel.from_pretrained(model, plan.start, is_trainable=True)
-    layers = model.config.num_hidden_layers
     config = LoraConfig(
         r=plan.rank,
         lora_alpha=2 * plan.rank,
-        target_modules=_linear_names(model),
-        layers_to_transform=list(range(layers - max(1, round(layers * plan.layers)), layers)),
+        target_modules="all-linear",
         task_type="CAUSAL_LM",
     )
     return get_peft_model(model, config)
-
-
-def _linear_names(model: Any) -> list[str]:
-    """Of every linear module but the head; PEFT's "all-linear" does not go with chosen layers."""
-    linear = (
-        (name, module)
-        for name, module in model.named_modules()
-        if isinstance(module, torch.nn.Linear) and module is not model.get_output_embeddings()
-    )
-    return sorted({name.rpartition(".")[2] for name, _ in linear})
 
 
 def _settings(plan: TrainPlan, hidden_size: int, *, in_bfloat16: bool) -> TrainingArguments:

@@ -21,8 +21,7 @@ class TrainPlan:
     base: path or hub id. dataset: a JSONL of examples. out: the adapter's directory, which exists
     only once training is done. checkpoints: where a killed training goes on from. start: the
     adapter directory to train on from, None for a new one. learning_rate: None for the default of
-    the model's width. layers: the share of the layers, from the last one down, that a new adapter
-    changes. max_steps: 0 for as many as `epochs` makes.
+    the model's width. max_steps: 0 for as many as `epochs` makes.
     """
 
     base: str
@@ -36,7 +35,6 @@ class TrainPlan:
     batch_size: int
     max_length: int
     seed: int
-    layers: float = 1.0
     max_steps: int = 0
 
 

@@ -11,7 +11,7 @@ import typer
 
 from refine.evaluation.formats import read_set
 from refine.evaluation.rows import BenchmarkRow
-from server.settings import load_settings
+from server.settings import load_settings, with_server
 from server.terminal import print_table, reported_errors
 
 
@@ -38,10 +38,7 @@ def align(
         if dry_run:
             _tell(rows)
             return
-        settings = load_settings()
-        if server is not None:
-            options = settings.refine.model_copy(update={"server_url": server})
-            settings = settings.model_copy(update={"refine": options})
+        settings = with_server(load_settings(), server)
         from server.refine_job import align as run
 
         finished = run(settings, rows, typer.echo)

@@ -6,7 +6,6 @@ rule are refine/calibrate's.
 import asyncio
 import getpass
 from collections.abc import Sequence
-from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -15,7 +14,6 @@ import typer
 
 from guard.policy import load_policy
 from guard.store.calibrations import CalibrationStore
-from guard.store.flags import FlagStore
 from guard.verdict import Verdict
 from refine.calibrate.fit import Fit, LabelledVerdict, fit
 from refine.calibrate.plot import save_plot
@@ -24,7 +22,8 @@ from refine.evaluation.formats import read_set
 from refine.evaluation.rows import BenchmarkRow
 from refine.figures import Figure
 from refine.served import Adapter, ServedInfo, ServedModel, ServedVerdict
-from server.settings import Settings, load_settings
+from server.lent_model import lent_model
+from server.settings import Settings, load_settings, with_server
 from server.terminal import print_fields, print_table, reported_errors
 
 
@@ -66,9 +65,9 @@ def calibrate(
     """Fit verdicts to labelled lines; the fit is in force within seconds, a policy only written."""
     share = _share(max_false_alarms)
     with reported_errors():
-        settings = load_settings()
+        settings = with_server(load_settings(), server)
         rows = [row for path in file for row in read_set("jsonl", path).rows]
-        read = asyncio.run(_read(settings, server or settings.refine.server_url, rows, base=base))
+        read = asyncio.run(_read(settings, rows, base=base))
         fitted = fit(read.verdicts)
         asyncio.run(_keep(settings, read, fitted))
     proposals = propose(
@@ -98,15 +97,8 @@ def _share(text: str) -> float:
     return share
 
 
-async def _read(settings: Settings, url: str, rows: Sequence[BenchmarkRow], *, base: bool) -> _Read:
-    key = settings.refine.api_key
-    async with AsyncExitStack() as stack:
-        flags = FlagStore(settings.database_url)
-        stack.push_async_callback(flags.close)
-        token = await flags.refine_token()
-        model = await stack.enter_async_context(
-            ServedModel(url, token, key.get_secret_value() if key else None)
-        )
+async def _read(settings: Settings, rows: Sequence[BenchmarkRow], *, base: bool) -> _Read:
+    async with lent_model(settings) as model:
         info = await model.info()
         version = None if base else info.active
         said = await _verdicts(model, rows, "base" if version is None else version)

@@ -12,14 +12,14 @@ from typing import Annotated, Final
 
 import typer
 
-from guard.store.flags import FlagStore
 from refine.evaluation.public_api import RequestRoute
 from refine.ground import ground_for
 from refine.measure import report
 from refine.measure.measure import Measures, measure_once
 from refine.options import RefineOptions
-from refine.served import Adapter, ServedInfo, ServedModel
-from server.settings import Settings, load_settings
+from refine.served import Adapter, ServedInfo
+from server.lent_model import lent_model
+from server.settings import Settings, load_settings, with_server
 from server.terminal import AsJson, print_json, reported_errors
 
 _ACTIVE: Final = "active"
@@ -109,14 +109,10 @@ def evaluate_adapters(
     server = next(iter(servers), None)
     asked = [_adapter(name) for name in names]
     with reported_errors():
-        settings = load_settings()
-        options = settings.refine.model_copy(
-            update={
-                name: value
-                for name, value in (("server_url", server), ("gate_file", file))
-                if value is not None
-            }
-        )
+        settings = with_server(load_settings(), server)
+        options = settings.refine
+        if file is not None:
+            options = options.model_copy(update={"gate_file": file})
         measured, about = asyncio.run(_evaluate(settings, options, asked))
     written = report.write(out, measured, about)
     if as_json:
@@ -143,14 +139,7 @@ def _adapter(name: str) -> Adapter:
 async def _evaluate(
     settings: Settings, options: RefineOptions, asked: Sequence[Adapter]
 ) -> tuple[list[Measures], dict[str, str]]:
-    store = FlagStore(settings.database_url)
-    try:
-        await store.check()
-        token = await store.refine_token()
-    finally:
-        await store.close()
-    key = options.api_key.get_secret_value() if options.api_key else None
-    async with ServedModel(options.server_url, token, key) as model:
+    async with lent_model(settings) as model:
         info = await model.info()
         ground = ground_for(info, model, options)
         measured = []

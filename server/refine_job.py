@@ -26,7 +26,7 @@ from refine.evaluation.rows import BenchmarkRow
 from refine.ground import ground_for
 from refine.run import RunContext, Stores
 from refine.schedule import leased, repeat
-from refine.served import ServedModel
+from server.lent_model import lent_model
 from server.settings import Settings
 
 T = TypeVar("T")
@@ -107,9 +107,7 @@ async def _leased_run(
             stack.push_async_callback(store.close)
         await leases.check()
         await stack.enter_async_context(leased(leases, options.lease_s))
-        key = options.api_key.get_secret_value() if options.api_key else None
-        token = await stores.flags.refine_token()
-        model = await stack.enter_async_context(ServedModel(options.server_url, token, key))
+        model = await stack.enter_async_context(lent_model(settings))
         ground = ground_for(await model.info(), model, options)
         return await work(RunContext(stores, model, ground, options, settings.adapters_dir, report))
 

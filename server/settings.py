@@ -173,6 +173,14 @@ def config_file() -> Path:
     return Path(os.environ.get(CONFIG_VARIABLE) or CONFIG_DEFAULT)
 
 
+def with_server(settings: Settings, url: str | None) -> Settings:
+    """The settings with another running server for the refine loop, where one is named."""
+    if url is None:
+        return settings
+    options = settings.refine.model_copy(update={"server_url": url})
+    return settings.model_copy(update={"refine": options})
+
+
 def load_settings() -> Settings:
     """The settings in force; raises SettingsInvalid."""
     path = config_file()

@@ -2,9 +2,7 @@
 
 import asyncio
 import json
-import threading
 from collections.abc import Iterator
-from http.server import ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +15,7 @@ from guard.store.calibrations import CalibrationStore, StoredCalibration
 from guard.store.database import parse_url
 from guard.verdict import CATEGORIES
 from server.cli import app
-from tests.server.test_cli_evaluate import Lender
+from tests.server.test_cli_evaluate import Lender, serving
 
 URL = parse_url("sqlite:///data/setback.db")
 
@@ -42,13 +40,8 @@ class Judging(Lender):
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     monkeypatch.setattr(Judging, "asked", [])
-    lender = ThreadingHTTPServer(("127.0.0.1", 0), Judging)
-    thread = threading.Thread(target=lender.serve_forever)
-    thread.start()
-    yield f"http://127.0.0.1:{lender.server_port}"
-    lender.shutdown()
-    thread.join()
-    lender.server_close()
+    with serving(Judging) as url:
+        yield url
 
 
 @pytest.fixture(autouse=True)

@@ -3,6 +3,7 @@
 import json
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -60,17 +61,24 @@ class Lender(BaseHTTPRequestHandler):
         """Says nothing."""
 
 
-@pytest.fixture
-def lender(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """The URL of a server that lends its model."""
-    monkeypatch.setattr(Lender, "adapters", [])
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Lender)
+@contextmanager
+def serving(handler: type[BaseHTTPRequestHandler]) -> Iterator[str]:
+    """The URL of a server that answers so, for the block."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
     yield f"http://127.0.0.1:{server.server_port}"
     server.shutdown()
     thread.join()
     server.server_close()
+
+
+@pytest.fixture
+def lender(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The URL of a server that lends its model."""
+    monkeypatch.setattr(Lender, "adapters", [])
+    with serving(Lender) as url:
+        yield url
 
 
 @pytest.fixture(autouse=True)
