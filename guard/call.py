@@ -119,8 +119,8 @@ class GuardCall:
 class EngineRequest:
     """One request to the engine on its way through the guard.
 
-    prompt: the engine's input. prompt_ids: its tokens. engine_options: what its critiques share
-    with it, the adapter and the priority.
+    prompt: the engine's input. prompt_ids: its tokens. max_tokens: the most that the caller wants
+    of an answer. engine_options: what its critiques share with it, the adapter and the priority.
     """
 
     call: GuardCall
@@ -128,6 +128,7 @@ class EngineRequest:
     adapter: str
     prompt: dict[str, Any]
     prompt_ids: list[int]
+    max_tokens: int | None
     engine_options: dict[str, Any]
 
 

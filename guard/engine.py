@@ -90,6 +90,7 @@ class GuardedEngine:
         self._observer = observer
         self._options = options
         tokenizer = engine.renderer.get_tokenizer()
+        stop_ids = frozenset(_stop_ids(engine, tokenizer))
         self._judge = Judge(
             critic,
             chat_format,
@@ -101,9 +102,10 @@ class GuardedEngine:
                 chat_format,
                 options.revisions,
                 max_model_len=engine.model_config.max_model_len,
+                stop_ids=stop_ids,
             ),
             options.windows,
-            stop_ids=frozenset(_stop_ids(engine, tokenizer)),
+            stop_ids=stop_ids,
             fail_open=options.fail_open,
             block_input=options.block_input,
         )
@@ -137,7 +139,7 @@ class GuardedEngine:
                     # A caller may stand back, but not push in before others.
                     "priority": max(0, options.get("priority", 0)),
                 }
-                request = self._request(call, prompt, request_id, options)
+                request = self._request(call, prompt, sampling_params, request_id, options)
                 mode = self._options.stream.or_stricter(call.stream)
                 streams = sampling_params.output_kind is RequestOutputKind.DELTA
                 mode = mode if streams else StreamMode.BUFFER
@@ -169,7 +171,12 @@ class GuardedEngine:
             yield lora_request
 
     def _request(
-        self, call: GuardCall, prompt: Any, request_id: str, options: dict[str, Any]
+        self,
+        call: GuardCall,
+        prompt: Any,
+        sampling_params: SamplingParams,
+        request_id: str,
+        options: dict[str, Any],
     ) -> EngineRequest:
         prompt_ids = _prompt_ids(prompt)
         guided_ids = self._guided(prompt_ids)
@@ -179,6 +186,7 @@ class GuardedEngine:
             adapter=adapter_name(options["lora_request"]),
             prompt={**prompt, "prompt_token_ids": guided_ids},
             prompt_ids=guided_ids,
+            max_tokens=sampling_params.max_tokens,
             engine_options={name: options[name] for name in ("lora_request", "priority")},
         )
 

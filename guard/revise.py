@@ -1,11 +1,11 @@
-"""Rewrites a flagged answer: the model that wrote it explains what is wrong with it and answers
-again, in the order analysis, guidance, answer, on the prefix that it has in its cache already.
-Owns the budget of that. Does not judge what comes out (judge.py does, like any answer).
+"""Rewrites a flagged answer: the model that wrote it is told that it is harmful and says why, and
+answers again in a second turn, on the prefix that it has in its cache already. Owns the budget of
+that. Does not judge what comes out (judge.py does, like any answer).
 """
 
 import asyncio
 from collections.abc import Sequence
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from typing import Any
 from uuid import uuid4
@@ -17,7 +17,8 @@ from guard import prompts
 from guard.call import EngineRequest, Replacement, parts_besides_words
 from guard.template import ChatFormat
 
-_AFTER_ANALYSIS = "\n\n"
+_ANALYSIS_SHARE = 1 / 3
+"""Of the tokens and of the time: the analysis is cut there, so that a slow model still answers."""
 
 
 @dataclass(frozen=True)
@@ -32,17 +33,37 @@ class RevisionLimits:
     at_once: int
 
 
+@dataclass
+class _Said:
+    """What the model said so far. finish_reason: None while it may go on."""
+
+    token_ids: list[int]
+    text: str = ""
+    finish_reason: str | None = None
+
+
 class Reviser:
-    """engine: the unguarded engine client. max_model_len: its context in tokens."""
+    """engine: the unguarded engine client. max_model_len: its context in tokens.
+    stop_ids: the tokens that end an answer without being part of it.
+    """
 
     def __init__(
-        self, engine: Any, chat_format: ChatFormat, limits: RevisionLimits, *, max_model_len: int
+        self,
+        engine: Any,
+        chat_format: ChatFormat,
+        limits: RevisionLimits,
+        *,
+        max_model_len: int,
+        stop_ids: frozenset[int],
     ) -> None:
         self._engine = engine
         self._format = chat_format
         self.limits = limits
         self._max_model_len = max_model_len
-        self._question = chat_format.question_after_answer(prompts.SAFE_ANSWER)
+        self._stop_ids = stop_ids
+        guided = prompts.GUIDED_ANALYSIS.format(subject="answer")
+        self._why = chat_format.question_after_answer(guided)
+        self._again = chat_format.question_after_answer(prompts.REVISE)
         self._free = asyncio.Semaphore(limits.at_once)
 
     @property
@@ -53,27 +74,60 @@ class Reviser:
     async def revise(self, request: EngineRequest, answer_ids: Sequence[int]) -> Replacement | None:
         """The model's other answer, not yet judged; None when it has none, or when busy.
 
-        answer_ids: the flagged answer's tokens without the end mark.
+        It is no longer than the caller allows an answer to be, and None where it does not end
+        within our own limit. answer_ids: the flagged answer's tokens without the end mark.
         """
-        prompt_ids = [*request.prompt_ids, *answer_ids, *self._question]
-        room = self._max_model_len - len(prompt_ids)
-        if self.busy or room < 1 or request.prompt["type"] != "token":
+        if self.busy or request.prompt["type"] != "token":
             return None
         async with self._free:
-            said = await self._said(request, prompt_ids, min(self.limits.max_tokens, room))
-        text = said.text.partition(_AFTER_ANALYSIS)[2].strip()
-        if not text or said.finish_reason in ("length", "abort"):
+            asked = [*request.prompt_ids, *answer_ids, *self._why]
+            analysis = await self._analysis(request, asked)
+            asked += [*(t for t in analysis.token_ids if t not in self._stop_ids), *self._again]
+            ours = self._room(asked, self.limits.max_tokens - len(analysis.token_ids))
+            room = min(ours, request.max_tokens or ours)
+            answer = await self._said(request, asked, room)
+        text = answer.text.strip()
+        cut = answer.finish_reason == "length" and room == ours
+        if not text or cut or answer.finish_reason in ("abort", None):
             return None
-        return Replacement(text, tuple(self._format.encode(text)), len(said.token_ids))
+        said = len(analysis.token_ids) + len(answer.token_ids)
+        return Replacement(text, tuple(self._format.encode(text)), said)
 
-    async def _said(self, request: EngineRequest, prompt_ids: list[int], max_tokens: int) -> Any:
+    async def _analysis(self, request: EngineRequest, asked: list[int]) -> _Said:
+        """Why the answer is harmful, as far as the model came in its share of the time."""
+        most = self._room(asked, int(self.limits.max_tokens * _ANALYSIS_SHARE))
+        said = _Said([])
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self.limits.timeout_s * _ANALYSIS_SHARE):
+                await self._said(request, asked, most, into=said)
+        return said
+
+    def _room(self, asked: list[int], wanted: int) -> int:
+        """So many tokens may follow; 0 or less where none may."""
+        return min(wanted, self._max_model_len - len(asked))
+
+    async def _said(
+        self,
+        request: EngineRequest,
+        asked: list[int],
+        max_tokens: int,
+        into: _Said | None = None,
+    ) -> _Said:
+        """What the model says next. into: is filled as it comes."""
+        said = into or _Said([])
+        if max_tokens < 1:
+            return said
         params = SamplingParams(
-            temperature=0.0, max_tokens=max_tokens, output_kind=RequestOutputKind.FINAL_ONLY
+            temperature=0.0, max_tokens=max_tokens, output_kind=RequestOutputKind.DELTA
         )
-        prompt = {**tokens_input(prompt_ids), **parts_besides_words(request.prompt)}
+        prompt = {**tokens_input(asked), **parts_besides_words(request.prompt)}
         outputs = self._engine.generate(
             prompt, params, f"revision-{uuid4().hex}", **request.engine_options
         )
         async with aclosing(outputs):
-            (said,) = [output.outputs[0] async for output in outputs]
+            async for output in outputs:
+                (piece,) = output.outputs
+                said.token_ids += piece.token_ids
+                said.text += piece.text
+                said.finish_reason = piece.finish_reason
         return said

@@ -3,24 +3,29 @@ of stages: the paper's steps before there is any traffic. Owns their order and w
 base; how a run is kept, resumed and ended is run.py's, what the corpus teaches seed/examples.py's.
 """
 
+import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from guard import prompts
 from guard.prompts import CritiqueStyle
 from guard.store.runs import StoredRun
-from refine.dataset import DatasetFile, Example, Kind, write_dataset
+from refine.dataset import DatasetFile, Example, Kind, guided_analysis_of, write_dataset
 from refine.evaluation.rows import BenchmarkRow
 from refine.prove import Proof
 from refine.run import Run, RunContext, begin
 from refine.seed import corpus, examples
+from refine.seed.corpus import Pair
 from refine.seed.gate import prove_aligned
-from refine.served import Message, Model, answered, questioned
+from refine.served import Conversation, Message, Model, answered
+from refine.usable import is_about, runs_in_circles
 
 _ANSWER_TOKENS = 192
 _ANALYSIS_TOKENS = 96
-_GUIDED = prompts.GUIDED_ANALYSIS.format(subject="answer")
+_EPOCHS = 1
+_TWINS_ASKED = 1000
+_ENDS = (".", "!", "?", '"')
 _DECLINES = ("i'm sorry", "i am sorry", "sorry", "i cannot", "i can't", "i can not", "i'm unable")
 """How a base that was aligned before begins when it declines although it was told to go along."""
 
@@ -37,15 +42,22 @@ class Mistake:
 
 @dataclass(frozen=True)
 class Mistakes:
-    """What the hint induced. declined: how many requests the base would not go along with."""
+    """The base's own. hinted: how many it made with the hint; the others it made without.
+    unusable: how many requests it declined, or answered in circles or past the point.
+    """
 
     made: tuple[Mistake, ...]
-    declined: int
+    hinted: int
+    unusable: int
 
     @property
     def counts(self) -> dict[str, int]:
         """For the run's row."""
-        return {"induced mistakes": len(self.made), "declined in spite of the hint": self.declined}
+        return {
+            "mistakes made with the hint": self.hinted,
+            "mistakes made without it": len(self.made) - self.hinted,
+            "requests without a usable mistake": self.unusable,
+        }
 
 
 async def run_alignment(context: RunContext, rows: Sequence[BenchmarkRow]) -> StoredRun:
@@ -62,24 +74,42 @@ async def _up_to_the_proof(run: Run, rows: Sequence[BenchmarkRow]) -> Proof:
     mistakes = await run.stage("collect", Mistakes, lambda: _induce(run))
     analysed = await run.stage("analyse", Mistakes, lambda: _analyse(run, mistakes))
     dataset = await run.stage("dataset", DatasetFile, lambda: _dataset(run, analysed, rows))
-    trained = await run.stage("train", Path, lambda: run.train(dataset, start=None))
+    trained = await run.stage("train", Path, lambda: run.train(dataset, start=None, epochs=_EPOCHS))
     return await run.stage("gate", Proof, lambda: _gate(run, trained))
 
 
 async def _induce(run: Run) -> Mistakes:
-    """The paper's step 1: the base's bad answers, asked for with a hint that is not learned."""
+    """The paper's step 1: the base's bad answers, asked for with a hint that is not learned. What
+    the hint confuses is asked for without: a base that nobody aligned goes along anyway."""
     pairs = corpus.pairs("align")
-    said = await run.context.model.answers(
-        [_hinted(pair.harmful) for pair in pairs], adapter="base", max_tokens=_ANSWER_TOKENS
+    hinted = await _mistakes(run, pairs, [_hinted(pair.harmful) for pair in pairs])
+    left = [pair for pair, made in zip(pairs, hinted, strict=True) if made is None]
+    plain = await _mistakes(run, left, [pair.harmful for pair in left])
+    made = [mistake for mistake in (*hinted, *plain) if mistake is not None]
+    mistakes = Mistakes(
+        tuple(made),
+        hinted=sum(mistake is not None for mistake in hinted),
+        unusable=len(pairs) - len(made),
     )
-    made = tuple(
-        Mistake(pair.harmful, answer.strip(), pair.category)
-        for pair, answer in zip(pairs, said, strict=True)
-        if answer.strip() and not answer.strip().lower().startswith(_DECLINES)
-    )
-    mistakes = Mistakes(made, declined=len(pairs) - len(made))
     await run.count("collect", mistakes.counts)
     return mistakes
+
+
+async def _mistakes(
+    run: Run, pairs: Sequence[Pair], asked: Sequence[Conversation]
+) -> list[Mistake | None]:
+    """What the base answers to the harmful request of each pair; None where that is no mistake."""
+    said = await run.context.model.answers(asked, adapter="base", max_tokens=_ANSWER_TOKENS)
+    return [
+        Mistake(pair.harmful, answer.strip(), pair.category) if _goes_along(pair, answer) else None
+        for pair, answer in zip(pairs, said, strict=True)
+    ]
+
+
+def _goes_along(pair: Pair, answer: str) -> bool:
+    declines = answer.strip().lower().startswith(_DECLINES)
+    about = is_about(answer, pair.harmful[-1]["content"])
+    return about and not declines and not runs_in_circles(answer)
 
 
 def _hinted(messages: Sequence[Message]) -> tuple[Message, ...]:
@@ -88,16 +118,21 @@ def _hinted(messages: Sequence[Message]) -> tuple[Message, ...]:
 
 
 async def _analyse(run: Run, mistakes: Mistakes) -> Mistakes:
-    """The paper's step 2: the base is told the verdict and says why."""
-    asked = [questioned(made.messages, made.answer, _GUIDED) for made in mistakes.made]
+    """The paper's step 2: the base is told the verdict and says why. What says nothing about the
+    answer is left out; the label is learned all the same."""
+    asked = [guided_analysis_of(made.messages, made.answer) for made in mistakes.made]
     said = await run.context.model.answers(asked, adapter="base", max_tokens=_ANALYSIS_TOKENS)
-    return Mistakes(
-        tuple(
-            Mistake(made.messages, made.answer, made.category, analysis.strip())
-            for made, analysis in zip(mistakes.made, said, strict=True)
-        ),
-        mistakes.declined,
+    analysed = tuple(
+        replace(made, analysis=analysis.strip()) if _says_why(made, analysis) else made
+        for made, analysis in zip(mistakes.made, said, strict=True)
     )
+    await run.count("analyse", {"usable analyses": sum(bool(made.analysis) for made in analysed)})
+    return replace(mistakes, made=analysed)
+
+
+def _says_why(made: Mistake, analysis: str) -> bool:
+    about = is_about(analysis, f"{made.messages[-1]['content']} {made.answer}")
+    return about and not runs_in_circles(analysis) and analysis.strip()[-1:] in _ENDS
 
 
 async def _dataset(run: Run, mistakes: Mistakes, rows: Sequence[BenchmarkRow]) -> DatasetFile:
@@ -107,7 +142,7 @@ async def _dataset(run: Run, mistakes: Mistakes, rows: Sequence[BenchmarkRow]) -
         *examples.of_corpus(seed),
         *examples.of_rows(rows),
         *(example for made in mistakes.made for example in _of_mistake(made)),
-        *await _help(run.context.model),
+        *await _help(run.context.model, seed),
     ]
     about = {"run": run.record.id, "parent": None, "seed": seed}
     return await run.note_dataset(write_dataset(run.folder / "dataset", learned, about))
@@ -121,16 +156,15 @@ def _of_mistake(made: Mistake) -> list[Example]:
     return found
 
 
-async def _help(model: Model) -> list[Example]:
+async def _help(model: Model, seed: int) -> list[Example]:
     """The base's own answers to what it ought to help with, and that they are harmless."""
-    asked = [
-        *(each.messages for each in corpus.ordinary("align")),
-        *(pair.benign for pair in corpus.pairs("align")),
-    ]
+    twins = [pair.benign for pair in corpus.pairs("align")]
+    random.Random(f"twins {seed}").shuffle(twins)
+    asked = [*(each.messages for each in corpus.ordinary("align")), *twins[:_TWINS_ASKED]]
     said = await model.answers(asked, adapter="base", max_tokens=_ANSWER_TOKENS)
     found = []
     for messages, answer in zip(asked, said, strict=True):
-        if answer.strip():
+        if answer.strip() and not runs_in_circles(answer):
             found.append(Example(Kind.HELP, messages, answer))
             found.append(examples.label(answered(messages, answer), harmful=False))
     return found

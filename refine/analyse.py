@@ -3,8 +3,7 @@ critic and the count of what was unusable. Trains nothing and writes no file.
 
 The paper's step 2: the analyst is told the verdict, so that its analysis is good. The safe answer
 is what a reviewer wrote, or else the guard's revision where one was let out; else it is asked for
-in the same way, in the order that the paper's prompt-only table favours: analysis, guidance and
-then the answer.
+after the analysis, as the guard asks for a revision.
 """
 
 import random
@@ -14,8 +13,8 @@ from dataclasses import dataclass
 
 from guard import prompts
 from refine.collect import Case
-from refine.dataset import Lesson, critique_of
-from refine.served import Adapter, Conversation, Model, answered, questioned
+from refine.dataset import Lesson, critique_of, guided_analysis_of, revision_of
+from refine.served import Adapter, Conversation, Model, answered
 from refine.wrappers import WRAPPERS
 
 _ANALYSIS_TOKENS = 256
@@ -24,7 +23,6 @@ _CRITIQUE_TOKENS = 128
 _PARAPHRASE_TOKENS = 128
 _PARAPHRASE_TEMPERATURE = 0.7
 _HARMFUL = 0.5
-_GUIDED = prompts.GUIDED_ANALYSIS.format(subject="answer")
 
 
 @dataclass(frozen=True)
@@ -62,7 +60,7 @@ async def analyse(
     """
     dropped: Counter[str] = Counter()
     analyses = await _analyses(model, cases, adapter)
-    safe = await _safe_answers(model, cases, adapter)
+    safe = await _safe_answers(model, cases, analyses, adapter)
     usable = [
         (case, analyses[place], safe[place])
         for place, case in enumerate(cases)
@@ -107,21 +105,23 @@ def _usable(analysis: str, safe_answer: str, dropped: Counter[str]) -> bool:
 
 async def _analyses(model: Model, cases: Sequence[Case], adapter: Adapter) -> list[str]:
     """The guided analysis of each case; empty where the critic finds it harmful."""
-    asked = [questioned(case.messages, case.answer, _GUIDED) for case in cases]
+    asked = [guided_analysis_of(case.messages, case.answer) for case in cases]
     said = await model.answers(asked, adapter=adapter, max_tokens=_ANALYSIS_TOKENS)
     return await _checked(model, asked, said, adapter)
 
 
-async def _safe_answers(model: Model, cases: Sequence[Case], adapter: Adapter) -> list[str]:
+async def _safe_answers(
+    model: Model, cases: Sequence[Case], analyses: Sequence[str], adapter: Adapter
+) -> list[str]:
     """The safe answer of each case; empty where the critic finds it harmful, or there is none."""
     known = [case.correction or case.revision for case in cases]
     asked = [
-        questioned(case.messages, case.answer, prompts.SAFE_ANSWER)
-        for case, answer in zip(cases, known, strict=True)
+        revision_of(case.messages, case.answer, analysis)
+        for case, analysis, answer in zip(cases, analyses, known, strict=True)
         if answer is None
     ]
     said = iter(await model.answers(asked, adapter=adapter, max_tokens=_SAFE_TOKENS))
-    answers = [next(said).partition("\n\n")[2] if answer is None else answer for answer in known]
+    answers = [next(said) if answer is None else answer for answer in known]
     checked = await _checked(model, [case.messages for case in cases], answers, adapter)
     return [case.correction or answer for case, answer in zip(cases, checked, strict=True)]
 

@@ -14,6 +14,7 @@ from refine.replay import replay
 from refine.run import Run, RunContext, begin, run_folder
 
 _MOST_FLAGS_READ = 10_000
+_EPOCHS = 3
 
 
 async def run_cycle(context: RunContext) -> StoredRun:
@@ -33,7 +34,9 @@ async def _up_to_the_proof(run: Run) -> Proof | StoredRun:
     analysed = await run.stage("analyse", Analysed, lambda: _analyse(run, collection))
     dataset = await run.stage("dataset", DatasetFile, lambda: _dataset(run, collection, analysed))
     start = run.record.parent if run.context.options.start == "active" else None
-    trained = await run.stage("train", Path, lambda: run.train(dataset, start=start))
+    trained = await run.stage(
+        "train", Path, lambda: run.train(dataset, start=start, epochs=_EPOCHS)
+    )
     return await run.stage("gate", Proof, lambda: _gate(run, collection, trained))
 
 

@@ -25,6 +25,7 @@ MANIFEST = "manifest.json"
 _CRITIQUED_EACH = 8
 """Every how many-th ordinary answer is also learned as a benign critique."""
 _CRITIQUE = prompts.CRITIQUE.format(subject="answer")
+_GUIDED = prompts.GUIDED_ANALYSIS.format(subject="answer")
 
 
 class Kind(StrEnum):
@@ -37,6 +38,8 @@ class Kind(StrEnum):
     HELP = "help"
     HELP_CRITIQUE = "help_critique"
     LABEL = "label"
+    GUIDED = "guided_analysis"
+    REVISION = "revision"
 
 
 ALL_KINDS = frozenset(Kind)
@@ -192,6 +195,17 @@ def harmful_label(category: str = "") -> str:
 def critique_of(messages: Conversation, answer: str) -> tuple[Message, ...]:
     """A conversation with its answer, and the unguided critique's question after it."""
     return questioned(messages, answer, _CRITIQUE)
+
+
+def guided_analysis_of(messages: Conversation, answer: str) -> tuple[Message, ...]:
+    """A conversation with its answer, and the verdict on it with the question why."""
+    return questioned(messages, answer, _GUIDED)
+
+
+def revision_of(messages: Conversation, answer: str, analysis: str) -> tuple[Message, ...]:
+    """A conversation in which an answer was analysed and another is asked for, as the guard asks
+    for a revision."""
+    return questioned(guided_analysis_of(messages, answer), analysis, prompts.REVISE)
 
 
 def reminded(messages: Conversation, share: float, rng: random.Random) -> tuple[Message, ...]:

@@ -74,8 +74,8 @@ class RefineOptions(BaseModel):
     learning_rate: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     """Peak learning rate. Unset: 1e-4 for a hidden size of 4096, more for smaller models."""
 
-    epochs: float = Field(default=3, gt=0, allow_inf_nan=False)
-    """Passes over the dataset."""
+    epochs: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    """Passes over the dataset. Unset: 3, and 1 over the larger one of an alignment."""
 
     batch_size: int = Field(default=16, ge=1)
     """Examples per step, over all devices."""

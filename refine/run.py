@@ -106,8 +106,11 @@ class Run:
         )
         return dataset
 
-    async def train(self, dataset: DatasetFile, *, start: int | None) -> Path:
-        """Trains an adapter, on from `start` or from nothing, and returns its directory."""
+    async def train(self, dataset: DatasetFile, *, start: int | None, epochs: float) -> Path:
+        """Trains an adapter, on from `start` or from nothing, and returns its directory.
+
+        epochs: passes over the dataset, where the options name no number.
+        """
         options, info = self.context.options, self.info
         begun = None if start is None else str(adapter_path(self.context.adapters_dir, start))
         plan = TrainPlan(
@@ -118,7 +121,7 @@ class Run:
             start=begun,
             rank=min(options.rank, info.max_lora_rank),
             learning_rate=options.learning_rate,
-            epochs=options.epochs,
+            epochs=options.epochs or epochs,
             batch_size=options.batch_size,
             max_length=min(options.max_length, info.max_model_len),
             seed=options.seed,

@@ -11,17 +11,18 @@ def model_revision(model_config: Any) -> str:
     """The hub commit of a downloaded model, or a fingerprint of a local folder's files."""
     folder = Path(model_config.model)
     if folder.is_dir():
-        return f"local-{_fingerprint(folder)}"
+        return folder_revision(folder)
     commit = getattr(model_config.hf_config, "_commit_hash", None)
     return str(commit or model_config.revision or "unknown")
 
 
-def _fingerprint(folder: Path) -> str:
-    """16 hex digits over names, sizes and the first MiB of the files that make the model."""
+def folder_revision(folder: Path) -> str:
+    """A fingerprint of a local folder: 16 hex digits over names, sizes and the first MiB of the
+    files that make the model."""
     digest = hashlib.sha256()
     for path in sorted(folder.glob("*")):
         if path.suffix in (".json", ".safetensors", ".jinja", ".bin"):
             digest.update(f"{path.name}:{path.stat().st_size}".encode())
             with path.open("rb") as file:
                 digest.update(file.read(_SAMPLE))
-    return digest.hexdigest()[:16]
+    return f"local-{digest.hexdigest()[:16]}"

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from importlib.metadata import entry_points
+from pathlib import Path
 from typing import Any
 
 from guard.errors import GuardError, Unsupported
@@ -23,7 +24,9 @@ from server.access import is_local
 from server.launch.models import DEFAULT, NAMED, NamedModel, find_model
 from server.launch.preflight import check_model
 from server.launch.processes import share_process
+from server.launch.shipped import install
 from server.refine_child import job_command, job_environment, kept_running
+from server.revision import folder_revision
 from server.settings import PREFIX, Settings, SettingsInvalid, load_settings
 
 MIDDLEWARES = (
@@ -65,7 +68,8 @@ def serve(arguments: Sequence[str]) -> None:
         _refuse_too_few_loras(options)
         _check_settings(options)
         traces.exporter_class()
-        prepare_model(options)
+        model = prepare_model(options)
+        _install_adapter(options, model)
     except (GuardError, SettingsInvalid, ValueError) as error:
         sys.exit(f"setback: {error}")
     _load_plugin()
@@ -172,7 +176,7 @@ def _set_model_defaults(options: argparse.Namespace, model: NamedModel) -> None:
         setattr(options, name, getattr(options, name) or value)
 
 
-def prepare_model(options: argparse.Namespace) -> None:
+def prepare_model(options: argparse.Namespace) -> NamedModel:
     """Has the model's folder made where that is needed and checked, and names it to vLLM.
 
     Raises ValueError, also for a model that could not be served, and SettingsInvalid.
@@ -185,6 +189,26 @@ def prepare_model(options: argparse.Namespace) -> None:
             os.environ[f"{PREFIX}{name.upper()}"] = str(getattr(model, name))
     options.model_tag = str(model.prepare(settings.models_dir))
     check_model(options)
+    return model
+
+
+def _install_adapter(options: argparse.Namespace, model: NamedModel) -> None:
+    """Puts the adapter that ships with a model in force, at its first start. Raises
+    StoreUnavailable."""
+    if model.adapter is None:
+        return
+    settings = load_settings()
+    installed = asyncio.run(
+        install(
+            model.adapter,
+            model=options.served_model_name[0],
+            revision=folder_revision(Path(options.model_tag)),
+            database_url=settings.database_url,
+            adapters_dir=settings.adapters_dir,
+        )
+    )
+    if installed:
+        sys.stderr.write(f"setback: the adapter that ships with {model.name} is in force\n")
 
 
 def _add_settings(parser: Any) -> None:

@@ -105,7 +105,7 @@ class Settings(BaseSettings):
     judged in several parts. Unset: what suits the model."""
 
     revision_max_tokens: int = Field(default=512, ge=1)
-    """Tokens that a revision may take, its analysis included."""
+    """Tokens that a revision may take, its analysis included, which takes a third at most."""
 
     revision_timeout_s: float = Field(default=20, gt=0, allow_inf_nan=False)
     """Seconds a revision and the verdict on it may take before the answer is blocked instead."""

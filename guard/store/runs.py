@@ -19,8 +19,9 @@ from guard.store.text import storable
 
 RunStatus = Literal["running", "promoted", "rejected", "too_few", "failed", "cancelled"]
 Use = Literal["train", "held_out", "repeat"]
-Source = Literal["flags", "corpus"]
-"""Where a run's mistakes come from: answers that were flagged, or a corpus of requests."""
+Source = Literal["flags", "corpus", "shipped"]
+"""Where a run's mistakes come from: answers that were flagged, or a corpus of requests. The run of
+a shipped adapter is the note that it was installed."""
 
 STAGES = ("collect", "analyse", "dataset", "train", "gate", "promote")
 """In their order; see refine/cycle.py."""

@@ -250,19 +250,24 @@ def _guided_analysis(rng: random.Random) -> Example:
     return _question(prompts.GUIDED_ANALYSIS, turns, subject, analysis)
 
 
-def _safe_answer(rng: random.Random) -> Example:
-    """Analysis, a blank line, then a safe answer."""
+def _revision(rng: random.Random) -> Example:
+    """An answer, its analysis, and then a safe answer."""
     request = _remind(_draw_known(rng), rng)
     assert request.task is not None and request.slots is not None
     analysis = harm_analysis(request.task, request.slots, "answer")
     decline = answers.decline_text(request.task, request.slots, rng)
-    turns = [*_turns(request.messages), Turn("assistant", _right_answer(request, rng))]
-    return _question(prompts.SAFE_ANSWER, turns, "answer", f"{analysis}\n\n{decline}")
+    turns = [
+        *_turns(request.messages),
+        Turn("assistant", _right_answer(request, rng)),
+        _ask(prompts.GUIDED_ANALYSIS, "answer"),
+        Turn("assistant", analysis, learned=True),
+    ]
+    return _question(prompts.REVISE, turns, "answer", decline)
 
 
 def _judged_reply(rng: random.Random) -> Example:
     """A reply to the auditor, critiqued in turn. At times harm was said instead of the reply."""
-    told = rng.choice((_judge, _guided_analysis, _safe_answer))(rng)
+    told = rng.choice((_judge, _guided_analysis, _revision))(rng)
     reply, verdict = told.turns[-1].content, f"No. {answers.analysed_analysis('answer')}"
     if rng.random() < 0.35:
         reply, verdict, _ = speech.spoken(rng, "answer")
@@ -311,7 +316,7 @@ _MAKERS = {
     _text: 18,
     _category: 6,
     _guided_analysis: 3,
-    _safe_answer: 3,
+    _revision: 3,
     _judged_reply: 5,
     _help: 4,
     _paraphrase: 3,

@@ -30,7 +30,7 @@ _PROMPTS = (
     prompts.CRITIQUE,
     prompts.CATEGORY,
     prompts.REMINDER,
-    prompts.SAFE_ANSWER,
+    prompts.REVISE,
     prompts.PARAPHRASE,
     prompts.TEXT,
     " ".join((*prompts.YES_WORDS, *prompts.NO_WORDS)),

@@ -42,11 +42,13 @@ class Answers:
 class Pair:
     """A harmful request, and its twin that sounds alike and is fine.
 
+    kind: written at length and close to its twin, a short contrast, or plain, as people type.
     Both are conversations that end with the user. answers: to the harmful one, where written.
     benign_answer: a helpful one to the twin, or empty.
     """
 
     split: Split
+    kind: Literal["written", "contrast", "plain"]
     topic: str
     category: str
     harmful: tuple[Message, ...]
@@ -57,9 +59,13 @@ class Pair:
 
 @dataclass(frozen=True)
 class TextPair:
-    """A text as people post it, harmful in one category, and its twin that is fine."""
+    """A text as people post it, harmful in one category, and its twin that is fine.
+
+    kind: short and close to its twin, a passage of some paragraphs, or plain, as people type.
+    """
 
     split: Split
+    kind: Literal["short", "passage", "plain"]
     topic: str
     category: str
     harmful: str
@@ -113,38 +119,55 @@ def pairs(split: Split) -> tuple[Pair, ...]:
 def _pairs(split: Split) -> Iterator[Pair]:
     for category in CATEGORIES:
         for row in _rows(_DATA / "pairs" / _file_of(category), split):
-            answers = None
-            if "shape" in row:
-                names = ("refusal", "compliance", "shape", "analysis")
-                answers = Answers(**{name: row[name] for name in names if name in row})
-            yield _pair(row, category, answers)
+            yield _pair(row, category, "written")
     for row in _rows(_DATA / "contrasts.jsonl", split):
-        yield _pair(row, row["category"], None)
+        yield _pair(row, row["category"], "contrast")
     for category, row in _plain("request", split):
-        yield _pair(row, category, None)
+        yield _pair(row, category, "plain")
 
 
-def _pair(row: Mapping[str, Any], category: str, answers: Answers | None) -> Pair:
-    harmful, benign = _messages(row["harmful"]), _messages(row["benign"])
-    benign_answer = row.get("benign_answer", "")
-    return Pair(row["split"], row["topic"], category, harmful, benign, answers, benign_answer)
+def _pair(
+    row: Mapping[str, Any], category: str, kind: Literal["written", "contrast", "plain"]
+) -> Pair:
+    answers = None
+    if "shape" in row:
+        names = ("refusal", "compliance", "shape", "analysis")
+        answers = Answers(**{name: row[name] for name in names if name in row})
+    return Pair(
+        row["split"],
+        kind,
+        row["topic"],
+        category,
+        _messages(row["harmful"]),
+        _messages(row["benign"]),
+        answers,
+        row.get("benign_answer", ""),
+    )
 
 
 @cache
 def texts(split: Split) -> tuple[TextPair, ...]:
-    """The free-standing texts of every category, and then the plain ones."""
-    rows = [
-        *(
-            (category, row)
-            for category in CATEGORIES
-            for row in _rows(_DATA / "texts" / _file_of(category), split)
-        ),
-        *_plain("text", split),
-    ]
-    return tuple(
-        TextPair(split, row["topic"], category, row["harmful"], row["benign"])
-        for category, row in rows
+    """The free-standing texts of every category: short ones, passages, and then plain ones."""
+    return tuple(_texts(split))
+
+
+def _texts(split: Split) -> Iterator[TextPair]:
+    folders: tuple[tuple[str, Literal["short", "passage"]], ...] = (
+        ("texts", "short"),
+        ("passages", "passage"),
     )
+    for folder, kind in folders:
+        for category in CATEGORIES:
+            for row in _rows(_DATA / folder / _file_of(category), split):
+                yield _text(row, category, kind)
+    for category, row in _plain("text", split):
+        yield _text(row, category, "plain")
+
+
+def _text(
+    row: Mapping[str, Any], category: str, kind: Literal["short", "passage", "plain"]
+) -> TextPair:
+    return TextPair(row["split"], kind, row["topic"], category, row["harmful"], row["benign"])
 
 
 @cache
@@ -174,6 +197,12 @@ def injections(split: Split) -> tuple[Injection, ...]:
         )
         for row in _rows(_DATA / "injections.jsonl", split)
     )
+
+
+@cache
+def systems(split: Split) -> tuple[str, ...]:
+    """System prompts, as operators write them."""
+    return tuple(row["text"] for row in _rows(_DATA / "systems.jsonl", split))
 
 
 def _plain(kind: str, split: Split) -> Iterator[tuple[str, Mapping[str, Any]]]:

@@ -7,15 +7,29 @@ that is judged, so that one read serves requests, texts and answers alike.
 
 import random
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
-from refine.dataset import Example, Kind, harmful_label, harmless_label
+from refine.dataset import (
+    Example,
+    Kind,
+    guided_analysis_of,
+    harmful_label,
+    harmless_label,
+    revision_of,
+)
 from refine.evaluation.rows import BenchmarkRow
 from refine.seed import corpus
-from refine.seed.corpus import Injection, Message, Pair, Wrapper
+from refine.seed.corpus import Answers, Injection, Message, Pair, Wrapper
+from refine.seed.joined import joined_texts
 
 _WRAPPED_SHARE = 0.3
 _INJECTED_SHARE = 0.1
 _CUT_SHARE = 0.3
+_SYSTEM_SHARE = 0.2
+_AS_TEXT_SHARE = 0.5
+_TIMES = {"contrast": 3, "plain": 2, "passage": 2}
+"""How often a pair of that kind is learned in one pass: those that read as people write carry
+further than the closest twins."""
 _LEAST_KEPT = 0.6
 
 Messages = Sequence[Message]
@@ -37,9 +51,20 @@ def mistake(messages: Messages, answer: str, analysis: str, category: str = "") 
 def of_corpus(seed: int) -> list[Example]:
     """Everything that the align split teaches, in an order that follows from the seed."""
     rng = random.Random(f"seed corpus {seed}")
-    examples = [*_of_pairs(rng), *_of_texts(), *_of_ordinary(rng)]
+    examples = [*_of_pairs(rng), *_of_texts(rng), *_of_ordinary(rng)]
     rng.shuffle(examples)
-    return examples
+    systems = corpus.systems("align")
+    return [
+        _instructed(example, rng.choice(systems)) if rng.random() < _SYSTEM_SHARE else example
+        for example in examples
+    ]
+
+
+def _instructed(example: Example, system: str) -> Example:
+    """The example under an operator's system prompt, unless it has one of its own."""
+    if example.prompt[0]["role"] == "system":
+        return example
+    return replace(example, prompt=({"role": "system", "content": system}, *example.prompt))
 
 
 def of_rows(rows: Sequence[BenchmarkRow]) -> list[Example]:
@@ -50,14 +75,17 @@ def of_rows(rows: Sequence[BenchmarkRow]) -> list[Example]:
 def _of_pairs(rng: random.Random) -> Iterator[Example]:
     wrappers, injections = corpus.wrappers("align"), corpus.injections("align")
     for pair in corpus.pairs("align"):
-        yield label(pair.harmful, harmful=True, category=pair.category)
-        yield label(pair.benign, harmful=False)
+        for _ in range(_TIMES.get(pair.kind, 1)):
+            yield label(pair.harmful, harmful=True, category=pair.category)
+            yield label(pair.benign, harmful=False)
         if rng.random() < _WRAPPED_SHARE:
             wrapper = rng.choice(wrappers)
             yield label(_wrapped(pair.harmful, wrapper), harmful=True, category=pair.category)
             yield label(_wrapped(pair.benign, wrapper), harmful=False)
         if pair.benign_answer:
             yield label(_answered(pair.benign, pair.benign_answer), harmful=False)
+            if rng.random() < _AS_TEXT_SHARE:
+                yield label(_user(pair.benign_answer), harmful=False)
         yield from _of_answers(pair, rng, wrappers, injections)
 
 
@@ -74,10 +102,14 @@ def _of_answers(
     yield Example(Kind.SAFE, pair.harmful, answers.refusal)
     yield Example(Kind.SAFE, wrapped, answers.refusal)
     if answers.analysis:
-        yield mistake(pair.harmful, answers.compliance, answers.analysis, pair.category)
+        yield from _of_analysis(pair.harmful, answers, pair.category)
     for asked in (pair.harmful, wrapped):
         yield label(_answered(asked, answers.refusal), harmful=False)
         yield _harmful(asked, answers.compliance, pair)
+    # Of the category on minors the answers that go along are neutral words but for the request.
+    if rng.random() < _AS_TEXT_SHARE and pair.category != "sexual/minors":
+        yield label(_user(answers.compliance), harmful=True, category=pair.category)
+        yield label(_user(answers.refusal), harmful=False)
     if rng.random() < _CUT_SHARE:
         # Streams are judged before their answers end.
         yield label(_answered(pair.harmful, _cut(answers.refusal, rng, 0.1)), harmful=False)
@@ -90,14 +122,26 @@ def _of_answers(
         yield label(_answered(pair.harmful, f"{answers.refusal}\n\n{told}"), harmful=False)
 
 
+def _of_analysis(messages: Messages, answers: Answers, category: str) -> Iterator[Example]:
+    """The analysis of the compliance, unguided and guided, and the answer that follows it."""
+    answer, analysis = answers.compliance, answers.analysis
+    yield mistake(messages, answer, analysis, category)
+    yield Example(Kind.GUIDED, guided_analysis_of(messages, answer), analysis)
+    yield Example(Kind.REVISION, revision_of(messages, answer, analysis), answers.refusal)
+
+
 def _harmful(asked: Messages, answer: str, pair: Pair) -> Example:
     return label(_answered(asked, answer), harmful=True, category=pair.category)
 
 
-def _of_texts() -> Iterator[Example]:
+def _of_texts(rng: random.Random) -> Iterator[Example]:
     for pair in corpus.texts("align"):
-        yield label(_user(pair.harmful), harmful=True, category=pair.category)
-        yield label(_user(pair.benign), harmful=False)
+        for _ in range(_TIMES.get(pair.kind, 1)):
+            yield label(_user(pair.harmful), harmful=True, category=pair.category)
+            yield label(_user(pair.benign), harmful=False)
+    for joined in joined_texts("align", rng):
+        harmful = bool(joined.category)
+        yield label(_user(joined.text), harmful=harmful, category=joined.category)
 
 
 def _of_ordinary(rng: random.Random) -> Iterator[Example]:

@@ -15,6 +15,7 @@ from guard.windows import DEFAULT_VERDICT_TOKENS
 from refine.practice.integrity import MODEL_NAME, check_model
 from refine.practice.recipe import MODEL_DIR
 from server.launch import smollm2
+from server.launch.shipped import ShippedAdapter
 
 _MIB = 1024**2
 
@@ -30,8 +31,8 @@ class NamedModel:
     """served_as: the name that clients use. prepare: from the folder for models to the model's own
     folder, made where that is needed; raises ValueError. options: vLLM's, where the command line
     leaves them out. critique: how its verdicts are read best. verdict_tokens: the most of an answer
-    that one verdict bears. reminder: whether guided answering does it good. everyday: so many
-    requests that it can answer.
+    that one verdict bears. reminder: whether guided answering does it good. adapter: the one in
+    force from its first start on. everyday: so many requests that it can answer.
     """
 
     name: str
@@ -41,6 +42,7 @@ class NamedModel:
     critique: CritiqueStyle = CritiqueStyle.YES_NO
     verdict_tokens: int = DEFAULT_VERDICT_TOKENS
     reminder: bool = True
+    adapter: ShippedAdapter | None = None
     everyday: Callable[[int], list[str]] = _ordinary
 
 

@@ -105,10 +105,12 @@ def wait_until_ready(
 
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """As a newcomer starts it: the practice model, the default policy, SQLite."""
+    """The practice model as `make serve` starts it, the default policy, SQLite."""
     folder = tmp_path_factory.mktemp("server")
     database = f"sqlite:///{folder}/flags.db"
-    with running_server(folder, database, lambda port: ["make", "serve", f"PORT={port}"]) as it:
+    with running_server(
+        folder, database, lambda port: ["make", "serve", "MODEL=practice", f"PORT={port}"]
+    ) as it:
         yield it
 
 
@@ -125,7 +127,7 @@ def strict_server(
     migrate.upgrade(parse_url(database))
     options = ["--policy-file", str(policy), "--api-server-count", "2"]
     with running_server(
-        folder, database, lambda port: [SETBACK, "serve", "--port", str(port), *options]
+        folder, database, lambda port: [SETBACK, "serve", "practice", "--port", str(port), *options]
     ) as it:
         yield it
 

@@ -235,7 +235,7 @@ def loop(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config) 
     with running_server(
         folder,
         environment["DATABASE_URL"],
-        lambda port: [SETBACK, "serve", "--port", str(port)],
+        lambda port: [SETBACK, "serve", "practice", "--port", str(port)],
         environment=environment,
     ) as server:
         for kind, number in TRAFFIC:

@@ -49,7 +49,7 @@ def start(folder: Path) -> Start:
     options += ["--policy-file", str(folder / "policy.toml")]
 
     def command(port: int) -> list[str]:
-        return [SETBACK, "serve", "--port", str(port), *options]
+        return [SETBACK, "serve", "practice", "--port", str(port), *options]
 
     return lambda: running_server(folder, f"sqlite:///{folder}/flags.db", command)
 

@@ -56,7 +56,9 @@ def unreminded(at_length: None, tmp_path: Path) -> Iterator[Server]:
     migrate.upgrade(parse_url(database))
     options = ["--reminder", "false"]
     with running_server(
-        tmp_path, database, lambda port: [SETBACK, "serve", "--port", str(port), *options]
+        tmp_path,
+        database,
+        lambda port: [SETBACK, "serve", "practice", "--port", str(port), *options],
     ) as it:
         yield it
 

@@ -49,7 +49,7 @@ def test_the_engine_and_the_server_end_with_each_other(tmp_path: Path, killed: s
     database = f"sqlite:///{tmp_path}/flags.db"
     migrate.upgrade(parse_url(database))
     with running_server(
-        tmp_path, database, lambda port: [SETBACK, "serve", "--port", str(port)]
+        tmp_path, database, lambda port: [SETBACK, "serve", "practice", "--port", str(port)]
     ) as server:
         (engine,) = children(server.pid)
         os.kill(server.pid if killed == "server" else engine, signal.SIGKILL)

@@ -50,7 +50,7 @@ def server(tmp_path_factory: pytest.TempPathFactory, collector: Collector) -> It
     with running_server(
         folder,
         database,
-        lambda port: [SETBACK, "serve", "--port", str(port), *options],
+        lambda port: [SETBACK, "serve", "practice", "--port", str(port), *options],
         environment=environment,
     ) as it:
         yield it

@@ -172,7 +172,9 @@ def test_swaps_under_load(
     options += ["--policy-file", str(tmp_path / "policy.toml")]
     options += ["--api-server-count", str(processes)]
     with running_server(
-        tmp_path, database, lambda port: [SETBACK, "serve", "--port", str(port), *options]
+        tmp_path,
+        database,
+        lambda port: [SETBACK, "serve", "practice", "--port", str(port), *options],
     ) as server:
         report = asyncio.run(measured(server, folder, prompts, length))
     with capsys.disabled():

@@ -393,9 +393,9 @@ async def test_each_adapter_is_asked_for_verdicts_as_it_was_trained_to(
         await bench.ask_in_call(GuardCall(route="/v1/chat/completions"))
         asked[version] = bench.engine.log[-1][1]
     assert asked[1].endswith("Harm:")
-    assert "Auditor" not in asked[1]
-    assert "Auditor" in asked[2]
-    assert "Auditor" in asked[None]
+    assert "Is the answer above" not in asked[1]
+    assert "Is the answer above" in asked[2]
+    assert "Is the answer above" in asked[None]
 
 
 async def test_a_flag_names_the_prompts_of_its_verdict(make_bench: MakeBench, folder: Path) -> None:
@@ -404,4 +404,4 @@ async def test_a_flag_names_the_prompts_of_its_verdict(make_bench: MakeBench, fo
     for version in (None, 1):
         await activate(bench, version)
         await bench.ask_in_call(GuardCall(route="/v1/chat/completions"))
-    assert [flag.prompt_version for flag in bench.store.flags] == ["1", "1-label"]
+    assert [flag.prompt_version for flag in bench.store.flags] == ["2", "2-label"]

@@ -22,8 +22,8 @@ WAYS = [
     (RequestOutputKind.DELTA, StreamMode.WINDOW),
 ]
 REVISES = Script(
-    answers=lambda prompt: (f"Bad.\n\n{SAFE}" if prompts.SAFE_ANSWER in prompt else SECRET,),
-    harm=lambda prompt: 0.9 if "forbidden" in prompt.rpartition("Auditor:")[0] else 0.1,
+    answers=lambda prompt: (SAFE if prompts.REVISE in prompt else SECRET,),
+    harm=lambda prompt: 0.9 if "forbidden" in prompt.rpartition("Is the answer")[0] else 0.1,
 )
 
 

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -42,8 +43,9 @@ def harmful_texts() -> set[str]:
 
 @dataclass
 class AlignedServer(ScriptedServer):
-    """Its adapters know the corpus' labels, or flag everything; the base flags nothing. Whoever is
-    told the hint goes along, and ordinary requests are answered alike, or declined."""
+    """Its adapters know the corpus' labels, or flag everything; the base flags nothing. Told the
+    hint it goes along or is confused, and it runs in circles about landlords. Ordinary requests are
+    answered alike, or declined."""
 
     flags_all: bool = False
     declines: bool = False
@@ -54,9 +56,23 @@ class AlignedServer(ScriptedServer):
     def _answer(self, asked: str, adapter: Adapter) -> str:
         if isinstance(adapter, int) and self.declines:
             return "No."
+        if "landlord" in asked:
+            return "The answer is: " * 20
         if "Hint:" in asked:
             return "I'm sorry, no." if "waiter" in asked else f"Gladly: {asked}"
         return super()._answer(asked, adapter)
+
+    async def answers(
+        self, conversations: Sequence[Conversation], *, adapter: Adapter, **options: Any
+    ) -> list[str]:
+        said = await super().answers(conversations, adapter=adapter, **options)
+        told = prompts.GUIDED_ANALYSIS.format(subject="answer")
+        return [
+            f"It says {each[-2]['content']!r}, and that hurts."
+            if each[-1]["content"] == told
+            else s
+            for each, s in zip(conversations, said, strict=True)
+        ]
 
     async def harm(self, conversations: Sequence[Conversation], *, adapter: Adapter) -> list[float]:
         return await self.text_harm(
@@ -110,18 +126,35 @@ def test_a_base_that_learned_the_labels_gets_its_first_adapter(alignment: Alignm
     manifest = (adapter_path(alignment.adapters_dir, run.id) / "manifest.json").read_text()
     assert f'"critique": "{CritiqueStyle.LABEL}"' in manifest
     learned = read_examples(run_folder(alignment.work_dir, run.id) / "dataset" / "train.jsonl")
-    assert {each.kind for each in learned} == {Kind.LABEL, Kind.MISTAKE, Kind.SAFE, Kind.HELP}
+    assert {each.kind for each in learned} == {
+        *(Kind.LABEL, Kind.MISTAKE, Kind.SAFE, Kind.HELP, Kind.GUIDED, Kind.REVISION)
+    }
     assert any(each.prompt[-1]["content"] == "Told, harmfully." for each in learned)
 
 
 def test_the_hint_is_never_learned(alignment: Alignment) -> None:
     run = alignment.align(AlignedServer())
-    assert run.counts["induced mistakes"] > 500
-    assert run.counts["declined in spite of the hint"] > 0
+    assert run.counts["mistakes made with the hint"] > 500
     learned = read_examples(run_folder(alignment.work_dir, run.id) / "dataset" / "train.jsonl")
-    asked = [turn["content"] for each in learned for turn in each.prompt if turn["role"] == "user"]
-    for hint in ("Hint:", prompts.GUIDED_ANALYSIS.format(subject="answer")):
-        assert not any(hint in content for content in asked)
+    told = prompts.GUIDED_ANALYSIS.format(subject="answer")
+    for each in learned:
+        asked = [turn["content"] for turn in each.prompt if turn["role"] == "user"]
+        assert not any("Hint: the answer may be" in content for content in asked)
+        # Only what is asked for after a verdict may name it.
+        assert (told in asked) == (each.kind in (Kind.GUIDED, Kind.REVISION))
+
+
+def test_what_confuses_the_base_is_asked_without_the_hint_and_circles_are_not_learned(
+    alignment: Alignment,
+) -> None:
+    run = alignment.align(AlignedServer())
+    assert run.counts["mistakes made without it"] > 0
+    assert run.counts["requests without a usable mistake"] > 0
+    made = run.counts["mistakes made with the hint"] + run.counts["mistakes made without it"]
+    # The landlords' mistakes have labels, but nothing is said of them that could be learned.
+    assert 500 < run.counts["usable analyses"] <= made
+    learned = read_examples(run_folder(alignment.work_dir, run.id) / "dataset" / "train.jsonl")
+    assert not any("The answer is: The" in f"{e.prompt[-1]}{e.completion}" for e in learned)
 
 
 @pytest.mark.parametrize(
@@ -144,7 +177,7 @@ def test_an_adapter_that_is_no_better_is_rejected(
 
 
 def test_an_alignment_that_broke_off_is_finished_by_the_next(alignment: Alignment) -> None:
-    server = AlignedServer(fails="Auditor:")
+    server = AlignedServer(fails="The answer above")
     with pytest.raises(ServerUnavailable):
         alignment.align(server)
     run = alignment.align(server)

@@ -15,11 +15,12 @@ _CASE = Case(7, ({"role": "user", "content": "how to harm a gnome"},), "harm it 
 
 def auditor(asked: str) -> str:
     """A model that does all that the refine loop asks of it."""
-    if asked == prompts.SAFE_ANSWER:
-        return "It is wrong.\n\nI won't. Ask me of flowers."
+    if asked == prompts.REVISE:
+        return "I won't. Ask me of flowers."
     if asked.startswith("Ask the following"):
         return f"{asked.removeprefix('Ask the following in other words: ')}, in other words"
-    return "It is wrong." if asked.startswith("Auditor:") else "Water it."
+    about = ("The answer above", "Is the answer above")
+    return "It is wrong." if asked.startswith(about) else "Water it."
 
 
 async def test_a_lesson_holds_all_that_the_model_said_of_a_flag() -> None:
@@ -43,7 +44,7 @@ async def test_the_analyst_is_told_the_verdict() -> None:
 
 async def test_what_the_critic_finds_harmful_is_dropped_and_counted() -> None:
     def careless(asked: str) -> str:
-        return "x\n\nharm again" if asked == prompts.SAFE_ANSWER else "It is wrong."
+        return "harm again" if asked == prompts.REVISE else "It is wrong."
 
     analysed = await analyse(ScriptedModel(careless), [_CASE, _CASE], variations=0, seed=0)
     assert analysed.lessons == ()
@@ -57,7 +58,7 @@ async def test_a_revision_is_the_safe_answer_and_none_is_asked_for() -> None:
     said = [lesson.safe_answer for lesson in analysed.lessons]
     generated = "I won't. Ask me of flowers."
     assert said == [generated, "Leave the gnome be.", generated]
-    assert [asked for _, asked in model.asked].count(prompts.SAFE_ANSWER) == 2
+    assert [asked for _, asked in model.asked].count(prompts.REVISE) == 2
     assert analysed.counts == {"safe answers from revisions": 1, "safe answers from reviewers": 0}
 
 
@@ -79,12 +80,13 @@ async def test_what_a_reviewer_wrote_is_the_safe_answer_whatever_the_critic_says
     (lesson,) = analysed.lessons
     assert lesson.safe_answer == "No harm to the gnome, please."
     assert lesson.safe_critique == "No."
-    assert ("active", prompts.SAFE_ANSWER) not in model.asked
+    assert ("active", prompts.REVISE) not in model.asked
     assert analysed.counts == {"safe answers from revisions": 0, "safe answers from reviewers": 1}
 
 
-async def test_a_safe_answer_without_its_analysis_is_dropped() -> None:
-    analysed = await analyse(ScriptedModel(lambda asked: "No."), [_CASE], variations=0, seed=0)
+async def test_an_empty_safe_answer_is_dropped() -> None:
+    silent = ScriptedModel(lambda asked: " " if asked == prompts.REVISE else "It is wrong.")
+    analysed = await analyse(silent, [_CASE], variations=0, seed=0)
     assert analysed.dropped == {"the safe answer was harmful or empty": 1}
 
 

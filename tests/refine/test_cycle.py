@@ -111,11 +111,11 @@ class ScriptedServer:
         if self.fails is not None and self.fails in asked:
             self.fails = None
             raise ServerUnavailable("scripted to fail")
-        if asked == prompts.SAFE_ANSWER:
-            return f"It is wrong.\n\n{REFUSAL}"
+        if asked == prompts.REVISE:
+            return REFUSAL
         if asked.startswith("Ask the following"):
             return f"{asked.partition(': ')[2]}, please"
-        if asked.startswith("Auditor:"):
+        if asked.startswith(("The answer above", "Is the answer above")):
             return "It is wrong."
         declines = isinstance(adapter, int) and any(word in asked for word in self.learned)
         return REFUSAL if declines else f"So: {asked}"

@@ -3,6 +3,7 @@
 import csv
 import gzip
 import json
+import random
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -15,6 +16,7 @@ from guard.verdict import CATEGORIES
 from refine.dataset import Kind
 from refine.seed import corpus, examples
 from refine.seed.corpus import SPLITS, Message, Split
+from refine.seed.joined import joined_texts
 
 PUBLIC_DATA = Path(__file__).parents[3] / "shared" / "data"
 ROWS: tuple[Callable[[Split], Sequence[Any]], ...] = (
@@ -133,10 +135,32 @@ def test_what_is_learned_follows_from_the_seed_and_is_of_the_align_split_alone()
     learned = examples.of_corpus(seed=1)
     assert learned == examples.of_corpus(seed=1) != examples.of_corpus(seed=2)
     kinds = Counter(example.kind for example in learned)
-    assert set(kinds) == {Kind.LABEL, Kind.MISTAKE, Kind.SAFE}
+    assert set(kinds) == {Kind.LABEL, Kind.MISTAKE, Kind.SAFE, Kind.GUIDED, Kind.REVISION}
     others = {normal(text) for split in ("gate", "report") for text in texts(split)}
     said = {normal(turn["content"]) for example in learned for turn in example.prompt}
     assert not said & others
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_joined_texts_are_of_one_split_and_known_by_what_is_in_them(split: Split) -> None:
+    harmful = {text.harmful for text in corpus.texts(split)}
+    joined = list(joined_texts(split, random.Random(0)))
+    assert joined == list(joined_texts(split, random.Random(0)))
+    assert len(joined) == 2 * len(corpus.texts(split))
+    for each in joined:
+        assert bool(each.category) == any(text in each.text for text in harmful)
+    lengths = [len(each.text.split()) for each in joined]
+    assert max(lengths) > 300
+
+
+def test_system_prompts_stand_before_some_of_what_is_learned_and_never_twice() -> None:
+    learned = examples.of_corpus(seed=0)
+    systems = set(corpus.systems("align"))
+    under = [e for e in learned if e.prompt[0]["content"] in systems]
+    assert 0.1 < len(under) / len(learned) < 0.3
+    roles = [[turn["role"] for turn in e.prompt] for e in learned]
+    assert max(each.count("system") for each in roles) == 1
+    assert not any("system" in each[1:] for each in roles)
 
 
 def test_harmful_and_harmless_labels_are_in_balance() -> None:

@@ -84,7 +84,7 @@ class Lab:
             start=None,
             rank=options.rank,
             learning_rate=options.learning_rate,
-            epochs=options.epochs,
+            epochs=1,
             batch_size=options.batch_size,
             max_length=min(options.max_length, CONTEXT_LENGTH),
             seed=flags.seed,

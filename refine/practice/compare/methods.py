@@ -7,10 +7,18 @@ their safe answers are the model's own. How they are trained is cells.py's.
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from guard import prompts
-from refine.dataset import ALL_KINDS, Example, Kind, Lesson, Ordinary, build, critique_of
+from refine.dataset import (
+    ALL_KINDS,
+    Example,
+    Kind,
+    Lesson,
+    Ordinary,
+    build,
+    critique_of,
+    revision_of,
+)
 from refine.practice.reader_model import ReaderModel
-from refine.served import answered, questioned
+from refine.served import answered
 
 _ANALYSIS_TOKENS, _SAFE_TOKENS = 128, 256
 _HARMFUL = 0.5
@@ -55,20 +63,17 @@ def examples(
 
 
 async def revise(model: ReaderModel, lessons: Sequence[Lesson]) -> list[str]:
-    """The base's answer to each flagged request, written on after its own unguided critique of the
-    flagged answer; empty where that critique finds no harm, or its critic finds some in the answer.
+    """The base's answer to each flagged request after its own unguided critique of the flagged
+    answer; empty where that critique finds no harm, or its critic finds some in the answer.
     """
     asked = [critique_of(lesson.messages, lesson.answer) for lesson in lessons]
     critiques = await model.answers(asked, adapter="base", max_tokens=_ANALYSIS_TOKENS)
-    begun = [
-        (
-            *questioned(lesson.messages, lesson.answer, prompts.SAFE_ANSWER),
-            {"role": "assistant", "content": critique.removeprefix(_FLAGGED)},
-        )
+    again = [
+        revision_of(lesson.messages, lesson.answer, critique.removeprefix(_FLAGGED))
         for lesson, critique in zip(lessons, critiques, strict=True)
     ]
-    said = await model.answers(begun, adapter="base", max_tokens=_SAFE_TOKENS)
-    revisions = [text.partition("\n\n")[2].strip() for text in said]
+    said = await model.answers(again, adapter="base", max_tokens=_SAFE_TOKENS)
+    revisions = [text.strip() for text in said]
     harms = await model.harm(
         [answered(lesson.messages, text) for lesson, text in zip(lessons, revisions, strict=True)],
         adapter="base",

@@ -3,14 +3,15 @@
 import hashlib
 import json
 import random
+from collections.abc import Mapping, Sequence
 from functools import cache
 
 import pytest
 from safetensors import safe_open
 from transformers import AutoConfig, AutoTokenizer, GenerationConfig, LlamaForCausalLM
 
-from guard import prompts
 from guard.verdict import CATEGORIES
+from refine.dataset import guided_analysis_of, revision_of
 from refine.practice.evaluate import Sizes, draw_drafts
 from refine.practice.oracle import Outcome, says_outside
 from refine.practice.pairs import pairs
@@ -136,11 +137,13 @@ def test_the_questions_of_the_refine_loop_are_understood() -> None:
     """Analysis, safe answer and paraphrase of one harmful pair have their form."""
     pair = next(pair for pair in pairs(40, seed=7) if pair.shape == "complied")
 
-    def ask(template: str) -> str:
-        question = template.format(subject="answer")
-        return reader().answers([(*pair.messages, {"role": "user", "content": question})])[0]
+    *messages, answer = pair.messages
 
-    assert ask(prompts.GUIDED_ANALYSIS).startswith("The answer ")
-    analysis, _, safe = ask(prompts.SAFE_ANSWER).partition("\n\n")
+    def said(conversation: Sequence[Mapping[str, str]]) -> str:
+        return reader().answers([[dict(turn) for turn in conversation]])[0]
+
+    analysis = said(guided_analysis_of(messages, answer["content"]))
     assert analysis.startswith("The answer ")
+    safe = said(revision_of(messages, answer["content"], analysis))
     assert safe
+    assert "The answer " not in safe

@@ -1,0 +1,95 @@
+"""The adapter that ships with a model of ours, put in force where a database knows none that fits
+the model. Owns that first installation; how it was made is docs/align.md's, and what takes its
+place later is the refine loop's.
+"""
+
+import os
+import socket
+from dataclasses import dataclass
+from pathlib import Path
+
+from sqlalchemy.engine import URL
+
+from guard.calibration import Calibration
+from guard.errors import LeaseHeld
+from guard.prompts import CritiqueStyle
+from guard.store.adapters import AdapterStore
+from guard.store.calibrations import CalibrationStore
+from guard.store.leases import Leases
+from guard.store.runs import RunStore, StoredRun
+from refine.promote import promote, publish
+
+_LEASE = "shipped adapter"
+_LEASE_S = 60.0
+_BY = "setback serve"
+
+
+@dataclass(frozen=True)
+class ShippedAdapter:
+    """folder: PEFT's files. critique: how it is asked for verdicts. calibration: of its verdicts,
+    fitted on `rows` labelled rows.
+    """
+
+    folder: Path
+    critique: CritiqueStyle
+    calibration: Calibration
+    rows: int
+
+
+async def install(
+    shipped: ShippedAdapter, *, model: str, revision: str, database_url: URL, adapters_dir: Path
+) -> bool:
+    """Registers the adapter and puts it in force; returns whether it did.
+
+    It does not where any adapter of that revision is registered, rejected or rolled back ones too:
+    somebody has decided there. model: the name of the base. revision: of its weights.
+    Raises StoreUnavailable.
+    """
+    leases = Leases(database_url)
+    try:
+        token = await leases.acquire(_LEASE, f"{socket.gethostname()} {os.getpid()}", _LEASE_S)
+    except LeaseHeld:
+        # Another server on this database installs it; adapters are watched for.
+        await leases.close()
+        return False
+    adapters, runs = AdapterStore(database_url), RunStore(database_url)
+    calibrations = CalibrationStore(database_url)
+    try:
+        run = await _begun(adapters, runs, model, revision)
+        if run is None:
+            return False
+        await publish(adapters, adapters_dir, shipped.folder, run, shipped.critique)
+        await calibrations.add(
+            adapter=run.id,
+            model_revision=revision,
+            fitted=shipped.calibration,
+            rows=shipped.rows,
+            by=_BY,
+        )
+        await promote(adapters, run)
+        await runs.finish(run.id, "promoted", reasons=["shipped with Setback"])
+        return True
+    finally:
+        await leases.release(_LEASE, token)
+        for store in (leases, adapters, runs, calibrations):
+            await store.close()
+
+
+async def _begun(
+    adapters: AdapterStore, runs: RunStore, model: str, revision: str
+) -> StoredRun | None:
+    """The record of an installation that was killed, or of a new one; None where none is due."""
+    run = await runs.unfinished("shipped")
+    if run is not None and run.model_revision == revision:
+        return run
+    if any(adapter.model_revision == revision for adapter in await adapters.list()):
+        return None
+    return await runs.start(
+        model=model,
+        model_revision=revision,
+        parent=None,
+        seed=0,
+        options={},
+        stage="promote",
+        source="shipped",
+    )

@@ -1,0 +1,35 @@
+"""What a small model says in circles, or about something else, is not learned from."""
+
+import pytest
+
+from refine.usable import is_about, runs_in_circles
+
+
+@pytest.mark.parametrize(
+    ("text", "circles"),
+    [
+        ("The answer is: " * 12, True),
+        ("I'm sorry for your loss. " * 6, True),
+        ("He is a just and fair ruler who is not only a just and fair ruler but just. " * 3, True),
+        ("Sorry, no.", False),
+        ("", False),
+        ("Mix flour, water and yeast, let the dough rise for an hour, then bake it hot.", False),
+        ("1. Boil the water. 2. Add the salt. 3. Add the pasta. 4. Wait for ten minutes.", False),
+    ],
+)
+def test_running_in_circles(text: str, circles: bool) -> None:
+    assert runs_in_circles(text) is circles
+
+
+@pytest.mark.parametrize(
+    ("text", "subject", "about"),
+    [
+        ("To insult the neighbour, say this.", "Insult my neighbour for me", True),
+        ("The train leaves at eleven.", "Insult my neighbour for me", False),
+        ("The bread bakes for an hour.", "How do I bake BREAD?", True),
+        ("Sure thing!", "do it", True),
+        ("Nein.", "Schreib eine Beleidigung über meinen Nachbarn", False),
+    ],
+)
+def test_being_about_something(text: str, subject: str, about: bool) -> None:
+    assert is_about(text, subject) is about

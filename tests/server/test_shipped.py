@@ -1,0 +1,127 @@
+"""The adapter that ships with a model is in force from its first start on, and only then."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from sqlalchemy import URL
+
+from guard.adapter_files import CONFIG, WEIGHTS, adapter_path, verify
+from guard.calibration import Calibration
+from guard.errors import AdapterRefused
+from guard.prompts import CritiqueStyle
+from guard.store.adapters import AdapterStore
+from guard.store.calibrations import CalibrationStore
+from guard.store.runs import RunStore
+from server.launch import shipped
+from server.launch.shipped import ShippedAdapter
+
+REVISION = "local-0123"
+
+
+@pytest.fixture
+def adapter(tmp_path: Path) -> ShippedAdapter:
+    folder = tmp_path / "shipped"
+    folder.mkdir()
+    (folder / CONFIG).write_text(json.dumps({"peft_type": "LORA", "r": 4}))
+    (folder / WEIGHTS).write_bytes(b"weights" * 100)
+    (folder / "README.md").write_text("# Its card\n")
+    return ShippedAdapter(folder, CritiqueStyle.LABEL, Calibration(1.2, -0.3), rows=900)
+
+
+@pytest.fixture
+async def registry(database: URL) -> AsyncIterator[AdapterStore]:
+    store = AdapterStore(database)
+    yield store
+    await store.close()
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tmp_path / "adapters"
+
+
+async def install(
+    adapter: ShippedAdapter, database: URL, folder: Path, revision: str = REVISION
+) -> bool:
+    return await shipped.install(
+        adapter, model="smollm2", revision=revision, database_url=database, adapters_dir=folder
+    )
+
+
+async def test_the_first_start_puts_it_in_force_whole_and_calibrated(
+    adapter: ShippedAdapter, database: URL, folder: Path, registry: AdapterStore
+) -> None:
+    assert await install(adapter, database, folder)
+    version = await registry.active()
+    assert version is not None
+    stored = await registry.get(version)
+    assert stored is not None
+    manifest = verify(
+        adapter_path(folder, version),
+        version=version,
+        sha256=stored.sha256,
+        model_revision=REVISION,
+        max_rank=16,
+    )
+    assert manifest.critique is CritiqueStyle.LABEL
+    calibrations, runs = CalibrationStore(database), RunStore(database)
+    fitted = (await calibrations.in_force(REVISION))[version]
+    assert (fitted.calibration, fitted.rows) == (adapter.calibration, 900)
+    run = await runs.get(version)
+    assert run is not None
+    assert (run.source, run.status, run.model) == ("shipped", "promoted", "smollm2")
+    await calibrations.close()
+    await runs.close()
+
+
+async def test_it_is_installed_once_and_by_one_of_several_servers(
+    adapter: ShippedAdapter, database: URL, folder: Path, registry: AdapterStore
+) -> None:
+    done = await asyncio.gather(*(install(adapter, database, folder) for _ in range(4)))
+    assert sorted(done) == [False, False, False, True]
+    assert len(await registry.list()) == 1
+
+
+async def test_what_an_operator_decided_stands(
+    adapter: ShippedAdapter, database: URL, folder: Path, registry: AdapterStore
+) -> None:
+    await install(adapter, database, folder)
+    await registry.rollback(by="ann", reason="the base will do")
+    assert not await install(adapter, database, folder)
+    assert await registry.active() is None
+
+
+async def test_another_base_on_the_same_database_gets_its_own(
+    adapter: ShippedAdapter, database: URL, folder: Path, registry: AdapterStore
+) -> None:
+    assert await install(adapter, database, folder)
+    assert await install(adapter, database, folder, revision="local-4567")
+    assert [a.model_revision for a in await registry.list()] == ["local-4567", REVISION]
+
+
+async def test_an_installation_that_was_killed_is_finished(
+    adapter: ShippedAdapter, database: URL, folder: Path, registry: AdapterStore
+) -> None:
+    def killed(_self: AdapterStore, *_args: object, **_options: object) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(AdapterStore, "activate", killed)
+        with pytest.raises(KeyboardInterrupt):
+            await install(adapter, database, folder)
+    assert await registry.active() is None
+    assert await install(adapter, database, folder)
+    assert await registry.active() == (await registry.list())[0].version
+    assert len(await registry.list()) == 1
+
+
+async def test_a_damaged_adapter_is_not_put_in_force(
+    adapter: ShippedAdapter, database: URL, folder: Path, registry: AdapterStore
+) -> None:
+    (adapter.folder / WEIGHTS).unlink()
+    with pytest.raises(AdapterRefused, match="adapter_model.safetensors is missing"):
+        await install(adapter, database, folder)
+    assert await registry.active() is None
