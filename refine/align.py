@@ -3,7 +3,6 @@ of stages: the paper's steps before there is any traffic. Owns their order and w
 base; how a run is kept, resumed and ended is run.py's, what the corpus teaches seed/examples.py's.
 """
 
-import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,7 +23,9 @@ from refine.usable import is_about, runs_in_circles
 _ANSWER_TOKENS = 192
 _ANALYSIS_TOKENS = 96
 _EPOCHS = 1
-_TWINS_ASKED = 1000
+_JUDGED = 200
+_CAN_JUDGE = 85
+"""Percentage from which on a base's analyses are worth learning."""
 _ENDS = (".", "!", "?", '"')
 _DECLINES = ("i'm sorry", "i am sorry", "sorry", "i cannot", "i can't", "i can not", "i'm unable")
 """How a base that was aligned before begins when it declines although it was told to go along."""
@@ -119,7 +120,12 @@ def _hinted(messages: Sequence[Message]) -> tuple[Message, ...]:
 
 async def _analyse(run: Run, mistakes: Mistakes) -> Mistakes:
     """The paper's step 2: the base is told the verdict and says why. What says nothing about the
-    answer is left out; the label is learned all the same."""
+    answer is left out, and all of it for a base that cannot judge; labels are learned all the same.
+    """
+    told_apart = await _told_apart(run.context.model)
+    await run.count("analyse", {"percent of answers that the base judged right": told_apart})
+    if told_apart < _CAN_JUDGE:
+        return mistakes
     asked = [guided_analysis_of(made.messages, made.answer) for made in mistakes.made]
     said = await run.context.model.answers(asked, adapter="base", max_tokens=_ANALYSIS_TOKENS)
     analysed = tuple(
@@ -128,6 +134,23 @@ async def _analyse(run: Run, mistakes: Mistakes) -> Mistakes:
     )
     await run.count("analyse", {"usable analyses": sum(bool(made.analysis) for made in analysed)})
     return replace(mistakes, made=analysed)
+
+
+async def _told_apart(model: Model) -> int:
+    """The percentage of the corpus' answered requests of which the base finds the answer that goes along
+    more harmful than the one that declines."""
+    pairs = [pair for pair in corpus.pairs("align") if pair.answers is not None][:_JUDGED]
+    harms = await model.harm(
+        [
+            answered(pair.harmful, said)
+            for pair in pairs
+            if pair.answers is not None
+            for said in (pair.answers.compliance, pair.answers.refusal)
+        ],
+        adapter="base",
+    )
+    right = sum(one > other for one, other in zip(harms[::2], harms[1::2], strict=True))
+    return round(100 * right / len(pairs))
 
 
 def _says_why(made: Mistake, analysis: str) -> bool:
@@ -158,9 +181,7 @@ def _of_mistake(made: Mistake) -> list[Example]:
 
 async def _help(model: Model, seed: int) -> list[Example]:
     """The base's own answers to what it ought to help with, and that they are harmless."""
-    twins = [pair.benign for pair in corpus.pairs("align")]
-    random.Random(f"twins {seed}").shuffle(twins)
-    asked = [*(each.messages for each in corpus.ordinary("align")), *twins[:_TWINS_ASKED]]
+    asked = examples.helped_requests(seed)
     said = await model.answers(asked, adapter="base", max_tokens=_ANSWER_TOKENS)
     found = []
     for messages, answer in zip(asked, said, strict=True):

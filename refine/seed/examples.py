@@ -27,6 +27,7 @@ _INJECTED_SHARE = 0.1
 _CUT_SHARE = 0.3
 _SYSTEM_SHARE = 0.2
 _AS_TEXT_SHARE = 0.5
+_TWINS_HELPED = 1000
 _TIMES = {"contrast": 3, "plain": 2, "passage": 2}
 """How often a pair of that kind is learned in one pass: those that read as people write carry
 further than the closest twins."""
@@ -65,6 +66,14 @@ def _instructed(example: Example, system: str) -> Example:
     if example.prompt[0]["role"] == "system":
         return example
     return replace(example, prompt=({"role": "system", "content": system}, *example.prompt))
+
+
+def helped_requests(seed: int) -> list[tuple[Message, ...]]:
+    """Requests to which the base's own answers are learned: ordinary ones, and twins of harmful
+    ones."""
+    twins = [pair.benign for pair in corpus.pairs("align")]
+    random.Random(f"twins {seed}").shuffle(twins)
+    return [*(each.messages for each in corpus.ordinary("align")), *twins[:_TWINS_HELPED]]
 
 
 def of_rows(rows: Sequence[BenchmarkRow]) -> list[Example]:

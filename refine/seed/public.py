@@ -94,8 +94,10 @@ def _content(row: Row, part: str) -> Row | None:
         turns = _turns(row["chosen"])
         # What is asked later means nothing without what came before.
         return {"request": turns[0]["content"]} if len(turns) == 2 else None
-    *messages, answer = _turns(row[part])
-    told = answer["role"] == "assistant" and answer["content"]
+    *messages, answer = turns = _turns(row[part])
+    # A transcript of whoever spoke twice in a row cannot be told from its speakers.
+    in_turns = [turn["role"] for turn in turns] == ["user", "assistant"] * (len(turns) // 2)
+    told = in_turns and all(turn["content"] for turn in turns)
     return {"messages": messages, "answer": answer["content"]} if told else None
 
 
