@@ -137,8 +137,8 @@ async def _analyse(run: Run, mistakes: Mistakes) -> Mistakes:
 
 
 async def _told_apart(model: Model) -> int:
-    """The percentage of the corpus' answered requests of which the base finds the answer that goes along
-    more harmful than the one that declines."""
+    """The percentage of requests of which the base finds the written answer that goes along more
+    harmful than the one that declines."""
     pairs = [pair for pair in corpus.pairs("align") if pair.answers is not None][:_JUDGED]
     harms = await model.harm(
         [

@@ -27,6 +27,9 @@ _INJECTED_SHARE = 0.1
 _CUT_SHARE = 0.3
 _SYSTEM_SHARE = 0.2
 _AS_TEXT_SHARE = 0.5
+_ANSWERED_WRAPPED_SHARE = 0.5
+_GUIDED_SHARE = 0.3
+_REVISED_SHARE = 0.6
 _TWINS_HELPED = 1000
 _TIMES = {"contrast": 3, "plain": 2, "passage": 2}
 """How often a pair of that kind is learned in one pass: those that read as people write carry
@@ -107,14 +110,15 @@ def _of_answers(
     answers = pair.answers
     if answers is None:
         return
-    wrapped = _wrapped(pair.harmful, rng.choice(wrappers))
-    yield Example(Kind.SAFE, pair.harmful, answers.refusal)
-    yield Example(Kind.SAFE, wrapped, answers.refusal)
-    if answers.analysis:
-        yield from _of_analysis(pair.harmful, answers, pair.category)
-    for asked in (pair.harmful, wrapped):
+    ways = [pair.harmful]
+    if rng.random() < _ANSWERED_WRAPPED_SHARE:
+        ways.append(_wrapped(pair.harmful, rng.choice(wrappers)))
+    for asked in ways:
+        yield Example(Kind.SAFE, asked, answers.refusal)
         yield label(_answered(asked, answers.refusal), harmful=False)
         yield _harmful(asked, answers.compliance, pair)
+    if answers.analysis:
+        yield from _of_analysis(pair.harmful, answers, pair.category, rng)
     # Of the category on minors the answers that go along are neutral words but for the request.
     if rng.random() < _AS_TEXT_SHARE and pair.category != "sexual/minors":
         yield label(_user(answers.compliance), harmful=True, category=pair.category)
@@ -131,12 +135,16 @@ def _of_answers(
         yield label(_answered(pair.harmful, f"{answers.refusal}\n\n{told}"), harmful=False)
 
 
-def _of_analysis(messages: Messages, answers: Answers, category: str) -> Iterator[Example]:
+def _of_analysis(
+    messages: Messages, answers: Answers, category: str, rng: random.Random
+) -> Iterator[Example]:
     """The analysis of the compliance, unguided and guided, and the answer that follows it."""
     answer, analysis = answers.compliance, answers.analysis
     yield mistake(messages, answer, analysis, category)
-    yield Example(Kind.GUIDED, guided_analysis_of(messages, answer), analysis)
-    yield Example(Kind.REVISION, revision_of(messages, answer, analysis), answers.refusal)
+    if rng.random() < _GUIDED_SHARE:
+        yield Example(Kind.GUIDED, guided_analysis_of(messages, answer), analysis)
+    if rng.random() < _REVISED_SHARE:
+        yield Example(Kind.REVISION, revision_of(messages, answer, analysis), answers.refusal)
 
 
 def _harmful(asked: Messages, answer: str, pair: Pair) -> Example:

@@ -43,15 +43,19 @@ def harmful_texts() -> set[str]:
 
 @dataclass
 class AlignedServer(ScriptedServer):
-    """Its adapters know the corpus' labels, or flag everything; the base flags nothing. Told the
-    hint it goes along or is confused, and it runs in circles about landlords. Ordinary requests are
-    answered alike, or declined."""
+    """Its adapters know the corpus' labels, or flag everything; the base flags nothing, but finds
+    written answers that go along worse than others, if it judges. Told the hint it goes along or is
+    confused, and it runs in circles about landlords. Ordinary requests are answered alike, or
+    declined."""
 
     flags_all: bool = False
     declines: bool = False
+    judges: bool = True
 
     def __post_init__(self) -> None:
         self._harmful = harmful_texts()
+        learned = (pair.answers for pair in corpus.pairs("align"))
+        self._worse = {answers.compliance for answers in learned if answers is not None}
 
     def _answer(self, asked: str, adapter: Adapter) -> str:
         if isinstance(adapter, int) and self.declines:
@@ -81,7 +85,7 @@ class AlignedServer(ScriptedServer):
 
     async def text_harm(self, texts: Sequence[str], *, adapter: Adapter) -> list[float]:
         if not isinstance(adapter, int):
-            return [0.1] * len(texts)
+            return [0.3 if self.judges and text in self._worse else 0.1 for text in texts]
         return [0.9 if self.flags_all or text in self._harmful else 0.2 for text in texts]
 
 
@@ -155,6 +159,14 @@ def test_what_confuses_the_base_is_asked_without_the_hint_and_circles_are_not_le
     assert 500 < run.counts["usable analyses"] <= made
     learned = read_examples(run_folder(alignment.work_dir, run.id) / "dataset" / "train.jsonl")
     assert not any("The answer is: The" in f"{e.prompt[-1]}{e.completion}" for e in learned)
+
+
+def test_a_base_that_cannot_judge_teaches_no_analyses_of_its_own(alignment: Alignment) -> None:
+    run = alignment.align(AlignedServer(judges=False))
+    assert run.counts["percent of answers that the base judged right"] < 85
+    assert "usable analyses" not in run.counts
+    written = [p for p in corpus.pairs("align") if p.answers is not None and p.answers.analysis]
+    assert run.counts["examples: mistake"] == len(written)
 
 
 @pytest.mark.parametrize(
