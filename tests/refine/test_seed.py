@@ -14,7 +14,8 @@ import pytest
 
 from guard.verdict import CATEGORIES
 from refine.dataset import Kind
-from refine.seed import corpus, examples
+from refine.evaluation.formats import read_set
+from refine.seed import corpus, examples, lines
 from refine.seed.corpus import SPLITS, Message, Split
 from refine.seed.joined import joined_texts
 
@@ -129,6 +130,26 @@ def _public_texts() -> Iterator[str]:
                 yield from (each for each in json.loads(line).values() if isinstance(each, str))
     with (PUBLIC_DATA / "xstest_prompts.csv").open(encoding="utf-8", newline="") as file:
         yield from (row["prompt"] for row in csv.DictReader(file))
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_a_split_can_be_written_as_labelled_lines(
+    split: Split, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines.main([split])
+    path = tmp_path / "split.jsonl"
+    path.write_text(capsys.readouterr().out, encoding="utf-8")
+    found = Counter((row.kind, row.harmful) for row in read_set("jsonl", path).rows)
+    pairs, texts = corpus.pairs(split), corpus.texts(split)
+    answered = sum(pair.answers is not None for pair in pairs)
+    assert found == {
+        ("request", True): len(pairs),
+        ("request", False): len(pairs) + len(corpus.ordinary(split)),
+        ("answer", True): answered,
+        ("answer", False): answered,
+        ("text", True): len(texts),
+        ("text", False): len(texts),
+    }
 
 
 def test_what_is_learned_follows_from_the_seed_and_is_of_the_align_split_alone() -> None:
