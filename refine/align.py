@@ -75,7 +75,11 @@ async def _up_to_the_proof(run: Run, rows: Sequence[BenchmarkRow]) -> Proof:
     mistakes = await run.stage("collect", Mistakes, lambda: _induce(run))
     analysed = await run.stage("analyse", Mistakes, lambda: _analyse(run, mistakes))
     dataset = await run.stage("dataset", DatasetFile, lambda: _dataset(run, analysed, rows))
-    trained = await run.stage("train", Path, lambda: run.train(dataset, start=None, epochs=_EPOCHS))
+    trained = await run.stage(
+        "train",
+        Path,
+        lambda: run.train(dataset, start=None, epochs=_EPOCHS, upper_half=True),
+    )
     return await run.stage("gate", Proof, lambda: _gate(run, trained))
 
 

@@ -106,10 +106,18 @@ class Run:
         )
         return dataset
 
-    async def train(self, dataset: DatasetFile, *, start: int | None, epochs: float) -> Path:
+    async def train(
+        self,
+        dataset: DatasetFile,
+        *,
+        start: int | None,
+        epochs: float,
+        upper_half: bool = False,
+    ) -> Path:
         """Trains an adapter, on from `start` or from nothing, and returns its directory.
 
-        epochs: passes over the dataset, where the options name no number.
+        epochs: passes over the dataset, where the options name no number. upper_half: of the layers
+        alone.
         """
         options, info = self.context.options, self.info
         begun = None if start is None else str(adapter_path(self.context.adapters_dir, start))
@@ -125,6 +133,7 @@ class Run:
             batch_size=options.batch_size,
             max_length=min(options.max_length, info.max_model_len),
             seed=options.seed,
+            upper_half=upper_half,
         )
         await run_training(plan)
         return Path(plan.out)

@@ -12,6 +12,7 @@ place. Does not know where examples come from (dataset.py) or whether the adapte
 import json
 import math
 import os
+import random
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -30,6 +31,8 @@ from refine.dataset import Example, Kind, read_examples
 from refine.training import TrainPlan
 
 _SAVE_STEPS = 40
+_POOL = 50
+"""So many batches are sorted by length together."""
 _IGNORED = -100
 _BASE_RATE, _BASE_WIDTH, _WIDTH_POWER = 1e-4, 4096, 1.08
 """A usual LoRA rate for a model of some billion parameters; the power was measured on the practice
@@ -57,6 +60,7 @@ def _train(plan: TrainPlan, out: Path) -> None:
     )
     room = min(plan.max_length, model.config.max_position_embeddings)
     rows = encode(read_examples(Path(plan.dataset)), tokenizer, room)
+    rows = in_even_batches(rows, plan.batch_size, plan.seed)
     trainer = ExampleTrainer(
         model=_with_adapter(model, plan),
         args=_settings(plan, model.config.hidden_size, in_bfloat16=in_bfloat16),
@@ -86,6 +90,25 @@ def encode(examples: Iterable[Example], tokenizer: Any, max_length: int) -> list
             labels = [_IGNORED] * len(prompt) + said
             rows.append({"input_ids": [*prompt, *said], "labels": labels})
     return rows
+
+
+def in_even_batches(rows: Sequence[Row], size: int, seed: int) -> list[Row]:
+    """The rows in an order in which every `size` of them are of about one length.
+
+    The order is drawn here and not while training, so that a killed training goes on with the rows
+    that are left.
+    """
+    rng = random.Random(f"batches {seed}")
+    drawn = rng.sample(list(rows), len(rows))
+    batches = []
+    for start in range(0, len(drawn), _POOL * size):
+        pool = drawn[start : start + _POOL * size]
+        pool.sort(key=lambda row: len(row["input_ids"]))
+        batches += [pool[at : at + size] for at in range(0, len(pool), size)]
+    # Only the last pool can end in a smaller batch; anywhere else it would move all that follow.
+    smaller = [batches.pop()] if batches and len(batches[-1]) < size else []
+    rng.shuffle(batches)
+    return [row for batch in (*batches, *smaller) for row in batch]
 
 
 def padded(rows: Sequence[Row]) -> dict[str, torch.Tensor]:
@@ -133,13 +156,27 @@ def learning_rate(plan: TrainPlan, hidden_size: int) -> float:
 def _with_adapter(model: Any, plan: TrainPlan) -> Any:
     if plan.start is not None:
         return PeftModel.from_pretrained(model, plan.start, is_trainable=True)
+    layers = range(model.config.num_hidden_layers)
     config = LoraConfig(
         r=plan.rank,
         lora_alpha=2 * plan.rank,
-        target_modules="all-linear",
+        target_modules=_linear_names(model),
+        layers_to_transform=list(layers[len(layers) // 2 :]) if plan.upper_half else None,
         task_type="CAUSAL_LM",
     )
     return get_peft_model(model, config)
+
+
+def _linear_names(model: Any) -> list[str]:
+    """The names of a layer's linear modules; PEFT takes "all-linear" for all layers only."""
+    head = model.get_output_embeddings()
+    return sorted(
+        {
+            name.rpartition(".")[2]
+            for name, module in model.named_modules()
+            if isinstance(module, torch.nn.Linear) and module is not head
+        }
+    )
 
 
 def _settings(plan: TrainPlan, hidden_size: int, *, in_bfloat16: bool) -> TrainingArguments:
@@ -157,7 +194,7 @@ def _settings(plan: TrainPlan, hidden_size: int, *, in_bfloat16: bool) -> Traini
         bf16=in_bfloat16,
         # The examples are short: recomputing activations would only cost time.
         gradient_checkpointing=torch.cuda.is_available(),
-        train_sampling_strategy="group_by_length",
+        train_sampling_strategy="sequential",
         remove_unused_columns=False,
         save_strategy="steps",
         save_steps=_SAVE_STEPS,

@@ -21,7 +21,8 @@ class TrainPlan:
     base: path or hub id. dataset: a JSONL of examples. out: the adapter's directory, which exists
     only once training is done. checkpoints: where a killed training goes on from. start: the
     adapter directory to train on from, None for a new one. learning_rate: None for the default of
-    the model's width. max_steps: 0 for as many as `epochs` makes.
+    the model's width. max_steps: 0 for as many as `epochs` makes. upper_half: a new adapter changes
+    the upper half of the layers only, which need two thirds of the time.
     """
 
     base: str
@@ -36,6 +37,7 @@ class TrainPlan:
     max_length: int
     seed: int
     max_steps: int = 0
+    upper_half: bool = False
 
 
 async def run_training(plan: TrainPlan) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import random
 import re
 import signal
 import subprocess
@@ -71,7 +72,7 @@ def test_a_killed_training_goes_on_from_its_checkpoint(
     asyncio.run(run_training(whole))
     uninterrupted = losses(capfd)
     assert (len(resumed), len(uninterrupted)) == (1, 3)
-    # Not the same to the digit: the rest of the epoch is drawn in another order.
+    # Each logged loss is a mean over the steps since the last one.
     assert resumed[-1] == pytest.approx(uninterrupted[-1], rel=0.1)
     assert weights(plan.out).keys() == weights(whole.out).keys()
 
@@ -95,6 +96,21 @@ def test_a_training_that_fails_leaves_no_adapter(plan: TrainPlan, tmp_path: Path
     with pytest.raises(TrainingFailed, match="exit code 1"):
         asyncio.run(run_training(replace(plan, base=str(tmp_path / "no model"))))
     assert not Path(plan.out).exists()
+
+
+def test_batches_hold_rows_of_one_length_each_row_once_and_the_same_for_a_seed() -> None:
+    from refine.train import in_even_batches
+
+    rng = random.Random(0)
+    rows = [{"input_ids": [n] * rng.randint(1, 200), "labels": []} for n in range(1, 330)]
+    order = in_even_batches(rows, 4, seed=3)
+    assert order == in_even_batches(rows, 4, seed=3) != in_even_batches(rows, 4, seed=4)
+    assert sorted(row["input_ids"][0] for row in order) == list(range(1, 330))
+    lengths = [len(row["input_ids"]) for row in order]
+    batches = [lengths[at : at + 4] for at in range(0, len(lengths), 4)]
+    padding = sum(max(batch) * len(batch) - sum(batch) for batch in batches)
+    assert padding < 0.05 * sum(lengths)
+    assert [len(batch) for batch in batches[:-1]] == [4] * 82
 
 
 def test_only_completions_are_learned_and_long_examples_left_out() -> None:
