@@ -210,9 +210,14 @@ class Judge:
             return None, "late" if isinstance(error, TimeoutError) else "failed"
 
     async def _harmless(self, request: EngineRequest, revision: Replacement) -> bool:
+        """Judged as closely as an answer in doubt, in its conversation and without."""
         length = len(revision.token_ids)
         ends = [length, *self.windows.close_cuts(length)]
         subject = self._beginnings(request, revision.token_ids, ends)
+        alone = self._beginnings(request, revision.token_ids, ends, alone=True)
+        # Without a history both are the same.
+        pieces = {tuple(piece): piece for piece in (*subject.pieces, *alone.pieces)}
+        subject = replace(subject, pieces=tuple(pieces.values()))
         with span("critique", request_id=request.request_id, of="revision") as told:
             verdict = await self.critic.judge(
                 subject, categories_from=self.policy.lowest_threshold, **request.engine_options

@@ -301,7 +301,9 @@ async def test_without_an_http_request_the_guard_works_all_the_same(
     outputs = [
         out
         async for out in bench.guarded.generate(
-            {"type": "token", "prompt_token_ids": prompt_ids}, SamplingParams(), "background"
+            {"type": "token", "prompt_token_ids": prompt_ids},
+            SamplingParams(max_tokens=64),
+            "background",
         )
     ]
     assert outputs[-1].outputs[0].finish_reason == "content_filter"
