@@ -1,7 +1,7 @@
 """What can be set about the refine loop. Owns names, defaults and bounds; reads no environment
 (server/settings.py does) and acts on none.
 
-Defaults marked measured were chosen on the practice model; README.md says with which figures.
+Defaults marked measured were chosen on the practice model; docs/practice.md has figures.
 """
 
 from pathlib import Path

@@ -31,6 +31,7 @@ from refine.dataset import Example, Kind, read_examples
 from refine.training import TrainPlan
 
 _SAVE_STEPS = 40
+_LABEL_TOKENS = 4
 _POOL = 50
 """So many batches are sorted by length together."""
 _IGNORED = -100
@@ -93,7 +94,8 @@ def encode(examples: Iterable[Example], tokenizer: Any, max_length: int) -> list
 
 
 def in_even_batches(rows: Sequence[Row], size: int, seed: int) -> list[Row]:
-    """The rows in an order in which every `size` of them are of about one length.
+    """The rows in an order in which every `size` of them are of about one length, and labels stand
+    apart from words: logits are computed where any row of a batch is learned.
 
     The order is drawn here and not while training, so that a killed training goes on with the rows
     that are left.
@@ -103,12 +105,16 @@ def in_even_batches(rows: Sequence[Row], size: int, seed: int) -> list[Row]:
     batches = []
     for start in range(0, len(drawn), _POOL * size):
         pool = drawn[start : start + _POOL * size]
-        pool.sort(key=lambda row: len(row["input_ids"]))
+        pool.sort(key=lambda row: (_learned(row) > _LABEL_TOKENS, len(row["input_ids"])))
         batches += [pool[at : at + size] for at in range(0, len(pool), size)]
     # Only the last pool can end in a smaller batch; anywhere else it would move all that follow.
     smaller = [batches.pop()] if batches and len(batches[-1]) < size else []
     rng.shuffle(batches)
     return [row for batch in (*batches, *smaller) for row in batch]
+
+
+def _learned(row: Row) -> int:
+    return sum(label != _IGNORED for label in row["labels"])
 
 
 def padded(rows: Sequence[Row]) -> dict[str, torch.Tensor]:

@@ -1,4 +1,4 @@
-"""Every command in the README runs, and the answer that it shows is the one that comes.
+"""Every command in the README and on the practice page runs, and the answer shown is the one given.
 
 Of what `refine.practice evaluate` measures a share is enough unless pytest is told `--full`.
 """
@@ -18,12 +18,13 @@ from tests.e2e.conftest import ROOT, SETBACK, Server
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1300)]
 
 README = (ROOT / "README.md").read_text("utf-8")
+PRACTICE = (ROOT / "docs/practice.md").read_text("utf-8")
 ADDRESS = "http://127.0.0.1:8000"
 
 
-def blocks(language: str) -> list[str]:
+def blocks(language: str, page: str = README) -> list[str]:
     """The fenced blocks of one language."""
-    return re.findall(rf"^```{language}\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+    return re.findall(rf"^```{language}\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
 
 
 def run(script: list[str], server: Server) -> str:
@@ -42,7 +43,7 @@ def run(script: list[str], server: Server) -> str:
 
 
 # `make serve` is how the server fixture starts; the rest of the shell blocks run against it.
-SHELL = [block for block in blocks("sh") if block.strip() != "make serve"]
+SHELL = [block for block in blocks("sh") if block.strip() != "make serve"] + blocks("sh", PRACTICE)
 
 
 EVALUATE = "refine.practice evaluate"
