@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from filelock import FileLock
 from peft import LoraConfig, PeftModel, get_peft_model
-from transformers import AutoModelForCausalLM, AutoTokenizer, Trainer, TrainingArguments
+from transformers import AutoModelForCausalLM, AutoTokenizer, Trainer, TrainingArguments, set_seed
 from transformers.trainer_utils import get_last_checkpoint
 
 from guard import prompts
@@ -32,6 +32,7 @@ from refine.training import TrainPlan
 
 _SAVE_STEPS = 40
 _LABEL_TOKENS = 4
+_TOKENS_AT_ONCE = 4096
 _POOL = 50
 """So many batches are sorted by length together."""
 _IGNORED = -100
@@ -54,6 +55,7 @@ def train(plan: TrainPlan) -> Path:
 
 
 def _train(plan: TrainPlan, out: Path) -> None:
+    set_seed(plan.seed)
     tokenizer = AutoTokenizer.from_pretrained(plan.base)
     in_bfloat16 = torch.cuda.is_available() or not bfloat16_is_slow()
     model = AutoModelForCausalLM.from_pretrained(
@@ -132,12 +134,31 @@ def padded(rows: Sequence[Row]) -> dict[str, torch.Tensor]:
 
 class ExampleTrainer(Trainer):
     """A Trainer for which every example counts alike, whether one label is learned of it or a long
-    answer, and that computes the vocabulary's logits only where something is learned."""
+    answer, and that computes the vocabulary's logits only where something is learned.
+
+    Batches of long examples are taken in parts, whose gradients add up to the same: memory is
+    bounded by tokens, not by examples.
+    """
+
+    _share = 1.0
+
+    def training_step(
+        self, model: Any, inputs: dict[str, torch.Tensor], *options: Any, **more: Any
+    ) -> torch.Tensor:
+        """The batch's loss, once its gradients were added."""
+        rows, length = inputs["input_ids"].shape
+        size = max(1, _TOKENS_AT_ONCE // length)
+        loss = torch.zeros(())
+        for start in range(0, rows, size):
+            part = {name: column[start : start + size] for name, column in inputs.items()}
+            self._share = len(part["input_ids"]) / rows
+            loss = loss + super().training_step(model, part, *options, **more).cpu()
+        return loss.to(inputs["input_ids"].device)
 
     def compute_loss(
         self, model: Any, inputs: dict[str, torch.Tensor], *_options: Any, **_more: Any
     ) -> torch.Tensor:
-        """The mean over the batch of each example's mean loss per token."""
+        """The mean of each example's mean loss per token, as its share of the batch's."""
         labels = inputs.pop("labels")
         learned = labels != _IGNORED
         first = int(learned.any(dim=0).int().argmax())
@@ -148,7 +169,7 @@ class ExampleTrainer(Trainer):
             ignore_index=_IGNORED,
             reduction="none",
         )
-        return (losses.sum(dim=1) / learned.sum(dim=1)).mean()
+        return self._share * (losses.sum(dim=1) / learned.sum(dim=1)).mean()
 
 
 def learning_rate(plan: TrainPlan, hidden_size: int) -> float:

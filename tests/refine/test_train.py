@@ -113,6 +113,28 @@ def test_batches_hold_rows_of_one_length_each_row_once_and_the_same_for_a_seed()
     assert [len(batch) for batch in batches[:-1]] == [4] * 82
 
 
+def test_a_batch_taken_in_parts_is_learned_as_a_whole_one(
+    plan: TrainPlan, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import torch
+
+    from refine import train
+
+    short = replace(plan, max_steps=3)
+    train.train(short)
+    monkeypatch.setattr(train, "_TOKENS_AT_ONCE", 40)
+    parts = replace(short, out=f"{plan.out}-parts", checkpoints=f"{plan.checkpoints}-parts")
+    train.train(parts)
+    losses = re.findall(r"'train_loss': '([\d.]+)'", capsys.readouterr().out)
+    assert float(losses[0]) == pytest.approx(float(losses[1]), rel=0.01)
+    whole, in_parts = (
+        torch.cat([w.float().flatten() for name, w in weights(out).items() if "lora_B" in name])
+        for out in (short.out, parts.out)
+    )
+    # Adam makes whole steps of what rounding left of gradients near zero.
+    assert torch.cosine_similarity(whole, in_parts, dim=0) > 0.9
+
+
 def test_only_completions_are_learned_and_long_examples_left_out() -> None:
     from transformers import AutoTokenizer
 
