@@ -136,30 +136,32 @@ class ExampleTrainer(Trainer):
     """A Trainer for which every example counts alike, whether one label is learned of it or a long
     answer, and that computes the vocabulary's logits only where something is learned.
 
-    Batches of long examples are taken in parts, whose gradients add up to the same: memory is
+    A single process splits batches of long examples, whose gradients add up to the same: memory is
     bounded by tokens, not by examples.
     """
-
-    _share = 1.0
 
     def training_step(
         self, model: Any, inputs: dict[str, torch.Tensor], *options: Any, **more: Any
     ) -> torch.Tensor:
         """The batch's loss, once its gradients were added."""
         rows, length = inputs["input_ids"].shape
-        size = max(1, _TOKENS_AT_ONCE // length)
-        loss = torch.zeros(())
+        # Several processes exchange gradients at every step: each must make as many as the others.
+        size = max(1, _TOKENS_AT_ONCE // length) if self.args.world_size == 1 else rows
+        losses = []
         for start in range(0, rows, size):
-            part = {name: column[start : start + size] for name, column in inputs.items()}
-            self._share = len(part["input_ids"]) / rows
-            loss = loss + super().training_step(model, part, *options, **more).cpu()
-        return loss.to(inputs["input_ids"].device)
+            part: dict[str, Any] = {
+                name: column[start : start + size] for name, column in inputs.items()
+            }
+            part["share"] = len(part["input_ids"]) / rows
+            losses.append(super().training_step(model, part, *options, **more))
+        return torch.stack(losses).sum()
 
     def compute_loss(
-        self, model: Any, inputs: dict[str, torch.Tensor], *_options: Any, **_more: Any
+        self, model: Any, inputs: dict[str, Any], *_options: Any, **_more: Any
     ) -> torch.Tensor:
-        """The mean of each example's mean loss per token, as its share of the batch's."""
-        labels = inputs.pop("labels")
+        """The mean of each example's mean loss per token, weighted by their share of the batch."""
+        labels: torch.Tensor = inputs.pop("labels")
+        share: float = inputs.pop("share")
         learned = labels != _IGNORED
         first = int(learned.any(dim=0).int().argmax())
         logits = model(**inputs, logits_to_keep=labels.shape[1] - first + 1).logits[:, :-1]
@@ -169,7 +171,7 @@ class ExampleTrainer(Trainer):
             ignore_index=_IGNORED,
             reduction="none",
         )
-        return self._share * (losses.sum(dim=1) / learned.sum(dim=1)).mean()
+        return share * (losses.sum(dim=1) / learned.sum(dim=1)).mean()
 
 
 def learning_rate(plan: TrainPlan, hidden_size: int) -> float:
