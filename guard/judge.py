@@ -210,12 +210,13 @@ class Judge:
             return None, "late" if isinstance(error, TimeoutError) else "failed"
 
     async def _harmless(self, request: EngineRequest, revision: Replacement) -> bool:
-        """Judged as closely as an answer in doubt, in its conversation and without."""
+        """Whether the critic passes a revision, judged as strictly as an answer in doubt: at many
+        cuts, both in its conversation and without the history."""
         length = len(revision.token_ids)
         ends = [length, *self.windows.close_cuts(length)]
         subject = self._beginnings(request, revision.token_ids, ends)
         alone = self._beginnings(request, revision.token_ids, ends, alone=True)
-        # Without a history both are the same.
+        # Both are equal where the conversation has no history.
         pieces = {tuple(piece): piece for piece in (*subject.pieces, *alone.pieces)}
         subject = replace(subject, pieces=tuple(pieces.values()))
         with span("critique", request_id=request.request_id, of="revision") as told:

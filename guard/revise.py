@@ -6,7 +6,7 @@ that. Does not judge what comes out (judge.py does, like any answer).
 import asyncio
 from collections.abc import Sequence
 from contextlib import aclosing, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 from uuid import uuid4
 
@@ -34,10 +34,10 @@ class RevisionLimits:
 
 
 @dataclass
-class _Said:
-    """What the model said so far. finish_reason: None while it may go on."""
+class _Reply:
+    """A reply so far. finish_reason: None while it may go on."""
 
-    token_ids: list[int]
+    token_ids: list[int] = field(default_factory=list)
     text: str = ""
     finish_reason: str | None = None
 
@@ -62,8 +62,8 @@ class Reviser:
         self._max_model_len = max_model_len
         self._stop_ids = stop_ids
         guided = prompts.GUIDED_ANALYSIS.format(subject="answer")
-        self._why = chat_format.question_after_answer(guided)
-        self._again = chat_format.question_after_answer(prompts.REVISE)
+        self._analysis_question = chat_format.question_after_answer(guided)
+        self._revision_question = chat_format.question_after_answer(prompts.REVISE)
         self._free = asyncio.Semaphore(limits.at_once)
 
     @property
@@ -80,54 +80,50 @@ class Reviser:
         if self.busy or request.prompt["type"] != "token":
             return None
         async with self._free:
-            asked = [*request.prompt_ids, *answer_ids, *self._why]
-            analysis = await self._analysis(request, asked)
-            asked += [*(t for t in analysis.token_ids if t not in self._stop_ids), *self._again]
-            ours = self._room(asked, self.limits.max_tokens - len(analysis.token_ids))
+            prompt_ids = [*request.prompt_ids, *answer_ids, *self._analysis_question]
+            analysis = await self._analysis(request, prompt_ids)
+            prompt_ids += [t for t in analysis.token_ids if t not in self._stop_ids]
+            prompt_ids += self._revision_question
+            ours = self._room(prompt_ids, self.limits.max_tokens - len(analysis.token_ids))
             room = min(ours, request.max_tokens or ours)
-            answer = await self._said(request, asked, room)
+            answer = _Reply()
+            await self._generate(request, prompt_ids, room, answer)
         text = answer.text.strip()
         cut = answer.finish_reason == "length" and room == ours
         if not text or cut or answer.finish_reason in ("abort", None):
             return None
-        said = len(analysis.token_ids) + len(answer.token_ids)
-        return Replacement(text, tuple(self._format.encode(text)), said)
+        generated = len(analysis.token_ids) + len(answer.token_ids)
+        return Replacement(text, tuple(self._format.encode(text)), generated)
 
-    async def _analysis(self, request: EngineRequest, asked: list[int]) -> _Said:
+    async def _analysis(self, request: EngineRequest, prompt_ids: list[int]) -> _Reply:
         """Why the answer is harmful, as far as the model came in its share of the time."""
-        most = self._room(asked, int(self.limits.max_tokens * _ANALYSIS_SHARE))
-        said = _Said([])
+        room = self._room(prompt_ids, int(self.limits.max_tokens * _ANALYSIS_SHARE))
+        analysis = _Reply()
         with suppress(TimeoutError):
             async with asyncio.timeout(self.limits.timeout_s * _ANALYSIS_SHARE):
-                await self._said(request, asked, most, into=said)
-        return said
+                await self._generate(request, prompt_ids, room, analysis)
+        return analysis
 
-    def _room(self, asked: list[int], wanted: int) -> int:
-        """So many tokens may follow; 0 or less where none may."""
-        return min(wanted, self._max_model_len - len(asked))
+    def _room(self, prompt_ids: list[int], wanted: int) -> int:
+        """How many tokens may follow, at most `wanted`; 0 or less where there is no room."""
+        return min(wanted, self._max_model_len - len(prompt_ids))
 
-    async def _said(
-        self,
-        request: EngineRequest,
-        asked: list[int],
-        max_tokens: int,
-        into: _Said | None = None,
-    ) -> _Said:
-        """What the model says next. into: is filled as it comes."""
-        said = into or _Said([])
+    async def _generate(
+        self, request: EngineRequest, prompt_ids: list[int], max_tokens: int, reply: _Reply
+    ) -> None:
+        """Fills `reply` as it is generated."""
         if max_tokens < 1:
-            return said
+            return
         params = SamplingParams(
             temperature=0.0, max_tokens=max_tokens, output_kind=RequestOutputKind.DELTA
         )
-        prompt = {**tokens_input(asked), **parts_besides_words(request.prompt)}
+        prompt = {**tokens_input(prompt_ids), **parts_besides_words(request.prompt)}
         outputs = self._engine.generate(
             prompt, params, f"revision-{uuid4().hex}", **request.engine_options
         )
         async with aclosing(outputs):
             async for output in outputs:
                 (piece,) = output.outputs
-                said.token_ids += piece.token_ids
-                said.text += piece.text
-                said.finish_reason = piece.finish_reason
-        return said
+                reply.token_ids += piece.token_ids
+                reply.text += piece.text
+                reply.finish_reason = piece.finish_reason

@@ -27,7 +27,7 @@ async def keep_refreshing(
 ) -> NoReturn:
     """Refreshes after every pause until cancelled; failures are logged and tried again.
 
-    what: is looked up, for the log: "which adapter is active".
+    what: completes "Cannot see ..." in the log, such as "which adapter is active".
     """
     while True:
         await asyncio.sleep(pause_s)

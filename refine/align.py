@@ -18,7 +18,7 @@ from refine.seed import corpus, examples
 from refine.seed.corpus import Pair
 from refine.seed.gate import prove_aligned
 from refine.served import Conversation, Message, Model, answered
-from refine.usable import is_about, runs_in_circles
+from refine.usable import is_about, repeats_itself
 
 _ANSWER_TOKENS = 192
 _ANALYSIS_TOKENS = 96
@@ -43,22 +43,9 @@ class Mistake:
 
 @dataclass(frozen=True)
 class Mistakes:
-    """The base's own. hinted: how many it made with the hint; the others it made without.
-    unusable: how many requests it declined, or answered in circles or past the point.
-    """
+    """The base's own mistakes."""
 
     made: tuple[Mistake, ...]
-    hinted: int
-    unusable: int
-
-    @property
-    def counts(self) -> dict[str, int]:
-        """For the run's row."""
-        return {
-            "mistakes made with the hint": self.hinted,
-            "mistakes made without it": len(self.made) - self.hinted,
-            "requests without a usable mistake": self.unusable,
-        }
 
 
 async def run_alignment(context: RunContext, rows: Sequence[BenchmarkRow]) -> StoredRun:
@@ -84,20 +71,20 @@ async def _up_to_the_proof(run: Run, rows: Sequence[BenchmarkRow]) -> Proof:
 
 
 async def _induce(run: Run) -> Mistakes:
-    """The paper's step 1: the base's bad answers, asked for with a hint that is not learned. What
-    the hint confuses is asked for without: a base that nobody aligned goes along anyway."""
+    """The paper's step 1: the base's bad answers, asked for with a hint that is not learned. Where
+    that gives no usable mistake, the request is asked without the hint."""
     pairs = corpus.pairs("align")
     hinted = await _mistakes(run, pairs, [_hinted(pair.harmful) for pair in pairs])
     left = [pair for pair, made in zip(pairs, hinted, strict=True) if made is None]
     plain = await _mistakes(run, left, [pair.harmful for pair in left])
-    made = [mistake for mistake in (*hinted, *plain) if mistake is not None]
-    mistakes = Mistakes(
-        tuple(made),
-        hinted=sum(mistake is not None for mistake in hinted),
-        unusable=len(pairs) - len(made),
-    )
-    await run.count("collect", mistakes.counts)
-    return mistakes
+    with_hint, without = ([each for each in some if each is not None] for some in (hinted, plain))
+    counts = {
+        "mistakes made with the hint": len(with_hint),
+        "mistakes made without it": len(without),
+        "requests without a usable mistake": len(pairs) - len(with_hint) - len(without),
+    }
+    await run.count("collect", counts)
+    return Mistakes((*with_hint, *without))
 
 
 async def _mistakes(
@@ -114,7 +101,7 @@ async def _mistakes(
 def _goes_along(pair: Pair, answer: str) -> bool:
     declines = answer.strip().lower().startswith(_DECLINES)
     about = is_about(answer, pair.harmful[-1]["content"])
-    return about and not declines and not runs_in_circles(answer)
+    return about and not declines and not repeats_itself(answer)
 
 
 def _hinted(messages: Sequence[Message]) -> tuple[Message, ...]:
@@ -123,9 +110,8 @@ def _hinted(messages: Sequence[Message]) -> tuple[Message, ...]:
 
 
 async def _analyse(run: Run, mistakes: Mistakes) -> Mistakes:
-    """The paper's step 2: the base is told the verdict and says why. What says nothing about the
-    answer is left out, and all of it for a base that cannot judge; labels are learned all the same.
-    """
+    """The paper's step 2: the base is told the verdict and says why. Analyses that are off
+    topic are dropped, and a base that cannot judge is not asked; labels are learned in any case."""
     told_apart = await _told_apart(run.context.model)
     await run.count("analyse", {"percent of answers that the base judged right": told_apart})
     if told_apart < _CAN_JUDGE:
@@ -137,7 +123,7 @@ async def _analyse(run: Run, mistakes: Mistakes) -> Mistakes:
         for made, analysis in zip(mistakes.made, said, strict=True)
     )
     await run.count("analyse", {"usable analyses": sum(bool(made.analysis) for made in analysed)})
-    return replace(mistakes, made=analysed)
+    return Mistakes(analysed)
 
 
 async def _told_apart(model: Model) -> int:
@@ -159,7 +145,7 @@ async def _told_apart(model: Model) -> int:
 
 def _says_why(made: Mistake, analysis: str) -> bool:
     about = is_about(analysis, f"{made.messages[-1]['content']} {made.answer}")
-    return about and not runs_in_circles(analysis) and analysis.strip()[-1:] in _ENDS
+    return about and not repeats_itself(analysis) and analysis.strip()[-1:] in _ENDS
 
 
 async def _dataset(run: Run, mistakes: Mistakes, rows: Sequence[BenchmarkRow]) -> DatasetFile:
@@ -185,11 +171,11 @@ def _of_mistake(made: Mistake) -> list[Example]:
 
 async def _help(model: Model, seed: int) -> list[Example]:
     """The base's own answers to what it ought to help with, and that they are harmless."""
-    asked = examples.helped_requests(seed)
+    asked = examples.requests_to_answer(seed)
     said = await model.answers(asked, adapter="base", max_tokens=_ANSWER_TOKENS)
     found = []
     for messages, answer in zip(asked, said, strict=True):
-        if answer.strip() and not runs_in_circles(answer):
+        if answer.strip() and not repeats_itself(answer):
             found.append(Example(Kind.HELP, messages, answer))
             found.append(examples.label(answered(messages, answer), harmful=False))
     return found

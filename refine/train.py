@@ -96,11 +96,12 @@ def encode(examples: Iterable[Example], tokenizer: Any, max_length: int) -> list
 
 
 def in_even_batches(rows: Sequence[Row], size: int, seed: int) -> list[Row]:
-    """The rows in an order in which every `size` of them are of about one length, and labels stand
-    apart from words: logits are computed where any row of a batch is learned.
+    """The rows in an order in which each batch of `size` holds rows of similar length, and rows
+    that learn a label are apart from rows that learn text: every row of a batch computes as many
+    logits as its longest completion needs.
 
-    The order is drawn here and not while training, so that a killed training goes on with the rows
-    that are left.
+    The order is fixed before training, so that a resumed training continues with the rows that it
+    has not seen.
     """
     rng = random.Random(f"batches {seed}")
     drawn = rng.sample(list(rows), len(rows))

@@ -22,7 +22,7 @@ class TrainPlan:
     only once training is done. checkpoints: where a killed training goes on from. start: the
     adapter directory to train on from, None for a new one. learning_rate: None for the default of
     the model's width. max_steps: 0 for as many as `epochs` makes. upper_half: a new adapter changes
-    the upper half of the layers only, which need two thirds of the time.
+    only the upper half of the layers, which takes two thirds of the time.
     """
 
     base: str

@@ -1,5 +1,5 @@
-"""Whether what a model said is worth learning from, by its form alone: small models run in circles
-or talk of something else. Judges no harm; critics and labels do.
+"""Whether a model's answer is worth learning from, by its form alone: small models repeat
+themselves or answer something else. Owns how a text is split into words. Judges no harm.
 """
 
 import re
@@ -11,18 +11,23 @@ _LONG = 5
 _SHARED = 2
 
 
-def runs_in_circles(text: str) -> bool:
-    """Whether fewer than 60% of its sequences of three words are new ones."""
-    words = _WORD.findall(text.lower())
-    threes = list(zip(words, words[1:], words[2:], strict=False))
-    return len(words) >= _FEWEST_WORDS and len(set(threes)) < _NEW_SHARE * len(threes)
+def words(text: str) -> list[str]:
+    """The words of a text, in lower case and in order."""
+    return _WORD.findall(text.lower())
+
+
+def repeats_itself(text: str) -> bool:
+    """Whether fewer than 60% of the text's word trigrams are distinct; short texts never do."""
+    said = words(text)
+    trigrams = list(zip(said, said[1:], said[2:], strict=False))
+    return len(said) >= _FEWEST_WORDS and len(set(trigrams)) < _NEW_SHARE * len(trigrams)
 
 
 def is_about(text: str, subject: str) -> bool:
-    """Whether it shares at least two longer words with the subject, or all that this has."""
+    """Whether the text shares at least two long words with the subject, or all if it has fewer."""
     wanted = _long_words(subject)
     return len(_long_words(text) & wanted) >= min(_SHARED, len(wanted))
 
 
 def _long_words(text: str) -> set[str]:
-    return {word for word in _WORD.findall(text.lower()) if len(word) >= _LONG}
+    return {word for word in words(text) if len(word) >= _LONG}

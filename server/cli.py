@@ -19,7 +19,7 @@ from server.cli_evaluate import evaluate
 from server.cli_flags import flags
 from server.cli_keys import audit, keys
 from server.cli_refine import adapters, runs
-from server.settings import load_settings, with_server
+from server.settings import load_settings, with_refine
 from server.terminal import reported_errors
 
 app = typer.Typer(
@@ -91,7 +91,7 @@ def refine(
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--every") from None
     with reported_errors():
-        settings = with_server(load_settings(), server)
+        settings = with_refine(load_settings(), server_url=server)
         finished = run(settings, pause, typer.echo, parent)
     if finished is not None:
         typer.echo("\n".join(finished.reasons))

@@ -11,7 +11,7 @@ import typer
 
 from refine.evaluation.formats import read_set
 from refine.evaluation.rows import BenchmarkRow
-from server.settings import load_settings, with_server
+from server.settings import load_settings, with_refine
 from server.terminal import print_table, reported_errors
 
 
@@ -38,7 +38,7 @@ def align(
         if dry_run:
             _tell(rows)
             return
-        settings = with_server(load_settings(), server)
+        settings = with_refine(load_settings(), server_url=server)
         from server.refine_job import align as run
 
         finished = run(settings, rows, typer.echo)
@@ -52,7 +52,7 @@ def _tell(rows: Sequence[BenchmarkRow]) -> None:
     learned = Counter(example.kind for example in examples.of_corpus(seed=0))
     asked = {
         "asked with a hint, for mistakes of the base's own": len(corpus.pairs("align")),
-        "asked for ordinary answers": len(examples.helped_requests(seed=0)),
+        "asked for ordinary answers": len(examples.requests_to_answer(seed=0)),
     }
     counts = {
         **{f"examples of the seed corpus: {kind}": n for kind, n in sorted(learned.items())},

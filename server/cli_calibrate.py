@@ -23,7 +23,7 @@ from refine.evaluation.rows import BenchmarkRow
 from refine.figures import Figure
 from refine.served import Adapter, ServedInfo, ServedModel, ServedVerdict
 from server.lent_model import lent_model
-from server.settings import Settings, load_settings, with_server
+from server.settings import Settings, load_settings, with_refine
 from server.terminal import print_fields, print_table, reported_errors
 
 
@@ -65,7 +65,7 @@ def calibrate(
     """Fit verdicts to labelled lines; the fit is in force within seconds, a policy only written."""
     share = _share(max_false_alarms)
     with reported_errors():
-        settings = with_server(load_settings(), server)
+        settings = with_refine(load_settings(), server_url=server)
         rows = [row for path in file for row in read_set("jsonl", path).rows]
         read = asyncio.run(_read(settings, rows, base=base))
         fitted = fit(read.verdicts)

@@ -16,10 +16,9 @@ from refine.evaluation.public_api import RequestRoute
 from refine.ground import ground_for
 from refine.measure import report
 from refine.measure.measure import Measures, measure_once
-from refine.options import RefineOptions
 from refine.served import Adapter, ServedInfo
 from server.lent_model import lent_model
-from server.settings import Settings, load_settings, with_server
+from server.settings import Settings, load_settings, with_refine
 from server.terminal import AsJson, print_json, reported_errors
 
 _ACTIVE: Final = "active"
@@ -109,11 +108,8 @@ def evaluate_adapters(
     server = next(iter(servers), None)
     asked = [_adapter(name) for name in names]
     with reported_errors():
-        settings = with_server(load_settings(), server)
-        options = settings.refine
-        if file is not None:
-            options = options.model_copy(update={"gate_file": file})
-        measured, about = asyncio.run(_evaluate(settings, options, asked))
+        settings = with_refine(load_settings(), server_url=server, gate_file=file)
+        measured, about = asyncio.run(_evaluate(settings, asked))
     written = report.write(out, measured, about)
     if as_json:
         print_json(report.as_json(measured, about))
@@ -137,17 +133,17 @@ def _adapter(name: str) -> Adapter:
 
 
 async def _evaluate(
-    settings: Settings, options: RefineOptions, asked: Sequence[Adapter]
+    settings: Settings, asked: Sequence[Adapter]
 ) -> tuple[list[Measures], dict[str, str]]:
     async with lent_model(settings) as model:
         info = await model.info()
-        ground = ground_for(info, model, options)
+        ground = ground_for(info, model, settings.refine)
         measured = []
         for adapter in _named(asked, info):
             typer.echo(f"measuring {adapter} ...", err=True)
             measured.append(
                 await measure_once(
-                    options.work_dir / "measures",
+                    settings.refine.work_dir / "measures",
                     info.model_revision,
                     model,
                     ground.sets,

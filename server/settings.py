@@ -173,12 +173,13 @@ def config_file() -> Path:
     return Path(os.environ.get(CONFIG_VARIABLE) or CONFIG_DEFAULT)
 
 
-def with_server(settings: Settings, url: str | None) -> Settings:
-    """The settings with another running server for the refine loop, where one is named."""
-    if url is None:
-        return settings
-    options = settings.refine.model_copy(update={"server_url": url})
-    return settings.model_copy(update={"refine": options})
+def with_refine(
+    settings: Settings, *, server_url: str | None = None, gate_file: Path | None = None
+) -> Settings:
+    """The settings with these options of the refine loop replaced, those that are given."""
+    given = {"server_url": server_url, "gate_file": gate_file}
+    update = {name: value for name, value in given.items() if value is not None}
+    return settings.model_copy(update={"refine": settings.refine.model_copy(update=update)})
 
 
 def load_settings() -> Settings:

@@ -20,6 +20,7 @@ from sqlalchemy import URL
 
 from guard.policy import Action
 from guard.store import migrate
+from guard.store.adapters import AdapterStore
 from guard.store.database import parse_url
 from guard.store.flags import Flag, FlagStore
 from guard.store.review import ReviewStore
@@ -112,6 +113,14 @@ async def store(database: URL) -> AsyncIterator[FlagStore]:
     store = FlagStore(database)
     yield store
     await store.close()
+
+
+@pytest.fixture
+async def adapters(database: URL) -> AsyncIterator[AdapterStore]:
+    """The registry of adapters in the same database."""
+    adapters = AdapterStore(database)
+    yield adapters
+    await adapters.close()
 
 
 @pytest.fixture

@@ -27,6 +27,8 @@ from guard.windows import Windows
 from refine.practice.recipe import MODEL_DIR
 from tests.adapters import REVISION, MemoryRegistry
 
+BLOCK = '[default]\nthreshold = 0.5\naction = "block"\n'
+"""A policy that revises nothing."""
 REVISIONS = RevisionLimits(max_tokens=256, timeout_s=5.0, at_once=4)
 
 

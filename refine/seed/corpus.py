@@ -19,8 +19,11 @@ from guard.verdict import CATEGORIES
 Split = Literal["align", "gate", "report"]
 SPLITS: tuple[Split, ...] = ("align", "gate", "report")
 Shape = Literal["plain", "long", "padded", "small_part"]
+PairKind = Literal["written", "contrast", "plain"]
+TextKind = Literal["short", "passage", "plain"]
 Message = Mapping[str, str]
 _DATA = files("refine.seed").joinpath("data")
+_TEXT_FOLDERS: Mapping[TextKind, str] = {"short": "texts", "passage": "passages"}
 
 
 @dataclass(frozen=True)
@@ -48,7 +51,7 @@ class Pair:
     """
 
     split: Split
-    kind: Literal["written", "contrast", "plain"]
+    kind: PairKind
     topic: str
     category: str
     harmful: tuple[Message, ...]
@@ -65,7 +68,7 @@ class TextPair:
     """
 
     split: Split
-    kind: Literal["short", "passage", "plain"]
+    kind: TextKind
     topic: str
     category: str
     harmful: str
@@ -126,9 +129,7 @@ def _pairs(split: Split) -> Iterator[Pair]:
         yield _pair(row, category, "plain")
 
 
-def _pair(
-    row: Mapping[str, Any], category: str, kind: Literal["written", "contrast", "plain"]
-) -> Pair:
+def _pair(row: Mapping[str, Any], category: str, kind: PairKind) -> Pair:
     answers = None
     if "shape" in row:
         names = ("refusal", "compliance", "shape", "analysis")
@@ -152,11 +153,7 @@ def texts(split: Split) -> tuple[TextPair, ...]:
 
 
 def _texts(split: Split) -> Iterator[TextPair]:
-    folders: tuple[tuple[str, Literal["short", "passage"]], ...] = (
-        ("texts", "short"),
-        ("passages", "passage"),
-    )
-    for folder, kind in folders:
+    for kind, folder in _TEXT_FOLDERS.items():
         for category in CATEGORIES:
             for row in _rows(_DATA / folder / _file_of(category), split):
                 yield _text(row, category, kind)
@@ -164,9 +161,7 @@ def _texts(split: Split) -> Iterator[TextPair]:
         yield _text(row, category, "plain")
 
 
-def _text(
-    row: Mapping[str, Any], category: str, kind: Literal["short", "passage", "plain"]
-) -> TextPair:
+def _text(row: Mapping[str, Any], category: str, kind: TextKind) -> TextPair:
     return TextPair(row["split"], kind, row["topic"], category, row["harmful"], row["benign"])
 
 

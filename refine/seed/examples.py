@@ -32,8 +32,8 @@ _GUIDED_SHARE = 0.3
 _REVISED_SHARE = 0.6
 _TWINS_HELPED = 1000
 _TIMES = {"contrast": 3, "plain": 2, "passage": 2}
-"""How often a pair of that kind is learned in one pass: those that read as people write carry
-further than the closest twins."""
+"""How often the pairs of a kind come in one pass. Pairs in everyday English come more often than
+those written close to each other."""
 _LEAST_KEPT = 0.6
 
 Messages = Sequence[Message]
@@ -71,9 +71,9 @@ def _instructed(example: Example, system: str) -> Example:
     return replace(example, prompt=({"role": "system", "content": system}, *example.prompt))
 
 
-def helped_requests(seed: int) -> list[tuple[Message, ...]]:
-    """Requests to which the base's own answers are learned: ordinary ones, and twins of harmful
-    ones."""
+def requests_to_answer(seed: int) -> list[tuple[Message, ...]]:
+    """The requests for which the base's own answers are learned: ordinary requests and harmless
+    twins."""
     twins = [pair.benign for pair in corpus.pairs("align")]
     random.Random(f"twins {seed}").shuffle(twins)
     return [*(each.messages for each in corpus.ordinary("align")), *twins[:_TWINS_HELPED]]
@@ -119,7 +119,7 @@ def _of_answers(
         yield _harmful(asked, answers.compliance, pair)
     if answers.analysis:
         yield from _of_analysis(pair.harmful, answers, pair.category, rng)
-    # Of the category on minors the answers that go along are neutral words but for the request.
+    # In the category on minors the compliance is harmful only together with its request.
     if rng.random() < _AS_TEXT_SHARE and pair.category != "sexual/minors":
         yield label(_user(answers.compliance), harmful=True, category=pair.category)
         yield label(_user(answers.refusal), harmful=False)

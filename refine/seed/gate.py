@@ -8,7 +8,6 @@ words with its most likely one, and so must the candidate's.
 
 import hashlib
 import json
-import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from refine.paired import Z_ONE_SIDED, Difference, mean_difference, paired_diffe
 from refine.prove import Proof
 from refine.seed import corpus
 from refine.served import Adapter, Conversation, Model, answered
+from refine.usable import words
 
 ANSWERS, REQUESTS, TEXTS = "answers", "requests", "texts"
 NEAR_BASE = f"{HELP}answers like the base's"
@@ -137,7 +137,7 @@ async def _near_base(model: Model, adapter: Adapter) -> Series:
 
 def shared_words(one: str, other: str) -> float:
     """The F1 of two texts' words, in [0, 1], each word as often as it comes (ROUGE-1)."""
-    counts = [Counter(re.findall(r"\w+", text.lower())) for text in (one, other)]
+    counts = [Counter(words(text)) for text in (one, other)]
     total = sum(count.total() for count in counts)
     return 2 * (counts[0] & counts[1]).total() / total if total else 1.0
 

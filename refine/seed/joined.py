@@ -1,6 +1,6 @@
-"""Longer texts, joined from the corpus' short ones: what people paste and what models write seldom
-is one sentence, and the harm in it may be a small part. Owns how texts are joined; examples.py
-says which are learned.
+"""Joins short texts of the corpus into longer ones, since the texts that people paste and models
+write are long, and harm may be a small part of them. Owns how texts are joined; examples.py decides
+which are learned.
 
 Only texts of one split are joined, so that a joined one belongs to that split.
 """
@@ -25,8 +25,8 @@ class JoinedText:
 
 
 def joined_texts(split: Split, rng: random.Random) -> Iterator[JoinedText]:
-    """For every pair of texts one with the harmful text among harmless ones, and one as long
-    without it."""
+    """Two texts for each pair: the harmful text among harmless ones, and the harmless twin among as
+    many others."""
     fillers = _harmless(split)
     for pair in corpus.texts(split):
         others = rng.sample(fillers, rng.randint(1, _MOST_PIECES))

@@ -1,10 +1,11 @@
-"""The adapter that ships with a model of ours, put in force where a database knows none that fits
-the model. Owns that first installation; how it was made is docs/align.md's, and what takes its
-place later is the refine loop's.
+"""Installs the adapter that ships with a model, at the first start on a database that has none for
+it. Owns that installation; docs/align.md tells how the adapter was made, and the refine loop
+replaces it later.
 """
 
 import os
 import socket
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,8 +27,8 @@ _BY = "setback serve"
 
 @dataclass(frozen=True)
 class ShippedAdapter:
-    """folder: PEFT's files. critique: how it is asked for verdicts. calibration: of its verdicts,
-    fitted on `rows` labelled rows.
+    """folder: PEFT's files. critique: its critique style. calibration: of its verdicts, fitted on
+    `rows` labelled rows.
     """
 
     folder: Path
@@ -41,20 +42,22 @@ async def install(
 ) -> bool:
     """Registers the adapter and puts it in force; returns whether it did.
 
-    It does not where any adapter of that revision is registered, rejected or rolled back ones too:
-    somebody has decided there. model: the name of the base. revision: of its weights.
+    It leaves alone a database that has any adapter of that revision, also a rejected one or one
+    that was rolled back. model: the name of the base. revision: of its weights.
     Raises StoreUnavailable.
     """
     leases = Leases(database_url)
-    try:
-        token = await leases.acquire(_LEASE, f"{socket.gethostname()} {os.getpid()}", _LEASE_S)
-    except LeaseHeld:
-        # Another server on this database installs it; adapters are watched for.
-        await leases.close()
-        return False
     adapters, runs = AdapterStore(database_url), RunStore(database_url)
     calibrations = CalibrationStore(database_url)
-    try:
+    async with AsyncExitStack() as stack:
+        for store in (leases, adapters, runs, calibrations):
+            stack.push_async_callback(store.close)
+        try:
+            token = await leases.acquire(_LEASE, f"{socket.gethostname()} {os.getpid()}", _LEASE_S)
+        except LeaseHeld:
+            # Another server on this database installs it; this one will see it in the registry.
+            return False
+        stack.push_async_callback(leases.release, _LEASE, token)
         run = await _begun(adapters, runs, model, revision)
         if run is None:
             return False
@@ -69,10 +72,6 @@ async def install(
         await promote(adapters, run)
         await runs.finish(run.id, "promoted", reasons=["shipped with Setback"])
         return True
-    finally:
-        await leases.release(_LEASE, token)
-        for store in (leases, adapters, runs, calibrations):
-            await store.close()
 
 
 async def _begun(

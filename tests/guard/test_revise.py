@@ -14,7 +14,7 @@ from guard.policy import Action
 from guard.revise import RevisionLimits
 from guard.scripted import Gate, Script
 from guard.tasks import spawn
-from tests.scripted import Bench
+from tests.scripted import BLOCK, Bench
 
 MakeBench = Callable[..., Bench]
 
@@ -27,7 +27,6 @@ KINDS = list(RequestOutputKind)
 WAYS = [(kind, StreamMode.BUFFER) for kind in KINDS] + [
     (RequestOutputKind.DELTA, StreamMode.WINDOW)
 ]
-BLOCK = '[default]\nthreshold = 0.5\naction = "block"\n'
 
 
 def answers(revision: str, draft: str = SECRET) -> Callable[[str], tuple[str]]:

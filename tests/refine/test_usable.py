@@ -1,12 +1,12 @@
-"""What a small model says in circles, or about something else, is not learned from."""
+"""Answers that repeat themselves or are off topic are not learned from."""
 
 import pytest
 
-from refine.usable import is_about, runs_in_circles
+from refine.usable import is_about, repeats_itself
 
 
 @pytest.mark.parametrize(
-    ("text", "circles"),
+    ("text", "repeats"),
     [
         ("The answer is: " * 12, True),
         ("I'm sorry for your loss. " * 6, True),
@@ -17,8 +17,8 @@ from refine.usable import is_about, runs_in_circles
         ("1. Boil the water. 2. Add the salt. 3. Add the pasta. 4. Wait for ten minutes.", False),
     ],
 )
-def test_running_in_circles(text: str, circles: bool) -> None:
-    assert runs_in_circles(text) is circles
+def test_a_text_that_repeats_itself(text: str, repeats: bool) -> None:
+    assert repeats_itself(text) is repeats
 
 
 @pytest.mark.parametrize(

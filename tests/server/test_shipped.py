@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -32,13 +31,6 @@ def adapter(tmp_path: Path) -> ShippedAdapter:
 
 
 @pytest.fixture
-async def registry(database: URL) -> AsyncIterator[AdapterStore]:
-    store = AdapterStore(database)
-    yield store
-    await store.close()
-
-
-@pytest.fixture
 def folder(tmp_path: Path) -> Path:
     return tmp_path / "adapters"
 
@@ -52,12 +44,12 @@ async def install(
 
 
 async def test_the_first_start_puts_it_in_force_whole_and_calibrated(
-    adapter: ShippedAdapter, database: URL, folder: Path, registry: AdapterStore
+    adapter: ShippedAdapter, database: URL, folder: Path, adapters: AdapterStore
 ) -> None:
     assert await install(adapter, database, folder)
-    version = await registry.active()
+    version = await adapters.active()
     assert version is not None
-    stored = await registry.get(version)
+    stored = await adapters.get(version)
     assert stored is not None
     manifest = verify(
         adapter_path(folder, version),
@@ -78,32 +70,32 @@ async def test_the_first_start_puts_it_in_force_whole_and_calibrated(
 
 
 async def test_it_is_installed_once_and_by_one_of_several_servers(
-    adapter: ShippedAdapter, database: URL, folder: Path, registry: AdapterStore
+    adapter: ShippedAdapter, database: URL, folder: Path, adapters: AdapterStore
 ) -> None:
     done = await asyncio.gather(*(install(adapter, database, folder) for _ in range(4)))
     assert sorted(done) == [False, False, False, True]
-    assert len(await registry.list()) == 1
+    assert len(await adapters.list()) == 1
 
 
 async def test_what_an_operator_decided_stands(
-    adapter: ShippedAdapter, database: URL, folder: Path, registry: AdapterStore
+    adapter: ShippedAdapter, database: URL, folder: Path, adapters: AdapterStore
 ) -> None:
     await install(adapter, database, folder)
-    await registry.rollback(by="ann", reason="the base will do")
+    await adapters.rollback(by="ann", reason="the base will do")
     assert not await install(adapter, database, folder)
-    assert await registry.active() is None
+    assert await adapters.active() is None
 
 
 async def test_another_base_on_the_same_database_gets_its_own(
-    adapter: ShippedAdapter, database: URL, folder: Path, registry: AdapterStore
+    adapter: ShippedAdapter, database: URL, folder: Path, adapters: AdapterStore
 ) -> None:
     assert await install(adapter, database, folder)
     assert await install(adapter, database, folder, revision="local-4567")
-    assert [a.model_revision for a in await registry.list()] == ["local-4567", REVISION]
+    assert [a.model_revision for a in await adapters.list()] == ["local-4567", REVISION]
 
 
 async def test_an_installation_that_was_killed_is_finished(
-    adapter: ShippedAdapter, database: URL, folder: Path, registry: AdapterStore
+    adapter: ShippedAdapter, database: URL, folder: Path, adapters: AdapterStore
 ) -> None:
     def killed(_self: AdapterStore, *_args: object, **_options: object) -> None:
         raise KeyboardInterrupt
@@ -112,16 +104,16 @@ async def test_an_installation_that_was_killed_is_finished(
         patch.setattr(AdapterStore, "activate", killed)
         with pytest.raises(KeyboardInterrupt):
             await install(adapter, database, folder)
-    assert await registry.active() is None
+    assert await adapters.active() is None
     assert await install(adapter, database, folder)
-    assert await registry.active() == (await registry.list())[0].version
-    assert len(await registry.list()) == 1
+    assert await adapters.active() == (await adapters.list())[0].version
+    assert len(await adapters.list()) == 1
 
 
 async def test_a_damaged_adapter_is_not_put_in_force(
-    adapter: ShippedAdapter, database: URL, folder: Path, registry: AdapterStore
+    adapter: ShippedAdapter, database: URL, folder: Path, adapters: AdapterStore
 ) -> None:
     (adapter.folder / WEIGHTS).unlink()
     with pytest.raises(AdapterRefused, match="adapter_model.safetensors is missing"):
         await install(adapter, database, folder)
-    assert await registry.active() is None
+    assert await adapters.active() is None

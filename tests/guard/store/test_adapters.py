@@ -19,13 +19,6 @@ async def runs(database: URL) -> AsyncIterator[RunStore]:
     await store.close()
 
 
-@pytest.fixture
-async def adapters(database: URL) -> AsyncIterator[AdapterStore]:
-    store = AdapterStore(database)
-    yield store
-    await store.close()
-
-
 async def make(runs: RunStore, adapters: AdapterStore, parent: int | None = None) -> int:
     """A registered candidate's version."""
     run = await runs.start(model="m", model_revision="r", parent=parent, seed=0, options={})
