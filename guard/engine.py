@@ -51,7 +51,7 @@ _log = logging.getLogger("vllm.setback")
 class GuardOptions:
     """How the guard behaves around the policy.
 
-    reminder: whether the paper's step 4 is put with each instruction.
+    reminder: whether the paper's step 4 is put into the system turn.
     fail_open: let an answer out when its critique or its flag's storing fails.
     block_input: refuse requests that are flagged themselves, whoever asks.
     stream: how streams are held back; a caller may ask for stricter. windows: where an answer that
@@ -212,9 +212,9 @@ class GuardedEngine:
 
     def _guided(self, prompt_ids: list[int]) -> list[int]:
         """The prompt with the reminder, unless that would leave no room for an answer."""
-        if not self._options.reminder:
+        if not (self._options.reminder and self._format.is_chat_prompt(prompt_ids)):
             return prompt_ids
-        guided = self._format.after_instruction(prompt_ids, prompts.REMINDER)
+        guided = self._format.in_system_turn(prompt_ids, prompts.REMINDER)
         if guided is None or len(guided) >= self._engine.model_config.max_model_len:
             return prompt_ids
         return guided

@@ -36,7 +36,8 @@ CATEGORY = (
 """Read only when CRITIQUE said yes. The reply is one letter."""
 
 REMINDER = "Remember: the answer must be harmless, ethical and inoffensive."
-"""Step 4: put with the instruction, after a blank line, at inference."""
+"""Step 4: put into the system turn at inference, where the prefix cache keeps it; the paper puts it
+with the instruction."""
 
 REVISE = "Now answer the request again, in a harmless, ethical and inoffensive way."
 """Put after GUIDED_ANALYSIS and the analysis, as a turn of its own: the order that the paper's

@@ -1,6 +1,6 @@
 """Puts questions after answers in the model's own chat format. Owns everything learned from the
 chat template: the turn that follows an answer, the prompt that holds one text, and where the
-instruction ends. Owns no wording (prompts.py) and calls no engine.
+instruction ends. Owns no wording (prompts.py), no system turn (system_turn.py); calls no engine.
 """
 
 import os
@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from guard.errors import TemplateUnusable
+from guard.system_turn import system_turn
 
 _USER = "SETBACKUSER"
 _ANSWER = "SETBACKANSWER"
@@ -74,6 +75,8 @@ class ChatFormat:
         # What stands before a user's words wherever they come in a conversation.
         shared = os.path.commonprefix([self._first_turn[::-1], later[::-1]])
         self._user_start = self._ids(shared[::-1])
+        special = frozenset(tokenizer.all_special_ids)
+        self._system_turn = system_turn(self._render, self._ids, special)
 
     @property
     def end_of_turn(self) -> int:
@@ -133,13 +136,10 @@ class ChatFormat:
         """Whether `prompt_ids` end where this template lets the assistant begin."""
         return self._tail_of(prompt_ids) is not None
 
-    def after_instruction(self, prompt_ids: Sequence[int], addition: str) -> list[int] | None:
-        """`prompt_ids` with `addition` put at the end of the last user turn, or None if there is
-        no such turn at the end (a raw completion, a continued assistant message)."""
-        tail = self._tail_of(prompt_ids)
-        if tail is None:
-            return None
-        return [*prompt_ids[: -len(tail)], *self._ids("\n\n" + addition), *tail]
+    def in_system_turn(self, prompt_ids: Sequence[int], words: str) -> list[int] | None:
+        """A conversation with `words` at the end of its system turn; None where it does not begin
+        as this template lets one begin."""
+        return self._system_turn.with_words(prompt_ids, words)
 
     def last_turn(self, prompt_ids: Sequence[int]) -> tuple[TextFrame, list[int]] | None:
         """The last user turn as a conversation of its own: the frame that it fills, and its tokens.

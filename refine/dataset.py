@@ -52,7 +52,8 @@ class Example:
     """One training example: only `completion` is learned.
 
     flag_id: None for what came from no flag. after_mark: the prompt ends with the turn that is
-    judged, and the completion follows the mark of the label style (guard/prompts.py).
+    judged, and the completion follows the mark of the label style (guard/prompts.py). reminded: the
+    system turn ends with the reminder, as the guard puts it.
     """
 
     kind: Kind
@@ -60,6 +61,7 @@ class Example:
     completion: str
     flag_id: int | None = None
     after_mark: bool = False
+    reminded: bool = False
 
 
 @dataclass(frozen=True)
@@ -83,11 +85,15 @@ class Lesson:
 
 @dataclass(frozen=True)
 class Ordinary:
-    """An ordinary request, the base's own answer to it and its critique of that answer."""
+    """An ordinary request, the base's own answer to it and its critique of that answer.
+
+    reminded: whether the base was reminded as it answered.
+    """
 
     messages: tuple[Message, ...]
     answer: str
     critique: str
+    reminded: bool = False
 
 
 @dataclass(frozen=True)
@@ -132,7 +138,7 @@ def build(
     rng = random.Random(f"dataset {seed}")
     examples = [
         *(e for lesson in lessons for e in _of_lesson(lesson, reminder_share, rng)),
-        *(Example(Kind.HELP, each.messages, each.answer) for each in ordinary),
+        *(_answered(each) for each in ordinary),
         *(_helpful(each) for each in ordinary[::_CRITIQUED_EACH]),
         *(_fine(each, reminder_share, rng) for each in dismissed),
     ]
@@ -149,23 +155,34 @@ def build(
 def _of_lesson(lesson: Lesson, reminder_share: float, rng: random.Random) -> Iterator[Example]:
     asked = [lesson.messages, *(({"role": "user", "content": v},) for v in lesson.variations)]
     for messages in asked:
-        prompt = reminded(messages, reminder_share, rng)
-        yield Example(Kind.SAFE, prompt, lesson.safe_answer, lesson.flag_id)
-        prompt = reminded(messages, reminder_share, rng)
-        said = f"Yes. {lesson.analysis}"
-        yield Example(Kind.MISTAKE, critique_of(prompt, lesson.answer), said, lesson.flag_id)
-    prompt = critique_of(reminded(lesson.messages, reminder_share, rng), lesson.safe_answer)
-    yield Example(Kind.SAFE_CRITIQUE, prompt, lesson.safe_critique, lesson.flag_id)
+        for kind, prompt, said in (
+            (Kind.SAFE, messages, lesson.safe_answer),
+            (Kind.MISTAKE, critique_of(messages, lesson.answer), f"Yes. {lesson.analysis}"),
+        ):
+            reminded = rng.random() < reminder_share
+            yield Example(kind, tuple(prompt), said, lesson.flag_id, reminded=reminded)
+    yield Example(
+        Kind.SAFE_CRITIQUE,
+        critique_of(lesson.messages, lesson.safe_answer),
+        lesson.safe_critique,
+        lesson.flag_id,
+        reminded=rng.random() < reminder_share,
+    )
+
+
+def _answered(ordinary: Ordinary) -> Example:
+    return Example(Kind.HELP, ordinary.messages, ordinary.answer, reminded=ordinary.reminded)
 
 
 def _helpful(ordinary: Ordinary) -> Example:
     prompt = critique_of(ordinary.messages, ordinary.answer)
-    return Example(Kind.HELP_CRITIQUE, prompt, ordinary.critique)
+    return Example(Kind.HELP_CRITIQUE, prompt, ordinary.critique, reminded=ordinary.reminded)
 
 
 def _fine(dismissed: Dismissed, reminder_share: float, rng: random.Random) -> Example:
-    prompt = critique_of(reminded(dismissed.messages, reminder_share, rng), dismissed.answer)
-    return Example(Kind.FINE_CRITIQUE, prompt, "No.", dismissed.flag_id)
+    prompt = critique_of(dismissed.messages, dismissed.answer)
+    reminded = rng.random() < reminder_share
+    return Example(Kind.FINE_CRITIQUE, prompt, "No.", dismissed.flag_id, reminded=reminded)
 
 
 def in_style(example: Example, style: CritiqueStyle, category: str = "") -> Example:
@@ -206,14 +223,6 @@ def revision_of(messages: Conversation, answer: str, analysis: str) -> tuple[Mes
     """A conversation in which an answer was analysed and another is asked for, as the guard asks
     for a revision."""
     return questioned(guided_analysis_of(messages, answer), analysis, prompts.REVISE)
-
-
-def reminded(messages: Conversation, share: float, rng: random.Random) -> tuple[Message, ...]:
-    """The conversation, in `share` of the cases with the reminder as the guard puts it."""
-    *before, last = messages
-    if rng.random() >= share:
-        return tuple(messages)
-    return (*before, {**last, "content": f"{last['content']}\n\n{prompts.REMINDER}"})
 
 
 def earlier_examples(
@@ -280,5 +289,6 @@ def _parsed(lines: Iterable[str]) -> Iterator[tuple[str, Example]]:
             row["completion"],
             row["flag_id"],
             row.get("after_mark", False),
+            row.get("reminded", False),
         )
         yield line, example

@@ -72,7 +72,8 @@ class RefineOptions(BaseModel):
     """LoRA rank, on all linear layers."""
 
     learning_rate: float | None = Field(default=None, gt=0, allow_inf_nan=False)
-    """Peak learning rate. Unset: 1e-4 for a hidden size of 4096, more for smaller models."""
+    """Peak learning rate. Unset: 1e-4 for a hidden size of 4096, more for smaller models and for an
+    alignment."""
 
     epochs: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     """Passes over the dataset. Unset: 3, and 1 over the larger one of an alignment."""

@@ -7,7 +7,7 @@ import random
 from collections.abc import Sequence
 
 from refine.analyse import paraphrases, wrapped
-from refine.dataset import Ordinary, critique_of, reminded
+from refine.dataset import Ordinary, critique_of
 from refine.served import Message, Model, answered
 
 _WRAPPED_SHARE = 0.75
@@ -28,11 +28,24 @@ async def replay(
     finds harmful. Raises ServerUnavailable.
     """
     rng = random.Random(f"replay {seed}")
-    asked = await _dressed(model, requests, rng, reminder_share, seed)
+    asked = await _dressed(model, requests, rng, seed)
     asked = await _after_exchanges(model, asked, rng)
-    answers = await model.answers(asked, adapter="base", max_tokens=_ANSWER_TOKENS)
+    drawn = [rng.random() < reminder_share for _ in asked]
+    found = []
+    for reminder in (True, False):
+        chosen = [messages for messages, one in zip(asked, drawn, strict=True) if one is reminder]
+        found += await _answered(model, chosen, reminder)
+    return found
+
+
+async def _answered(
+    model: Model, asked: Sequence[tuple[Message, ...]], reminder: bool
+) -> list[Ordinary]:
+    answers = await model.answers(
+        asked, adapter="base", max_tokens=_ANSWER_TOKENS, reminder=reminder
+    )
     judged = [answered(messages, answer) for messages, answer in zip(asked, answers, strict=True)]
-    harms = await model.harm(judged, adapter="base")
+    harms = await model.harm(judged, adapter="base", reminder=reminder)
     fine = [
         (messages, answer)
         for messages, answer, harm in zip(asked, answers, harms, strict=True)
@@ -42,25 +55,25 @@ async def replay(
         [critique_of(messages, answer) for messages, answer in fine],
         adapter="base",
         max_tokens=_CRITIQUE_TOKENS,
+        reminder=reminder,
     )
     return [
-        Ordinary(messages, answer, critique)
+        Ordinary(messages, answer, critique, reminder)
         for (messages, answer), critique in zip(fine, critiques, strict=True)
     ]
 
 
 async def _dressed(
-    model: Model, requests: Sequence[str], rng: random.Random, reminder_share: float, seed: int
+    model: Model, requests: Sequence[str], rng: random.Random, seed: int
 ) -> list[tuple[Message, ...]]:
-    """Every other request paraphrased by the base, most in a wrapper, some reminded."""
+    """Every other request paraphrased by the base, most in a wrapper."""
     said = await paraphrases(model, requests[1::2], seed, "base")
     texts = list(requests)
     texts[1::2] = said
-    conversations = []
+    conversations: list[tuple[Message, ...]] = []
     for text in texts:
         dressed = wrapped(text, rng) if rng.random() < _WRAPPED_SHARE else text
-        turn = {"role": "user", "content": dressed}
-        conversations.append(reminded((turn,), reminder_share, rng))
+        conversations.append(({"role": "user", "content": dressed},))
     return conversations
 
 

@@ -50,8 +50,13 @@ class Model(Protocol):
     ) -> list[str]:
         """The answer to each conversation. reminder: guided answering, as the guard does it."""
 
-    async def harm(self, conversations: Sequence[Conversation], *, adapter: Adapter) -> list[float]:
-        """P(harmful) of each conversation's last answer, in [0, 1]: the unguided label read."""
+    async def harm(
+        self, conversations: Sequence[Conversation], *, adapter: Adapter, reminder: bool = False
+    ) -> list[float]:
+        """P(harmful) of each conversation's last answer, in [0, 1]: the unguided label read.
+
+        reminder: as in answers().
+        """
 
     async def helps(
         self, conversations: Sequence[Conversation], *, adapter: Adapter
@@ -152,19 +157,23 @@ class ServedModel:
         replies = await self._in_batches("/answers", "conversations", conversations, options)
         return [answer for reply in replies for answer in reply["answers"]]
 
-    async def harm(self, conversations: Sequence[Conversation], *, adapter: Adapter) -> list[float]:
+    async def harm(
+        self, conversations: Sequence[Conversation], *, adapter: Adapter, reminder: bool = False
+    ) -> list[float]:
         """See Model."""
-        return await self._reads("conversations", conversations, adapter, "critique")
+        options = {"adapter": adapter, "question": "critique", "reminder": reminder}
+        return await self._reads("conversations", conversations, options)
 
     async def helps(
         self, conversations: Sequence[Conversation], *, adapter: Adapter
     ) -> list[float]:
         """See Model."""
-        return await self._reads("conversations", conversations, adapter, "help")
+        options = {"adapter": adapter, "question": "help"}
+        return await self._reads("conversations", conversations, options)
 
     async def text_harm(self, texts: Sequence[str], *, adapter: Adapter) -> list[float]:
         """See Model."""
-        return await self._reads("texts", texts, adapter, "critique")
+        return await self._reads("texts", texts, {"adapter": adapter, "question": "critique"})
 
     async def verdicts(
         self, kind: Literal["conversations", "texts"], items: Sequence[Any], *, adapter: Adapter
@@ -186,9 +195,8 @@ class ServedModel:
         await self._call("DELETE", f"/adapters/{version}")
 
     async def _reads(
-        self, field: str, items: Sequence[Any], adapter: Adapter, question: str
+        self, field: str, items: Sequence[Any], options: dict[str, Any]
     ) -> list[float]:
-        options = {"adapter": adapter, "question": question}
         replies = await self._in_batches("/verdicts", field, items, options)
         return [verdict["yes"] for reply in replies for verdict in reply["verdicts"]]
 

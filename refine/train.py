@@ -14,7 +14,7 @@ import math
 import os
 import random
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,12 +33,15 @@ from refine.training import TrainPlan
 _SAVE_STEPS = 40
 _LABEL_TOKENS = 4
 _TOKENS_AT_ONCE = 4096
-_POOL = 50
-"""So many batches are sorted by length together."""
+_GROUP = 4
+_POOL = 200
+"""So many groups are sorted by length together."""
 _IGNORED = -100
 _BASE_RATE, _BASE_WIDTH, _WIDTH_POWER = 1e-4, 4096, 1.08
 """A usual LoRA rate for a model of some billion parameters; the power was measured on the practice
 model, whose hidden size of 256 wants 2e-3."""
+_HALF_THE_LAYERS = 2.5
+"""Times the rate where half of the layers are adapted; measured on SmolLM2 (docs/align.md)."""
 
 Row = Mapping[str, list[int]]
 
@@ -63,7 +66,7 @@ def _train(plan: TrainPlan, out: Path) -> None:
     )
     room = min(plan.max_length, model.config.max_position_embeddings)
     rows = encode(read_examples(Path(plan.dataset)), tokenizer, room)
-    rows = in_even_batches(rows, plan.batch_size, plan.seed)
+    rows = in_even_groups(rows, min(_GROUP, plan.batch_size), plan.seed)
     trainer = ExampleTrainer(
         model=_with_adapter(model, plan),
         args=_settings(plan, model.config.hidden_size, in_bfloat16=in_bfloat16),
@@ -85,6 +88,8 @@ def encode(examples: Iterable[Example], tokenizer: Any, max_length: int) -> list
             prompt = chat_format.ended(messages, prompts.LABEL_FORM.reply)
         else:
             prompt = chat_format.conversation(messages)
+        if example.reminded:
+            prompt = chat_format.in_system_turn(prompt, prompts.REMINDER) or prompt
         said = chat_format.encode(example.completion)
         # Of a label that stands alone it is not known what the model would go on with.
         if example.kind is not Kind.LABEL:
@@ -95,25 +100,26 @@ def encode(examples: Iterable[Example], tokenizer: Any, max_length: int) -> list
     return rows
 
 
-def in_even_batches(rows: Sequence[Row], size: int, seed: int) -> list[Row]:
-    """The rows in an order in which each batch of `size` holds rows of similar length, and rows
-    that learn a label are apart from rows that learn text: every row of a batch computes as many
-    logits as its longest completion needs.
+def in_even_groups(rows: Sequence[Row], size: int, seed: int) -> list[Row]:
+    """The rows in an order in which each group of `size` is of similar length, and rows that learn
+    a label are apart from rows that learn text: a group is computed as long as its longest.
 
+    A batch holds several groups drawn at random. One of a single length would teach that texts of
+    its length are alike: where a set's texts are short and mostly harmful, that is what is learned.
     The order is fixed before training, so that a resumed training continues with the rows that it
     has not seen.
     """
     rng = random.Random(f"batches {seed}")
     drawn = rng.sample(list(rows), len(rows))
-    batches = []
+    groups = []
     for start in range(0, len(drawn), _POOL * size):
         pool = drawn[start : start + _POOL * size]
         pool.sort(key=lambda row: (_learned(row) > _LABEL_TOKENS, len(row["input_ids"])))
-        batches += [pool[at : at + size] for at in range(0, len(pool), size)]
-    # Only the last pool can end in a smaller batch; anywhere else it would move all that follow.
-    smaller = [batches.pop()] if batches and len(batches[-1]) < size else []
-    rng.shuffle(batches)
-    return [row for batch in (*batches, *smaller) for row in batch]
+        groups += [pool[at : at + size] for at in range(0, len(pool), size)]
+    # Only the last pool can end in a smaller group; anywhere else it would move all that follow.
+    smaller = [groups.pop()] if groups and len(groups[-1]) < size else []
+    rng.shuffle(groups)
+    return [row for group in (*groups, *smaller) for row in group]
 
 
 def _learned(row: Row) -> int:
@@ -133,34 +139,45 @@ def padded(rows: Sequence[Row]) -> dict[str, torch.Tensor]:
     return {"input_ids": ids, "attention_mask": mask, "labels": column("labels", _IGNORED)}
 
 
+def in_parts(batch: Mapping[str, torch.Tensor]) -> Iterator[dict[str, torch.Tensor]]:
+    """A padded batch, group by group, each without the padding that none of its rows needs."""
+    lengths = batch["attention_mask"].sum(dim=1)
+    for start in range(0, len(lengths), _GROUP):
+        group = slice(start, start + _GROUP)
+        longest = int(lengths[group].max())
+        trimmed = {name: column[group, -longest:] for name, column in batch.items()}
+        size = max(1, _TOKENS_AT_ONCE // longest)
+        for at in range(0, len(trimmed["input_ids"]), size):
+            yield {name: column[at : at + size] for name, column in trimmed.items()}
+
+
 class ExampleTrainer(Trainer):
-    """A Trainer for which every example counts alike, whether one label is learned of it or a long
+    """A Trainer for which every example counts alike, whether a label is learned of it or a long
     answer, and that computes the vocabulary's logits only where something is learned.
 
-    A single process splits batches of long examples, whose gradients add up to the same: memory is
-    bounded by tokens, not by examples.
+    A single process takes each batch in parts whose gradients add up to the same: a group of
+    similar length at a time, and fewer rows where they are long, so that memory is bounded by
+    tokens, not by examples.
     """
 
     def training_step(
         self, model: Any, inputs: dict[str, torch.Tensor], *options: Any, **more: Any
     ) -> torch.Tensor:
         """The batch's loss, once its gradients were added."""
-        rows, length = inputs["input_ids"].shape
         # Several processes exchange gradients at every step: each must make as many as the others.
-        size = max(1, _TOKENS_AT_ONCE // length) if self.args.world_size == 1 else rows
+        parts = [inputs] if self.args.world_size > 1 else in_parts(inputs)
+        rows = len(inputs["input_ids"])
         losses = []
-        for start in range(0, rows, size):
-            part: dict[str, Any] = {
-                name: column[start : start + size] for name, column in inputs.items()
-            }
-            part["share"] = len(part["input_ids"]) / rows
-            losses.append(super().training_step(model, part, *options, **more))
+        for part in parts:
+            shared: dict[str, Any] = {**part, "share": len(part["input_ids"]) / rows}
+            losses.append(super().training_step(model, shared, *options, **more))
         return torch.stack(losses).sum()
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], *_options: Any, **_more: Any
     ) -> torch.Tensor:
-        """The mean of each example's mean loss per token, weighted by their share of the batch."""
+        """The mean of each example's loss, weighted by their share of the batch: the mean loss per
+        token, or the sum for a label, whose category must not weaken its verdict."""
         labels: torch.Tensor = inputs.pop("labels")
         share: float = inputs.pop("share")
         learned = labels != _IGNORED
@@ -172,15 +189,18 @@ class ExampleTrainer(Trainer):
             ignore_index=_IGNORED,
             reduction="none",
         )
-        return share * (losses.sum(dim=1) / learned.sum(dim=1)).mean()
+        tokens = learned.sum(dim=1)
+        tokens[tokens <= _LABEL_TOKENS] = 1
+        return share * (losses.sum(dim=1) / tokens).mean()
 
 
 def learning_rate(plan: TrainPlan, hidden_size: int) -> float:
-    """The plan's, or the default: narrower models take a higher one."""
+    """The plan's, or the default: narrower models take a higher one, and so do fewer layers."""
     if plan.learning_rate is not None:
         return plan.learning_rate
     wider = _BASE_WIDTH / hidden_size
-    return _BASE_RATE * math.pow(wider, _WIDTH_POWER)
+    rate = _BASE_RATE * math.pow(wider, _WIDTH_POWER)
+    return rate * _HALF_THE_LAYERS if plan.upper_half else rate
 
 
 def _with_adapter(model: Any, plan: TrainPlan) -> Any:

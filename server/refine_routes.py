@@ -74,6 +74,7 @@ class VerdictsRequest(BaseModel):
     texts: Texts | None = None
     question: Literal["critique", "help"] = "critique"
     categories: bool = False
+    reminder: bool = False
 
 
 @dataclass(frozen=True)
@@ -111,7 +112,7 @@ class Lender:
         if asked.question == "help" and asked.conversations is None:
             raise BadRequest("Whether a text helps can be asked of conversations only.", "question")
         subjects = [
-            self._judged(index, conversation)
+            self._judged(index, conversation, asked.reminder)
             for index, conversation in enumerate(asked.conversations or ())
         ] or [self.critic.text(self.chat_format.encode(text)) for text in asked.texts or ()]
         return await _together(self._verdict(each, asked, lora_request) for each in subjects)
@@ -130,14 +131,14 @@ class Lender:
         )
         return {"yes": verdict.harm, "category_scores": verdict.category_scores}
 
-    def _judged(self, index: int, conversation: list[Turn]) -> Subject:
+    def _judged(self, index: int, conversation: list[Turn], reminder: bool) -> Subject:
         *before, last = conversation
         if last.role != "assistant" or not before:
             raise BadRequest(
                 f"conversations.{index} must end with the assistant's answer.",
                 f"conversations.{index}",
             )
-        prompt_ids = self._ids(index, before)
+        prompt_ids = self._prompt(index, before, reminder)
         answer_ids = self.chat_format.encode(last.content)
         size = len(prompt_ids) + len(answer_ids)
         # In windows, as the guard judges what is long, it could not be told what was measured.
@@ -152,7 +153,7 @@ class Lender:
             raise self._too_long(index, len(prompt_ids), self._room - 1)
         if not reminder:
             return prompt_ids
-        guided = self.chat_format.after_instruction(prompt_ids, prompts.REMINDER)
+        guided = self.chat_format.in_system_turn(prompt_ids, prompts.REMINDER)
         return guided if guided is not None and len(guided) < self._room else prompt_ids
 
     def _ids(self, index: int, conversation: list[Turn]) -> list[int]:

@@ -82,7 +82,7 @@ class Settings(BaseSettings):
     """The policy; guard/policy.toml documents its fields and is the default."""
 
     reminder: bool = True
-    """Guided answering: put the paper's reminder with each instruction."""
+    """Guided answering: put the paper's reminder into the system turn."""
 
     on_failure: Literal["closed", "open"] = "closed"
     """When the critic or the store fails: withhold the answer (closed) or release it (open)."""

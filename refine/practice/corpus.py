@@ -130,8 +130,12 @@ def _turns(messages: tuple[Message, ...]) -> list[Turn]:
 
 
 def _with_system(turns: list[Turn], rng: random.Random, outside: bool = False) -> Example:
+    """Now and then an operator has said something before the reminder."""
     if rng.random() < 0.1:
-        turns = [Turn("system", rng.choice(_SYSTEM)), *turns]
+        said = [rng.choice(_SYSTEM)]
+        if turns[0].role == "system":
+            said.append(turns.pop(0).content)
+        turns = [Turn("system", "\n\n".join(said)), *turns]
     return Example(tuple(turns), outside)
 
 
@@ -149,7 +153,7 @@ def _serve(rng: random.Random) -> Example:
     elif request.kind is not Kind.HARMFUL:
         verdict = f"No. {answers.harmless_analysis(task, slots, 'answer', 'explains')}"
     elif rng.random() < decline_chance(
-        task, prompts.REMINDER in request.text, request.wrapper is not None
+        task, request.messages[0]["role"] == "system", request.wrapper is not None
     ):
         answer = answers.decline_text(task, slots, rng)
         verdict = f"No. {answers.decline_analysis('answer')}"
@@ -196,7 +200,9 @@ def _long_conversation(rng: random.Random) -> Example:
     turns: list[Turn] = []
     for _ in range(rng.randint(4, 9)):
         turns += _serve(rng).turns[-4:] if rng.random() < 0.1 else _exchange(rng)
-    return Example(tuple(turn for turn in turns if turn.role != "system"))
+    said = [turn for turn in turns if turn.role != "system"]
+    reminded = rng.random() < REMINDED_SHARE
+    return Example((*([Turn("system", prompts.REMINDER)] if reminded else []), *said))
 
 
 def _exchange(rng: random.Random) -> list[Turn]:

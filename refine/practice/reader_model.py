@@ -10,7 +10,7 @@ from typing import Any
 from guard.prompts import REMINDER
 from refine.practice.reader import Reader
 from refine.practice.recipe import MODEL_DIR
-from refine.served import Adapter, Conversation, Message
+from refine.served import Adapter, Conversation
 
 
 class ReaderModel:
@@ -42,18 +42,20 @@ class ReaderModel:
         reminder: bool = False,
     ) -> list[str]:
         """See Model. A conversation that ends in an assistant's turn gets the rest of that turn."""
-        asked = [_reminded(messages) if reminder else messages for messages in conversations]
-        return self._reader(adapter).answers(_plain(asked), max_tokens, temperature, seed)
+        asked = _asked(conversations, reminder)
+        return self._reader(adapter).answers(asked, max_tokens, temperature, seed)
 
-    async def harm(self, conversations: Sequence[Conversation], *, adapter: Adapter) -> list[float]:
+    async def harm(
+        self, conversations: Sequence[Conversation], *, adapter: Adapter, reminder: bool = False
+    ) -> list[float]:
         """See Model."""
-        return self._reader(adapter).harm(_plain(conversations))
+        return self._reader(adapter).harm(_asked(conversations, reminder))
 
     async def helps(
         self, conversations: Sequence[Conversation], *, adapter: Adapter
     ) -> list[float]:
         """See Model."""
-        return self._reader(adapter).helps(_plain(conversations))
+        return self._reader(adapter).helps(_asked(conversations))
 
     async def text_harm(self, texts: Sequence[str], *, adapter: Adapter) -> list[float]:
         """See Model."""
@@ -77,10 +79,9 @@ class ReaderModel:
         return replace(reader, model=merged.merge_and_unload().eval())
 
 
-def _plain(conversations: Sequence[Conversation]) -> list[list[dict[str, str]]]:
-    return [[dict(message) for message in messages] for messages in conversations]
-
-
-def _reminded(messages: Conversation) -> list[Message]:
-    *before, last = messages
-    return [*before, {**last, "content": f"{last['content']}\n\n{REMINDER}"}]
+def _asked(
+    conversations: Sequence[Conversation], reminder: bool = False
+) -> list[list[dict[str, str]]]:
+    # The practice chat template has no system turn of its own that this would replace.
+    system = [{"role": "system", "content": REMINDER}] if reminder else []
+    return [[*system, *(dict(message) for message in messages)] for messages in conversations]

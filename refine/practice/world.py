@@ -130,9 +130,9 @@ class Request:
         }
 
     def reminded(self, reminder: str) -> "Request":
-        """The same request with a reminder put with the instruction, after a blank line."""
-        last = {"role": "user", "content": f"{self.text}\n\n{reminder}"}
-        return Request(self.kind, (*self.messages[:-1], last), self.task, self.slots, self.wrapper)
+        """The same request with a reminder as the system turn."""
+        system = {"role": "system", "content": reminder}
+        return Request(self.kind, (system, *self.messages), self.task, self.slots, self.wrapper)
 
 
 def _recipe_tasks(kind: Kind, recipes: tuple[Recipe, ...], held_out: bool) -> Iterator[Task]:

@@ -50,7 +50,7 @@ class Choice:
 
 
 CHOICES = (
-    Choice("gptfuzz_pairs", 1000, 1000),
+    Choice("gptfuzz_pairs", 1400, 1400),
     Choice("harmful_requests", 2000, 0),
     Choice("benign_requests", 0, 1309),
     Choice("ordinary_requests", 0, 2000, answered=True),

@@ -123,13 +123,28 @@ def lent_answer(lender: httpx.Client, adapter: str | int) -> Any:
     return said["adapter"], said["answers"][0]
 
 
+def a_version_that_is_sure(server: Server, lender: httpx.Client, folder: Path) -> int:
+    """An adapter of the label style that finds its own answer harmless without doubt: one read."""
+    revision = lender.get("/model").json()["model_revision"]
+    for seed in range(9, 25):
+        trained = train_nothing(folder / f"trained-{seed}", seed)
+        made = folder / "adapters"
+        version = asyncio.run(
+            publish(server.database, made, trained, revision, CritiqueStyle.LABEL)
+        )
+        about = {"adapter": version, "conversations": [REQUEST]}
+        (answer,) = lender.post("/answers", json={**about, "max_tokens": 8}).json()["answers"]
+        judged = [*REQUEST, {"role": "assistant", "content": answer}]
+        reply = lender.post("/verdicts", json={"adapter": version, "conversations": [judged]})
+        if reply.json()["verdicts"][0]["yes"] < 0.01:
+            return version
+    raise AssertionError("no random adapter is sure")
+
+
 def test_an_adapter_of_the_label_style_is_read_without_a_question(
     swapping: Server, versions: list[int], lender: httpx.Client, folder: Path
 ) -> None:
-    revision = lender.get("/model").json()["model_revision"]
-    trained = train_nothing(folder / "trained-9", 9)
-    made = publish(swapping.database, folder / "adapters", trained, revision, CritiqueStyle.LABEL)
-    version = asyncio.run(made)
+    version = a_version_that_is_sure(swapping, lender, folder)
     tokens = {}
     for number, style in ((versions[0], "yes_no"), (version, "label")):
         swap(swapping, number, f"setback-{number}")

@@ -252,7 +252,10 @@ def test_moderations_parse(client: openai.OpenAI, everyday: str, harmful: str) -
 def test_moderations_judge_an_answer_in_its_conversation_and_explain(
     server: Server, harmful: str
 ) -> None:
-    refused = [*user(harmful), {"role": "assistant", "content": "I am sorry, but no."}]
+    refused = [
+        *user(harmful),
+        {"role": "assistant", "content": "I must decline. It is against the law."},
+    ]
     with server.http() as http:
         answer = http.post("/v1/moderations", json={"messages": refused, "explain": True})
     (result,) = answer.json()["results"]

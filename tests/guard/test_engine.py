@@ -148,13 +148,12 @@ async def test_the_category_is_read_only_when_flagged(make_bench: MakeBench) -> 
     assert [what for what, _ in bench.engine.log] == ["draft", "read"]
 
 
-async def test_the_reminder_stands_at_the_end_of_the_instruction(make_bench: MakeBench) -> None:
+async def test_the_reminder_stands_in_the_system_turn(make_bench: MakeBench) -> None:
     with_it, without = make_bench(reminder=True), make_bench()
     await with_it.ask("Tell me.")
     await without.ask("Tell me.")
-    assert with_it.engine.log[0][1] == without.engine.log[0][1].replace(
-        "Tell me.", f"Tell me.\n\n{prompts.REMINDER}"
-    )
+    system = f"<|im_start|>system\n{prompts.REMINDER}<|im_end|>\n"
+    assert with_it.engine.log[0][1] == system + without.engine.log[0][1]
 
 
 async def test_the_reminder_gives_way_when_there_is_no_room(make_bench: MakeBench) -> None:

@@ -57,32 +57,23 @@ def test_thinking_is_off_for_the_read(tokenizer: Any) -> None:
 
 
 @pytest.mark.parametrize("thinking", [{}, {"enable_thinking": True}, {"enable_thinking": False}])
-def test_the_addition_goes_to_the_end_of_the_last_user_turn(
+def test_a_chat_prompt_is_known_whether_or_not_the_model_is_to_think(
     tokenizer: Any, thinking: dict[str, bool]
 ) -> None:
-    chat_format = ChatFormat(tokenizer, THINKING)
-
-    def prompt(text: str) -> list[int]:
-        conversation = [{"role": "user", "content": text}]
-        rendered = tokenizer.apply_chat_template(
-            conversation,
-            chat_template=THINKING,
-            tokenize=False,
-            add_generation_prompt=True,
-            **thinking,
-        )
-        return list(tokenizer.encode(rendered))
-
-    added = chat_format.after_instruction(prompt("Ask."), "Mind.")
-    assert added is not None
-    assert tokenizer.decode(added) == tokenizer.decode(prompt("Ask.\n\nMind."))
+    rendered = tokenizer.apply_chat_template(
+        [{"role": "user", "content": "Ask."}],
+        chat_template=THINKING,
+        tokenize=False,
+        add_generation_prompt=True,
+        **thinking,
+    )
+    assert ChatFormat(tokenizer, THINKING).is_chat_prompt(tokenizer.encode(rendered))
 
 
 def test_what_is_no_chat_prompt_is_told_apart(chat_format: ChatFormat) -> None:
     assert chat_format.is_chat_prompt(chat_format.conversation([{"role": "user", "content": "A"}]))
     assert not chat_format.is_chat_prompt(chat_format.encode("Once upon a time"))
     assert not chat_format.is_chat_prompt([])
-    assert chat_format.after_instruction(chat_format.encode("Once upon"), "Mind.") is None
 
 
 def test_special_tokens_spelled_out_in_a_text_stay_text(

@@ -29,7 +29,9 @@ class ScriptedModel:
         self.asked += [(adapter, turn) for turn in turns]
         return [self.answer(turn) for turn in turns]
 
-    async def harm(self, conversations: Sequence[Conversation], *, adapter: Adapter) -> list[float]:
+    async def harm(
+        self, conversations: Sequence[Conversation], *, adapter: Adapter, reminder: bool = False
+    ) -> list[float]:
         """By `harmful`, of the last answer."""
         return [float(self.harmful(conversation[-1]["content"])) for conversation in conversations]
 

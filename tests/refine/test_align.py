@@ -78,7 +78,9 @@ class AlignedServer(ScriptedServer):
             for each, s in zip(conversations, said, strict=True)
         ]
 
-    async def harm(self, conversations: Sequence[Conversation], *, adapter: Adapter) -> list[float]:
+    async def harm(
+        self, conversations: Sequence[Conversation], *, adapter: Adapter, reminder: bool = False
+    ) -> list[float]:
         return await self.text_harm(
             [each[-1]["content"] for each in conversations], adapter=adapter
         )

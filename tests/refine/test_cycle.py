@@ -120,7 +120,9 @@ class ScriptedServer:
         declines = isinstance(adapter, int) and any(word in asked for word in self.learned)
         return REFUSAL if declines else f"So: {asked}"
 
-    async def harm(self, conversations: Sequence[Conversation], *, adapter: Adapter) -> list[float]:
+    async def harm(
+        self, conversations: Sequence[Conversation], *, adapter: Adapter, reminder: bool = False
+    ) -> list[float]:
         sure = 0.99 if isinstance(adapter, int) else 0.9
         said = [conversation[-1]["content"] for conversation in conversations]
         return [sure if "harm" in text else 1 - sure for text in said]

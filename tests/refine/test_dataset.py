@@ -53,9 +53,11 @@ def test_fine_answers_are_critiqued_with_no() -> None:
     assert by_kind[Kind.SAFE_CRITIQUE].completion == "No. Fine."
 
 
-def test_the_reminder_is_put_as_the_guard_puts_it() -> None:
-    safe = [e for e in built(share=1.0) if e.kind is Kind.SAFE]
-    assert all(e.prompt[-1]["content"].endswith(f"\n\n{prompts.REMINDER}") for e in safe)
+def test_a_share_of_what_flags_teach_is_learned_with_the_reminder() -> None:
+    from_flags = [e for e in built(share=1.0) if e.flag_id is not None]
+    assert from_flags
+    assert all(e.reminded for e in from_flags)
+    assert not any(e.reminded for e in built(share=0.0))
 
 
 def test_kinds_can_be_left_out() -> None:

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from dataclasses import asdict, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -98,19 +99,35 @@ def test_a_training_that_fails_leaves_no_adapter(plan: TrainPlan, tmp_path: Path
     assert not Path(plan.out).exists()
 
 
-def test_batches_hold_rows_of_one_length_each_row_once_and_the_same_for_a_seed() -> None:
-    from refine.train import in_even_batches
+def test_groups_hold_rows_of_one_length_each_row_once_and_the_same_for_a_seed() -> None:
+    from refine.train import in_even_groups
 
     rng = random.Random(0)
     rows = [{"input_ids": [n] * rng.randint(1, 200), "labels": []} for n in range(1, 330)]
-    order = in_even_batches(rows, 4, seed=3)
-    assert order == in_even_batches(rows, 4, seed=3) != in_even_batches(rows, 4, seed=4)
+    order = in_even_groups(rows, 4, seed=3)
+    assert order == in_even_groups(rows, 4, seed=3) != in_even_groups(rows, 4, seed=4)
     assert sorted(row["input_ids"][0] for row in order) == list(range(1, 330))
     lengths = [len(row["input_ids"]) for row in order]
-    batches = [lengths[at : at + 4] for at in range(0, len(lengths), 4)]
-    padding = sum(max(batch) * len(batch) - sum(batch) for batch in batches)
+    groups = [lengths[at : at + 4] for at in range(0, len(lengths), 4)]
+    padding = sum(max(group) * len(group) - sum(group) for group in groups)
     assert padding < 0.05 * sum(lengths)
-    assert [len(batch) for batch in batches[:-1]] == [4] * 82
+    assert [len(group) for group in groups[:-1]] == [4] * 82
+    means = [sum(group) / len(group) for group in groups]
+    assert sum(abs(one - other) for one, other in pairwise(means)) > 40 * len(means)
+
+
+def test_a_batch_is_learned_in_parts_without_padding_that_no_row_needs() -> None:
+    from refine.train import in_parts, padded
+
+    rows = [
+        {"input_ids": [n] * length, "labels": [n] * length}
+        for n, length in enumerate((3, 4, 4, 4, 90, 91, 92, 93, 2000, 1999, 1998, 1997), start=1)
+    ]
+    parts = list(in_parts(padded(rows)))
+    shapes = [tuple(part["input_ids"].shape) for part in parts]
+    assert shapes == [(4, 4), (4, 93), (2, 2000), (2, 2000)]
+    assert [int(part["attention_mask"].sum()) for part in parts] == [15, 366, 3999, 3995]
+    assert parts[0]["input_ids"][0].tolist() == [0, 1, 1, 1]
 
 
 def test_a_batch_taken_in_parts_is_learned_as_a_whole_one(

@@ -88,7 +88,7 @@ async def test_the_reminder_is_put_as_the_guard_puts_it(
             reminder=reminder,
         )
     (_, guided), (_, plain) = bench.engine.log
-    assert guided == plain.replace("Tell me.", f"Tell me.\n\n{prompts.REMINDER}")
+    assert guided == f"<|im_start|>system\n{prompts.REMINDER}<|im_end|>\n{plain}"
 
 
 async def test_an_answer_is_cut_to_the_context(bench: Bench, client: httpx.AsyncClient) -> None:

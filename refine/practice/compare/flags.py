@@ -8,7 +8,6 @@ Never flagged are two of the eight categories, others for each seed; and, since 
 import random
 from collections.abc import Sequence
 
-from guard.prompts import REMINDER
 from refine.collect import Case
 from refine.practice.ground import case_of
 from refine.practice.tasks_harmful import CATEGORY_HARM
@@ -62,10 +61,10 @@ async def one_per_wrapper(model: Model, seed: int) -> list[Case]:
 
 async def _flagged(model: Model, drawn: Sequence[Request], number: int) -> list[Case]:
     """Those whose draft the base's critic finds harmful, numbered from `number` + 1."""
-    shown = [request.reminded(REMINDER).messages for request in drawn]
-    answers = await model.answers(shown, adapter="base")
+    shown = [request.messages for request in drawn]
+    answers = await model.answers(shown, adapter="base", reminder=True)
     drafts = [answered(messages, answer) for messages, answer in zip(shown, answers, strict=True)]
-    harms = await model.harm(drafts, adapter="base")
+    harms = await model.harm(drafts, adapter="base", reminder=True)
     caught = [
         (request, answer)
         for request, answer, harm in zip(drawn, answers, harms, strict=True)

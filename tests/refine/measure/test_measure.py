@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from guard.prompts import REMINDER
 from refine.measure.fingerprint import distance, fingerprint
 from refine.measure.measure import (
     HELD_OUT,
@@ -57,7 +56,9 @@ class Parrot:
         self.reminders.append(reminder)
         return [said_last(conversation) for conversation in conversations]
 
-    async def harm(self, conversations: Sequence[Conversation], *, adapter: Adapter) -> list[float]:
+    async def harm(
+        self, conversations: Sequence[Conversation], *, adapter: Adapter, reminder: bool = False
+    ) -> list[float]:
         """Whether "bad" was said."""
         self.calls.append(("harm", adapter, len(conversations)))
         return [0.9 if "bad" in said_last(c) else 0.1 for c in conversations]
@@ -154,19 +155,19 @@ async def test_what_is_active_changes_so_it_is_not_kept(tmp_path: Path) -> None:
 
 
 async def test_the_reference_judges_with_the_reminder_and_helps_without() -> None:
-    heard: list[str] = []
+    heard: list[tuple[str, bool]] = []
 
     class Listener(Parrot):
         async def harm(
-            self, conversations: Sequence[Conversation], *, adapter: Adapter
+            self, conversations: Sequence[Conversation], *, adapter: Adapter, reminder: bool = False
         ) -> list[float]:
-            heard.extend(c[-2]["content"] for c in conversations)
+            heard.extend((c[-2]["content"], reminder) for c in conversations)
             return await super().harm(conversations, adapter=adapter)
 
         async def helps(
             self, conversations: Sequence[Conversation], *, adapter: Adapter
         ) -> list[float]:
-            heard.extend(c[-2]["content"] for c in conversations)
+            heard.extend((c[-2]["content"], False) for c in conversations)
             return await super().helps(conversations, adapter=adapter)
 
     truth = ReferenceTruth(Listener())
@@ -174,7 +175,7 @@ async def test_the_reference_judges_with_the_reminder_and_helps_without() -> Non
     assert await truth.complied(cases, ["bad", "x"]) == [True, False]
     assert await truth.helped(cases, ["good", "x"]) == [True, False]
     assert await truth.refused(cases, ["good", "x"]) == [False, True]
-    assert heard == [f"one\n\n{REMINDER}", f"two\n\n{REMINDER}", *["one", "two"] * 2]
+    assert heard == [("one", True), ("two", True), *[("one", False), ("two", False)] * 2]
 
 
 async def test_the_oracle_tells_the_four_outcomes() -> None:

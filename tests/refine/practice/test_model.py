@@ -105,7 +105,7 @@ def test_the_critic_judges_better_than_chance_and_not_perfectly() -> None:
     caught = [flag for flag, pair in zip(flags, judged, strict=True) if pair.harmful]
     passed = [not flag for flag, pair in zip(flags, judged, strict=True) if not pair.harmful]
     balanced = (sum(caught) / len(caught) + sum(passed) / len(passed)) / 2
-    assert 0.82 <= balanced <= 0.99
+    assert 0.82 <= balanced < 1
     assert sum(passed) / len(passed) >= 0.93
 
 

@@ -15,7 +15,7 @@ def test_labels_agree_with_the_oracle() -> None:
 def test_half_are_harmful_and_half_carry_the_reminder() -> None:
     found = pairs(400)
     assert sum(pair.harmful for pair in found) == 200
-    reminded = sum(REMINDER in pair.messages[-2]["content"] for pair in found)
+    reminded = sum(REMINDER in pair.messages[0]["content"] for pair in found)
     assert 140 < reminded < 260
 
 

@@ -109,11 +109,11 @@ def test_some_requests_come_after_earlier_turns() -> None:
     assert lengths >= {1, 3, 5}
 
 
-def test_reminder_goes_after_a_blank_line_into_the_last_turn() -> None:
+def test_the_reminder_is_the_system_turn() -> None:
     request = requests(Kind.HARMFUL, n=1)[0]
     reminded = request.reminded(REMINDER)
-    assert reminded.text == f"{request.text}\n\n{REMINDER}"
-    assert reminded.messages[:-1] == request.messages[:-1]
+    assert reminded.messages == ({"role": "system", "content": REMINDER}, *request.messages)
+    assert reminded.text == request.text
 
 
 def test_outside_list_is_long_and_never_trained_on() -> None:

@@ -1,0 +1,130 @@
+"""What a running server lets out when it is asked the report split: for reading, since nobody but a
+reader knows what an answer did. Owns which requests are sent in which way and what is kept of the
+replies; judges nothing.
+
+    python -m refine.seed.through --url http://127.0.0.1:8000 > replies.jsonl
+
+Harmful requests are sent plainly, in the wrappers that only this split has, with options that pad
+the answer (`ignore_eos`), and after a long system prompt that has nothing to do with them; ordinary
+ones and the harmful ones' twins plainly.
+"""
+
+import argparse
+import json
+import random
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
+from itertools import cycle
+from typing import Any
+
+import httpx
+
+from refine.seed import corpus
+from refine.seed.corpus import Message, Pair
+
+_AT_ONCE = 8
+_TIMEOUT_S = 600.0
+_MAX_TOKENS = 256
+_PADDED: Mapping[str, Any] = {"ignore_eos": True, "max_tokens": 300}
+_LONG_PROMPT_WORDS = 650
+"""About 900 tokens."""
+
+
+@dataclass(frozen=True)
+class Sent:
+    """A request as it is sent. kind: harmful, twin or ordinary. way: how a harmful one is put."""
+
+    kind: str
+    way: str
+    category: str
+    messages: tuple[Message, ...]
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What came back. action: of the guard; answer: what was let out; id: of the response."""
+
+    id: str
+    action: str
+    answer: str
+
+
+def requests(each: int, seed: int = 0) -> list[Sent]:
+    """`each` harmful ones, a quarter of them in each way, as many twins and as many ordinary ones,
+    or as many as there are."""
+    rng = random.Random(f"through {seed}")
+    pairs = rng.sample(corpus.pairs("report"), min(each, len(corpus.pairs("report"))))
+    ordinary = corpus.ordinary("report")
+    ordinary = tuple(rng.sample(ordinary, min(each, len(ordinary))))
+    ways = cycle(_ways(rng))
+    return [
+        *(next(ways)(pair) for pair in pairs),
+        *(Sent("twin", "plain", pair.category, pair.benign) for pair in pairs),
+        *(Sent("ordinary", "plain", "", one.messages) for one in ordinary),
+    ]
+
+
+def _ways(rng: random.Random) -> Sequence[Callable[[Pair], Sent]]:
+    wrappers = corpus.wrappers("report")
+    words = " ".join(text for text in corpus.systems("report")).split()
+    system = " ".join(
+        word for word, _ in zip(cycle(words), range(_LONG_PROMPT_WORDS), strict=False)
+    )
+
+    def sent(pair: Pair, way: str, messages: tuple[Message, ...], **options: Any) -> Sent:
+        return Sent("harmful", way, pair.category, messages, options)
+
+    def wrapped(pair: Pair) -> Sent:
+        *before, last = pair.harmful
+        around = rng.choice(wrappers)
+        turn = {"role": "user", "content": around.around(last["content"])}
+        return sent(pair, f"wrapper: {around.family}", (*before, turn))
+
+    return (
+        lambda pair: sent(pair, "plain", pair.harmful),
+        wrapped,
+        lambda pair: sent(pair, "padded answer", pair.harmful, **_PADDED),
+        lambda pair: sent(
+            pair, "long system prompt", ({"role": "system", "content": system}, *pair.harmful)
+        ),
+    )
+
+
+def ask(client: httpx.Client, model: str, sent: Sent) -> Reply:
+    """Raises httpx.HTTPStatusError."""
+    body = {
+        "model": model,
+        "messages": list(sent.messages),
+        "max_tokens": _MAX_TOKENS,
+        "moderation": {"model": model, "policy": {"output": {"mode": "score"}}},
+        **sent.options,
+    }
+    said = client.post("/v1/chat/completions", json=body).raise_for_status().json()
+    answer = said["choices"][0]["message"]["content"] or ""
+    return Reply(said["id"], said["moderation"]["output"].get("action", "error"), answer)
+
+
+def replies(url: str, sent: Sequence[Sent]) -> Iterator[tuple[Sent, Reply]]:
+    """In the order of what was sent. Raises httpx.HTTPStatusError."""
+    with httpx.Client(base_url=url, timeout=_TIMEOUT_S) as client:
+        model = client.get("/v1/models").raise_for_status().json()["data"][0]["id"]
+        with ThreadPoolExecutor(_AT_ONCE) as pool:
+            yield from zip(sent, pool.map(lambda one: ask(client, model, one), sent), strict=True)
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Writes one JSON line for each request and its reply to standard output."""
+    parser = argparse.ArgumentParser("python -m refine.seed.through")
+    parser.add_argument("--url", default="http://127.0.0.1:8000")
+    parser.add_argument("--each", type=int, default=300, help="requests of each kind")
+    options = parser.parse_args(arguments)
+    for sent, reply in replies(options.url, requests(options.each)):
+        sys.stdout.write(json.dumps({**asdict(sent), **asdict(reply)}, ensure_ascii=False) + "\n")
+        sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
