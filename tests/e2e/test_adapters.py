@@ -136,7 +136,7 @@ def a_version_that_is_sure(server: Server, lender: httpx.Client, folder: Path) -
         (answer,) = lender.post("/answers", json={**about, "max_tokens": 8}).json()["answers"]
         judged = [*REQUEST, {"role": "assistant", "content": answer}]
         reply = lender.post("/verdicts", json={"adapter": version, "conversations": [judged]})
-        if reply.json()["verdicts"][0]["yes"] < 0.01:
+        if reply.json()["verdicts"][0]["yes"] < 0.04:
             return version
     raise AssertionError("no random adapter is sure")
 
