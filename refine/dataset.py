@@ -17,7 +17,7 @@ from typing import Any
 from guard import prompts
 from guard.prompts import CritiqueStyle
 from guard.verdict import CATEGORY_LETTERS
-from refine.files import write_atomically
+from refine.files import read_lines, write_atomically
 from refine.served import Conversation, Message, questioned
 
 EXAMPLES = "train.jsonl"
@@ -239,7 +239,7 @@ def earlier_examples(
         line: example
         for file in files
         if file.is_file()
-        for line, example in _parsed(file.read_text().splitlines())
+        for line, example in _parsed(read_lines(file))
         if _stands(example, reviews)
     }
     earlier = list(found.values())
@@ -277,11 +277,11 @@ def write_dataset(
 
 def read_examples(path: Path) -> list[Example]:
     """The examples of a JSONL that write_dataset wrote."""
-    return [example for _, example in _parsed(path.read_text().splitlines())]
+    return [example for _, example in _parsed(read_lines(path))]
 
 
 def _parsed(lines: Iterable[str]) -> Iterator[tuple[str, Example]]:
-    for line in lines:
+    for line in filter(None, lines):
         row = json.loads(line)
         example = Example(
             Kind(row["kind"]),

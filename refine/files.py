@@ -1,7 +1,17 @@
-"""Files that are whole or not there. Owns how they are written; knows no contents."""
+"""Files of text: written whole or not at all, and read line by line. Knows no contents."""
 
 import os
 from pathlib import Path
+
+
+def read_lines(path: Path) -> list[str]:
+    """The lines of a file in UTF-8, with or without a byte-order mark; raises OSError or
+    UnicodeDecodeError.
+
+    They end at line feeds only: JSON may hold U+2028, U+2029 and U+0085, at which `splitlines()`
+    would cut it.
+    """
+    return path.read_text(encoding="utf-8-sig").removesuffix("\n").split("\n")
 
 
 def write_atomically(path: Path, text: str) -> None:

@@ -9,6 +9,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from refine.errors import DataInvalid
+from refine.files import read_lines
 from refine.measure.sets import Sets, bundled_sets, with_file
 from refine.measure.truth import ReferenceTruth, Truth
 from refine.options import RefineOptions
@@ -50,12 +51,12 @@ def _for_real(model: Model) -> Ground:
 
 def _bundled(n: int, seed: int) -> list[str]:
     text = files("refine").joinpath("ordinary.txt").read_text(encoding="utf-8")
-    return _drawn(text.splitlines(), n, seed)
+    return _drawn(text.strip().split("\n"), n, seed)
 
 
 def _from_file(path: Path) -> Callable[[int, int], list[str]]:
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = read_lines(path)
     except (OSError, UnicodeDecodeError) as error:
         raise DataInvalid(f"refine.replay_file: {path} cannot be read: {error}") from error
     requests = [line.strip() for line in lines if line.strip()]

@@ -25,6 +25,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 from pydantic import model_validator as validator
 
 from refine.errors import DataInvalid
+from refine.files import read_lines
 from refine.served import Message, answered
 
 PLAIN, JAILBREAK = "plain", "jailbreak"
@@ -115,7 +116,7 @@ def with_file(sets: Sets, path: Path) -> Sets:
 
 def _bundled(name: str) -> Iterator[Mapping[str, str]]:
     text = files("refine.measure").joinpath("data", f"{name}.jsonl").read_text(encoding="utf-8")
-    yield from map(json.loads, text.splitlines())
+    yield from map(json.loads, text.strip().split("\n"))
 
 
 def _case(row: Mapping[str, str], group: str) -> Case:
@@ -192,7 +193,7 @@ class _Row(BaseModel):
 
 def _read(path: Path) -> list[_Row]:
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = read_lines(path)
     except (OSError, UnicodeDecodeError) as error:
         raise DataInvalid(f"{path} cannot be read as UTF-8 text: {error}") from error
     rows: list[_Row] = []
