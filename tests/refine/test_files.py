@@ -47,7 +47,7 @@ def test_a_gate_file_is_read(tmp_path: Path) -> None:
     rows = [{"request": ODD, "label": "harmless"}, {"request": "b", "label": "harmful"}]
     lines = "\r\n".join(json.dumps(row, ensure_ascii=False) for row in rows)
     path.write_bytes(b"\xef\xbb\xbf" + lines.encode())
-    sets = with_file(Sets("none", (), (), (), 96), path)
+    sets = with_file(Sets("none", (), (), (), ()), path)
     assert [case.messages[-1]["content"] for case in (*sets.harmless, *sets.harmful)] == [ODD, "b"]
 
 
