@@ -182,7 +182,9 @@ class ExampleTrainer(Trainer):
         share: float = inputs.pop("share")
         learned = labels != _IGNORED
         first = int(learned.any(dim=0).int().argmax())
-        logits = model(**inputs, logits_to_keep=labels.shape[1] - first + 1).logits[:, :-1]
+        # By index: of a slice PyTorch would copy the vocabulary's weights for every row.
+        kept = torch.arange(first - 1, labels.shape[1] - 1, device=labels.device)
+        logits = model(**inputs, logits_to_keep=kept).logits
         losses = torch.nn.functional.cross_entropy(
             logits.float().transpose(1, 2),
             labels[:, first:],
