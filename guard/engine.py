@@ -15,7 +15,6 @@ from vllm.lora.request import LoRARequest
 from vllm.outputs import RequestOutput
 from vllm.sampling_params import RequestOutputKind, SamplingParams
 
-from guard import prompts
 from guard.adapters import Adapters, adapter_name
 from guard.call import (
     EngineRequest,
@@ -212,12 +211,9 @@ class GuardedEngine:
 
     def _guided(self, prompt_ids: list[int]) -> list[int]:
         """The prompt with the reminder, unless that would leave no room for an answer."""
-        if not (self._options.reminder and self._format.is_chat_prompt(prompt_ids)):
+        if not self._options.reminder:
             return prompt_ids
-        guided = self._format.in_system_turn(prompt_ids, prompts.REMINDER)
-        if guided is None or len(guided) >= self._engine.model_config.max_model_len:
-            return prompt_ids
-        return guided
+        return self._format.reminded(prompt_ids, self._engine.model_config.max_model_len)
 
     async def _whole(
         self, request: EngineRequest, sampling_params: SamplingParams, options: dict[str, Any]

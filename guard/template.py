@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from guard import prompts
 from guard.errors import TemplateUnusable
 from guard.system_turn import system_turn
 
@@ -140,6 +141,16 @@ class ChatFormat:
         """A conversation with `words` at the end of its system turn; None where it does not begin
         as this template lets one begin."""
         return self._system_turn.with_words(prompt_ids, words)
+
+    def reminded(self, prompt_ids: list[int], room: int) -> list[int]:
+        """A chat prompt with the reminder (the paper's step 4) in its system turn.
+
+        Unchanged where it is no chat prompt, or where no token of `room` would be left to answer.
+        """
+        if not self.is_chat_prompt(prompt_ids):
+            return prompt_ids
+        guided = self.in_system_turn(prompt_ids, prompts.REMINDER)
+        return guided if guided is not None and len(guided) < room else prompt_ids
 
     def last_turn(self, prompt_ids: Sequence[int]) -> tuple[TextFrame, list[int]] | None:
         """The last user turn as a conversation of its own: the frame that it fills, and its tokens.

@@ -16,7 +16,6 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from vllm.lora.request import LoRARequest
 from vllm.sampling_params import RequestOutputKind, SamplingParams
 
-from guard import prompts
 from guard.adapters import Adapters, adapter_name
 from guard.critic import Critic, Subject
 from guard.errors import TemplateUnusable
@@ -151,10 +150,7 @@ class Lender:
         prompt_ids = self._ids(index, conversation)
         if len(prompt_ids) >= self._room:
             raise self._too_long(index, len(prompt_ids), self._room - 1)
-        if not reminder:
-            return prompt_ids
-        guided = self.chat_format.in_system_turn(prompt_ids, prompts.REMINDER)
-        return guided if guided is not None and len(guided) < self._room else prompt_ids
+        return self.chat_format.reminded(prompt_ids, self._room) if reminder else prompt_ids
 
     def _ids(self, index: int, conversation: list[Turn]) -> list[int]:
         try:

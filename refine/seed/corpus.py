@@ -7,7 +7,7 @@ on promotion, `report` is only measured.
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
@@ -93,9 +93,11 @@ class Wrapper:
     family: str
     template: str
 
-    def around(self, request: str) -> str:
-        """The request in it."""
-        return self.template.replace("{request}", request)
+    def around(self, messages: Sequence[Message]) -> tuple[Message, ...]:
+        """The conversation with its last turn in the wrapper."""
+        *before, last = messages
+        content = self.template.replace("{request}", last["content"])
+        return (*before, {**last, "content": content})
 
 
 @dataclass(frozen=True)

@@ -92,8 +92,8 @@ def _of_pairs(rng: random.Random) -> Iterator[Example]:
             yield label(pair.benign, harmful=False)
         if rng.random() < _WRAPPED_SHARE:
             wrapper = rng.choice(wrappers)
-            yield label(_wrapped(pair.harmful, wrapper), harmful=True, category=pair.category)
-            yield label(_wrapped(pair.benign, wrapper), harmful=False)
+            yield label(wrapper.around(pair.harmful), harmful=True, category=pair.category)
+            yield label(wrapper.around(pair.benign), harmful=False)
         if pair.benign_answer:
             yield label(_answered(pair.benign, pair.benign_answer), harmful=False)
             if rng.random() < _AS_TEXT_SHARE:
@@ -112,7 +112,7 @@ def _of_answers(
         return
     ways = [pair.harmful]
     if rng.random() < _ANSWERED_WRAPPED_SHARE:
-        ways.append(_wrapped(pair.harmful, rng.choice(wrappers)))
+        ways.append(rng.choice(wrappers).around(pair.harmful))
     for asked in ways:
         yield Example(Kind.SAFE, asked, answers.refusal)
         yield label(_answered(asked, answers.refusal), harmful=False)
@@ -166,14 +166,9 @@ def _of_ordinary(rng: random.Random) -> Iterator[Example]:
     for asked in corpus.ordinary("align"):
         yield label(asked.messages, harmful=False)
         if rng.random() < _WRAPPED_SHARE:
-            yield label(_wrapped(asked.messages, rng.choice(wrappers)), harmful=False)
+            yield label(rng.choice(wrappers).around(asked.messages), harmful=False)
     for injection in corpus.injections("align"):
         yield label(_user(f"{injection.task}\n\n{injection.text}"), harmful=False)
-
-
-def _wrapped(messages: Messages, wrapper: Wrapper) -> tuple[Message, ...]:
-    *before, last = messages
-    return (*before, {**last, "content": wrapper.around(last["content"])})
 
 
 def _answered(messages: Messages, answer: str) -> tuple[Message, ...]:

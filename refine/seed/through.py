@@ -16,7 +16,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
-from itertools import cycle
+from itertools import cycle, islice
 from typing import Any
 
 import httpx
@@ -69,19 +69,15 @@ def requests(each: int, seed: int = 0) -> list[Sent]:
 
 def _ways(rng: random.Random) -> Sequence[Callable[[Pair], Sent]]:
     wrappers = corpus.wrappers("report")
-    words = " ".join(text for text in corpus.systems("report")).split()
-    system = " ".join(
-        word for word, _ in zip(cycle(words), range(_LONG_PROMPT_WORDS), strict=False)
-    )
+    words = " ".join(corpus.systems("report")).split()
+    system = " ".join(islice(cycle(words), _LONG_PROMPT_WORDS))
 
     def sent(pair: Pair, way: str, messages: tuple[Message, ...], **options: Any) -> Sent:
         return Sent("harmful", way, pair.category, messages, options)
 
     def wrapped(pair: Pair) -> Sent:
-        *before, last = pair.harmful
-        around = rng.choice(wrappers)
-        turn = {"role": "user", "content": around.around(last["content"])}
-        return sent(pair, f"wrapper: {around.family}", (*before, turn))
+        wrapper = rng.choice(wrappers)
+        return sent(pair, f"wrapper: {wrapper.family}", wrapper.around(pair.harmful))
 
     return (
         lambda pair: sent(pair, "plain", pair.harmful),
