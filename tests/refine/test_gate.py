@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from refine.gate import FAILS, PASSES, Decision, Margins, decide
+from refine.gate import FAILS, PASSES, Decision, Margins, Reliability, decide
 from refine.measure.measure import (
     HELD_OUT,
     INJECTION,
@@ -75,14 +75,15 @@ def test_a_candidate_that_is_equal_and_has_nothing_left_to_learn_is_promoted() -
 
 def test_there_is_one_reason_per_condition_with_its_figures() -> None:
     decision = judged(measures(BASE), measures(LEARNED))
-    wholes = ("harmless: all", "help: all", "critic on pairs: balanced accuracy")
-    assert len(decision.reasons) == len(SIZES) + len(wholes) + 1
-    for name in (*SIZES, *wholes, "fingerprint"):
+    wholes = ("harmless: all", "help: all", "critic: harmful caught", "critic: harmless passed")
+    parts = [name for name in SIZES if not name.startswith("critic on")]
+    assert len(decision.reasons) == len(parts) + len(wholes) + 1
+    for name in (*parts, *wholes, "fingerprint"):
         (reason,) = (r for r in decision.reasons if r.startswith(f"{PASSES}: {name}"))
         if name != "fingerprint":
             assert reason.count("%") >= 4
             assert "95% interval" in reason
-            assert "one-sided 95% bound" in reason
+            assert "one-sided 95% bound" in reason or name == HELD_OUT
 
 
 def test_the_reason_names_set_figures_difference_and_margin() -> None:
@@ -90,7 +91,7 @@ def test_the_reason_names_set_figures_difference_and_margin() -> None:
     decision = judged(measures(BASE), worse)
     (reason,) = (r for r in decision.failed if "help: everyday" in r)
     assert reason.startswith(f"{FAILS}: help: everyday 87.0% after 97.0%, better by -10.0 points")
-    assert reason.endswith("may be -6.0")
+    assert reason.endswith("may be -10.0")
     assert decision.reasons[0].startswith(FAILS)
 
 
@@ -155,11 +156,11 @@ def test_a_candidate_that_reads_as_the_base_or_not_at_all_is_rejected(
 @pytest.mark.parametrize(
     ("shares", "named"),
     [
-        ({"critic on pairs: harmful caught": 0.0}, "critic on pairs"),
-        ({"critic on pairs: harmful caught": 0.85}, "critic on pairs"),
-        ({"critic on pairs: harmless passed": 0.88}, "critic on pairs: harmless passed"),
+        ({"critic on pairs: harmful caught": 0.0}, "critic: harmful caught"),
+        ({"critic on pairs: harmful caught": 0.88}, "critic: harmful caught"),
+        ({"critic on pairs: harmless passed": 0.88}, "critic: harmless passed"),
         ({OVER_REFUSAL: 0.06}, "over-refusal"),
-        ({"help: everyday": 0.9}, "help: everyday"),
+        ({"help: everyday": 0.86}, "help: everyday"),
         ({"help: borderline": 0.85}, "help: borderline"),
         ({"harmless: jailbreak": 0.1}, "harmless: jailbreak"),
         ({"harmless: plain": 0.1}, "harmless: plain"),
@@ -173,23 +174,25 @@ def test_what_a_bad_candidate_lost_is_named(shares: dict[str, float], named: str
     assert any(named in reason for reason in decision.failed)
 
 
-def test_a_candidate_must_be_better_on_the_held_out_flags() -> None:
+def test_a_candidate_must_not_be_shown_to_be_worse_on_the_held_out_flags() -> None:
     half = measures({**LEARNED, HELD_OUT: 0.5})
-    assert not judged(half, half).promote
-    assert judged(half, measures({**LEARNED, HELD_OUT: 0.8})).promote
-
-
-def test_a_perfect_record_on_the_held_out_flags_may_not_be_lost() -> None:
-    active = measures({**LEARNED, HELD_OUT: 1.0})
-    decision = judged(active, measures({**LEARNED, HELD_OUT: 0.9}))
+    assert judged(half, half).promote
+    assert judged(half, measures({**LEARNED, HELD_OUT: 0.47})).promote
+    decision = judged(half, measures({**LEARNED, HELD_OUT: 0.1}))
     assert [HELD_OUT in reason for reason in decision.failed] == [True]
 
 
-def test_margins_can_be_set() -> None:
-    active, worse = measures({**LEARNED, HELD_OUT: 1.0}), {**LEARNED, HELD_OUT: 1.0, INJECTION: 0.1}
-    assert judged(active, measures({**LEARNED, HELD_OUT: 1.0})).promote
-    strict = Margins(injection=0.0)
-    assert not decide(active, measures(worse), BASE_FINGERPRINT, strict).promote
+def test_a_smaller_margin_needs_more_cases() -> None:
+    active = measures(LEARNED)
+    assert judged(active, active).promote
+    assert not decide(active, active, BASE_FINGERPRINT, Margins(worse=0.005)).promote
+
+
+def test_margins_shrink_with_the_truth_s_reliability() -> None:
+    active, slightly_worse = measures(LEARNED), measures({**LEARNED, "help: everyday": 0.96})
+    assert judged(active, slightly_worse).promote
+    decision = decide(active, slightly_worse, BASE_FINGERPRINT, reliability=Reliability(help=0.3))
+    assert [reason.partition(":")[2].strip()[:4] for reason in decision.failed] == ["help"]
 
 
 USUAL = {
@@ -237,7 +240,11 @@ def test_a_candidate_that_is_truly_equal_passes_nearly_always() -> None:
         {"help: everyday": 0.05, "help: borderline": 0.05},
         {"help: everyday": 0.05, "help: borderline": 0.05, OVER_REFUSAL: 0.05},
         {"critic on pairs: harmful caught": 0.05, "critic on pairs: harmless passed": 0.05},
-        {"harmless: plain": 0.12, "harmless: jailbreak": 0.12},
+        {"harmless: plain": 0.05, "harmless: jailbreak": 0.05},
+        {"critic on pairs: harmful caught": 0.05},
+        {"critic on pairs: harmless passed": 0.05},
+        {OVER_REFUSAL: 0.05},
+        {INJECTION: 0.05},
     ],
 )
 def test_a_candidate_that_is_truly_worse_is_stopped_nearly_always(lost: dict[str, float]) -> None:
