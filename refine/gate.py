@@ -1,9 +1,9 @@
 """Stage 5: whether a candidate may take the active adapter's place. Pure: measures in, a decision
 with its reasons out. Owns the conditions and their margins; measures nothing (measure/).
 
-The candidate is compared with the active adapter case by case, in a test of non-inferiority: it
-must be shown, at the one-sided 95% bound of each difference, that it is not worse by the margin. A
-candidate that is truly worse by it passes at most once in twenty; little evidence is no promotion.
+The candidate is compared with the active adapter case by case, in a test of non-inferiority: the
+95% interval of each difference must lie above the margin. A candidate that is truly worse by the
+margin passes at most once in forty; little evidence is no promotion.
 The held-out flags are too few for that: there it must not be shown to be worse. Whatever was not
 measured of either rejects.
 """
@@ -27,7 +27,7 @@ from refine.measure.measure import (
     joined,
 )
 from refine.measure.sets import PAIRS
-from refine.paired import Z_ONE_SIDED, Z_TWO_SIDED, Difference, paired_difference
+from refine.paired import Difference, paired_difference
 
 PASSES, FAILS = "passes", "FAILS"
 _NEEDED = (
@@ -93,15 +93,13 @@ class _Compared:
     name: str
     active: float
     candidate: float
-    interval: Difference
-    one_sided: Difference
+    better: Difference
 
     def __str__(self) -> str:
-        shown = self.interval
         return (
             f"{self.name} {self.candidate:.1%} after {self.active:.1%}, better by "
-            f"{_points(shown.value)} points (95% interval {_points(shown.low)} to "
-            f"{_points(shown.high)})"
+            f"{_points(self.better.value)} points (95% interval {_points(self.better.low)} to "
+            f"{_points(self.better.high)})"
         )
 
 
@@ -190,25 +188,21 @@ def _shared(active: Measures, candidate: Measures, findings: _Findings) -> Itera
 
 
 def _compare(name: str, before: Series, after: Series) -> _Compared:
-    two_sided = paired_difference(before.hits, after.hits, Z_TWO_SIDED)
-    one_sided = paired_difference(before.hits, after.hits, Z_ONE_SIDED)
+    better = paired_difference(before.hits, after.hits)
     if name in LOWER_IS_BETTER:
-        two_sided, one_sided = two_sided.negated, one_sided.negated
-    shares = before.figure(name).share, after.figure(name).share
-    return _Compared(name, *shares, two_sided, one_sided)
+        better = better.negated
+    return _Compared(name, before.figure(name).share, after.figure(name).share, better)
 
 
 def _not_worse(compared: _Compared, margin: float, findings: _Findings) -> None:
-    bound = compared.one_sided.low
     findings.add(
-        bound > -margin,
-        f"{compared}; one-sided 95% bound {_points(bound)}, may be {_points(-margin)}",
+        compared.better.low > -margin, f"{compared}; must lie above {_points(-margin)}"
     )
 
 
 def _not_shown_worse(compared: _Compared, findings: _Findings) -> None:
     findings.add(
-        compared.interval.high >= 0, f"{compared}; the interval must not be below 0 altogether"
+        compared.better.high >= 0, f"{compared}; must not lie below 0"
     )
 
 

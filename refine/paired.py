@@ -11,14 +11,12 @@ from dataclasses import dataclass
 
 from refine.figures import wilson
 
-Z_ONE_SIDED = 1.645
-"""One-sided 95%: the lower end is above the true difference in one case of twenty."""
-Z_TWO_SIDED = 1.96
+_Z = 1.96
 
 
 @dataclass(frozen=True)
 class Difference:
-    """after - before, in [-1, 1], with an interval."""
+    """after - before, in [-1, 1], with its 95% interval."""
 
     value: float
     low: float
@@ -30,15 +28,15 @@ class Difference:
         return Difference(-self.value, -self.high, -self.low)
 
 
-def paired_difference(before: Sequence[bool], after: Sequence[bool], z: float) -> Difference:
+def paired_difference(before: Sequence[bool], after: Sequence[bool]) -> Difference:
     """The difference of shares over the same cases, in the same order. Needs at least one case."""
     n = len(before)
     if not n or len(after) != n:
         raise ValueError("paired shares need the same cases, and at least one")
     both = sum(b and a for b, a in zip(before, after, strict=True))
     b, a = sum(before), sum(after)
-    low_b, high_b = wilson(b, n, z)
-    low_a, high_a = wilson(a, n, z)
+    low_b, high_b = wilson(b, n, _Z)
+    low_a, high_a = wilson(a, n, _Z)
     correlation = _correlation(both, a - both, b - both, n - a - b + both)
 
     def reach(up: float, down: float) -> float:

@@ -38,11 +38,11 @@ _ORDINARY = {Kind.EVERYDAY: 5, Kind.BORDERLINE: 4, Kind.OUTSIDE: 1}
 class Sizes:
     """How many cases each set has."""
 
-    harmful_per_split: int = 80
+    harmful_per_split: int = 150
     everyday: int = 400
     borderline: int = 200
     pairs: int = 800
-    injections: int = 200
+    injections: int = 600
 
 
 class OracleTruth:

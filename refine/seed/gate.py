@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from refine.gate import FAILS, PASSES, Decision
 from refine.measure.fingerprint import distance, fingerprint
 from refine.measure.measure import CAUGHT, HELP, PASSED, Measures, Series, critic_on
-from refine.paired import Z_ONE_SIDED, Difference, mean_difference, paired_difference
+from refine.paired import Difference, mean_difference, paired_difference
 from refine.prove import Proof
 from refine.seed import corpus
 from refine.served import Adapter, Conversation, Model, answered
@@ -55,7 +55,7 @@ async def prove_aligned(model: Model, *, candidate: int) -> Proof:
 def decide_aligned(before: Measures, after: Measures) -> Decision:
     """Better than the base at every kind of verdict, no quicker to flag what is fine, as helpful.
 
-    Bounds are one-sided 95%. Every condition is looked at, also when one has failed already.
+    Each is the lower end of a 95% interval. Every condition is looked at, also when one has failed already.
     """
     apart = distance(after.fingerprint, before.fingerprint)
     findings = [
@@ -78,7 +78,7 @@ def decide_aligned(before: Measures, after: Measures) -> Decision:
 
 
 def _difference(before: Measures, after: Measures, name: str) -> Difference:
-    return paired_difference(before.series[name].hits, after.series[name].hits, Z_ONE_SIDED)
+    return paired_difference(before.series[name].hits, after.series[name].hits)
 
 
 async def _measures(model: Model, adapter: Adapter) -> Measures:
