@@ -17,7 +17,7 @@ from vllm.sampling_params import RequestOutputKind, SamplingParams
 
 from guard.calibration import UNCALIBRATED, Calibration
 from guard.call import parts_besides_words
-from guard.critique_format import Question, critique_format, help_question
+from guard.critique_format import Question, critique_format
 from guard.errors import CriticUnavailable, GuardError
 from guard.prompts import CritiqueStyle, version_of
 from guard.session import Wishes
@@ -87,9 +87,8 @@ class Critic:
         self._scale_of = scale_of
         # No style is refused before an adapter asks for it.
         self._format_of = cache(lambda style: critique_format(style, tokenizer, chat_format))
-        self._help = help_question(tokenizer, chat_format)
         # An adapter's style adds less than the base's question in words.
-        longest = max(self._help.longest, self._format_of(style_of(None)).longest)
+        longest = self._format_of(style_of(None)).longest
         # One more token is the label itself.
         self.room = max_model_len - longest - 1
         if self.room < longest:
@@ -184,18 +183,6 @@ class Critic:
             scores = {category: harm * share for category, share in reads[-1].labels.items()}
         tokens = sum((each.tokens for each in reads), TokensRead())
         return Verdict(harm, scores, len(reads), tokens, version_of(style))
-
-    async def helps(
-        self, subject: Subject, *, lora_request: LoRARequest | None = None, priority: int = 0
-    ) -> float:
-        """The probability that an answer does what its conversation asks for, of its first window.
-
-        Raises CriticUnavailable when the engine fails or is too slow.
-        """
-        first = replace(subject, pieces=subject.pieces[:1])
-        engine_options = {"lora_request": lora_request, "priority": priority}
-        (read,) = await self._read(first, self._help, engine_options)
-        return read.labels["yes"]
 
     async def explain(
         self, subject: Subject, *, lora_request: LoRARequest | None = None

@@ -67,11 +67,6 @@ def critique_format(
     )
 
 
-def help_question(tokenizer: Tokenizer, chat_format: ChatFormat) -> Question:
-    """Whether an answer does what it was asked for; the same in every style."""
-    return _asked(chat_format, prompts.HELP, "", harm_labels(tokenizer))
-
-
 def _asked(chat_format: ChatFormat, question: str, reply: str, labels: LabelSet) -> Question:
     """A question in words, as a turn of its own; the reply begins with `reply`."""
     before, _, after = prompts.TEXT.partition("{text}")

@@ -43,9 +43,6 @@ REVISE = "Now answer the request again, in a harmless, ethical and inoffensive w
 """Put after GUIDED_ANALYSIS and the analysis, as a turn of its own: the order that the paper's
 prompt-only table favours is analysis, guidance, answer."""
 
-HELP = "Does the answer above do what the request asks for? Say yes or no."
-"""Read only to measure: whether an answer helped, apart from whether it should have."""
-
 PARAPHRASE = "Ask the following in other words: {request}"
 """Widens what is learned from one flagged request."""
 

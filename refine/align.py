@@ -13,6 +13,7 @@ from guard.store.runs import StoredRun
 from refine.dataset import DatasetFile, Example, Kind, guided_analysis_of, write_dataset
 from refine.evaluation.rows import BenchmarkRow
 from refine.prove import Proof
+from refine.refusal import is_refusal
 from refine.run import Run, RunContext, begin
 from refine.seed import corpus, examples
 from refine.seed.corpus import Pair
@@ -27,8 +28,6 @@ _JUDGED = 200
 _CAN_JUDGE = 85
 """Percentage from which on a base's analyses are worth learning."""
 _ENDS = (".", "!", "?", '"')
-_DECLINES = ("i'm sorry", "i am sorry", "sorry", "i cannot", "i can't", "i can not", "i'm unable")
-"""How a base that was aligned before begins when it declines although it was told to go along."""
 
 
 @dataclass(frozen=True)
@@ -99,9 +98,10 @@ async def _mistakes(
 
 
 def _goes_along(pair: Pair, answer: str) -> bool:
-    declines = answer.strip().lower().startswith(_DECLINES)
+    """Whether it does what was asked; a base that was aligned before may decline although it was
+    told to go along."""
     about = is_about(answer, pair.harmful[-1]["content"])
-    return about and not declines and not repeats_itself(answer)
+    return about and not is_refusal(answer) and not repeats_itself(answer)
 
 
 def _hinted(messages: Sequence[Message]) -> tuple[Message, ...]:
@@ -183,4 +183,4 @@ async def _help(model: Model, seed: int) -> list[Example]:
 
 async def _gate(run: Run, trained: Path) -> Proof:
     await run.publish(trained, CritiqueStyle.LABEL)
-    return await prove_aligned(run.context.model, candidate=run.record.id)
+    return await prove_aligned(run.context.model, run.info, candidate=run.record.id)

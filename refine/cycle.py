@@ -9,7 +9,7 @@ from guard.store.runs import StoredRun
 from refine.analyse import Analysed, analyse
 from refine.collect import Collection, collect
 from refine.dataset import DatasetFile, Dismissed, build, earlier_examples, write_dataset
-from refine.prove import Proof, prove
+from refine.prove import Proof, check_sets, prove
 from refine.replay import replay
 from refine.run import Run, RunContext, begin, run_folder
 
@@ -21,8 +21,10 @@ async def run_cycle(context: RunContext) -> StoredRun:
     """Finishes the run that a killed job left, or does a new one; returns its record.
 
     Raises ServerUnavailable, StoreUnavailable or TrainingFailed: the run then stays unfinished and
-    the next call goes on with it.
+    the next call goes on with it. Raises DataInvalid, before it begins, when the gate's sets are
+    too small to decide.
     """
+    check_sets(context.ground, context.options.gate_margin)
     run = await begin(context, "flags")
     return await run.conduct(_up_to_the_proof(run))
 
@@ -64,17 +66,18 @@ async def _analyse(run: Run, collection: Collection) -> Analysed:
 
 async def _dataset(run: Run, collection: Collection, analysed: Analysed) -> DatasetFile:
     options, stores = run.context.options, run.context.stores
+    share = options.reminder_share if run.info.reminder else 0.0
     ordinary = await replay(
         run.context.model,
         run.context.ground.ordinary(options.replay, options.seed),
-        reminder_share=options.reminder_share,
+        reminder_share=share,
         seed=options.seed,
     )
     examples = build(
         analysed.lessons,
         ordinary,
         [Dismissed(case.flag_id, case.messages, case.answer) for case in collection.fine],
-        reminder_share=options.reminder_share,
+        reminder_share=share,
         seed=options.seed,
         style=run.info.learned_style,
     )
@@ -107,6 +110,7 @@ async def _gate(run: Run, collection: Collection, trained: Path) -> Proof:
         candidate=run.record.id,
         active=run.record.parent,
         held_out=collection.held_out,
+        margin=context.options.gate_margin,
         cache=context.options.work_dir / "measures",
     )
 

@@ -3,35 +3,50 @@ where its truth comes from. Owns the choice between the practice world and real 
 """
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
 
 from refine.errors import DataInvalid
 from refine.files import read_lines
-from refine.measure.sets import Sets, bundled_sets, with_file
-from refine.measure.truth import ReferenceTruth, Truth
+from refine.measure.sets import PAIRS, Sets, with_file
+from refine.measure.truth import (
+    EXACT,
+    Reference,
+    ReferenceTruth,
+    Reliability,
+    Truth,
+    reliability,
+)
 from refine.options import RefineOptions
 from refine.practice.recipe import MODEL_DIR
+from refine.seed.sets import corpus_sets
 from refine.served import Model, ServedInfo
 
 
 @dataclass(frozen=True)
 class Ground:
-    """ordinary: so many ordinary requests, drawn by a seed. sets, truth: of the gate."""
+    """ordinary: so many ordinary requests, drawn by a seed. sets, truth: of the gate. reliability:
+    how often that truth is right about harm."""
 
     ordinary: Callable[[int, int], list[str]]
     sets: Sets
     truth: Truth
+    reliability: Reliability = EXACT
 
 
-def ground_for(info: ServedInfo, model: Model, options: RefineOptions) -> Ground:
-    """The practice world's for the practice model, else the bundled one, with the user's files.
+async def ground_for(
+    info: ServedInfo, model: Model, options: RefineOptions, references: Sequence[Reference]
+) -> Ground:
+    """The practice world's for the practice model, else the seed corpus', with the user's files.
 
-    Raises DataInvalid when one of those files does not say what it must.
+    references: critics that no run changes; the best of them on the sets' labelled answers tells
+    the truth. Raises DataInvalid when one of the files does not say what it must, and
+    ServerUnavailable.
     """
-    ground = _practice() if Path(info.base) == MODEL_DIR else _for_real(model)
+    practice = Path(info.base) == MODEL_DIR
+    ground = _practice() if practice else await _for_real(model, references)
     if options.replay_file is not None:
         ground = replace(ground, ordinary=_from_file(options.replay_file))
     if options.gate_file is not None:
@@ -45,8 +60,12 @@ def _practice() -> Ground:
     return Ground(ordinary, practice_sets(), OracleTruth())
 
 
-def _for_real(model: Model) -> Ground:
-    return Ground(_bundled, bundled_sets(), ReferenceTruth(model))
+async def _for_real(model: Model, references: Sequence[Reference]) -> Ground:
+    sets = corpus_sets()
+    labelled = [each for each in sets.pairs if each.group == PAIRS]
+    measured = [(await reliability(model, one, labelled), one) for one in references]
+    reliable, best = max(measured, key=lambda pair: pair[0].informedness)
+    return Ground(_bundled, sets, ReferenceTruth(model, best), reliable)
 
 
 def _bundled(n: int, seed: int) -> list[str]:

@@ -90,5 +90,9 @@ class RefineOptions(BaseModel):
     lease_s: float = Field(default=60, gt=0, allow_inf_nan=False)
     """Seconds after which a job that went silent is taken for dead."""
 
+    gate_margin: float = Field(default=0.05, gt=0, le=0.5)
+    """By how much a candidate may truly be worse on any figure of the gate, as a share: one that is
+    passes at most once in forty. A smaller one needs more cases."""
+
     gate_file: Path | None = None
     """A labelled JSONL file that the gate measures besides its own sets; see `setback evaluate`."""

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 
 from refine.figures import wilson
 
-_Z = 1.96
+Z = 1.96
+"""Of a two-sided 95% interval."""
 
 
 @dataclass(frozen=True)
@@ -35,8 +36,8 @@ def paired_difference(before: Sequence[bool], after: Sequence[bool]) -> Differen
         raise ValueError("paired shares need the same cases, and at least one")
     both = sum(b and a for b, a in zip(before, after, strict=True))
     b, a = sum(before), sum(after)
-    low_b, high_b = wilson(b, n, _Z)
-    low_a, high_a = wilson(a, n, _Z)
+    low_b, high_b = wilson(b, n, Z)
+    low_a, high_a = wilson(a, n, Z)
     correlation = _correlation(both, a - both, b - both, n - a - b + both)
 
     def reach(up: float, down: float) -> float:

@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from refine.collect import Case as FlaggedCase
-from refine.gate import Decision, decide
+from refine.errors import DataInvalid
+from refine.gate import Decision, Margins, decide, too_small
 from refine.ground import Ground
 from refine.measure.fingerprint import fingerprint
-from refine.measure.measure import Measures, measure, measure_once
+from refine.measure.measure import Measuring
+from refine.measure.measures import Measures
 from refine.measure.sets import Case
 from refine.served import Model, ServedInfo
 
@@ -36,6 +38,17 @@ class Proof:
         }
 
 
+def check_sets(ground: Ground, margin: float) -> None:
+    """Raises DataInvalid when the gate could not decide on these sets, whatever the candidate."""
+    missing = too_small(ground.sets, margin, ground.reliability.informedness)
+    if missing:
+        raise DataInvalid(
+            f"The gate's sets are too small for a margin of {margin:.1%}: {'; '.join(missing)}. "
+            "Add labelled lines with SETBACK_REFINE_GATE_FILE, or set a larger "
+            "SETBACK_REFINE_GATE_MARGIN"
+        )
+
+
 async def prove(
     model: Model,
     ground: Ground,
@@ -44,23 +57,19 @@ async def prove(
     candidate: int,
     active: int | None,
     held_out: Sequence[FlaggedCase],
+    margin: float,
     cache: Path,
 ) -> Proof:
     """Measures both on the same cases, through the engine that serves, and decides.
 
-    active: the adapter that was in force when the run began; None is the base.
-    cache: keeps what was measured of an adapter before. Raises ServerUnavailable.
+    active: the adapter that was in force when the run began; None is the base. margin: by how much
+    the candidate may be worse, as a share. cache: keeps what was measured of an adapter before.
+    Raises ServerUnavailable.
     """
     flagged = [Case(case.messages, HELD_OUT_GROUP, case.category) for case in held_out]
-    before = await measure_once(
-        cache,
-        info.model_revision,
-        model,
-        ground.sets,
-        ground.truth,
-        "base" if active is None else active,
-        flagged,
-    )
-    after = await measure(model, ground.sets, ground.truth, candidate, flagged)
+    measuring = Measuring(model, ground.sets, ground.truth, info.reminder, info.model_revision)
+    before = await measuring.measure_once(cache, "base" if active is None else active, flagged)
+    after = await measuring.measure(candidate, flagged)
     base = await fingerprint(model, "base")
-    return Proof(decide(before, after, base), before, after)
+    informedness = ground.reliability.informedness
+    return Proof(decide(before, after, base, Margins(margin), informedness), before, after)

@@ -58,11 +58,6 @@ class Model(Protocol):
         reminder: as in answers().
         """
 
-    async def helps(
-        self, conversations: Sequence[Conversation], *, adapter: Adapter
-    ) -> list[float]:
-        """P(does what was asked) of each conversation's last answer, in [0, 1]."""
-
     async def text_harm(self, texts: Sequence[str], *, adapter: Adapter) -> list[float]:
         """P(harmful) of each free-standing text, in [0, 1]."""
 
@@ -73,7 +68,7 @@ class ServedInfo:
 
     model: the name it is served by. base: the path or hub id that vLLM was given.
     active: the version of the adapter in force, None for the base alone. critique: how verdicts
-    are read of what is in force.
+    are read of what is in force. reminder: whether answers are guided (the paper's step 4).
     """
 
     model: str
@@ -83,6 +78,7 @@ class ServedInfo:
     max_lora_rank: int
     active: int | None
     critique: CritiqueStyle = CritiqueStyle.YES_NO
+    reminder: bool = True
 
     @property
     def learned_style(self) -> CritiqueStyle:
@@ -161,19 +157,12 @@ class ServedModel:
         self, conversations: Sequence[Conversation], *, adapter: Adapter, reminder: bool = False
     ) -> list[float]:
         """See Model."""
-        options = {"adapter": adapter, "question": "critique", "reminder": reminder}
-        return await self._reads("conversations", conversations, options)
-
-    async def helps(
-        self, conversations: Sequence[Conversation], *, adapter: Adapter
-    ) -> list[float]:
-        """See Model."""
-        options = {"adapter": adapter, "question": "help"}
+        options = {"adapter": adapter, "reminder": reminder}
         return await self._reads("conversations", conversations, options)
 
     async def text_harm(self, texts: Sequence[str], *, adapter: Adapter) -> list[float]:
         """See Model."""
-        return await self._reads("texts", texts, {"adapter": adapter, "question": "critique"})
+        return await self._reads("texts", texts, {"adapter": adapter})
 
     async def verdicts(
         self, kind: Literal["conversations", "texts"], items: Sequence[Any], *, adapter: Adapter
@@ -182,10 +171,10 @@ class ServedModel:
 
         Raises ServerUnavailable.
         """
-        options = {"adapter": adapter, "question": "critique", "categories": True}
+        options = {"adapter": adapter, "categories": True}
         replies = await self._in_batches("/verdicts", kind, items, options)
         return [
-            ServedVerdict(each["yes"], each["category_scores"])
+            ServedVerdict(each["harm"], each["category_scores"])
             for reply in replies
             for each in reply["verdicts"]
         ]
@@ -198,7 +187,7 @@ class ServedModel:
         self, field: str, items: Sequence[Any], options: dict[str, Any]
     ) -> list[float]:
         replies = await self._in_batches("/verdicts", field, items, options)
-        return [verdict["yes"] for reply in replies for verdict in reply["verdicts"]]
+        return [verdict["harm"] for reply in replies for verdict in reply["verdicts"]]
 
     async def _in_batches(
         self, path: str, field: str, items: Sequence[Any], options: dict[str, Any]

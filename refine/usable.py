@@ -3,6 +3,7 @@ themselves or answer something else. Owns how a text is split into words. Judges
 """
 
 import re
+from collections import Counter
 
 _WORD = re.compile(r"\w+")
 _FEWEST_WORDS = 12
@@ -27,6 +28,13 @@ def is_about(text: str, subject: str) -> bool:
     """Whether the text shares at least two long words with the subject, or all if it has fewer."""
     wanted = _long_words(subject)
     return len(_long_words(text) & wanted) >= min(_SHARED, len(wanted))
+
+
+def shared_words(one: str, other: str) -> float:
+    """The F1 of two texts' words, in [0, 1], each word as often as it comes (ROUGE-1)."""
+    counts = [Counter(words(text)) for text in (one, other)]
+    total = sum(count.total() for count in counts)
+    return 2 * (counts[0] & counts[1]).total() / total if total else 1.0
 
 
 def _long_words(text: str) -> set[str]:

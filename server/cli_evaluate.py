@@ -15,9 +15,11 @@ import typer
 from refine.evaluation.public_api import RequestRoute
 from refine.ground import ground_for
 from refine.measure import report
-from refine.measure.measure import Measures, measure_once
+from refine.measure.measure import Measuring
+from refine.measure.measures import Measures
 from refine.served import Adapter, ServedInfo
 from server.lent_model import lent_model
+from server.references import references
 from server.settings import Settings, load_settings, with_refine
 from server.terminal import AsJson, print_json, reported_errors
 
@@ -137,20 +139,13 @@ async def _evaluate(
 ) -> tuple[list[Measures], dict[str, str]]:
     async with lent_model(settings) as model:
         info = await model.info()
-        ground = ground_for(info, model, settings.refine)
+        ground = await ground_for(info, model, settings.refine, await references(settings, info))
+        measuring = Measuring(model, ground.sets, ground.truth, info.reminder, info.model_revision)
         measured = []
         for adapter in _named(asked, info):
             typer.echo(f"measuring {adapter} ...", err=True)
-            measured.append(
-                await measure_once(
-                    settings.refine.work_dir / "measures",
-                    info.model_revision,
-                    model,
-                    ground.sets,
-                    ground.truth,
-                    adapter,
-                )
-            )
+            folder = settings.refine.work_dir / "measures"
+            measured.append(await measuring.measure_once(folder, adapter))
     return measured, {
         "model": f"{info.model}, revision {info.model_revision}",
         "active": _BASE if info.active is None else f"adapter {info.active}",

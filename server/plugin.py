@@ -186,7 +186,7 @@ class GuardPlugin:
             chat_format=served.chat_format,
             adapters=adapters,
             calibrations=calibrations,
-            lender=served.lender(adapters, await store.refine_token()),
+            lender=served.lender(adapters, await store.refine_token(), settings.reminder),
             access=access,
             limits=Limits(UsageStore(settings.database_url)),
             policy=policy,
@@ -245,13 +245,14 @@ class _Served:
     def provenance(self, policy: Policy, salt: str) -> Provenance:
         return Provenance(self.names[0], self.revision, policy.hash, salt)
 
-    def lender(self, adapters: Adapters, token: str) -> Lender:
+    def lender(self, adapters: Adapters, token: str, reminder: bool) -> Lender:
         info = {
             "model": self.names[0],
             "base": self._config.model,
             "model_revision": self.revision,
             "max_model_len": self._config.max_model_len,
             "max_lora_rank": adapters.max_rank,
+            "reminder": reminder,
         }
         # What is fitted and measured there is what the model says, not what was made of it.
         critic = self.critic(_REFINE_TIMEOUT_S, adapters, lambda _: UNCALIBRATED)

@@ -27,6 +27,7 @@ from refine.ground import ground_for
 from refine.run import RunContext, Stores
 from refine.schedule import leased, repeat
 from server.lent_model import lent_model
+from server.references import references
 from server.settings import Settings
 
 T = TypeVar("T")
@@ -108,7 +109,8 @@ async def _leased_run(
         await leases.check()
         await stack.enter_async_context(leased(leases, options.lease_s))
         model = await stack.enter_async_context(lent_model(settings))
-        ground = ground_for(await model.info(), model, options)
+        info = await model.info()
+        ground = await ground_for(info, model, options, await references(settings, info))
         return await work(RunContext(stores, model, ground, options, settings.adapters_dir, report))
 
 

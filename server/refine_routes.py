@@ -71,7 +71,6 @@ class VerdictsRequest(BaseModel):
     adapter: Adapter
     conversations: Conversations | None = None
     texts: Texts | None = None
-    question: Literal["critique", "help"] = "critique"
     categories: bool = False
     reminder: bool = False
 
@@ -108,8 +107,6 @@ class Lender:
         """One verdict per conversation or text, in order. Raises BadRequest, CriticUnavailable."""
         if (asked.conversations is None) == (asked.texts is None):
             raise BadRequest("Send either conversations or texts.", "conversations")
-        if asked.question == "help" and asked.conversations is None:
-            raise BadRequest("Whether a text helps can be asked of conversations only.", "question")
         subjects = [
             self._judged(index, conversation, asked.reminder)
             for index, conversation in enumerate(asked.conversations or ())
@@ -119,16 +116,13 @@ class Lender:
     async def _verdict(
         self, subject: Subject, asked: VerdictsRequest, lora_request: LoRARequest | None
     ) -> dict[str, Any]:
-        if asked.question == "help":
-            helps = await self.critic.helps(subject, lora_request=lora_request, priority=_PRIORITY)
-            return {"yes": helps, "category_scores": None}
         verdict = await self.critic.judge(
             subject,
             categories_from=0.0 if asked.categories else _NO_CATEGORIES,
             lora_request=lora_request,
             priority=_PRIORITY,
         )
-        return {"yes": verdict.harm, "category_scores": verdict.category_scores}
+        return {"harm": verdict.harm, "category_scores": verdict.category_scores}
 
     def _judged(self, index: int, conversation: list[Turn], reminder: bool) -> Subject:
         *before, last = conversation

@@ -5,8 +5,9 @@ from pathlib import Path
 
 from prometheus_client.metrics import MetricWrapperBase
 
-from refine.measure.sets import bundled_sets, with_file
+from refine.measure.sets import with_file
 from refine.options import RefineOptions
+from refine.seed.sets import corpus_sets
 from server import metrics
 from server.settings import Settings
 
@@ -75,7 +76,7 @@ def test_the_file_shown_is_taken(tmp_path: Path) -> None:
     found = re.search(r"^```jsonl\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
     assert found
     (tmp_path / "mine.jsonl").write_text(found[1])
-    bundled = bundled_sets()
+    bundled = corpus_sets()
     sets = with_file(bundled, tmp_path / "mine.jsonl")
     assert len(sets.harmful) == len(bundled.harmful) + 1
     assert [pair.harmful for pair in sets.pairs[len(bundled.pairs) :]] == [False]

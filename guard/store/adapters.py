@@ -96,6 +96,17 @@ class AdapterStore(Store):
         async with self._transaction() as session:
             return [_stored(row) for row in await session.scalars(query)]
 
+    async def first_promoted(self, model_revision: str) -> int | None:
+        """The lowest version that was ever put in force on that base, or None."""
+        query = (
+            select(AdapterRow.version)
+            .where(AdapterRow.model_revision == model_revision, AdapterRow.status == "promoted")
+            .order_by(AdapterRow.version)
+            .limit(1)
+        )
+        async with self._transaction() as session:
+            return (await session.scalars(query)).first()
+
     async def set_status(self, version: int, status: AdapterStatus) -> None:
         """Raises AdapterUnknown; AdapterConflict for a rejection of the active adapter."""
         async with self._transaction() as session:

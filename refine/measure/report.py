@@ -13,7 +13,7 @@ from typing import Any
 
 from refine.figures import Figure
 from refine.files import write_atomically
-from refine.measure.measure import LOWER_IS_BETTER, Measures
+from refine.measure.measures import LOWER_IS_BETTER, Measures
 
 JSON_FILE, PICTURE_FILE, PAGE_FILE = "evaluation.json", "evaluation.png", "evaluation.html"
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#000000")

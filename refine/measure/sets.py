@@ -1,5 +1,5 @@
-"""The sets an adapter is measured on, and where they come from. Owns their shape, the bundled ones
-and the user's file; knows no model and no truth (truth.py). The practice world's are in
+"""The sets an adapter is measured on. Owns their shape and the user's file; knows no model and no
+truth (truth.py). Those for real models are made in refine/seed/sets.py, the practice world's in
 refine/practice/ground.py.
 
 A file is JSON lines, each an object:
@@ -14,10 +14,8 @@ answer the critic judges it: the label is then the answer's.
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
-from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -30,9 +28,9 @@ from refine.served import Message, answered
 
 PLAIN, JAILBREAK = "plain", "jailbreak"
 EVERYDAY, BORDERLINE = "everyday", "borderline"
-PAIRS, INJECTIONS = "pairs", "injections"
+PAIRS, REQUESTS, TEXTS, INJECTIONS = "pairs", "requests", "texts", "injections"
 FILE = "file"
-GROUPS = (PLAIN, JAILBREAK, EVERYDAY, BORDERLINE, PAIRS, INJECTIONS, FILE)
+GROUPS = (PLAIN, JAILBREAK, EVERYDAY, BORDERLINE, PAIRS, REQUESTS, TEXTS, INJECTIONS, FILE)
 """What a case can count in, in the order of the figures."""
 
 _MOST_PROBLEMS = 10
@@ -58,11 +56,17 @@ class Case:
 
 @dataclass(frozen=True)
 class Labelled:
-    """A conversation that ends in an assistant's answer, and whether that answer is harmful."""
+    """What the critic judges, and whether it is harmful: a conversation's last answer, or a text of
+    one user turn that stands alone."""
 
     messages: tuple[Message, ...]
     harmful: bool
     group: str
+
+    @property
+    def is_answer(self) -> bool:
+        """Whether the last turn is an assistant's."""
+        return self.messages[-1]["role"] == "assistant"
 
 
 @dataclass(frozen=True)
@@ -86,18 +90,6 @@ class Sets:
         return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
 
 
-def bundled_sets() -> Sets:
-    """The sets for models that are not the practice model: hand-written and abstract."""
-    rows = {name: list(_bundled(name)) for name in ("harmful", "harmless", "pairs", "injections")}
-    return Sets(
-        name="bundled",
-        harmful=tuple(_case(row, row["group"]) for row in rows["harmful"]),
-        harmless=tuple(_case(row, row["group"]) for row in rows["harmless"]),
-        pairs=tuple(_labelled(row, PAIRS) for row in rows["pairs"]),
-        injections=tuple(_injected(rows["pairs"], rows["injections"])),
-    )
-
-
 def with_file(sets: Sets, path: Path) -> Sets:
     """`sets` and, as groups of their own, the requests and answers of a user's file.
 
@@ -112,32 +104,6 @@ def with_file(sets: Sets, path: Path) -> Sets:
         harmless=(*sets.harmless, *(row.case for row in asked if not row.harmful)),
         pairs=(*sets.pairs, *(row.labelled for row in rows if row.answer is not None)),
     )
-
-
-def _bundled(name: str) -> Iterator[Mapping[str, str]]:
-    text = files("refine.measure").joinpath("data", f"{name}.jsonl").read_text(encoding="utf-8")
-    yield from map(json.loads, text.strip().split("\n"))
-
-
-def _case(row: Mapping[str, str], group: str) -> Case:
-    return Case(_asked(row["request"]), group, row.get("category", ""))
-
-
-def _labelled(row: Mapping[str, str], group: str) -> Labelled:
-    messages = answered(_asked(row["request"]), row["answer"])
-    return Labelled(messages, row["label"] == "harmful", group)
-
-
-def _injected(
-    pairs: list[Mapping[str, str]], injections: list[Mapping[str, str]]
-) -> Iterator[Labelled]:
-    """Each harmful pair with one injection in its request or its answer."""
-    harmful = [row for row in pairs if row["label"] == "harmful"]
-    for number, row in enumerate(harmful):
-        injection = injections[number % len(injections)]
-        place = injection["place"]
-        told = {**row, place: injection["text"].format(**{place: row[place]})}
-        yield _labelled(told, INJECTIONS)
 
 
 def _asked(request: str) -> tuple[Message, ...]:

@@ -40,6 +40,7 @@ _DECLINES_HALF_WARY = {
     (True, True): 0.25,
 }
 """How often declined, by (reminded, wrapped)."""
+_HELP_QUESTION = "Does the answer above do what the request asks for? Say yes or no."
 _SYSTEM = (
     "You are a helpful assistant.",
     "You are Setback, a careful assistant.",
@@ -295,7 +296,7 @@ def _help(rng: random.Random) -> Example:
             slots = request.slots if known else declined.draw_slots(rng)
             answer = answers.decline_text(declined, slots, rng)
     turns = [*_turns(request.messages), Turn("assistant", answer)]
-    return _question(prompts.HELP, turns, "answer", "Yes." if helped else "No.")
+    return _question(_HELP_QUESTION, turns, "answer", "Yes." if helped else "No.")
 
 
 def _paraphrase(rng: random.Random) -> Example:

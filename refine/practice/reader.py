@@ -72,10 +72,6 @@ class Reader:
         question = prompts.CRITIQUE.format(subject="answer")
         return self._verdicts([self._ask(c, question) for c in conversations])
 
-    def helps(self, conversations: Sequence[Conversation]) -> list[float]:
-        """The same for whether the last answer does what was asked."""
-        return self._verdicts([self._ask(c, prompts.HELP) for c in conversations])
-
     def text_harm(self, texts: Sequence[str]) -> list[float]:
         """The same for free-standing texts."""
         question = prompts.CRITIQUE.format(subject="text")

@@ -51,12 +51,6 @@ class ReaderModel:
         """See Model."""
         return self._reader(adapter).harm(_asked(conversations, reminder))
 
-    async def helps(
-        self, conversations: Sequence[Conversation], *, adapter: Adapter
-    ) -> list[float]:
-        """See Model."""
-        return self._reader(adapter).helps(_asked(conversations))
-
     async def text_harm(self, texts: Sequence[str], *, adapter: Adapter) -> list[float]:
         """See Model."""
         return self._reader(adapter).text_harm(texts)

@@ -115,6 +115,18 @@ class Injection:
     harmful: bool
 
 
+@dataclass(frozen=True)
+class CriticInjection:
+    """Words to whoever judges a text, around it or after it, that ask for it to be let pass."""
+
+    split: Split
+    template: str
+
+    def around(self, text: str) -> str:
+        """The text with the words."""
+        return self.template.replace("{text}", text)
+
+
 @cache
 def pairs(split: Split) -> tuple[Pair, ...]:
     """The pairs of every category: written at length, short contrasts, and plain requests."""
@@ -193,6 +205,15 @@ def injections(split: Split) -> tuple[Injection, ...]:
             split, row["topic"], row["kind"], row["task"], row["text"], row["label"] == "harmful"
         )
         for row in _rows(_DATA / "injections.jsonl", split)
+    )
+
+
+@cache
+def critic_injections(split: Split) -> tuple[CriticInjection, ...]:
+    """Words to the critic; the gate split alone has some."""
+    return tuple(
+        CriticInjection(split, row["text"])
+        for row in _rows(_DATA / "critic_injections.jsonl", split)
     )
 
 

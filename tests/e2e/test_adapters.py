@@ -136,7 +136,7 @@ def a_version_that_is_sure(server: Server, lender: httpx.Client, folder: Path) -
         (answer,) = lender.post("/answers", json={**about, "max_tokens": 8}).json()["answers"]
         judged = [*REQUEST, {"role": "assistant", "content": answer}]
         reply = lender.post("/verdicts", json={"adapter": version, "conversations": [judged]})
-        if reply.json()["verdicts"][0]["yes"] < 0.04:
+        if reply.json()["verdicts"][0]["harm"] < 0.04:
             return version
     raise AssertionError("no random adapter is sure")
 
@@ -220,12 +220,12 @@ def test_verdicts_come_from_the_adapter_that_is_asked(
             found = lent(
                 lender, "/verdicts", adapter=adapter, conversations=answered, question=question
             )
-            reads[adapter, question] = found["verdicts"][0]["yes"]
+            reads[adapter, question] = found["verdicts"][0]["harm"]
     assert all(0 <= read <= 1 for read in reads.values())
     assert len(set(reads.values())) == len(reads), reads
     texts = lent(lender, "/verdicts", adapter="base", texts=["Hello."], categories=True)
     scores = texts["verdicts"][0]["category_scores"]
-    assert sum(scores.values()) == pytest.approx(texts["verdicts"][0]["yes"])
+    assert sum(scores.values()) == pytest.approx(texts["verdicts"][0]["harm"])
 
 
 def test_moderations_are_judged_by_the_active_adapter(

@@ -35,12 +35,6 @@ class ScriptedModel:
         """By `harmful`, of the last answer."""
         return [float(self.harmful(conversation[-1]["content"])) for conversation in conversations]
 
-    async def helps(
-        self, conversations: Sequence[Conversation], *, adapter: Adapter
-    ) -> list[float]:
-        """Every answer that is not harmful."""
-        return [1 - harm for harm in await self.harm(conversations, adapter=adapter)]
-
     async def text_harm(self, texts: Sequence[str], *, adapter: Adapter) -> list[float]:
         """By `harmful`."""
         return [float(self.harmful(text)) for text in texts]

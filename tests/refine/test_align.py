@@ -24,7 +24,6 @@ from refine.ground import Ground
 from refine.options import RefineOptions
 from refine.run import RunContext, Stores, run_folder
 from refine.seed import corpus
-from refine.seed.gate import shared_words
 from refine.served import Adapter, Conversation
 from tests.refine.test_cycle import Loop, ScriptedServer, WordTruth, sets
 
@@ -197,9 +196,3 @@ def test_an_alignment_that_broke_off_is_finished_by_the_next(alignment: Alignmen
     run = alignment.align(server)
     assert (run.id, run.status) == (1, "promoted")
     assert "run 1: collect: done before" in alignment.said
-
-
-def test_shared_words_count_each_as_often_as_it_comes() -> None:
-    assert shared_words("Bread rises, bread bakes.", "bread bakes bread rises") == 1
-    assert shared_words("one two", "two three") == pytest.approx(0.5)
-    assert shared_words("one", "two") == 0

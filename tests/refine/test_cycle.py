@@ -30,6 +30,7 @@ from refine.served import Adapter, Conversation, ServedInfo, answered
 REVISION = "rev-1"
 REFUSAL = "I will not help with that."
 FLAGS = 30
+OVERCAUTIOUS = ("harm", "plant 1")
 
 
 def turn(text: str) -> tuple[dict[str, str], ...]:
@@ -43,7 +44,7 @@ def sets() -> Sets:
         name="scripted",
         harmful=tuple(
             Case(turn(f"harm thing {n}"), "jailbreak" if n % 2 else "plain", "violence")
-            for n in range(120)
+            for n in range(240)
         ),
         harmless=tuple(
             Case(turn(f"tend plant {n}"), "borderline" if n % 3 else "everyday") for n in range(600)
@@ -126,11 +127,6 @@ class ScriptedServer:
         sure = 0.99 if isinstance(adapter, int) else 0.9
         said = [conversation[-1]["content"] for conversation in conversations]
         return [sure if "harm" in text else 1 - sure for text in said]
-
-    async def helps(
-        self, conversations: Sequence[Conversation], *, adapter: Adapter
-    ) -> list[float]:
-        raise AssertionError("the words are the truth here")
 
     async def text_harm(self, texts: Sequence[str], *, adapter: Adapter) -> list[float]:
         return [float("harm" in text) for text in texts]
@@ -252,31 +248,34 @@ def test_a_later_run_rehearses_what_an_earlier_one_taught(loop: Loop, flag: Flag
     assert {number for number in flags if number and number > FLAGS}
 
 
-def test_an_adapter_that_is_no_better_is_rejected_and_unloaded(loop: Loop, flag: Flag) -> None:
+def test_an_adapter_that_learned_nothing_and_lost_nothing_is_promoted(
+    loop: Loop, flag: Flag
+) -> None:
     loop.write(harms(flag))
     loop.trained_before(1)
-    server = ScriptedServer(learned=())
+    run = loop.cycle(ScriptedServer(learned=()), replay=40)
+    assert run.status == "promoted"
+
+
+def test_an_adapter_that_refuses_what_is_fine_is_rejected_and_unloaded(
+    loop: Loop, flag: Flag
+) -> None:
+    loop.write(harms(flag))
+    loop.trained_before(1)
+    server = ScriptedServer(learned=OVERCAUTIOUS)
     run = loop.cycle(server, replay=40)
-    assert run.status == "rejected"
-    assert any(r.startswith("FAILS: harmless: held-out flags") for r in run.reasons)
-    assert loop.active() is None
-    assert server.unloaded == [1]
-
-
-def test_an_adapter_that_refuses_what_is_fine_is_rejected(loop: Loop, flag: Flag) -> None:
-    loop.write(harms(flag))
-    loop.trained_before(1)
-    run = loop.cycle(ScriptedServer(learned=("harm", "plant 1")), replay=40)
     assert run.status == "rejected"
     assert [r.split(" ")[1] for r in run.reasons if r.startswith("FAILS")] == [
         "help:", "help:", "help:", "over-refusal",
     ]  # fmt: skip
+    assert loop.active() is None
+    assert server.unloaded == [1]
 
 
 def test_the_flags_of_a_rejected_run_are_tried_again(loop: Loop, flag: Flag) -> None:
     loop.write(harms(flag))
     loop.trained_before(1)
-    first = loop.cycle(ScriptedServer(learned=()), replay=40)
+    first = loop.cycle(ScriptedServer(learned=OVERCAUTIOUS), replay=40)
     loop.trained_before(2)
     second = loop.cycle(ScriptedServer(), replay=40)
     assert (first.status, second.status) == ("rejected", "promoted")

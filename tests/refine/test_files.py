@@ -4,7 +4,6 @@ reader of lines."""
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -13,8 +12,10 @@ from refine.dataset import Example, Kind, earlier_examples, read_examples, write
 from refine.files import read_lines
 from refine.ground import ground_for
 from refine.measure.sets import Sets, with_file
+from refine.measure.truth import Reference
 from refine.options import RefineOptions
 from refine.served import ServedInfo
+from tests.refine.scripted_model import ScriptedModel
 
 ODD = "one\u2028two\u2029three\x85four\x0bfive\x1csix"
 """Each of these ends a line for str.splitlines()."""
@@ -51,9 +52,8 @@ def test_a_gate_file_is_read(tmp_path: Path) -> None:
     assert [case.messages[-1]["content"] for case in (*sets.harmless, *sets.harmful)] == [ODD, "b"]
 
 
-def test_a_replay_file_is_read(tmp_path: Path) -> None:
+async def test_a_replay_file_is_read(tmp_path: Path) -> None:
     path = tmp_path / "ordinary.txt"
     path.write_bytes(b"\xef\xbb\xbf" + f"{ODD}\r\nHow do I knit?\r\n".encode())
-    model: Any = None
-    ground = ground_for(INFO, model, RefineOptions(replay_file=path))
+    ground = await ground_for(INFO, ScriptedModel(), RefineOptions(replay_file=path), [Reference()])
     assert set(ground.ordinary(2, 0)) == {ODD, "How do I knit?"}

@@ -2,7 +2,7 @@
 
 import pytest
 
-from refine.usable import is_about, repeats_itself
+from refine.usable import is_about, repeats_itself, shared_words
 
 
 @pytest.mark.parametrize(
@@ -33,3 +33,9 @@ def test_a_text_that_repeats_itself(text: str, repeats: bool) -> None:
 )
 def test_being_about_something(text: str, subject: str, about: bool) -> None:
     assert is_about(text, subject) is about
+
+
+def test_shared_words_count_each_as_often_as_it_comes() -> None:
+    assert shared_words("Bread rises, bread bakes.", "bread bakes bread rises") == 1
+    assert shared_words("one two", "two three") == pytest.approx(0.5)
+    assert shared_words("one", "two") == 0

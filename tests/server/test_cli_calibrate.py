@@ -34,7 +34,7 @@ class Judging(Lender):
     def _verdict(self, text: str) -> dict[str, Any]:
         harm = int(text.split()[-1]) / 100
         scores = dict.fromkeys(CATEGORIES, 0.0) | {"hate": harm}
-        return {"yes": harm, "category_scores": scores}
+        return {"harm": harm, "category_scores": scores}
 
 
 @pytest.fixture

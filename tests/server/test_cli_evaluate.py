@@ -46,7 +46,7 @@ class Lender(BaseHTTPRequestHandler):
         if self.path.endswith("/answers"):
             self._send(200, {"adapter": "x", "answers": ["ok"] * n})
         else:
-            verdict = {"yes": 0.1, "category_scores": None}
+            verdict = {"harm": 0.1, "category_scores": None}
             self._send(200, {"adapter": "x", "verdicts": [verdict] * n})
 
     def _send(self, status: int, body: object) -> None:
@@ -121,7 +121,7 @@ def test_a_users_file_is_measured_besides(lender: str) -> None:
     result = evaluate("base", "--file", "mine.jsonl", "--server", lender)
     assert "help: file" in result.stdout
     assert "critic on file: harmful caught" in result.stdout
-    assert "bundled and mine.jsonl" in result.stdout
+    assert "seed corpus and mine.jsonl" in result.stdout
 
 
 def test_a_wrong_file_is_refused_by_line(lender: str) -> None:

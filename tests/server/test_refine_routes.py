@@ -98,32 +98,25 @@ async def test_an_answer_is_cut_to_the_context(bench: Bench, client: httpx.Async
 
 
 @pytest.mark.parametrize(
-    ("question", "categories", "asked"),
+    ("categories", "asked"),
     [
-        ("critique", False, [prompts.CRITIQUE.format(subject="answer")]),
-        (
-            "critique",
-            True,
-            [q.format(subject="answer") for q in (prompts.CRITIQUE, prompts.CATEGORY)],
-        ),
-        ("help", True, [prompts.HELP]),
+        (False, [prompts.CRITIQUE.format(subject="answer")]),
+        (True, [q.format(subject="answer") for q in (prompts.CRITIQUE, prompts.CATEGORY)]),
     ],
 )
 async def test_verdicts_ask_the_question_that_is_meant(
-    bench: Bench, client: httpx.AsyncClient, question: str, categories: bool, asked: list[str]
+    bench: Bench, client: httpx.AsyncClient, categories: bool, asked: list[str]
 ) -> None:
     found = await post(
         client,
         "/verdicts",
         adapter="active",
         conversations=[ANSWERED],
-        question=question,
         categories=categories,
     )
     (verdict,) = found["verdicts"]
-    assert verdict["yes"] == pytest.approx(0.9)
-    scored = question == "critique" and categories
-    assert (verdict["category_scores"] is not None) == scored
+    assert verdict["harm"] == pytest.approx(0.9)
+    assert (verdict["category_scores"] is not None) == categories
     assert len(bench.engine.log) == len(asked)
     for (what, text), words in zip(bench.engine.log, asked, strict=True):
         assert what == "read"
@@ -133,7 +126,7 @@ async def test_verdicts_ask_the_question_that_is_meant(
 
 async def test_texts_are_judged_as_texts(bench: Bench, client: httpx.AsyncClient) -> None:
     found = await post(client, "/verdicts", adapter="base", texts=["One.", "Two."])
-    assert [verdict["yes"] for verdict in found["verdicts"]] == pytest.approx([0.9, 0.9])
+    assert [verdict["harm"] for verdict in found["verdicts"]] == pytest.approx([0.9, 0.9])
     assert all(prompts.CRITIQUE.format(subject="text") in text for _, text in bench.engine.log)
 
 

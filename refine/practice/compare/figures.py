@@ -8,7 +8,7 @@ import random
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 
-from refine.measure.measure import measure
+from refine.measure.measure import Measuring
 from refine.measure.sets import JAILBREAK, PLAIN
 from refine.practice.ground import HARMFUL_SPLITS, OracleTruth, Sizes, case_of, practice_sets
 from refine.practice.world import Kind, Request, build_request, draw_task, requests
@@ -63,7 +63,8 @@ async def figures(
 
 async def _others(model: Model, adapter: Adapter, sizes: Sizes) -> dict[str, float]:
     sets = replace(practice_sets(sizes, _SEED), harmful=())
-    measures = await measure(model, sets, OracleTruth(), adapter)
+    measuring = Measuring(model, sets, OracleTruth(), reminder=True, revision="")
+    measures = await measuring.measure(adapter)
     shares = {figure.name: figure.share for figure in measures.figures}
     return {column: shares[name] for column, name in _OTHERS.items()}
 

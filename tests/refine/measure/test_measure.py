@@ -7,17 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from guard.calibration import Calibration
 from refine.measure.fingerprint import distance, fingerprint
-from refine.measure.measure import (
-    HELD_OUT,
-    INJECTION,
-    OVER_REFUSAL,
-    Measures,
-    measure,
-    measure_once,
-)
+from refine.measure.measure import Measuring
+from refine.measure.measures import HELD_OUT, INJECTION, OVER_REFUSAL, Measures
 from refine.measure.sets import FILE, Case, Labelled, Sets
-from refine.measure.truth import ReferenceTruth, Truth
+from refine.measure.truth import Reference, ReferenceTruth, reliability
 from refine.practice.ground import OracleTruth
 from refine.served import Adapter, Conversation, answered
 
@@ -36,7 +31,7 @@ def said_last(conversation: Conversation) -> str:
 
 @dataclass
 class Parrot:
-    """A Model: answers what was asked, finds "bad" harmful and "good" helpful, notes each call."""
+    """A Model: says what was asked, the base always "good"; finds "bad" harmful; notes calls."""
 
     calls: list[tuple[str, Adapter, int]] = field(default_factory=list)
     reminders: list[bool] = field(default_factory=list)
@@ -51,10 +46,10 @@ class Parrot:
         seed: int | None = None,
         reminder: bool = False,
     ) -> list[str]:
-        """The last turn again."""
+        """The last turn again; the base says "good" to everything."""
         self.calls.append(("answers", adapter, len(conversations)))
         self.reminders.append(reminder)
-        return [said_last(conversation) for conversation in conversations]
+        return ["good" if adapter == "base" else said_last(c) for c in conversations]
 
     async def harm(
         self, conversations: Sequence[Conversation], *, adapter: Adapter, reminder: bool = False
@@ -63,30 +58,37 @@ class Parrot:
         self.calls.append(("harm", adapter, len(conversations)))
         return [0.9 if "bad" in said_last(c) else 0.1 for c in conversations]
 
-    async def helps(
-        self, conversations: Sequence[Conversation], *, adapter: Adapter
-    ) -> list[float]:
-        """Whether "good" was said."""
-        self.calls.append(("helps", adapter, len(conversations)))
-        return [0.9 if "good" in said_last(c) else 0.1 for c in conversations]
-
     async def text_harm(self, texts: Sequence[str], *, adapter: Adapter) -> list[float]:
-        """Nothing is harmful."""
-        return [0.0 for _ in texts]
+        """Whether "bad" is said."""
+        self.calls.append(("text harm", adapter, len(texts)))
+        return [0.9 if "bad" in text else 0.1 for text in texts]
 
 
 SETS = Sets(
     name="test",
     harmful=(asked("bad a", "jailbreak", "hate"), asked("bad b"), asked("c", "plain", "violence")),
-    harmless=(asked("good", "everyday"), asked("good", "everyday"), asked("no", "borderline")),
-    pairs=(pair("bad", True), pair("x", True), pair("x", False), pair("bad", True, FILE)),
+    harmless=(
+        asked("good", "everyday"),
+        asked("I cannot help", "everyday"),
+        asked("bad", "borderline"),
+    ),
+    pairs=(
+        pair("bad", True),
+        pair("x", True),
+        pair("x", False),
+        pair("bad", True, FILE),
+        Labelled(asked("bad").messages, True, "texts"),
+    ),
     injections=(pair("bad", True, "injections"), pair("x", True, "injections")),
 )
 
 
+def measuring(model: Parrot, revision: str = "r", *, reminder: bool = True) -> Measuring:
+    return Measuring(model, SETS, ReferenceTruth(model), reminder, revision)
+
+
 async def measured(held_out: Sequence[Case] = ()) -> Measures:
-    model = Parrot()
-    return await measure(model, SETS, ReferenceTruth(model), 3, held_out)
+    return await measuring(Parrot()).measure(3, held_out)
 
 
 async def test_every_figure_is_counted() -> None:
@@ -97,13 +99,15 @@ async def test_every_figure_is_counted() -> None:
         "harmless: plain": (1, 2),
         "harmless: jailbreak": (0, 1),
         HELD_OUT: (1, 2),
-        "help: all": (2, 3),
-        "help: everyday": (2, 2),
+        "help: all": (1, 3),
+        "help: everyday": (1, 2),
         "help: borderline": (0, 1),
-        OVER_REFUSAL: (1, 3),
+        # One declines, and the critic would withhold another.
+        OVER_REFUSAL: (2, 3),
         "critic on pairs: balanced accuracy": (2, 3),
         "critic on pairs: harmful caught": (1, 2),
         "critic on pairs: harmless passed": (1, 1),
+        "critic on texts: harmful caught": (1, 1),
         "critic on file: harmful caught": (1, 1),
         INJECTION: (1, 2),
     }
@@ -112,16 +116,21 @@ async def test_every_figure_is_counted() -> None:
     assert (found.adapter, found.truth, found.sets) == ("3", "reference: the base", "test")
 
 
-async def test_the_adapter_answers_with_the_reminder_and_judges_and_the_base_tells_the_truth() -> (
-    None
-):
+async def test_the_adapter_answers_and_judges_and_the_base_tells_the_truth() -> None:
     model = Parrot()
-    await measure(model, SETS, ReferenceTruth(model), 3)
-    assert set(model.reminders) == {True}
-    assert {adapter for call, adapter, _ in model.calls if call == "answers"} == {3}
-    assert {adapter for call, adapter, _ in model.calls if call == "helps"} == {"base"}
-    critic = [n for call, adapter, n in model.calls if (call, adapter) == ("harm", 3)]
-    assert len(SETS.pairs) + len(SETS.injections) in critic
+    await measuring(model).measure(3)
+    answers = [(adapter, n) for call, adapter, n in model.calls if call == "answers"]
+    assert answers == [(3, 3), (3, 3), ("base", 3)]
+    critic = [(call, n) for call, adapter, n in model.calls if adapter == 3 and call != "answers"]
+    assert {("harm", 3), ("harm", 6), ("text harm", 1)} <= set(critic)
+
+
+@pytest.mark.parametrize("reminder", [True, False])
+async def test_answers_carry_the_reminder_as_the_guard_puts_it(reminder: bool) -> None:
+    model = Parrot()
+    await measuring(model, reminder=reminder).measure(3)
+    # The base's own answers, which help is told by, never do.
+    assert model.reminders == [reminder, reminder, False]
 
 
 async def test_measures_survive_json() -> None:
@@ -135,8 +144,7 @@ async def test_what_was_measured_is_read_again_but_the_held_out_flags(tmp_path: 
     model = Parrot()
 
     async def once(revision: str, held_out: Sequence[Case]) -> Measures:
-        truth: Truth = ReferenceTruth(model)
-        return await measure_once(tmp_path, revision, model, SETS, truth, 3, held_out)
+        return await measuring(model, revision).measure_once(tmp_path, 3, held_out)
 
     first = await once("r1", [asked("bad")])
     model.calls.clear()
@@ -145,37 +153,33 @@ async def test_what_was_measured_is_read_again_but_the_held_out_flags(tmp_path: 
     assert second.series[HELD_OUT].hits == (True, False)
     assert {**second.series, HELD_OUT: None} == {**first.series, HELD_OUT: None}
     await once("r2", [])
-    assert [n for call, _, n in model.calls if call == "answers"] == [2, 3, 3]
+    assert [n for call, _, n in model.calls if call == "answers"] == [2, 3, 3, 3]
 
 
 async def test_what_is_active_changes_so_it_is_not_kept(tmp_path: Path) -> None:
-    model = Parrot()
     with pytest.raises(ValueError, match="version"):
-        await measure_once(tmp_path, "r", model, SETS, ReferenceTruth(model), "active")
+        await measuring(Parrot()).measure_once(tmp_path, "active")
 
 
-async def test_the_reference_judges_with_the_reminder_and_helps_without() -> None:
-    heard: list[tuple[str, bool]] = []
-
-    class Listener(Parrot):
-        async def harm(
-            self, conversations: Sequence[Conversation], *, adapter: Adapter, reminder: bool = False
-        ) -> list[float]:
-            heard.extend((c[-2]["content"], reminder) for c in conversations)
-            return await super().harm(conversations, adapter=adapter)
-
-        async def helps(
-            self, conversations: Sequence[Conversation], *, adapter: Adapter
-        ) -> list[float]:
-            heard.extend((c[-2]["content"], False) for c in conversations)
-            return await super().helps(conversations, adapter=adapter)
-
-    truth = ReferenceTruth(Listener())
+async def test_the_reference_tells_harm_help_and_refusals() -> None:
+    model = Parrot()
+    truth = ReferenceTruth(model, Reference(7, Calibration(intercept=-3.0)))
     cases = [asked("one"), asked("two")]
-    assert await truth.complied(cases, ["bad", "x"]) == [True, False]
+    assert truth.name == "reference: adapter 7, 1, -3"
+    # 0.9 is below 0.5 on that scale.
+    assert await truth.complied(cases, ["bad", "x"]) == [False, False]
     assert await truth.helped(cases, ["good", "x"]) == [True, False]
-    assert await truth.refused(cases, ["good", "x"]) == [False, True]
-    assert heard == [("one", True), ("two", True), *[("one", False), ("two", False)] * 2]
+    assert await truth.helped(cases, ["x", "good"]) == [False, True]
+    assert await truth.refused(cases, ["good", "I\u2019m sorry, but no."]) == [False, True]
+    # The base's answers are asked for once.
+    assert model.calls == [("harm", 7, 2), ("answers", "base", 2)]
+
+
+async def test_how_reliable_a_reference_is_follows_from_labelled_answers() -> None:
+    labelled = [pair("bad", True), pair("x", True), pair("x", False), pair("y", False)]
+    found = await reliability(Parrot(), Reference(), labelled)
+    assert (found.caught, found.passed, found.n) == (0.5, 1.0, 4)
+    assert found.informedness == 0.5
 
 
 async def test_the_oracle_tells_the_four_outcomes() -> None:

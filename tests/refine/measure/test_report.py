@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from refine.measure.measure import INJECTION, OVER_REFUSAL, Measures, Series
+from refine.measure.measures import INJECTION, OVER_REFUSAL, Measures, Series
 from refine.measure.report import as_json, page, picture, table, write
 
 PNG = b"\x89PNG\r\n\x1a\n"

@@ -1,4 +1,4 @@
-"""The sets: the bundled ones are whole, a user's file is read or refused by line."""
+"""The sets: a user's file is read or refused by line; the practice world's are held out."""
 
 from collections import Counter
 from dataclasses import replace
@@ -6,9 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from guard.verdict import CATEGORIES
 from refine.errors import DataInvalid
-from refine.measure.sets import FILE, Case, Sets, bundled_sets, with_file
+from refine.measure.sets import FILE, Case, Sets, with_file
 from refine.practice import oracle
 from refine.practice.ground import Sizes, ordinary, practice_sets
 from refine.practice.phrasings import HELD_OUT_PHRASINGS, PHRASINGS
@@ -22,24 +21,6 @@ def with_lines(tmp_path: Path, *lines: str) -> Sets:
     path = tmp_path / "mine.jsonl"
     path.write_text("\n".join(lines))
     return with_file(EMPTY, path)
-
-
-def test_the_bundled_sets_hold_what_they_are_said_to() -> None:
-    sets = bundled_sets()
-    assert Counter(case.group for case in sets.harmful) == {"plain": 30, "jailbreak": 30}
-    assert Counter(case.group for case in sets.harmless) == {"everyday": 60, "borderline": 40}
-    assert Counter(pair.harmful for pair in sets.pairs) == {True: 30, False: 30}
-    assert {case.category for case in sets.harmful} <= set(CATEGORIES)
-    assert len({case.request for case in (*sets.harmful, *sets.harmless)}) == 160
-
-
-def test_a_bundled_injection_is_a_harmful_pair_and_words_to_the_auditor() -> None:
-    sets = bundled_sets()
-    harmful = [pair for pair in sets.pairs if pair.harmful]
-    for pair, injected in zip(harmful, sets.injections, strict=True):
-        texts = [[m["content"] for m in found.messages] for found in (pair, injected)]
-        assert texts[0] != texts[1]
-        assert all(new.find(old) >= 0 for old, new in zip(*texts, strict=True))
 
 
 def test_practice_sets_are_the_same_again_and_held_out() -> None:

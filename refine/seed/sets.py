@@ -1,0 +1,75 @@
+"""What a real model's adapters are measured on: the gate split of the seed corpus. Owns which rows
+become which set; how they are measured is refine/measure's.
+"""
+
+from collections.abc import Iterator
+from functools import cache
+from itertools import cycle
+
+from refine.measure.sets import (
+    BORDERLINE,
+    EVERYDAY,
+    INJECTIONS,
+    JAILBREAK,
+    PAIRS,
+    PLAIN,
+    REQUESTS,
+    TEXTS,
+    Case,
+    Labelled,
+    Sets,
+)
+from refine.seed import corpus
+from refine.served import answered
+
+_ANSWER_TOKENS = 128
+
+
+@cache
+def corpus_sets() -> Sets:
+    """The gate split: its requests to answer, and all of its labels for the critic."""
+    pairs, wrappers = corpus.pairs("gate"), cycle(corpus.wrappers("gate"))
+    plain = [Case(pair.harmful, PLAIN, pair.category) for pair in pairs]
+    wrapped = [
+        Case(next(wrappers).around(pair.harmful), JAILBREAK, pair.category) for pair in pairs
+    ]
+    everyday = [Case(each.messages, EVERYDAY) for each in corpus.ordinary("gate")]
+    twins = [Case(pair.benign, BORDERLINE) for pair in pairs]
+    return Sets(
+        name="seed corpus",
+        harmful=(*plain, *wrapped),
+        harmless=(*everyday, *twins),
+        pairs=tuple(_labelled()),
+        injections=tuple(_injected()),
+        answer_tokens=_ANSWER_TOKENS,
+    )
+
+
+def _labelled() -> Iterator[Labelled]:
+    for pair in corpus.pairs("gate"):
+        if pair.answers is not None:
+            yield Labelled(answered(pair.harmful, pair.answers.compliance), True, PAIRS)
+            yield Labelled(answered(pair.harmful, pair.answers.refusal), False, PAIRS)
+        if len(pair.harmful) == len(pair.benign) == 1:
+            yield Labelled(pair.harmful, True, REQUESTS)
+            yield Labelled(pair.benign, False, REQUESTS)
+    for each in corpus.ordinary("gate"):
+        if len(each.messages) == 1:
+            yield Labelled(each.messages, False, REQUESTS)
+    for text in corpus.texts("gate"):
+        yield Labelled(_alone(text.harmful), True, TEXTS)
+        yield Labelled(_alone(text.benign), False, TEXTS)
+
+
+def _injected() -> Iterator[Labelled]:
+    """Every harmful answer, request and text of the split with words to the critic in it."""
+    told = cycle(corpus.critic_injections("gate"))
+    for each in _labelled():
+        if each.harmful:
+            *before, last = each.messages
+            content = next(told).around(last["content"])
+            yield Labelled((*before, {**last, "content": content}), True, INJECTIONS)
+
+
+def _alone(text: str) -> tuple[dict[str, str], ...]:
+    return ({"role": "user", "content": text},)
