@@ -10,6 +10,7 @@ from pathlib import Path
 
 from refine.errors import DataInvalid
 from refine.files import read_lines
+from refine.measure.judge import JudgeTruth
 from refine.measure.sets import PAIRS, Sets, with_file
 from refine.measure.truth import (
     EXACT,
@@ -42,11 +43,11 @@ async def ground_for(
     """The practice world's for the practice model, else the seed corpus', with the user's files.
 
     references: critics that no run changes; the best of them on the sets' labelled answers tells
-    the truth. Raises DataInvalid when one of the files does not say what it must, and
-    ServerUnavailable.
+    the truth, unless the options name a judge. Raises ServerUnavailable, and DataInvalid when one
+    of the files does not say what it must.
     """
     practice = Path(info.base) == MODEL_DIR
-    ground = _practice() if practice else await _for_real(model, references)
+    ground = _practice() if practice else await _for_real(model, options, references)
     if options.replay_file is not None:
         ground = replace(ground, ordinary=_from_file(options.replay_file))
     if options.gate_file is not None:
@@ -60,12 +61,18 @@ def _practice() -> Ground:
     return Ground(ordinary, practice_sets(), OracleTruth())
 
 
-async def _for_real(model: Model, references: Sequence[Reference]) -> Ground:
+async def _for_real(
+    model: Model, options: RefineOptions, references: Sequence[Reference]
+) -> Ground:
     sets = corpus_sets()
+    truths: list[Truth] = [ReferenceTruth(model, reference) for reference in references]
+    if options.judge_url is not None:
+        key = options.judge_api_key.get_secret_value() if options.judge_api_key else None
+        truths = [JudgeTruth(options.judge_url, options.judge_model, key)]
     labelled = [each for each in sets.pairs if each.group == PAIRS]
-    measured = [(await reliability(model, one, labelled), one) for one in references]
+    measured = [(await reliability(truth, labelled), truth) for truth in truths]
     reliable, best = max(measured, key=lambda pair: pair[0].informedness)
-    return Ground(_bundled, sets, ReferenceTruth(model, best), reliable)
+    return Ground(_bundled, sets, best, reliable)
 
 
 def _bundled(n: int, seed: int) -> list[str]:

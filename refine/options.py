@@ -5,9 +5,9 @@ Defaults marked measured were chosen on the practice model; docs/practice.md has
 """
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
 
 Share = Annotated[float, Field(ge=0, le=1)]
 
@@ -90,9 +90,25 @@ class RefineOptions(BaseModel):
     lease_s: float = Field(default=60, gt=0, allow_inf_nan=False)
     """Seconds after which a job that went silent is taken for dead."""
 
+    judge_url: str | None = None
+    """OpenAI-compatible server, with /v1, whose model tells the gate what answers did. Unset: a
+    frozen critic of the served model does."""
+
+    judge_model: str = ""
+    """The judge's name on that server; needed with judge_url."""
+
+    judge_api_key: SecretStr | None = None
+    """Sent as a bearer token to the judge."""
+
     gate_margin: float = Field(default=0.05, gt=0, le=0.5)
     """By how much a candidate may truly be worse on any figure of the gate, as a share: one that is
     passes at most once in forty. A smaller one needs more cases."""
 
     gate_file: Path | None = None
     """A labelled JSONL file that the gate measures besides its own sets; see `setback evaluate`."""
+
+    @model_validator(mode="after")
+    def _judge_is_named(self) -> Self:
+        if self.judge_url is not None and not self.judge_model:
+            raise ValueError("judge_url needs judge_model, the name of the judge on that server")
+        return self

@@ -195,7 +195,7 @@ async def begin(context: RunContext, source: Source) -> Run:
         model_revision=info.model_revision,
         parent=info.active,
         seed=context.options.seed,
-        options=context.options.model_dump(mode="json", exclude={"api_key"}),
+        options=context.options.model_dump(mode="json", exclude={"api_key", "judge_api_key"}),
         source=source,
     )
     return Run(context, info, record)

@@ -177,7 +177,7 @@ async def test_the_reference_tells_harm_help_and_refusals() -> None:
 
 async def test_how_reliable_a_reference_is_follows_from_labelled_answers() -> None:
     labelled = [pair("bad", True), pair("x", True), pair("x", False), pair("y", False)]
-    found = await reliability(Parrot(), Reference(), labelled)
+    found = await reliability(ReferenceTruth(Parrot()), labelled)
     assert (found.caught, found.passed, found.n) == (0.5, 1.0, 4)
     assert found.informedness == 0.5
 
