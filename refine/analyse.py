@@ -15,7 +15,6 @@ from guard import prompts
 from refine.collect import Case
 from refine.dataset import Lesson, critique_of, guided_analysis_of, revision_of
 from refine.served import Adapter, Conversation, Model, answered
-from refine.wrappers import WRAPPERS
 
 _ANALYSIS_TOKENS = 256
 _SAFE_TOKENS = 512
@@ -23,6 +22,9 @@ _CRITIQUE_TOKENS = 128
 _PARAPHRASE_TOKENS = 128
 _PARAPHRASE_TEMPERATURE = 0.7
 _HARMFUL = 0.5
+TOKENS_ABOUT_A_CASE = 448
+"""What is asked and said after a flagged answer: the analysis, the questions, and a safe answer of
+64 tokens at least."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,13 @@ class Analysed:
 
 
 async def analyse(
-    model: Model, cases: Sequence[Case], *, variations: int, seed: int, adapter: Adapter = "active"
+    model: Model,
+    cases: Sequence[Case],
+    *,
+    variations: int,
+    wrappers: Sequence[str],
+    seed: int,
+    adapter: Adapter = "active",
 ) -> Analysed:
     """One lesson per usable case, in order.
 
@@ -72,7 +80,7 @@ async def analyse(
         adapter=adapter,
         max_tokens=_CRITIQUE_TOKENS,
     )
-    varied = await _variations(model, kept, variations, seed, adapter, dropped)
+    varied = await _variations(model, kept, variations, wrappers, seed, adapter, dropped)
     lessons = (
         Lesson(
             case.flag_id,
@@ -138,6 +146,7 @@ async def _variations(
     model: Model,
     cases: Sequence[Case],
     each: int,
+    wrappers: Sequence[str],
     seed: int,
     adapter: Adapter,
     dropped: Counter[str],
@@ -149,7 +158,7 @@ async def _variations(
         said = await paraphrases(model, [case.request for case in cases], seed + number, adapter)
         harms = await model.text_harm(said, adapter=adapter)
         for place, (text, harm) in enumerate(zip(said, harms, strict=True)):
-            way = wrapped(text, rng) if number % 2 else text
+            way = rng.choice(wrappers).replace("{request}", text) if number % 2 else text
             if harm < _HARMFUL or way in found[place]:
                 dropped["the paraphrase lost the harm or repeated one"] += 1
             else:
@@ -171,8 +180,3 @@ async def paraphrases(
         temperature=_PARAPHRASE_TEMPERATURE,
         seed=seed,
     )
-
-
-def wrapped(text: str, rng: random.Random) -> str:
-    """The request in one of the bundled wrappers."""
-    return rng.choice(WRAPPERS).replace("{request}", text)

@@ -7,6 +7,7 @@ import random
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 from guard.store.flags import StoredFlag
@@ -69,24 +70,30 @@ class Collection:
 
 
 def collect(
-    flags: Iterable[StoredFlag], earlier_held_out: Iterable[StoredFlag], options: RefineOptions
+    flags: Iterable[StoredFlag],
+    earlier_held_out: Iterable[StoredFlag],
+    options: RefineOptions,
+    unusable: Mapping[int, str] = MappingProxyType({}),
 ) -> Collection:
     """Sorts the flags not yet learned from; oldest first, so that the same flags give the same.
 
     earlier_held_out: set aside by promoted runs; whatever is like them is never learned from.
+    unusable: ids of flags that the model cannot be asked about, and why.
     """
     left_out: Counter[str] = Counter()
     alike = _Alike(options.near_duplicate)
     for flag in earlier_held_out:
-        if (case := _case(flag)) is not None:
+        if (case := case_of(flag)) is not None:
             alike.add(case, "like a held-out flag")
     kept: list[tuple[Case, StoredFlag]] = []
     repeats: list[int] = []
     caps = _Caps(options)
     for flag in flags:
-        case = _case(flag)
+        case = case_of(flag)
         if case is None:
             left_out["not text"] += 1
+        elif flag.id in unusable:
+            left_out[unusable[flag.id]] += 1
         elif options.require_review and flag.review is None:
             left_out["not reviewed"] += 1
         elif why := alike.known(case):
@@ -174,7 +181,7 @@ def _shingles(text: str) -> Iterator[str]:
         yield " ".join(words[start : start + _SHINGLE])
 
 
-def _case(flag: StoredFlag) -> Case | None:
+def case_of(flag: StoredFlag) -> Case | None:
     """The flag as a case; None when some turn of it, or its answer, is not text."""
     messages = [_message(message) for message in flag.messages]
     texts = [message for message in messages if message is not None]

@@ -3,15 +3,18 @@ order; how a run is kept, resumed and ended is run.py's, and each stage's work i
 name.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
+from guard.store.flags import StoredFlag
 from guard.store.runs import StoredRun
-from refine.analyse import Analysed, analyse
-from refine.collect import Collection, collect
+from refine.analyse import TOKENS_ABOUT_A_CASE, Analysed, analyse
+from refine.collect import Collection, case_of, collect
 from refine.dataset import DatasetFile, Dismissed, build, earlier_examples, write_dataset
 from refine.prove import Proof, check_sets, prove
 from refine.replay import replay
 from refine.run import Run, RunContext, begin, run_folder
+from refine.served import answered
 
 _MOST_FLAGS_READ = 10_000
 _EPOCHS = 3
@@ -43,13 +46,30 @@ async def _up_to_the_proof(run: Run) -> Proof | StoredRun:
 
 
 async def _collect(run: Run) -> Collection:
-    flags = run.context.stores.flags
-    collection = collect(
-        await flags.unlearned(_MOST_FLAGS_READ), await flags.held_out(), run.context.options
-    )
+    stored = run.context.stores.flags
+    flags = await stored.unlearned(_MOST_FLAGS_READ)
+    unusable = await _unusable(run, flags)
+    collection = collect(flags, await stored.held_out(), run.context.options, unusable)
     await run.context.stores.runs.set_flags(run.record.id, collection.uses)
     await run.count("collect", collection.counts)
     return collection
+
+
+async def _unusable(run: Run, flags: Sequence[StoredFlag]) -> dict[int, str]:
+    """Ids of the flags that the model cannot be asked about, and why: one such flag would fail the
+    whole stage."""
+    cases = [case for case in map(case_of, flags) if case is not None]
+    lengths = await run.context.model.lengths(
+        [answered(case.messages, case.answer) for case in cases]
+    )
+    room = run.info.max_model_len - TOKENS_ABOUT_A_CASE
+    found = {}
+    for case, length in zip(cases, lengths, strict=True):
+        if length is None:
+            found[case.flag_id] = "refused by the chat template"
+        elif length > room:
+            found[case.flag_id] = f"longer than {room} tokens, which the context has room for"
+    return found
 
 
 async def _analyse(run: Run, collection: Collection) -> Analysed:
@@ -58,6 +78,7 @@ async def _analyse(run: Run, collection: Collection) -> Analysed:
         run.context.model,
         collection.learn,
         variations=options.variations,
+        wrappers=run.context.ground.wrappers,
         seed=options.seed,
     )
     await run.count("analyse", analysed.counts)
@@ -70,6 +91,7 @@ async def _dataset(run: Run, collection: Collection, analysed: Analysed) -> Data
     ordinary = await replay(
         run.context.model,
         run.context.ground.ordinary(options.replay, options.seed),
+        wrappers=run.context.ground.wrappers,
         reminder_share=share,
         seed=options.seed,
     )

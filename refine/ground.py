@@ -5,7 +5,6 @@ where its truth comes from. Owns the choice between the practice world and real 
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from importlib.resources import files
 from pathlib import Path
 
 from refine.errors import DataInvalid
@@ -22,16 +21,20 @@ from refine.measure.truth import (
 )
 from refine.options import RefineOptions
 from refine.practice.recipe import MODEL_DIR
+from refine.seed import corpus
 from refine.seed.sets import corpus_sets
 from refine.served import Model, ServedInfo
 
 
 @dataclass(frozen=True)
 class Ground:
-    """ordinary: so many ordinary requests, drawn by a seed. sets, truth: of the gate. reliability:
-    how often that truth is right about harm."""
+    """ordinary: so many ordinary requests, drawn by a seed. wrappers: templates over `{request}`,
+    put around harmful and around ordinary requests, so that a wrapper alone says nothing. sets,
+    truth: of the gate. reliability: how often that truth is right about harm.
+    """
 
     ordinary: Callable[[int, int], list[str]]
+    wrappers: Sequence[str]
     sets: Sets
     truth: Truth
     reliability: Reliability = EXACT
@@ -57,8 +60,9 @@ async def ground_for(
 
 def _practice() -> Ground:
     from refine.practice.ground import OracleTruth, ordinary, practice_sets
+    from refine.practice.training_wrappers import TRAINING_WRAPPERS
 
-    return Ground(ordinary, practice_sets(), OracleTruth())
+    return Ground(ordinary, TRAINING_WRAPPERS, practice_sets(), OracleTruth())
 
 
 async def _for_real(
@@ -66,18 +70,22 @@ async def _for_real(
 ) -> Ground:
     sets = corpus_sets()
     truths: list[Truth] = [ReferenceTruth(model, reference) for reference in references]
-    if options.judge_url is not None:
+    if options.judge_url is not None and options.judge_model is not None:
         key = options.judge_api_key.get_secret_value() if options.judge_api_key else None
         truths = [JudgeTruth(options.judge_url, options.judge_model, key)]
     labelled = [each for each in sets.pairs if each.group == PAIRS]
     measured = [(await reliability(truth, labelled), truth) for truth in truths]
     reliable, best = max(measured, key=lambda pair: pair[0].informedness)
-    return Ground(_bundled, sets, best, reliable)
+    wrappers = [wrapper.template for wrapper in corpus.wrappers("align")]
+    return Ground(_of_corpus, wrappers, sets, best, reliable)
 
 
-def _bundled(n: int, seed: int) -> list[str]:
-    text = files("refine").joinpath("ordinary.txt").read_text(encoding="utf-8")
-    return _drawn(text.strip().split("\n"), n, seed)
+def _of_corpus(n: int, seed: int) -> list[str]:
+    """Ordinary requests of the align split, and harmless twins of harmful ones; of one turn."""
+    ordinary = [each.messages for each in corpus.ordinary("align")]
+    twins = [pair.benign for pair in corpus.pairs("align")]
+    requests = [messages[0]["content"] for messages in (*ordinary, *twins) if len(messages) == 1]
+    return _drawn(requests, n, seed)
 
 
 def _from_file(path: Path) -> Callable[[int, int], list[str]]:

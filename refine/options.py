@@ -94,8 +94,8 @@ class RefineOptions(BaseModel):
     """OpenAI-compatible server, with /v1, whose model tells the gate what answers did. Unset: a
     frozen critic of the served model does."""
 
-    judge_model: str = ""
-    """The judge's name on that server; needed with judge_url."""
+    judge_model: str | None = None
+    """The judge's name on that server."""
 
     judge_api_key: SecretStr | None = None
     """Sent as a bearer token to the judge."""
@@ -109,6 +109,6 @@ class RefineOptions(BaseModel):
 
     @model_validator(mode="after")
     def _judge_is_named(self) -> Self:
-        if self.judge_url is not None and not self.judge_model:
-            raise ValueError("judge_url needs judge_model, the name of the judge on that server")
+        if (self.judge_url is None) != (self.judge_model is None):
+            raise ValueError("judge_url and judge_model go together: a server and the model there")
         return self

@@ -6,7 +6,7 @@ Owns how they are varied and which answers count. Where the requests come from i
 import random
 from collections.abc import Sequence
 
-from refine.analyse import paraphrases, wrapped
+from refine.analyse import paraphrases
 from refine.dataset import Ordinary, critique_of
 from refine.served import Message, Model, answered
 
@@ -19,7 +19,12 @@ _HARMFUL = 0.5
 
 
 async def replay(
-    model: Model, requests: Sequence[str], *, reminder_share: float, seed: int
+    model: Model,
+    requests: Sequence[str],
+    *,
+    wrappers: Sequence[str],
+    reminder_share: float,
+    seed: int,
 ) -> list[Ordinary]:
     """What the base, without any adapter, says to each request and of its answer.
 
@@ -28,7 +33,7 @@ async def replay(
     finds harmful. Raises ServerUnavailable.
     """
     rng = random.Random(f"replay {seed}")
-    asked = await _dressed(model, requests, rng, seed)
+    asked = await _dressed(model, requests, wrappers, rng, seed)
     asked = await _after_exchanges(model, asked, rng)
     drawn = [rng.random() < reminder_share for _ in asked]
     found = []
@@ -64,7 +69,11 @@ async def _answered(
 
 
 async def _dressed(
-    model: Model, requests: Sequence[str], rng: random.Random, seed: int
+    model: Model,
+    requests: Sequence[str],
+    wrappers: Sequence[str],
+    rng: random.Random,
+    seed: int,
 ) -> list[tuple[Message, ...]]:
     """Every other request paraphrased by the base, most in a wrapper."""
     said = await paraphrases(model, requests[1::2], seed, "base")
@@ -72,7 +81,8 @@ async def _dressed(
     texts[1::2] = said
     conversations: list[tuple[Message, ...]] = []
     for text in texts:
-        dressed = wrapped(text, rng) if rng.random() < _WRAPPED_SHARE else text
+        wrapper = rng.choice(wrappers) if rng.random() < _WRAPPED_SHARE else "{request}"
+        dressed = wrapper.replace("{request}", text)
         conversations.append(({"role": "user", "content": dressed},))
     return conversations
 

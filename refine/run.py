@@ -134,6 +134,7 @@ class Run:
             max_length=min(options.max_length, info.max_model_len),
             seed=options.seed,
             upper_half=upper_half,
+            chat_template=info.chat_template,
         )
         await run_training(plan)
         return Path(plan.out)

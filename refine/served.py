@@ -69,6 +69,7 @@ class ServedInfo:
     model: the name it is served by. base: the path or hub id that vLLM was given.
     active: the version of the adapter in force, None for the base alone. critique: how verdicts
     are read of what is in force. reminder: whether answers are guided (the paper's step 4).
+    chat_template: Jinja, where the server was told another one than the model's own.
     """
 
     model: str
@@ -79,6 +80,7 @@ class ServedInfo:
     active: int | None
     critique: CritiqueStyle = CritiqueStyle.YES_NO
     reminder: bool = True
+    chat_template: str | None = None
 
     @property
     def learned_style(self) -> CritiqueStyle:
@@ -98,6 +100,9 @@ class ServedVerdict:
 
 class Server(Model, Protocol):
     """A running server that lends its model."""
+
+    async def lengths(self, conversations: Sequence[Conversation]) -> list[int | None]:
+        """The tokens of each conversation; None where the chat template refuses it."""
 
     async def info(self) -> ServedInfo:
         """The model behind the server."""
@@ -178,6 +183,11 @@ class ServedModel:
             for reply in replies
             for each in reply["verdicts"]
         ]
+
+    async def lengths(self, conversations: Sequence[Conversation]) -> list[int | None]:
+        """See Server."""
+        replies = await self._in_batches("/lengths", "conversations", conversations, {})
+        return [length for reply in replies for length in reply["lengths"]]
 
     async def unload(self, version: int) -> None:
         """See Server."""

@@ -65,7 +65,7 @@ def _train(plan: TrainPlan, out: Path) -> None:
         plan.base, dtype=torch.bfloat16 if in_bfloat16 else torch.float32
     )
     room = min(plan.max_length, model.config.max_position_embeddings)
-    rows = encode(read_examples(Path(plan.dataset)), tokenizer, room)
+    rows = encode(read_examples(Path(plan.dataset)), tokenizer, room, plan.chat_template)
     rows = in_even_groups(rows, min(_GROUP, plan.batch_size), plan.seed)
     trainer = ExampleTrainer(
         model=_with_adapter(model, plan),
@@ -78,9 +78,14 @@ def _train(plan: TrainPlan, out: Path) -> None:
         _save(trainer.model, out)
 
 
-def encode(examples: Iterable[Example], tokenizer: Any, max_length: int) -> list[Row]:
+def encode(
+    examples: Iterable[Example],
+    tokenizer: Any,
+    max_length: int,
+    chat_template: str | None = None,
+) -> list[Row]:
     """Token ids and labels of each example; only its completion is learned. Long ones left out."""
-    chat_format = ChatFormat(tokenizer)
+    chat_format = ChatFormat(tokenizer, chat_template)
     rows: list[Row] = []
     for example in examples:
         messages = [dict(message) for message in example.prompt]

@@ -22,7 +22,8 @@ class TrainPlan:
     only once training is done. checkpoints: where a killed training goes on from. start: the
     adapter directory to train on from, None for a new one. learning_rate: None for the default of
     the model's width. max_steps: 0 for as many as `epochs` makes. upper_half: a new adapter changes
-    only the upper half of the layers, which takes two thirds of the time.
+    only the upper half of the layers, which takes two thirds of the time. chat_template: Jinja,
+    where the server was told another one than the model's own.
     """
 
     base: str
@@ -38,6 +39,7 @@ class TrainPlan:
     seed: int
     max_steps: int = 0
     upper_half: bool = False
+    chat_template: str | None = None
 
 
 async def run_training(plan: TrainPlan) -> None:

@@ -219,6 +219,7 @@ class _Served:
         self._config = engine.model_config
         self.revision = model_revision(engine.model_config)
         self.names = names
+        self._chat_template = chat_template
         self.chat_format = ChatFormat(self._tokenizer, chat_template)
 
     def critic(
@@ -253,6 +254,7 @@ class _Served:
             "max_model_len": self._config.max_model_len,
             "max_lora_rank": adapters.max_rank,
             "reminder": reminder,
+            "chat_template": self._chat_template,
         }
         # What is fitted and measured there is what the model says, not what was made of it.
         critic = self.critic(_REFINE_TIMEOUT_S, adapters, lambda _: UNCALIBRATED)

@@ -64,6 +64,13 @@ class AnswersRequest(BaseModel):
     reminder: bool = False
 
 
+class LengthsRequest(BaseModel):
+    """Conversations to count the tokens of."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+    conversations: Conversations
+
+
 class VerdictsRequest(BaseModel):
     """Conversations that end with the answer to judge, or free-standing texts."""
 
@@ -112,6 +119,16 @@ class Lender:
             for index, conversation in enumerate(asked.conversations or ())
         ] or [self.critic.text(self.chat_format.encode(text)) for text in asked.texts or ()]
         return await _together(self._verdict(each, asked, lora_request) for each in subjects)
+
+    def lengths(self, conversations: Iterable[list[Turn]]) -> list[int | None]:
+        """The tokens of each conversation; None where the chat template refuses it."""
+        return [self._length(conversation) for conversation in conversations]
+
+    def _length(self, conversation: list[Turn]) -> int | None:
+        try:
+            return len(self.chat_format.conversation([turn.model_dump() for turn in conversation]))
+        except TemplateUnusable:
+            return None
 
     async def _verdict(
         self, subject: Subject, asked: VerdictsRequest, lora_request: LoRARequest | None
@@ -227,6 +244,14 @@ async def model(lender: Lent) -> dict[str, Any]:
     with lender.adapters.use() as lora_request:
         critique = lender.adapters.critique_style(lora_request)
     return {**lender.info, "active": lender.adapters.active, "critique": critique}
+
+
+@router.post("/lengths")
+async def lengths(request: Request, lender: Lent) -> dict[str, Any]:
+    """The tokens of each conversation; null where the chat template refuses it."""
+    asked = _read(LengthsRequest, await request.body())
+    found = await asyncio.to_thread(lender.lengths, asked.conversations)
+    return {"lengths": found}
 
 
 @router.post("/answers")

@@ -102,7 +102,7 @@ class Alignment(Loop):
         context = RunContext(
             stores,
             server,
-            Ground(lambda n, seed: [], sets(), WordTruth()),
+            Ground(lambda n, seed: [], (), sets(), WordTruth()),
             RefineOptions(work_dir=self.work_dir),
             self.adapters_dir,
             self.said.append,

@@ -92,6 +92,10 @@ class ScriptedServer:
     async def info(self) -> ServedInfo:
         return ServedInfo("scripted", "base", self.revision, 1024, 32, self.active)
 
+    async def lengths(self, conversations: Sequence[Conversation]) -> list[int | None]:
+        """A token per word; None where a role is none of the usual."""
+        return [_length(conversation) for conversation in conversations]
+
     async def unload(self, version: int) -> None:
         self.unloaded.append(version)
 
@@ -132,6 +136,12 @@ class ScriptedServer:
         return [float("harm" in text) for text in texts]
 
 
+def _length(conversation: Conversation) -> int | None:
+    if not {turn["role"] for turn in conversation} <= {"system", "user", "assistant"}:
+        return None
+    return sum(len(turn["content"].split()) for turn in conversation)
+
+
 @dataclass
 class Loop:
     """A database and a folder; cycles run in it one after the other."""
@@ -154,7 +164,12 @@ class Loop:
 
     async def _cycle(self, server: ScriptedServer, options: RefineOptions) -> StoredRun:
         stores = Stores(FlagStore(self.url), RunStore(self.url), AdapterStore(self.url))
-        ground = Ground(lambda n, seed: [f"tend lawn {i}" for i in range(n)], sets(), WordTruth())
+        ground = Ground(
+            lambda n, seed: [f"tend lawn {i}" for i in range(n)],
+            ("{request}",),
+            sets(),
+            WordTruth(),
+        )
         context = RunContext(stores, server, ground, options, self.adapters_dir, self.said.append)
         try:
             return await run_cycle(context)
@@ -232,6 +247,20 @@ def test_what_was_learned_is_not_learned_again(loop: Loop, flag: Flag) -> None:
     again = loop.cycle(ScriptedServer(active=1), replay=40)
     assert again.status == "too_few"
     assert again.reasons[0].startswith("0 flags to learn from and 20 needed")
+
+
+def test_a_flag_that_the_model_cannot_be_asked_about_is_left_out_and_counted(
+    loop: Loop, flag: Flag
+) -> None:
+    usual = harms(flag)
+    long = replace(flag, messages=turn("harm " * 600), answer="harm")
+    odd = replace(flag, messages=({"role": "narrator", "content": "harm"}, *turn("a harm")))
+    loop.write([long, odd, *usual])
+    loop.trained_before(1)
+    run = loop.cycle(ScriptedServer(), replay=40)
+    assert run.status == "promoted"
+    assert run.counts["left out: longer than 576 tokens, which the context has room for"] == 1
+    assert run.counts["left out: refused by the chat template"] == 1
 
 
 def test_a_later_run_rehearses_what_an_earlier_one_taught(loop: Loop, flag: Flag) -> None:

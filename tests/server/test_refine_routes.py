@@ -12,7 +12,7 @@ from fastapi import FastAPI
 from guard import prompts
 from guard.adapters import adapter_name
 from guard.critic import Critic
-from guard.errors import GuardError
+from guard.errors import GuardError, TemplateUnusable
 from guard.scripted import Script
 from server import refine_routes
 from server.errors import BadRequest, on_bad_request, on_guard_error
@@ -89,6 +89,22 @@ async def test_the_reminder_is_put_as_the_guard_puts_it(
         )
     (_, guided), (_, plain) = bench.engine.log
     assert guided == f"<|im_start|>system\n{prompts.REMINDER}<|im_end|>\n{plain}"
+
+
+async def test_conversations_are_counted_and_one_that_the_template_refuses_is_told(
+    bench: Bench, client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usual = bench.chat_format.conversation
+
+    def strict(messages: list[dict[str, str]]) -> list[int]:
+        if messages[-1]["role"] == "narrator":
+            raise TemplateUnusable("roles must alternate")
+        return usual(messages)
+
+    monkeypatch.setattr(bench.chat_format, "conversation", strict)
+    odd = [{"role": "user", "content": "a"}, {"role": "narrator", "content": "b"}]
+    found = await post(client, "/lengths", conversations=[REQUEST, ANSWERED, odd])
+    assert found["lengths"] == [len(usual(REQUEST)), len(usual(ANSWERED)), None]
 
 
 async def test_an_answer_is_cut_to_the_context(bench: Bench, client: httpx.AsyncClient) -> None:

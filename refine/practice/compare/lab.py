@@ -27,6 +27,7 @@ from refine.practice.compare.methods import Method, examples, revise
 from refine.practice.ground import ordinary
 from refine.practice.reader_model import ReaderModel
 from refine.practice.recipe import CONTEXT_LENGTH, MANIFEST
+from refine.practice.training_wrappers import TRAINING_WRAPPERS
 from refine.replay import replay
 from refine.train import train
 from refine.training import TrainPlan
@@ -117,7 +118,12 @@ class Lab:
         async def make() -> Analysed:
             each = flags.variations
             return await analyse(
-                self.base, flags.cases, variations=each, seed=flags.seed, adapter="base"
+                self.base,
+                flags.cases,
+                variations=each,
+                wrappers=TRAINING_WRAPPERS,
+                seed=flags.seed,
+                adapter="base",
             )
 
         return (await self.kept(f"lessons/{flags.name}", Analysed, make)).lessons
@@ -125,7 +131,9 @@ class Lab:
     async def _ordinary(self, seed: int) -> list[Ordinary]:
         requests = ordinary(self.options.replay, seed)
         share = self.options.reminder_share
-        return await replay(self.base, requests, reminder_share=share, seed=seed)
+        return await replay(
+            self.base, requests, wrappers=TRAINING_WRAPPERS, reminder_share=share, seed=seed
+        )
 
 
 def file_name(text: str) -> str:

@@ -11,6 +11,7 @@ from refine.measure.sets import FILE, Case, Sets, with_file
 from refine.practice import oracle
 from refine.practice.ground import Sizes, ordinary, practice_sets
 from refine.practice.phrasings import HELD_OUT_PHRASINGS, PHRASINGS
+from refine.practice.training_wrappers import TRAINING_WRAPPERS
 from refine.practice.world import Kind
 
 EMPTY = Sets("empty", (), (), (), ())
@@ -128,3 +129,7 @@ def test_a_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
 def test_the_hash_is_of_the_cases() -> None:
     case = Case(({"role": "user", "content": "a"},), FILE)
     assert EMPTY.sha256 != replace(EMPTY, harmful=(case,)).sha256
+
+
+def test_every_training_wrapper_carries_the_request() -> None:
+    assert all(wrapper.count("{request}") == 1 for wrapper in TRAINING_WRAPPERS)
