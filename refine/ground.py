@@ -1,68 +1,41 @@
 """What a run stands on that no traffic can touch: ordinary requests to replay, the gate's sets and
-where its truth comes from. Owns the choice between the practice world and real models.
+where its truth comes from. Owns the choice of these for real models, and the user's files; a model
+with a world of its own brings them along (world.py).
 """
 
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from refine.errors import DataInvalid
 from refine.files import read_lines
 from refine.measure.judge import JudgeTruth
-from refine.measure.sets import PAIRS, Sets, with_file
-from refine.measure.truth import (
-    EXACT,
-    Reference,
-    ReferenceTruth,
-    Reliability,
-    Truth,
-    reliability,
-)
+from refine.measure.sets import PAIRS, with_file
+from refine.measure.truth import Reference, ReferenceTruth, Truth, reliability
 from refine.options import RefineOptions
-from refine.practice.recipe import MODEL_DIR
 from refine.seed import corpus
 from refine.seed.sets import corpus_sets
 from refine.served import Model, ServedInfo
-
-
-@dataclass(frozen=True)
-class Ground:
-    """ordinary: so many ordinary requests, drawn by a seed. wrappers: templates over `{request}`,
-    put around harmful and around ordinary requests, so that a wrapper alone says nothing. sets,
-    truth: of the gate. reliability: how often that truth is right about harm.
-    """
-
-    ordinary: Callable[[int, int], list[str]]
-    wrappers: Sequence[str]
-    sets: Sets
-    truth: Truth
-    reliability: Reliability = EXACT
+from refine.world import Ground, find_world
 
 
 async def ground_for(
     info: ServedInfo, model: Model, options: RefineOptions, references: Sequence[Reference]
 ) -> Ground:
-    """The practice world's for the practice model, else the seed corpus', with the user's files.
+    """Those of the served model's world, else the seed corpus'; with the user's files.
 
     references: critics that no run changes; the best of them on the sets' labelled answers tells
     the truth, unless the options name a judge. Raises ServerUnavailable, and DataInvalid when one
     of the files does not say what it must.
     """
-    practice = Path(info.base) == MODEL_DIR
-    ground = _practice() if practice else await _for_real(model, options, references)
+    world = find_world(info.world) if info.world is not None else None
+    ground = world.ground() if world else await _for_real(model, options, references)
     if options.replay_file is not None:
         ground = replace(ground, ordinary=_from_file(options.replay_file))
     if options.gate_file is not None:
         ground = replace(ground, sets=with_file(ground.sets, options.gate_file))
     return ground
-
-
-def _practice() -> Ground:
-    from refine.practice.ground import OracleTruth, ordinary, practice_sets
-    from refine.practice.training_wrappers import TRAINING_WRAPPERS
-
-    return Ground(ordinary, TRAINING_WRAPPERS, practice_sets(), OracleTruth())
 
 
 async def _for_real(

@@ -10,12 +10,12 @@ from typing import Any
 from refine.collect import Case as FlaggedCase
 from refine.errors import DataInvalid
 from refine.gate import Decision, Margins, decide, too_small
-from refine.ground import Ground
 from refine.measure.fingerprint import fingerprint
 from refine.measure.measure import Measuring
 from refine.measure.measures import Measures
 from refine.measure.sets import Case
 from refine.served import Model, ServedInfo
+from refine.world import Ground
 
 HELD_OUT_GROUP = "held-out flags"
 

@@ -22,12 +22,12 @@ from refine.cancel import unless_cancelled
 from refine.dataset import DatasetFile
 from refine.errors import RunCancelled
 from refine.files import write_atomically
-from refine.ground import Ground
 from refine.options import RefineOptions
 from refine.promote import promote, publish, reject
 from refine.prove import Proof
 from refine.served import ServedInfo, Server
 from refine.training import TrainPlan, run_training
+from refine.world import Ground
 
 T = TypeVar("T")
 

@@ -69,7 +69,8 @@ class ServedInfo:
     model: the name it is served by. base: the path or hub id that vLLM was given.
     active: the version of the adapter in force, None for the base alone. critique: how verdicts
     are read of what is in force. reminder: whether answers are guided (the paper's step 4).
-    chat_template: Jinja, where the server was told another one than the model's own.
+    chat_template: Jinja, where the server was told another one than the model's own. world: the
+    model's own, where it has one (world.py).
     """
 
     model: str
@@ -81,6 +82,7 @@ class ServedInfo:
     critique: CritiqueStyle = CritiqueStyle.YES_NO
     reminder: bool = True
     chat_template: str | None = None
+    world: str | None = None
 
     @property
     def learned_style(self) -> CritiqueStyle:

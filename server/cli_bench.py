@@ -20,7 +20,7 @@ _DEFAULT_OUT = Path("data/bench")
 def bench(
     model: Annotated[
         str, typer.Argument(help="As for `setback serve`.", show_default=True)
-    ] = DEFAULT.name,
+    ] = DEFAULT,
     kind: Annotated[
         list[BenchKind] | None, typer.Option(help="What is asked; repeatable; all by default.")
     ] = None,

@@ -42,7 +42,7 @@ class Finding:
 def doctor(
     model: Annotated[
         str, typer.Argument(help="As for `setback serve`.", show_default=True)
-    ] = DEFAULT.name,
+    ] = DEFAULT,
     as_json: AsJson = False,
 ) -> None:
     """Check configuration, database, model, adapters, disk and processor."""

@@ -186,7 +186,7 @@ class GuardPlugin:
             chat_format=served.chat_format,
             adapters=adapters,
             calibrations=calibrations,
-            lender=served.lender(adapters, await store.refine_token(), settings.reminder),
+            lender=served.lender(adapters, await store.refine_token(), settings),
             access=access,
             limits=Limits(UsageStore(settings.database_url)),
             policy=policy,
@@ -246,14 +246,15 @@ class _Served:
     def provenance(self, policy: Policy, salt: str) -> Provenance:
         return Provenance(self.names[0], self.revision, policy.hash, salt)
 
-    def lender(self, adapters: Adapters, token: str, reminder: bool) -> Lender:
+    def lender(self, adapters: Adapters, token: str, settings: Settings) -> Lender:
         info = {
             "model": self.names[0],
             "base": self._config.model,
             "model_revision": self.revision,
             "max_model_len": self._config.max_model_len,
             "max_lora_rank": adapters.max_rank,
-            "reminder": reminder,
+            "reminder": settings.reminder,
+            "world": settings.world,
             "chat_template": self._chat_template,
         }
         # What is fitted and measured there is what the model says, not what was made of it.

@@ -21,7 +21,7 @@ from guard.store.keys import KeyStore
 from refine.schedule import parse_duration
 from server import logs, traces
 from server.access import is_local
-from server.launch.models import DEFAULT, NAMED, NamedModel, find_model
+from server.launch.models import DEFAULT, NamedModel, find_model, named_model, names
 from server.launch.preflight import check_model
 from server.launch.processes import share_process
 from server.launch.shipped import install
@@ -146,7 +146,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         prog="setback serve",
         usage="setback serve [MODEL] [OPTIONS]",
         description="Serve a model with the guard in front of every answer. MODEL is a folder, a "
-        f"hub's name, or one of {', '.join(NAMED)}; without it: {DEFAULT.name}. Takes vLLM's "
+        f"hub's name, or one of {', '.join(names())}; without it: {DEFAULT}. Takes vLLM's "
         "options too; --help=GROUP or --help=all shows more of them.",
     )
     make_arg_parser(parser)
@@ -159,9 +159,10 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         parser.set_defaults(enforce_eager=True, block_size=_CPU_BLOCK_SIZE)
         parser.set_defaults(scheduler_cls=SCHEDULER)
     options: argparse.Namespace = parser.parse_args(list(arguments))
-    options.model_tag = options.model_tag or DEFAULT.name
-    if options.model_tag in NAMED:
-        _set_model_defaults(options, NAMED[options.model_tag])
+    options.model_tag = options.model_tag or DEFAULT
+    named = named_model(options.model_tag)
+    if named is not None:
+        _set_model_defaults(options, named)
         if options.dtype == "auto" and current_platform.is_cpu() and bfloat16_is_slow():
             # These are small; for another model twice the memory might not be there.
             options.dtype = "float32"
@@ -184,8 +185,8 @@ def prepare_model(options: argparse.Namespace) -> NamedModel:
     settings = load_settings()
     model = find_model(options.model_tag)
     # Child processes inherit the environment.
-    for name in ("critique", "verdict_tokens", "reminder"):
-        if name not in settings.model_fields_set:
+    for name in ("critique", "verdict_tokens", "reminder", "world"):
+        if name not in settings.model_fields_set and getattr(model, name) is not None:
             os.environ[f"{PREFIX}{name.upper()}"] = str(getattr(model, name))
     options.model_tag = str(model.prepare(settings.models_dir))
     check_model(options)

@@ -81,6 +81,10 @@ class Settings(BaseSettings):
     policy_file: Path | None = None
     """The policy; guard/policy.toml documents its fields and is the default."""
 
+    world: str | None = None
+    """The registered world that the served model lives in (entry point group setback.worlds).
+    `setback serve NAME` sets it for a world of that name."""
+
     reminder: bool = True
     """Guided answering: put the paper's reminder into the system turn."""
 

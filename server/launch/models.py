@@ -1,6 +1,7 @@
-"""The models that are served by a name of ours: `setback serve smollm2`. Owns their names, the
+"""The models that are served by a short name: `setback serve smollm2`. Owns their names, the
 options of vLLM's that suit them, and ordinary requests that each can answer. How SmolLM2's folder
-is made is smollm2.py's; any other name is vLLM's to resolve.
+is made is smollm2.py's, a registered world brings its model along (refine/world.py), and any other
+name is vLLM's to resolve.
 """
 
 from collections.abc import Callable, Mapping
@@ -12,8 +13,7 @@ from typing import Any
 
 from guard.prompts import CritiqueStyle
 from guard.windows import DEFAULT_VERDICT_TOKENS
-from refine.practice.integrity import MODEL_NAME, check_model
-from refine.practice.recipe import MODEL_DIR
+from refine.world import find_world, world_names
 from server.launch import smollm2
 from server.launch.shipped import ShippedAdapter
 
@@ -32,7 +32,8 @@ class NamedModel:
     folder, made where that is needed; raises ValueError. options: vLLM's, where the command line
     leaves them out. critique: how its verdicts are read best. verdict_tokens: the most of an answer
     that one verdict bears. reminder: whether guided answering does it good. adapter: the one in
-    force from its first start on. everyday: so many requests that it can answer.
+    force from its first start on. everyday: so many requests that it can answer. world: a
+    registered one that it lives in.
     """
 
     name: str
@@ -44,33 +45,9 @@ class NamedModel:
     reminder: bool = True
     adapter: ShippedAdapter | None = None
     everyday: Callable[[int], list[str]] = _ordinary
+    world: str | None = None
 
 
-def _practice_folder(_models_dir: Path) -> Path:
-    check_model(MODEL_DIR)
-    return MODEL_DIR
-
-
-def _practice_requests(n: int) -> list[str]:
-    from refine.practice.world import Kind, requests
-
-    return [str(each.messages[-1]["content"]) for each in requests(Kind.EVERYDAY, "train", n)]
-
-
-PRACTICE = NamedModel(
-    "practice",
-    MODEL_NAME,
-    _practice_folder,
-    # vLLM's default would reserve nearly all memory on a CPU, for a model of 8 MB.
-    options={
-        "kv_cache_memory_bytes": 512 * _MIB,
-        "enable_auto_tool_choice": True,
-        "tool_call_parser": "hermes",
-    },
-    # Its answers are of 25 to 47 tokens, and it was never trained to judge longer ones.
-    verdict_tokens=48,
-    everyday=_practice_requests,
-)
 SMOLLM2 = NamedModel(
     "smollm2",
     "smollm2",
@@ -80,10 +57,32 @@ SMOLLM2 = NamedModel(
     # Reminded, it answers everyday requests with a sermon.
     reminder=False,
 )
-NAMED = {model.name: model for model in (PRACTICE, SMOLLM2)}
-DEFAULT = PRACTICE
+DEFAULT = "practice"
+
+
+def names() -> list[str]:
+    """The short names."""
+    return [SMOLLM2.name, *world_names()]
+
+
+def named_model(name: str) -> NamedModel | None:
+    """The model of that short name, or None."""
+    if name == SMOLLM2.name:
+        return SMOLLM2
+    world = find_world(name)
+    if world is None:
+        return None
+    return NamedModel(
+        name,
+        world.served_as,
+        lambda _models_dir: world.folder(),
+        options=world.options,
+        verdict_tokens=world.verdict_tokens,
+        everyday=world.everyday,
+        world=name,
+    )
 
 
 def find_model(name: str) -> NamedModel:
-    """The model of that name of ours, else one that vLLM finds by it: a folder or a hub's name."""
-    return NAMED.get(name) or NamedModel(name, name, lambda _models_dir: Path(name))
+    """The model of that short name, else one that vLLM finds by it: a folder or a hub's name."""
+    return named_model(name) or NamedModel(name, name, lambda _models_dir: Path(name))

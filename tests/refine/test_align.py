@@ -20,11 +20,11 @@ from refine.align import run_alignment
 from refine.dataset import Kind, read_examples
 from refine.errors import ServerUnavailable
 from refine.evaluation.rows import BenchmarkRow, answer
-from refine.ground import Ground
 from refine.options import RefineOptions
 from refine.run import RunContext, Stores, run_folder
 from refine.seed import corpus
 from refine.served import Adapter, Conversation
+from refine.world import Ground
 from tests.refine.test_cycle import Loop, ScriptedServer, WordTruth, sets
 
 pytestmark = pytest.mark.slow

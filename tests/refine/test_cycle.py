@@ -21,11 +21,11 @@ from guard.store.flags import Flag, FlagStore
 from guard.store.runs import RunStore, StoredRun
 from refine.cycle import run_cycle
 from refine.errors import ServerUnavailable
-from refine.ground import Ground
 from refine.measure.sets import Case, Labelled, Sets
 from refine.options import RefineOptions
 from refine.run import RunContext, Stores, run_folder
 from refine.served import Adapter, Conversation, ServedInfo, answered
+from refine.world import Ground
 
 REVISION = "rev-1"
 REFUSAL = "I will not help with that."

@@ -13,7 +13,6 @@ from typer.testing import CliRunner, Result
 
 from guard.store import migrate
 from guard.store.database import parse_url
-from refine.practice.recipe import MODEL_DIR
 from server.cli import app
 
 INFO = {
@@ -134,7 +133,7 @@ def test_a_wrong_file_is_refused_by_line(lender: str) -> None:
 def test_the_practice_model_is_measured_by_its_oracle(
     lender: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Lender, "info", {**INFO, "base": str(MODEL_DIR)})
+    monkeypatch.setattr(Lender, "info", {**INFO, "world": "practice"})
     assert "truth: practice oracle" in evaluate("base", "--server", lender).stdout
 
 

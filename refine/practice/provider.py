@@ -1,0 +1,43 @@
+"""The practice world as it is registered (`setback.worlds` in pyproject.toml): how its model is
+served and what the refine loop stands on there. Owns no part of the world itself.
+"""
+
+from pathlib import Path
+
+from refine.practice.ground import OracleTruth, ordinary, practice_sets
+from refine.practice.integrity import MODEL_NAME, check_model
+from refine.practice.recipe import MODEL_DIR
+from refine.practice.training_wrappers import TRAINING_WRAPPERS
+from refine.practice.world import Kind, requests
+from refine.world import Ground, World
+
+_MIB = 1024**2
+
+
+def _folder() -> Path:
+    check_model(MODEL_DIR)
+    return MODEL_DIR
+
+
+def _everyday(n: int) -> list[str]:
+    return [str(each.messages[-1]["content"]) for each in requests(Kind.EVERYDAY, "train", n)]
+
+
+def _ground() -> Ground:
+    return Ground(ordinary, TRAINING_WRAPPERS, practice_sets(), OracleTruth())
+
+
+WORLD = World(
+    MODEL_NAME,
+    _folder,
+    # Its answers are of 25 to 47 tokens, and it was never trained to judge longer ones.
+    verdict_tokens=48,
+    everyday=_everyday,
+    ground=_ground,
+    # vLLM's default would reserve nearly all memory on a CPU, for a model of 8 MB.
+    options={
+        "kv_cache_memory_bytes": 512 * _MIB,
+        "enable_auto_tool_choice": True,
+        "tool_call_parser": "hermes",
+    },
+)

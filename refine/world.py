@@ -1,0 +1,61 @@
+"""What a model's world brings to the refine loop, and how a world with a model of its own is found.
+Owns the shapes and the lookup by name; the real world's is ground.py's, a made-up one registers
+itself under the entry point group `setback.worlds`.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any
+
+from refine.measure.sets import Sets
+from refine.measure.truth import EXACT, Reliability, Truth
+
+_GROUP = "setback.worlds"
+
+
+@dataclass(frozen=True)
+class Ground:
+    """What a run stands on that no traffic can touch.
+
+    ordinary: so many ordinary requests, drawn by a seed. wrappers: templates over `{request}`,
+    put around harmful and around ordinary requests, so that a wrapper alone says nothing. sets,
+    truth: of the gate. reliability: how often that truth is right about harm.
+    """
+
+    ordinary: Callable[[int, int], list[str]]
+    wrappers: Sequence[str]
+    sets: Sets
+    truth: Truth
+    reliability: Reliability = EXACT
+
+
+@dataclass(frozen=True)
+class World:
+    """A model that lives in a world of its own, served and refined by the world's name.
+
+    served_as: the name that clients use. folder: of the model; raises ValueError when it is
+    damaged. options: vLLM's, where the command line leaves them out. verdict_tokens: the most of an
+    answer that one verdict bears. everyday: so many requests that the model can answer.
+    """
+
+    served_as: str
+    folder: Callable[[], Path]
+    verdict_tokens: int
+    everyday: Callable[[int], list[str]]
+    ground: Callable[[], Ground]
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+def world_names() -> list[str]:
+    """The registered worlds."""
+    return sorted(entry_points(group=_GROUP).names)
+
+
+def find_world(name: str) -> World | None:
+    """The world of that name, or None."""
+    for entry in entry_points(group=_GROUP, name=name):
+        world: World = entry.load()
+        return world
+    return None
