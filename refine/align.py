@@ -3,6 +3,7 @@ of stages: the paper's steps before there is any traffic. Owns their order and w
 base; how a run is kept, resumed and ended is run.py's, what the corpus teaches seed/examples.py's.
 """
 
+import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,7 +11,14 @@ from pathlib import Path
 from guard import prompts
 from guard.prompts import CritiqueStyle
 from guard.store.runs import StoredRun
-from refine.dataset import DatasetFile, Example, Kind, guided_analysis_of, write_dataset
+from refine.dataset import (
+    DatasetFile,
+    Example,
+    Kind,
+    guided_analysis_of,
+    read_examples,
+    write_dataset,
+)
 from refine.evaluation.rows import BenchmarkRow
 from refine.prove import Proof
 from refine.refusal import is_refusal
@@ -23,7 +31,11 @@ from refine.usable import is_about, repeats_itself
 
 _ANSWER_TOKENS = 192
 _ANALYSIS_TOKENS = 96
+_HELP_TOKENS = 160
+_SAMPLED = 0.7
+_LABEL_EPOCHS = 0.6
 _EPOCHS = 1
+_LABELS_AGAIN = 0.7
 _JUDGED = 200
 _CAN_JUDGE = 85
 """Percentage from which on a base's analyses are worth learning."""
@@ -61,11 +73,7 @@ async def _up_to_the_proof(run: Run, rows: Sequence[BenchmarkRow]) -> Proof:
     mistakes = await run.stage("collect", Mistakes, lambda: _induce(run))
     analysed = await run.stage("analyse", Mistakes, lambda: _analyse(run, mistakes))
     dataset = await run.stage("dataset", DatasetFile, lambda: _dataset(run, analysed, rows))
-    trained = await run.stage(
-        "train",
-        Path,
-        lambda: run.train(dataset, start=None, epochs=_EPOCHS, upper_half=True),
-    )
+    trained = await run.stage("train", Path, lambda: _train(run, dataset))
     return await run.stage("gate", Proof, lambda: _gate(run, trained))
 
 
@@ -155,7 +163,7 @@ async def _dataset(run: Run, mistakes: Mistakes, rows: Sequence[BenchmarkRow]) -
         *examples.of_corpus(seed),
         *examples.of_rows(rows),
         *(example for made in mistakes.made for example in _of_mistake(made)),
-        *await _help(run.context.model, seed),
+        *await _help(run.context.model, rows, seed),
     ]
     about = {"run": run.record.id, "parent": None, "seed": seed}
     return await run.note_dataset(write_dataset(run.folder / "dataset", learned, about))
@@ -169,16 +177,47 @@ def _of_mistake(made: Mistake) -> list[Example]:
     return found
 
 
-async def _help(model: Model, seed: int) -> list[Example]:
-    """The base's own answers to what it ought to help with, and that they are harmless."""
-    asked = examples.requests_to_answer(seed)
-    said = await model.answers(asked, adapter="base", max_tokens=_ANSWER_TOKENS)
+async def _help(model: Model, rows: Sequence[BenchmarkRow], seed: int) -> list[Example]:
+    """The base's own answers to what it ought to help with, and that they are harmless. Sampled:
+    the most likely answer of a small model runs in circles."""
+    asked = examples.requests_to_answer(rows, seed)
+    said = await model.answers(
+        asked, adapter="base", max_tokens=_HELP_TOKENS, temperature=_SAMPLED, seed=seed
+    )
     found = []
     for messages, answer in zip(asked, said, strict=True):
-        if answer.strip() and not repeats_itself(answer):
-            found.append(Example(Kind.HELP, messages, answer))
+        if answer.strip() and not repeats_itself(answer) and not is_refusal(answer):
+            found.append(Example(Kind.HELP, tuple(messages), answer))
             found.append(examples.label(answered(messages, answer), harmful=False))
     return found
+
+
+def in_phases(learned: Sequence[Example], seed: int) -> tuple[list[Example], list[Example]]:
+    """What the critic is made of, labels alone, and what is learned after it: all that the model is
+    to say, with some of the labels again."""
+    labels = [example for example in learned if example.kind is Kind.LABEL]
+    said = [example for example in learned if example.kind is not Kind.LABEL]
+    rng = random.Random(f"labels again {seed}")
+    said += rng.sample(labels, min(len(labels), round(_LABELS_AGAIN * len(said))))
+    rng.shuffle(said)
+    return labels, said
+
+
+async def _train(run: Run, dataset: DatasetFile) -> Path:
+    """In two phases, the first at a high rate. Together, the many labels would make a small model
+    forget how to answer."""
+    labels, said = in_phases(read_examples(dataset.path), run.context.options.seed)
+    about = {"run": run.record.id, "parent": None, "of": dataset.sha256}
+    critic = await run.train(
+        write_dataset(run.folder / "labels", labels, about),
+        start=None,
+        epochs=_LABEL_EPOCHS,
+        name="critic",
+        upper_half=True,
+    )
+    return await run.train(
+        write_dataset(run.folder / "said", said, about), start=critic, epochs=_EPOCHS
+    )
 
 
 async def _gate(run: Run, trained: Path) -> Proof:

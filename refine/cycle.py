@@ -6,6 +6,7 @@ name.
 from collections.abc import Sequence
 from pathlib import Path
 
+from guard.adapter_files import adapter_path
 from guard.store.flags import StoredFlag
 from guard.store.runs import StoredRun
 from refine.analyse import TOKENS_ABOUT_A_CASE, Analysed, analyse
@@ -38,9 +39,8 @@ async def _up_to_the_proof(run: Run) -> Proof | StoredRun:
         return await _too_few(run, collection)
     analysed = await run.stage("analyse", Analysed, lambda: _analyse(run, collection))
     dataset = await run.stage("dataset", DatasetFile, lambda: _dataset(run, collection, analysed))
-    start = run.record.parent if run.context.options.start == "active" else None
     trained = await run.stage(
-        "train", Path, lambda: run.train(dataset, start=start, epochs=_EPOCHS)
+        "train", Path, lambda: run.train(dataset, start=_start(run), epochs=_EPOCHS)
     )
     return await run.stage("gate", Proof, lambda: _gate(run, collection, trained))
 
@@ -120,6 +120,14 @@ async def _ancestors(run: Run) -> list[Path]:
     lineage = await run.context.stores.runs.learned_from(run.record.parent)
     work_dir = run.context.options.work_dir
     return [run_folder(work_dir, number) / "dataset" for number in lineage.runs]
+
+
+def _start(run: Run) -> Path | None:
+    """The adapter to train on from, or None for a new one."""
+    parent = run.record.parent
+    if parent is None or run.context.options.start == "fresh":
+        return None
+    return adapter_path(run.context.adapters_dir, parent)
 
 
 async def _gate(run: Run, collection: Collection, trained: Path) -> Proof:

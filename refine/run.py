@@ -13,7 +13,6 @@ from typing import Any, TypeVar
 
 from pydantic import TypeAdapter
 
-from guard.adapter_files import adapter_path
 from guard.prompts import CritiqueStyle
 from guard.store.adapters import AdapterStore
 from guard.store.flags import FlagStore
@@ -110,23 +109,23 @@ class Run:
         self,
         dataset: DatasetFile,
         *,
-        start: int | None,
+        start: Path | None,
         epochs: float,
+        name: str = "adapter",
         upper_half: bool = False,
     ) -> Path:
-        """Trains an adapter, on from `start` or from nothing, and returns its directory.
+        """Trains an adapter, on from that in `start` or from nothing, and returns its directory.
 
-        epochs: passes over the dataset, where the options name no number. upper_half: of the layers
-        alone.
+        epochs: passes over the dataset, where the options name no number. name: of the directory
+        below the run's. upper_half: of the layers alone.
         """
         options, info = self.context.options, self.info
-        begun = None if start is None else str(adapter_path(self.context.adapters_dir, start))
         plan = TrainPlan(
             base=info.base,
             dataset=str(dataset.path),
-            out=str(self.folder / "adapter"),
-            checkpoints=str(self.folder / "checkpoints"),
-            start=begun,
+            out=str(self.folder / name),
+            checkpoints=str(self.folder / f"{name}-checkpoints"),
+            start=None if start is None else str(start),
             rank=min(options.rank, info.max_lora_rank),
             learning_rate=options.learning_rate,
             epochs=options.epochs or epochs,

@@ -52,7 +52,7 @@ def _tell(rows: Sequence[BenchmarkRow]) -> None:
     learned = Counter(example.kind for example in examples.of_corpus(seed=0))
     asked = {
         "asked with a hint, for mistakes of the base's own": len(corpus.pairs("align")),
-        "asked for ordinary answers": len(examples.requests_to_answer(seed=0)),
+        "asked for ordinary answers": len(examples.requests_to_answer(rows, seed=0)),
     }
     counts = {
         **{f"examples of the seed corpus: {kind}": n for kind, n in sorted(learned.items())},

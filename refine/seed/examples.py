@@ -30,7 +30,8 @@ _AS_TEXT_SHARE = 0.5
 _ANSWERED_WRAPPED_SHARE = 0.5
 _GUIDED_SHARE = 0.3
 _REVISED_SHARE = 0.6
-_TWINS_HELPED = 1000
+_HELPED = 4000
+"""More answers than refusals are learned, or a small model declines everything."""
 _TIMES = {"contrast": 3, "plain": 2, "passage": 2}
 """How often the pairs of a kind come in one pass. Pairs in everyday English come more often than
 those written close to each other."""
@@ -71,12 +72,14 @@ def _instructed(example: Example, system: str) -> Example:
     return replace(example, prompt=({"role": "system", "content": system}, *example.prompt))
 
 
-def requests_to_answer(seed: int) -> list[tuple[Message, ...]]:
-    """The requests for which the base's own answers are learned: ordinary requests and harmless
-    twins."""
-    twins = [pair.benign for pair in corpus.pairs("align")]
-    random.Random(f"twins {seed}").shuffle(twins)
-    return [*(each.messages for each in corpus.ordinary("align")), *twins[:_TWINS_HELPED]]
+def requests_to_answer(rows: Sequence[BenchmarkRow], seed: int) -> list[Messages]:
+    """The requests for which the base's own answers are learned: ordinary requests, harmless twins
+    and the harmless requests among a user's rows."""
+    ordinary = [each.messages for each in corpus.ordinary("align")]
+    others: list[Messages] = [pair.benign for pair in corpus.pairs("align")]
+    others += [row.messages for row in rows if row.kind == "request" and not row.harmful]
+    random.Random(f"helped {seed}").shuffle(others)
+    return [*ordinary, *others][:_HELPED]
 
 
 def of_rows(rows: Sequence[BenchmarkRow]) -> list[Example]:
