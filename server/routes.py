@@ -21,7 +21,8 @@ GUARDED: frozenset[str] = frozenset(
 
 REFINE_PREFIX = "/v1/guard/refine/"
 REFINE: frozenset[str] = frozenset(
-    REFINE_PREFIX + name for name in ("adapters/{version}", "answers", "model", "verdicts")
+    REFINE_PREFIX + name
+    for name in ("adapters/{version}", "answers", "lengths", "model", "verdicts")
 )
 """Routes that generate unguarded, for who shows the refine token only."""
 

@@ -216,11 +216,8 @@ def test_verdicts_come_from_the_adapter_that_is_asked(
     answered = [[*REQUEST, {"role": "assistant", "content": "First, pick them on a dry day."}]]
     reads = {}
     for adapter in ("base", *versions):
-        for question in ("critique", "help"):
-            found = lent(
-                lender, "/verdicts", adapter=adapter, conversations=answered, question=question
-            )
-            reads[adapter, question] = found["verdicts"][0]["harm"]
+        found = lent(lender, "/verdicts", adapter=adapter, conversations=answered)
+        reads[adapter] = found["verdicts"][0]["harm"]
     assert all(0 <= read <= 1 for read in reads.values())
     assert len(set(reads.values())) == len(reads), reads
     texts = lent(lender, "/verdicts", adapter="base", texts=["Hello."], categories=True)
@@ -256,7 +253,7 @@ def test_moderations_are_judged_by_the_active_adapter(
             "context_length_exceeded",
             "conversations.1 ",
         ),
-        ("/verdicts", {"question": "help", "texts": ["a"]}, 400, "invalid_value", "either"),
+        ("/verdicts", {"texts": ["a"]}, 400, "invalid_value", "either"),
         ("/verdicts", {}, 400, "invalid_value", "conversations.0 must end with"),
     ],
 )

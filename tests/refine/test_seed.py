@@ -168,7 +168,7 @@ def test_joined_texts_are_of_one_split_and_known_by_what_is_in_them(split: Split
     joined = list(joined_texts(split, random.Random(0)))
     assert joined == list(joined_texts(split, random.Random(0)))
     assert len(joined) == 2 * len(corpus.texts(split))
-    for each in joined:
+    for each in random.Random(0).sample(joined, min(400, len(joined))):
         assert bool(each.category) == any(text in each.text for text in harmful)
     lengths = [len(each.text.split()) for each in joined]
     assert max(lengths) > 300
