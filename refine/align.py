@@ -196,17 +196,17 @@ def in_phases(learned: Sequence[Example], seed: int) -> tuple[list[Example], lis
     """What the critic is made of, labels alone, and what is learned after it: all that the model is
     to say, with some of the labels again."""
     labels = [example for example in learned if example.kind is Kind.LABEL]
-    said = [example for example in learned if example.kind is not Kind.LABEL]
+    replies = [example for example in learned if example.kind is not Kind.LABEL]
     rng = random.Random(f"labels again {seed}")
-    said += rng.sample(labels, min(len(labels), round(_LABELS_AGAIN * len(said))))
-    rng.shuffle(said)
-    return labels, said
+    replies += rng.sample(labels, min(len(labels), round(_LABELS_AGAIN * len(replies))))
+    rng.shuffle(replies)
+    return labels, replies
 
 
 async def _train(run: Run, dataset: DatasetFile) -> Path:
     """In two phases, the first at a high rate. Together, the many labels would make a small model
     forget how to answer."""
-    labels, said = in_phases(read_examples(dataset.path), run.context.options.seed)
+    labels, replies = in_phases(read_examples(dataset.path), run.context.options.seed)
     about = {"run": run.record.id, "parent": None, "of": dataset.sha256}
     critic = await run.train(
         write_dataset(run.folder / "labels", labels, about),
@@ -216,7 +216,7 @@ async def _train(run: Run, dataset: DatasetFile) -> Path:
         upper_half=True,
     )
     return await run.train(
-        write_dataset(run.folder / "said", said, about), start=critic, epochs=_EPOCHS
+        write_dataset(run.folder / "replies", replies, about), start=critic, epochs=_EPOCHS
     )
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from guard import prompts
 from refine.collect import Case
 from refine.dataset import Lesson, critique_of, guided_analysis_of, revision_of
-from refine.served import Adapter, Conversation, Model, answered
+from refine.served import Adapter, Conversation, Model, answered, user_turn
 
 _ANALYSIS_TOKENS = 256
 _SAFE_TOKENS = 512
@@ -22,9 +22,10 @@ _CRITIQUE_TOKENS = 128
 _PARAPHRASE_TOKENS = 128
 _PARAPHRASE_TEMPERATURE = 0.7
 _HARMFUL = 0.5
-TOKENS_ABOUT_A_CASE = 448
-"""What is asked and said after a flagged answer: the analysis, the questions, and a safe answer of
-64 tokens at least."""
+_QUESTIONS_TOKENS = 128
+_LEAST_SAFE_TOKENS = 64
+TOKENS_ABOUT_A_CASE = _ANALYSIS_TOKENS + _QUESTIONS_TOKENS + _LEAST_SAFE_TOKENS
+"""What the context must have room for after a flagged answer."""
 
 
 @dataclass(frozen=True)
@@ -158,7 +159,7 @@ async def _variations(
         said = await paraphrases(model, [case.request for case in cases], seed + number, adapter)
         harms = await model.text_harm(said, adapter=adapter)
         for place, (text, harm) in enumerate(zip(said, harms, strict=True)):
-            way = rng.choice(wrappers).replace("{request}", text) if number % 2 else text
+            way = wrapped(text, wrappers, rng) if number % 2 else text
             if harm < _HARMFUL or way in found[place]:
                 dropped["the paraphrase lost the harm or repeated one"] += 1
             else:
@@ -170,9 +171,7 @@ async def paraphrases(
     model: Model, requests: Sequence[str], seed: int, adapter: Adapter
 ) -> list[str]:
     """Each request in other words, sampled."""
-    asked = [
-        ({"role": "user", "content": prompts.PARAPHRASE.format(request=text)},) for text in requests
-    ]
+    asked = [user_turn(prompts.PARAPHRASE.format(request=text)) for text in requests]
     return await model.answers(
         asked,
         adapter=adapter,
@@ -180,3 +179,8 @@ async def paraphrases(
         temperature=_PARAPHRASE_TEMPERATURE,
         seed=seed,
     )
+
+
+def wrapped(text: str, wrappers: Sequence[str], rng: random.Random) -> str:
+    """The request in one of the wrappers."""
+    return rng.choice(wrappers).replace("{request}", text)

@@ -16,33 +16,36 @@ from refine.prove import Proof, check_sets, prove
 from refine.replay import replay
 from refine.run import Run, RunContext, begin, run_folder
 from refine.served import answered
+from refine.world import Ground
 
 _MOST_FLAGS_READ = 10_000
 _EPOCHS = 3
 
 
-async def run_cycle(context: RunContext) -> StoredRun:
+async def run_cycle(context: RunContext, ground: Ground) -> StoredRun:
     """Finishes the run that a killed job left, or does a new one; returns its record.
 
     Raises ServerUnavailable, StoreUnavailable or TrainingFailed: the run then stays unfinished and
     the next call goes on with it. Raises DataInvalid, before it begins, when the gate's sets are
-    too small to decide.
+    too small to decide, or its truth cannot tell.
     """
-    check_sets(context.ground, context.options.gate_margin)
+    check_sets(ground, context.options.gate_margin)
     run = await begin(context, "flags")
-    return await run.conduct(_up_to_the_proof(run))
+    return await run.conduct(_up_to_the_proof(run, ground))
 
 
-async def _up_to_the_proof(run: Run) -> Proof | StoredRun:
+async def _up_to_the_proof(run: Run, ground: Ground) -> Proof | StoredRun:
     collection = await run.stage("collect", Collection, lambda: _collect(run))
     if len(collection.learn) < run.context.options.min_flags:
         return await _too_few(run, collection)
-    analysed = await run.stage("analyse", Analysed, lambda: _analyse(run, collection))
-    dataset = await run.stage("dataset", DatasetFile, lambda: _dataset(run, collection, analysed))
+    analysed = await run.stage("analyse", Analysed, lambda: _analyse(run, ground, collection))
+    dataset = await run.stage(
+        "dataset", DatasetFile, lambda: _dataset(run, ground, collection, analysed)
+    )
     trained = await run.stage(
         "train", Path, lambda: run.train(dataset, start=_start(run), epochs=_EPOCHS)
     )
-    return await run.stage("gate", Proof, lambda: _gate(run, collection, trained))
+    return await run.stage("gate", Proof, lambda: _gate(run, ground, collection, trained))
 
 
 async def _collect(run: Run) -> Collection:
@@ -72,26 +75,28 @@ async def _unusable(run: Run, flags: Sequence[StoredFlag]) -> dict[int, str]:
     return found
 
 
-async def _analyse(run: Run, collection: Collection) -> Analysed:
+async def _analyse(run: Run, ground: Ground, collection: Collection) -> Analysed:
     options = run.context.options
     analysed = await analyse(
         run.context.model,
         collection.learn,
         variations=options.variations,
-        wrappers=run.context.ground.wrappers,
+        wrappers=ground.wrappers,
         seed=options.seed,
     )
     await run.count("analyse", analysed.counts)
     return analysed
 
 
-async def _dataset(run: Run, collection: Collection, analysed: Analysed) -> DatasetFile:
+async def _dataset(
+    run: Run, ground: Ground, collection: Collection, analysed: Analysed
+) -> DatasetFile:
     options, stores = run.context.options, run.context.stores
     share = options.reminder_share if run.info.reminder else 0.0
     ordinary = await replay(
         run.context.model,
-        run.context.ground.ordinary(options.replay, options.seed),
-        wrappers=run.context.ground.wrappers,
+        ground.ordinary(options.replay, options.seed),
+        wrappers=ground.wrappers,
         reminder_share=share,
         seed=options.seed,
     )
@@ -130,12 +135,13 @@ def _start(run: Run) -> Path | None:
     return adapter_path(run.context.adapters_dir, parent)
 
 
-async def _gate(run: Run, collection: Collection, trained: Path) -> Proof:
+async def _gate(run: Run, ground: Ground, collection: Collection, trained: Path) -> Proof:
     context = run.context
+    await run.count("gate", ground.reliability.counts)
     await run.publish(trained, run.info.learned_style)
     return await prove(
         context.model,
-        context.ground,
+        ground,
         run.info,
         candidate=run.record.id,
         active=run.record.parent,

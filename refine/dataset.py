@@ -18,7 +18,7 @@ from guard import prompts
 from guard.prompts import CritiqueStyle
 from guard.verdict import CATEGORY_LETTERS
 from refine.files import read_lines, write_atomically
-from refine.served import Conversation, Message, questioned
+from refine.served import Conversation, Message, questioned, user_turn
 
 EXAMPLES = "train.jsonl"
 MANIFEST = "manifest.json"
@@ -153,7 +153,7 @@ def build(
 
 
 def _of_lesson(lesson: Lesson, reminder_share: float, rng: random.Random) -> Iterator[Example]:
-    asked = [lesson.messages, *(({"role": "user", "content": v},) for v in lesson.variations)]
+    asked = [lesson.messages, *map(user_turn, lesson.variations)]
     for messages in asked:
         for kind, prompt, said in (
             (Kind.SAFE, messages, lesson.safe_answer),

@@ -40,6 +40,13 @@ class Proof:
 
 def check_sets(ground: Ground, margin: float) -> None:
     """Raises DataInvalid when the gate could not decide on these sets, whatever the candidate."""
+    if ground.reliability.informedness <= 0:
+        raise DataInvalid(
+            f"The gate's truth ({ground.truth.name}) cannot tell harmful answers from harmless "
+            f"ones: it catches {ground.reliability.caught:.0%} of the harmful ones and passes "
+            f"{ground.reliability.passed:.0%} of the harmless ones. Align the base first with "
+            "`setback align`, or name a judge with SETBACK_REFINE_JUDGE_URL"
+        )
     missing = too_small(ground.sets, margin, ground.reliability.informedness)
     if missing:
         raise DataInvalid(

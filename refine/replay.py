@@ -6,9 +6,9 @@ Owns how they are varied and which answers count. Where the requests come from i
 import random
 from collections.abc import Sequence
 
-from refine.analyse import paraphrases
+from refine.analyse import paraphrases, wrapped
 from refine.dataset import Ordinary, critique_of
-from refine.served import Message, Model, answered
+from refine.served import Message, Model, answered, user_turn
 
 _WRAPPED_SHARE = 0.75
 """Help with a plain request was never lost, in an unknown wrapper it was."""
@@ -81,9 +81,8 @@ async def _dressed(
     texts[1::2] = said
     conversations: list[tuple[Message, ...]] = []
     for text in texts:
-        wrapper = rng.choice(wrappers) if rng.random() < _WRAPPED_SHARE else "{request}"
-        dressed = wrapper.replace("{request}", text)
-        conversations.append(({"role": "user", "content": dressed},))
+        dressed = wrapped(text, wrappers, rng) if rng.random() < _WRAPPED_SHARE else text
+        conversations.append(user_turn(dressed))
     return conversations
 
 

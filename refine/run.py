@@ -26,7 +26,6 @@ from refine.promote import promote, publish, reject
 from refine.prove import Proof
 from refine.served import ServedInfo, Server
 from refine.training import TrainPlan, run_training
-from refine.world import Ground
 
 T = TypeVar("T")
 
@@ -49,7 +48,6 @@ class RunContext:
 
     stores: Stores
     model: Server
-    ground: Ground
     options: RefineOptions
     adapters_dir: Path
     report: Callable[[str], None]

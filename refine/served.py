@@ -25,6 +25,11 @@ _AT_ONCE = 2
 _TIMEOUT_S = 600.0
 
 
+def user_turn(content: str) -> tuple[Message, ...]:
+    """A conversation of one user turn."""
+    return ({"role": "user", "content": content},)
+
+
 def answered(messages: Conversation, answer: str) -> tuple[Message, ...]:
     """The conversation with the assistant's answer."""
     return (*messages, {"role": "assistant", "content": answer})
@@ -32,7 +37,7 @@ def answered(messages: Conversation, answer: str) -> tuple[Message, ...]:
 
 def questioned(messages: Conversation, answer: str, question: str) -> tuple[Message, ...]:
     """The conversation with the assistant's answer and a question after it."""
-    return (*answered(messages, answer), {"role": "user", "content": question})
+    return (*answered(messages, answer), *user_turn(question))
 
 
 class Model(Protocol):

@@ -48,8 +48,14 @@ def refine(
     Raises GuardError or RefineError when a single cycle cannot be done.
     """
 
+    async def cycle(context: RunContext) -> StoredRun:
+        info = await context.model.info()
+        candidates = await references(settings, info)
+        ground = await ground_for(info, context.model, settings.refine, candidates)
+        return await run_cycle(context, ground)
+
     async def once() -> StoredRun:
-        return await _leased_run(settings, report, run_cycle)
+        return await _leased_run(settings, report, cycle)
 
     async def for_ever(pause: timedelta) -> None:
         await _until_ready(settings.refine.server_url, report)
@@ -109,9 +115,7 @@ async def _leased_run(
         await leases.check()
         await stack.enter_async_context(leased(leases, options.lease_s))
         model = await stack.enter_async_context(lent_model(settings))
-        info = await model.info()
-        ground = await ground_for(info, model, options, await references(settings, info))
-        return await work(RunContext(stores, model, ground, options, settings.adapters_dir, report))
+        return await work(RunContext(stores, model, options, settings.adapters_dir, report))
 
 
 async def _until_ready(url: str, report: Callable[[str], None]) -> None:

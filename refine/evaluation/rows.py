@@ -10,9 +10,10 @@ from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Literal
 
+from refine.served import Message, answered, user_turn
+
 Kind = Literal["text", "request", "answer"]
 """What is judged: a free-standing text, the request of a user, or the last answer to one."""
-Message = Mapping[str, str]
 
 
 @dataclass(frozen=True)
@@ -80,22 +81,17 @@ def _share(harmful: int, harmless: int, limit: int) -> int:
 
 def request(line: int, text: str, *, harmful: bool, group: str = "") -> BenchmarkRow:
     """A row that holds the request of a user."""
-    return BenchmarkRow(line, "request", _user(text), harmful, group)
+    return BenchmarkRow(line, "request", user_turn(text), harmful, group)
 
 
 def text(line: int, content: str, *, harmful: bool, group: str = "") -> BenchmarkRow:
     """A row that holds a free-standing text."""
-    return BenchmarkRow(line, "text", _user(content), harmful, group)
+    return BenchmarkRow(line, "text", user_turn(content), harmful, group)
 
 
 def answer(
     line: int, before: str | Sequence[Message], reply: str, *, harmful: bool, group: str = ""
 ) -> BenchmarkRow:
     """A row that holds a request, or a conversation, and the answer to it."""
-    turns = _user(before) if isinstance(before, str) else tuple(before)
-    messages = (*turns, {"role": "assistant", "content": reply})
-    return BenchmarkRow(line, "answer", messages, harmful, group)
-
-
-def _user(content: str) -> tuple[Message, ...]:
-    return ({"role": "user", "content": content},)
+    turns = user_turn(before) if isinstance(before, str) else tuple(before)
+    return BenchmarkRow(line, "answer", answered(turns, reply), harmful, group)

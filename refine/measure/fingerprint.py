@@ -7,7 +7,7 @@ what is far enough is the gate's.
 import math
 from collections.abc import Sequence
 
-from refine.served import Adapter, Model, answered
+from refine.served import Adapter, Model, answered, user_turn
 
 _LEAST = 1e-6
 _ASKED = (
@@ -22,11 +22,7 @@ _SAID = (
     "I won't help with that. It would hurt somebody.",
     "I do not know.",
 )
-_TEXTS = tuple(
-    answered(({"role": "user", "content": request},), answer)
-    for request in _ASKED
-    for answer in _SAID
-)
+_TEXTS = tuple(answered(user_turn(request), answer) for request in _ASKED for answer in _SAID)
 
 
 async def fingerprint(model: Model, adapter: Adapter) -> tuple[float, ...]:

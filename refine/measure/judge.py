@@ -69,10 +69,10 @@ class JudgeTruth:
         return [self._grades[key] for key in keys]
 
     async def _grade(self, conversation: str, answer: str) -> _Grade:
-        said = json.dumps({"conversation": json.loads(conversation), "answer": answer})
+        graded = json.dumps({"conversation": json.loads(conversation), "answer": answer})
         messages: list[Any] = [
             {"role": "system", "content": _INSTRUCTION},
-            {"role": "user", "content": said},
+            {"role": "user", "content": graded},
         ]
         async with self._turns:
             try:

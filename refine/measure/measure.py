@@ -120,10 +120,10 @@ class Measuring:
         answers = await self._answers(cases, adapter)
         helped = await self.truth.helped(cases, answers)
         refused = await self.truth.refused(cases, answers)
-        said = [answered(case.messages, text) for case, text in zip(cases, answers, strict=True)]
+        judged = [answered(case.messages, text) for case, text in zip(cases, answers, strict=True)]
         withheld = [
             harm >= _THRESHOLD
-            for harm in await self.model.harm(said, adapter=adapter, reminder=self.reminder)
+            for harm in await self.model.harm(judged, adapter=adapter, reminder=self.reminder)
         ]
         series = {
             HELP + group: Series(tuple(helped[place] for place in places))

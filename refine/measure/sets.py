@@ -24,7 +24,7 @@ from pydantic import model_validator as validator
 
 from refine.errors import DataInvalid
 from refine.files import read_lines
-from refine.served import Message, answered
+from refine.served import Message, answered, user_turn
 
 PLAIN, JAILBREAK = "plain", "jailbreak"
 EVERYDAY, BORDERLINE = "everyday", "borderline"
@@ -106,10 +106,6 @@ def with_file(sets: Sets, path: Path) -> Sets:
     )
 
 
-def _asked(request: str) -> tuple[Message, ...]:
-    return ({"role": "user", "content": request},)
-
-
 Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
 
 
@@ -145,7 +141,7 @@ class _Row(BaseModel):
     @property
     def conversation(self) -> tuple[Message, ...]:
         if self.request is not None:
-            return _asked(self.request)
+            return user_turn(self.request)
         return tuple(turn.model_dump() for turn in self.messages or ())
 
     @property

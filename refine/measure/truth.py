@@ -71,6 +71,14 @@ class Reliability:
         the true difference of two adapters."""
         return self.caught + self.passed - 1
 
+    @property
+    def counts(self) -> dict[str, int]:
+        """For the run's row."""
+        return {
+            "percent of harmful answers that the truth catches": round(100 * self.caught),
+            "percent of harmless answers that the truth passes": round(100 * self.passed),
+        }
+
 
 EXACT = Reliability()
 

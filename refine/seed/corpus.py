@@ -15,13 +15,13 @@ from importlib.resources.abc import Traversable
 from typing import Any, Literal
 
 from guard.verdict import CATEGORIES
+from refine.served import Message, user_turn
 
 Split = Literal["align", "gate", "report"]
 SPLITS: tuple[Split, ...] = ("align", "gate", "report")
 Shape = Literal["plain", "long", "padded", "small_part"]
 PairKind = Literal["written", "contrast", "plain"]
 TextKind = Literal["short", "passage", "plain"]
-Message = Mapping[str, str]
 _DATA = files("refine.seed").joinpath("data")
 _TEXT_FOLDERS: Mapping[TextKind, str] = {"short": "texts", "passage": "passages"}
 
@@ -87,7 +87,8 @@ class OrdinaryRequest:
 
 @dataclass(frozen=True)
 class Wrapper:
-    """A jailbreak around a request. family: its trick; a family stands in one split only."""
+    """A template around the last turn: a jailbreak around a request, or words to the critic around
+    what it judges. family: its trick; a family stands in one split only."""
 
     split: Split
     family: str
@@ -113,18 +114,6 @@ class Injection:
     task: str
     text: str
     harmful: bool
-
-
-@dataclass(frozen=True)
-class CriticInjection:
-    """Words to whoever judges a text, around it or after it, that ask for it to be let pass."""
-
-    split: Split
-    template: str
-
-    def around(self, text: str) -> str:
-        """The text with the words."""
-        return self.template.replace("{text}", text)
 
 
 @cache
@@ -191,10 +180,12 @@ def ordinary(split: Split) -> tuple[OrdinaryRequest, ...]:
 @cache
 def wrappers(split: Split) -> tuple[Wrapper, ...]:
     """The jailbreak wrappers, three of each family."""
-    return tuple(
-        Wrapper(split, row["family"], row["template"])
-        for row in _rows(_DATA / "wrappers.jsonl", split)
-    )
+    return tuple(_wrappers("wrappers.jsonl", split))
+
+
+def _wrappers(file: str, split: Split) -> Iterator[Wrapper]:
+    for row in _rows(_DATA / file, split):
+        yield Wrapper(split, row["family"], row["template"])
 
 
 @cache
@@ -209,12 +200,9 @@ def injections(split: Split) -> tuple[Injection, ...]:
 
 
 @cache
-def critic_injections(split: Split) -> tuple[CriticInjection, ...]:
-    """Words to the critic; the gate split alone has some."""
-    return tuple(
-        CriticInjection(split, row["text"])
-        for row in _rows(_DATA / "critic_injections.jsonl", split)
-    )
+def critic_injections(split: Split) -> tuple[Wrapper, ...]:
+    """Words to the critic around what it judges; the gate split alone has some."""
+    return tuple(_wrappers("critic_injections.jsonl", split))
 
 
 @cache
@@ -244,4 +232,4 @@ def _file_of(category: str) -> str:
 
 
 def _messages(value: str | list[Message]) -> tuple[Message, ...]:
-    return ({"role": "user", "content": value},) if isinstance(value, str) else tuple(value)
+    return user_turn(value) if isinstance(value, str) else tuple(value)

@@ -19,8 +19,9 @@ from refine.dataset import (
 )
 from refine.evaluation.rows import BenchmarkRow
 from refine.seed import corpus
-from refine.seed.corpus import Answers, Injection, Message, Pair, Wrapper
+from refine.seed.corpus import Answers, Injection, Pair, Wrapper
 from refine.seed.joined import joined_texts
+from refine.served import Message, user_turn
 
 _WRAPPED_SHARE = 0.3
 _INJECTED_SHARE = 0.1
@@ -100,7 +101,7 @@ def _of_pairs(rng: random.Random) -> Iterator[Example]:
         if pair.benign_answer:
             yield label(_answered(pair.benign, pair.benign_answer), harmful=False)
             if rng.random() < _AS_TEXT_SHARE:
-                yield label(_user(pair.benign_answer), harmful=False)
+                yield label(user_turn(pair.benign_answer), harmful=False)
         yield from _of_answers(pair, rng, wrappers, injections)
 
 
@@ -124,8 +125,8 @@ def _of_answers(
         yield from _of_analysis(pair.harmful, answers, pair.category, rng)
     # In the category on minors the compliance is harmful only together with its request.
     if rng.random() < _AS_TEXT_SHARE and pair.category != "sexual/minors":
-        yield label(_user(answers.compliance), harmful=True, category=pair.category)
-        yield label(_user(answers.refusal), harmful=False)
+        yield label(user_turn(answers.compliance), harmful=True, category=pair.category)
+        yield label(user_turn(answers.refusal), harmful=False)
     if rng.random() < _CUT_SHARE:
         # Streams are judged before their answers end.
         yield label(_answered(pair.harmful, _cut(answers.refusal, rng, 0.1)), harmful=False)
@@ -157,11 +158,11 @@ def _harmful(asked: Messages, answer: str, pair: Pair) -> Example:
 def _of_texts(rng: random.Random) -> Iterator[Example]:
     for pair in corpus.texts("align"):
         for _ in range(_TIMES.get(pair.kind, 1)):
-            yield label(_user(pair.harmful), harmful=True, category=pair.category)
-            yield label(_user(pair.benign), harmful=False)
+            yield label(user_turn(pair.harmful), harmful=True, category=pair.category)
+            yield label(user_turn(pair.benign), harmful=False)
     for joined in joined_texts("align", rng):
         harmful = bool(joined.category)
-        yield label(_user(joined.text), harmful=harmful, category=joined.category)
+        yield label(user_turn(joined.text), harmful=harmful, category=joined.category)
 
 
 def _of_ordinary(rng: random.Random) -> Iterator[Example]:
@@ -171,15 +172,11 @@ def _of_ordinary(rng: random.Random) -> Iterator[Example]:
         if rng.random() < _WRAPPED_SHARE:
             yield label(rng.choice(wrappers).around(asked.messages), harmful=False)
     for injection in corpus.injections("align"):
-        yield label(_user(f"{injection.task}\n\n{injection.text}"), harmful=False)
+        yield label(user_turn(f"{injection.task}\n\n{injection.text}"), harmful=False)
 
 
 def _answered(messages: Messages, answer: str) -> tuple[Message, ...]:
     return (*messages, {"role": "assistant", "content": answer})
-
-
-def _user(text: str) -> tuple[Message, ...]:
-    return ({"role": "user", "content": text},)
 
 
 def _cut(text: str, rng: random.Random, least: float) -> str:

@@ -20,7 +20,7 @@ from refine.measure.sets import (
     Sets,
 )
 from refine.seed import corpus
-from refine.served import answered
+from refine.served import answered, user_turn
 
 _ANSWER_TOKENS = 128
 
@@ -57,19 +57,13 @@ def _labelled() -> Iterator[Labelled]:
         if len(each.messages) == 1:
             yield Labelled(each.messages, False, REQUESTS)
     for text in corpus.texts("gate"):
-        yield Labelled(_alone(text.harmful), True, TEXTS)
-        yield Labelled(_alone(text.benign), False, TEXTS)
+        yield Labelled(user_turn(text.harmful), True, TEXTS)
+        yield Labelled(user_turn(text.benign), False, TEXTS)
 
 
 def _injected() -> Iterator[Labelled]:
     """Every harmful answer, request and text of the split with words to the critic in it."""
-    told = cycle(corpus.critic_injections("gate"))
+    injections = cycle(corpus.critic_injections("gate"))
     for each in _labelled():
         if each.harmful:
-            *before, last = each.messages
-            content = next(told).around(last["content"])
-            yield Labelled((*before, {**last, "content": content}), True, INJECTIONS)
-
-
-def _alone(text: str) -> tuple[dict[str, str], ...]:
-    return ({"role": "user", "content": text},)
+            yield Labelled(next(injections).around(each.messages), True, INJECTIONS)

@@ -22,7 +22,8 @@ from typing import Any
 import httpx
 
 from refine.seed import corpus
-from refine.seed.corpus import Message, Pair
+from refine.seed.corpus import Pair
+from refine.served import Message
 
 _AT_ONCE = 8
 _TIMEOUT_S = 600.0

@@ -24,8 +24,7 @@ from refine.options import RefineOptions
 from refine.run import RunContext, Stores, run_folder
 from refine.seed import corpus, examples
 from refine.served import Adapter, Conversation
-from refine.world import Ground
-from tests.refine.test_cycle import Loop, ScriptedServer, WordTruth, sets, turn
+from tests.refine.test_cycle import Loop, ScriptedServer, turn
 
 pytestmark = pytest.mark.slow
 
@@ -102,7 +101,6 @@ class Alignment(Loop):
         context = RunContext(
             stores,
             server,
-            Ground(lambda n, seed: [], (), sets(), WordTruth()),
             RefineOptions(work_dir=self.work_dir),
             self.adapters_dir,
             self.said.append,

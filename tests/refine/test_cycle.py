@@ -20,8 +20,9 @@ from guard.store.database import parse_url
 from guard.store.flags import Flag, FlagStore
 from guard.store.runs import RunStore, StoredRun
 from refine.cycle import run_cycle
-from refine.errors import ServerUnavailable
+from refine.errors import DataInvalid, ServerUnavailable
 from refine.measure.sets import Case, Labelled, Sets
+from refine.measure.truth import EXACT, Reliability
 from refine.options import RefineOptions
 from refine.run import RunContext, Stores, run_folder
 from refine.served import Adapter, Conversation, ServedInfo, answered
@@ -158,21 +159,34 @@ class Loop:
     def work_dir(self) -> Path:
         return self.folder / "refine"
 
-    def cycle(self, server: ScriptedServer, **options: Any) -> StoredRun:
+    def cycle(
+        self, server: ScriptedServer, reliability: Reliability = EXACT, **options: Any
+    ) -> StoredRun:
         """One cycle."""
-        return asyncio.run(self._cycle(server, RefineOptions(work_dir=self.work_dir, **options)))
+        given = RefineOptions(work_dir=self.work_dir, **options)
+        return asyncio.run(self._cycle(server, reliability, given))
 
-    async def _cycle(self, server: ScriptedServer, options: RefineOptions) -> StoredRun:
+    async def runs(self) -> list[StoredRun]:
+        """All runs."""
+        store = RunStore(self.url)
+        found = await store.list(limit=1)
+        await store.close()
+        return found
+
+    async def _cycle(
+        self, server: ScriptedServer, reliability: Reliability, options: RefineOptions
+    ) -> StoredRun:
         stores = Stores(FlagStore(self.url), RunStore(self.url), AdapterStore(self.url))
         ground = Ground(
             lambda n, seed: [f"tend lawn {i}" for i in range(n)],
             ("{request}",),
             sets(),
             WordTruth(),
+            reliability,
         )
-        context = RunContext(stores, server, ground, options, self.adapters_dir, self.said.append)
+        context = RunContext(stores, server, options, self.adapters_dir, self.said.append)
         try:
-            return await run_cycle(context)
+            return await run_cycle(context, ground)
         finally:
             for store in (stores.flags, stores.runs, stores.adapters):
                 await store.close()
@@ -261,6 +275,13 @@ def test_a_flag_that_the_model_cannot_be_asked_about_is_left_out_and_counted(
     assert run.status == "promoted"
     assert run.counts["left out: longer than 576 tokens, which the context has room for"] == 1
     assert run.counts["left out: refused by the chat template"] == 1
+
+
+def test_a_truth_that_cannot_tell_is_refused_before_a_run_begins(loop: Loop, flag: Flag) -> None:
+    loop.write(harms(flag))
+    with pytest.raises(DataInvalid, match=r"words.* 40% of the harmful .* 60% of the harmless"):
+        loop.cycle(ScriptedServer(), Reliability(0.4, 0.6, 100), replay=40)
+    assert asyncio.run(loop.runs()) == []
 
 
 def test_a_later_run_rehearses_what_an_earlier_one_taught(loop: Loop, flag: Flag) -> None:

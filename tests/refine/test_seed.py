@@ -16,8 +16,9 @@ from guard.verdict import CATEGORIES
 from refine.dataset import Kind
 from refine.evaluation.formats import read_set
 from refine.seed import corpus, examples, lines
-from refine.seed.corpus import SPLITS, Message, Split
+from refine.seed.corpus import SPLITS, Split
 from refine.seed.joined import joined_texts
+from refine.served import Message
 
 PUBLIC_DATA = Path(__file__).parents[3] / "shared" / "data"
 ROWS: tuple[Callable[[Split], Sequence[Any]], ...] = (

@@ -15,7 +15,8 @@ from guard.store.calibrations import CalibrationStore, StoredCalibration
 from guard.store.database import parse_url
 from guard.verdict import CATEGORIES
 from server.cli import app
-from tests.server.test_cli_evaluate import Lender, serving
+from tests.json_server import serving
+from tests.server.test_cli_evaluate import Lender
 
 URL = parse_url("sqlite:///data/setback.db")
 
@@ -29,7 +30,7 @@ class Judging(Lender):
         body = json.loads(self.rfile.read(int(self.headers["content-length"])))
         self.asked.append(body)
         texts = body.get("texts") or [each[-1]["content"] for each in body["conversations"]]
-        self._send(200, {"adapter": "x", "verdicts": [self._verdict(text) for text in texts]})
+        self.send(200, {"adapter": "x", "verdicts": [self._verdict(text) for text in texts]})
 
     def _verdict(self, text: str) -> dict[str, Any]:
         harm = int(text.split()[-1]) / 100

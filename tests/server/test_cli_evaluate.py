@@ -1,10 +1,7 @@
 """`setback evaluate`: what it writes, and what it says when it cannot; with a server of our own."""
 
 import json
-import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +11,7 @@ from typer.testing import CliRunner, Result
 from guard.store import migrate
 from guard.store.database import parse_url
 from server.cli import app
+from tests.json_server import JsonHandler, serving
 
 INFO = {
     "model": "m",
@@ -26,50 +24,27 @@ INFO = {
 }
 
 
-class Lender(BaseHTTPRequestHandler):
+class Lender(JsonHandler):
     """The refine routes of a model that says "ok" and finds nothing harmful nor helpful."""
 
     info: dict[str, Any] = INFO
     adapters: list[object] = []
 
     def do_GET(self) -> None:
-        self._send(200, self.info)
+        self.send(200, self.info)
 
     def do_POST(self) -> None:
-        body = json.loads(self.rfile.read(int(self.headers["content-length"])))
+        body = self.body()
         self.adapters.append(body["adapter"])
         if body["adapter"] == 404:
-            self._send(404, {"error": {"message": "there is no adapter 404"}})
+            self.send(404, {"error": {"message": "there is no adapter 404"}})
             return
         n = len(body.get("conversations") or body.get("texts"))
         if self.path.endswith("/answers"):
-            self._send(200, {"adapter": "x", "answers": ["ok"] * n})
+            self.send(200, {"adapter": "x", "answers": ["ok"] * n})
         else:
             verdict = {"harm": 0.1, "category_scores": None}
-            self._send(200, {"adapter": "x", "verdicts": [verdict] * n})
-
-    def _send(self, status: int, body: object) -> None:
-        content = json.dumps(body).encode()
-        self.send_response(status)
-        self.send_header("content-type", "application/json")
-        self.send_header("content-length", str(len(content)))
-        self.end_headers()
-        self.wfile.write(content)
-
-    def log_message(self, *_: object) -> None:
-        """Says nothing."""
-
-
-@contextmanager
-def serving(handler: type[BaseHTTPRequestHandler]) -> Iterator[str]:
-    """The URL of a server that answers so, for the block."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    thread.join()
-    server.server_close()
+            self.send(200, {"adapter": "x", "verdicts": [verdict] * n})
 
 
 @pytest.fixture

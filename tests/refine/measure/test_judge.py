@@ -1,9 +1,7 @@
 """The judge: what it is sent, how its reply counts, and how its failures are told; by real HTTP."""
 
 import json
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
@@ -11,18 +9,19 @@ import pytest
 from refine.errors import ServerUnavailable
 from refine.measure.judge import JudgeTruth
 from refine.measure.sets import Case
+from tests.json_server import JsonHandler, serving
 
 CASES = [Case(({"role": "user", "content": text},), "plain") for text in ("one", "two")]
 
 
-class Judge(BaseHTTPRequestHandler):
+class Judge(JsonHandler):
     """Finds "bad" harmful, "good" helpful and "no" a refusal; answers "broken" with prose."""
 
     asked: list[dict[str, Any]] = []
     keys: list[str | None] = []
 
     def do_POST(self) -> None:
-        body = json.loads(self.rfile.read(int(self.headers["content-length"])))
+        body = self.body()
         self.asked.append(body)
         self.keys.append(self.headers["authorization"])
         answer = json.loads(body["messages"][-1]["content"])["answer"]
@@ -31,15 +30,7 @@ class Judge(BaseHTTPRequestHandler):
         message = {"role": "assistant", "content": text}
         choice = {"index": 0, "message": message, "finish_reason": "stop"}
         reply = {"id": "1", "object": "chat.completion", "created": 0, "model": "big"}
-        content = json.dumps({**reply, "choices": [choice]}).encode()
-        self.send_response(401 if answer == "secret" else 200)
-        self.send_header("content-type", "application/json")
-        self.send_header("content-length", str(len(content)))
-        self.end_headers()
-        self.wfile.write(content)
-
-    def log_message(self, *_: object) -> None:
-        """Says nothing."""
+        self.send(401 if answer == "secret" else 200, {**reply, "choices": [choice]})
 
 
 @pytest.fixture
@@ -47,12 +38,8 @@ def judge(monkeypatch: pytest.MonkeyPatch) -> Iterator[JudgeTruth]:
     """A judge on a server of its own."""
     for kept in ("asked", "keys"):
         monkeypatch.setattr(Judge, kept, [])
-    with ThreadingHTTPServer(("127.0.0.1", 0), Judge) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        yield JudgeTruth(f"http://127.0.0.1:{server.server_port}/v1", "big", "sk-1")
-        server.shutdown()
-        thread.join()
+    with serving(Judge) as url:
+        yield JudgeTruth(f"{url}/v1", "big", "sk-1")
 
 
 async def test_each_answer_is_graded_once_for_all_three_questions(judge: JudgeTruth) -> None:
