@@ -18,7 +18,7 @@ from guard.errors import StoreUnavailable
 
 CONNECT_TIMEOUT_S = 5
 STATEMENT_TIMEOUT_S = 15
-LOCK_TIMEOUT_S = 15
+LOCK_TIMEOUT_S = 30
 """How long a writer waits for its turn on SQLite, or for a free connection on either."""
 
 LARGEST_PORT = 65535
