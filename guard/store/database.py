@@ -3,6 +3,7 @@
 SQLite and PostgreSQL only. Knows no table; creates none (see migrate.py).
 """
 
+import math
 from asyncio import CancelledError
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,9 +20,11 @@ from guard.errors import StoreUnavailable
 CONNECT_TIMEOUT_S = 5
 STATEMENT_TIMEOUT_S = 15
 LOCK_TIMEOUT_S = 30
-"""How long a writer waits for its turn on SQLite, or for a free connection on either."""
+"""How long a writer waits for its turn on SQLite, where the URL has no timeout of its own, or for a
+free connection on either."""
 
 LARGEST_PORT = 65535
+SQLITE_OPTIONS = {"timeout"}
 POSTGRES_OPTIONS = {"host", "port", "ssl", "sslmode", "prepared_statement_cache_size"}
 
 
@@ -44,9 +47,19 @@ def parse_url(text: str) -> URL:
 def _sqlite_url(url: URL) -> URL:
     if url.database in (None, "", ":memory:"):
         raise ValueError("SQLite in memory would lose its flags; name a file: sqlite:///file.db")
-    if url.query:
-        raise ValueError(f"options ({', '.join(url.query)}) are not taken for SQLite; remove them")
+    for name in url.query.keys() - SQLITE_OPTIONS:
+        known = ", ".join(sorted(SQLITE_OPTIONS))
+        raise ValueError(f"unknown option {name!r} in the database URL; use {known} or remove it")
+    if "timeout" in url.query and not _is_a_wait(url.query["timeout"]):
+        raise ValueError("timeout in the database URL is a number of seconds above 0")
     return url.set(drivername="sqlite+aiosqlite")
+
+
+def _is_a_wait(value: str | tuple[str, ...]) -> bool:
+    try:
+        return isinstance(value, str) and 0 < float(value) < math.inf
+    except ValueError:
+        return False
 
 
 def _postgres_url(url: URL) -> URL:
@@ -82,7 +95,8 @@ def connect(url: URL, statement_timeout_s: float | None = STATEMENT_TIMEOUT_S) -
     if url.get_backend_name() == "postgresql":
         timeouts = {"timeout": CONNECT_TIMEOUT_S, "command_timeout": statement_timeout_s}
         return create_async_engine(url, pool_pre_ping=True, connect_args=timeouts, **common)
-    engine = create_async_engine(url, connect_args={"timeout": LOCK_TIMEOUT_S}, **common)
+    timeout = float(str(url.query.get("timeout", LOCK_TIMEOUT_S)))
+    engine = create_async_engine(url, connect_args={"timeout": timeout}, **common)
     event.listen(engine.sync_engine, "connect", _prepare_sqlite)
     event.listen(engine.sync_engine, "begin", _begin_sqlite)
     event.listen(engine.sync_engine, "invalidate", _unlock_sqlite)

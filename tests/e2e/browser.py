@@ -19,6 +19,10 @@ LIGHT, DARK = "light", "dark"
 
 _WAIT_S = 30
 _AXE = (Path(axe_playwright_python.__file__).parent / "axe.min.js").read_text("utf-8")
+_SETTLED = """
+    const field = document.querySelector("[autofocus]");
+    return document.readyState === "complete" && (!field || document.activeElement === field);
+"""
 _LEVELS = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa"]
 _OPTIONS = (
     "--headless=new",
@@ -63,8 +67,16 @@ class Browser:
         return self._driver.find_elements(By.CSS_SELECTOR, selector)
 
     def press(self, keys: str) -> None:
-        """Types into whatever has the focus."""
+        """Types into whatever has the focus.
+
+        A page focuses its `autofocus` field when it is first drawn, after it has loaded; keys that
+        are pressed before that are lost.
+        """
+        self._wait(self._has_settled, "the page did not focus its field", _WAIT_S)
         webdriver.ActionChains(self._driver).send_keys(keys).perform()
+
+    def _has_settled(self) -> bool:
+        return bool(self._driver.execute_script(_SETTLED))
 
     def focused(self) -> WebElement:
         """What has the focus."""

@@ -107,7 +107,8 @@ def wait_until_ready(
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """The practice model as `make serve` starts it, the default policy, SQLite."""
     folder = tmp_path_factory.mktemp("server")
-    database = f"sqlite:///{folder}/flags.db"
+    # A test locks the file until the server gives up.
+    database = f"sqlite:///{folder}/flags.db?timeout=8"
     with running_server(
         folder, database, lambda port: ["make", "serve", "MODEL=practice", f"PORT={port}"]
     ) as it:

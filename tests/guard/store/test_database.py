@@ -40,7 +40,9 @@ def test_sslmode_is_understood() -> None:
         ("postgres://h:99999/d", "at most 65535"),
         ("postgres:///d?host=/run&port=abc", "wrong option.*'abc'"),
         ("postgres://h/d?prepared_statement_cache_size=abc", "wrong option.*'abc'"),
-        ("sqlite:///file.db?mode=ro", "options .mode. are not taken"),
+        ("sqlite:///file.db?mode=ro", "unknown option 'mode' .* use timeout"),
+        ("sqlite:///file.db?timeout=soon", "timeout .* is a number of seconds above 0"),
+        ("sqlite:///file.db?timeout=0", "timeout .* is a number of seconds above 0"),
     ],
 )
 def test_other_forms_are_refused_with_the_fix(given: str, said: str) -> None:

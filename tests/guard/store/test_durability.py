@@ -92,12 +92,9 @@ async def test_postgresql_closing_every_connection_costs_nothing(
     await store.close()
 
 
-async def test_a_locked_sqlite_file_is_reported_and_works_again(
-    tmp_path: Path, flag: Flag, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("guard.store.database.LOCK_TIMEOUT_S", 0.2)
+async def test_a_locked_sqlite_file_is_reported_and_works_again(tmp_path: Path, flag: Flag) -> None:
     file = tmp_path / "setback.db"
-    url = parse_url(f"sqlite:///{file}")
+    url = parse_url(f"sqlite:///{file}?timeout=0.2")
     await asyncio.to_thread(migrate.upgrade, url)
     store = FlagStore(url)
     rival = sqlite3.connect(file, isolation_level=None)
