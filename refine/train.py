@@ -84,7 +84,10 @@ def encode(
     max_length: int,
     chat_template: str | None = None,
 ) -> list[Row]:
-    """Token ids and labels of each example; only its completion is learned. Long ones left out."""
+    """Token ids and labels of each example; only its completion is learned. Long ones left out.
+
+    An ordinary answer of the base's own is replayed: see ExampleTrainer.
+    """
     chat_format = ChatFormat(tokenizer, chat_template)
     rows: list[Row] = []
     for example in examples:
@@ -101,13 +104,14 @@ def encode(
             said.append(chat_format.end_of_turn)
         if len(prompt) + len(said) <= max_length:
             labels = [_IGNORED] * len(prompt) + said
-            rows.append({"input_ids": [*prompt, *said], "labels": labels})
+            replayed = [int(example.kind is Kind.HELP)]
+            rows.append({"input_ids": [*prompt, *said], "labels": labels, "replayed": replayed})
     return rows
 
 
 def in_even_groups(rows: Sequence[Row], size: int, seed: int) -> list[Row]:
     """The rows in an order in which each group of `size` is of similar length, and rows that learn
-    a label are apart from rows that learn text: a group is computed as long as its longest.
+    a label, text and replayed answers are apart: a group is computed as long as its longest.
 
     A batch holds several groups drawn at random. One of a single length would teach that texts of
     its length are alike: where a set's texts are short and mostly harmful, that is what is learned.
@@ -119,7 +123,9 @@ def in_even_groups(rows: Sequence[Row], size: int, seed: int) -> list[Row]:
     groups = []
     for start in range(0, len(drawn), _POOL * size):
         pool = drawn[start : start + _POOL * size]
-        pool.sort(key=lambda row: (_learned(row) > _LABEL_TOKENS, len(row["input_ids"])))
+        pool.sort(
+            key=lambda row: (row["replayed"], _learned(row) > _LABEL_TOKENS, len(row["input_ids"]))
+        )
         groups += [pool[at : at + size] for at in range(0, len(pool), size)]
     # Only the last pool can end in a smaller group; anywhere else it would move all that follow.
     smaller = [groups.pop()] if groups and len(groups[-1]) < size else []
@@ -140,8 +146,12 @@ def padded(rows: Sequence[Row]) -> dict[str, torch.Tensor]:
 
     ids = column("input_ids", 0)
     lengths = torch.tensor([[len(row["input_ids"])] for row in rows])
-    mask = (torch.arange(longest) >= longest - lengths).long()
-    return {"input_ids": ids, "attention_mask": mask, "labels": column("labels", _IGNORED)}
+    return {
+        "input_ids": ids,
+        "attention_mask": (torch.arange(longest) >= longest - lengths).long(),
+        "labels": column("labels", _IGNORED),
+        "replayed": torch.tensor([row["replayed"] for row in rows]),
+    }
 
 
 def in_parts(batch: Mapping[str, torch.Tensor]) -> Iterator[dict[str, torch.Tensor]]:
@@ -150,6 +160,7 @@ def in_parts(batch: Mapping[str, torch.Tensor]) -> Iterator[dict[str, torch.Tens
     for start in range(0, len(lengths), _GROUP):
         group = slice(start, start + _GROUP)
         longest = int(lengths[group].max())
+        # A column of one value a row is kept whole.
         trimmed = {name: column[group, -longest:] for name, column in batch.items()}
         size = max(1, _TOKENS_AT_ONCE // longest)
         for at in range(0, len(trimmed["input_ids"]), size):
@@ -159,6 +170,10 @@ def in_parts(batch: Mapping[str, torch.Tensor]) -> Iterator[dict[str, torch.Tens
 class ExampleTrainer(Trainer):
     """A Trainer for which every example counts alike, whether a label is learned of it or a long
     answer, and that computes the vocabulary's logits only where something is learned.
+
+    Of a replayed answer the base's whole distribution is learned, token by token, not only the
+    tokens that were drawn from it: so a small model stays as able as it was, while it learns what
+    else is in the batch.
 
     A single process takes each batch in parts whose gradients add up to the same: a group of
     similar length at a time, and fewer rows where they are long, so that memory is bounded by
@@ -184,6 +199,7 @@ class ExampleTrainer(Trainer):
         """The mean of each example's loss, weighted by their share of the batch: the mean loss per
         token, or the sum for a label, whose category must not weaken its verdict."""
         labels: torch.Tensor = inputs.pop("labels")
+        replayed: torch.Tensor = inputs.pop("replayed")[:, 0].bool()
         share: float = inputs.pop("share")
         learned = labels != _IGNORED
         first = int(learned.any(dim=0).int().argmax())
@@ -196,9 +212,21 @@ class ExampleTrainer(Trainer):
             ignore_index=_IGNORED,
             reduction="none",
         )
+        if replayed.any():
+            of_replayed = {name: column[replayed] for name, column in inputs.items()}
+            with torch.no_grad(), self.accelerator.unwrap_model(model).disable_adapter():
+                of_base = model(**of_replayed, logits_to_keep=kept).logits
+            apart = divergence(of_base, logits[replayed])
+            losses[replayed] = apart.where(learned[replayed, first:], 0)
         tokens = learned.sum(dim=1)
         tokens[tokens <= _LABEL_TOKENS] = 1
         return share * (losses.sum(dim=1) / tokens).mean()
+
+
+def divergence(of_base: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
+    """Kullback and Leibler's, of the model from the base, in nats; logits: (..., vocabulary)."""
+    base, model = (of.float().log_softmax(dim=-1) for of in (of_base, logits))
+    return torch.nn.functional.kl_div(model, base, reduction="none", log_target=True).sum(dim=-1)
 
 
 def learning_rate(plan: TrainPlan, hidden_size: int) -> float:

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from refine.dataset import Example, Kind, write_dataset
+from refine.dataset import Example, Kind, read_examples, write_dataset
 from refine.errors import TrainingFailed
 from refine.practice.recipe import MODEL_DIR
 from refine.training import TrainPlan, run_training
@@ -30,7 +30,7 @@ STEPS = 60
 def plan(tmp_path: Path) -> TrainPlan:
     """A training of many short steps."""
     examples = [
-        Example(Kind.HELP, ({"role": "user", "content": f"How do I tend plant {n}?"},), "Water it.")
+        Example(Kind.SAFE, ({"role": "user", "content": f"How do I tend plant {n}?"},), "Water it.")
         for n in range(64)
     ]
     dataset = write_dataset(tmp_path / "dataset", examples, {})
@@ -103,7 +103,10 @@ def test_groups_hold_rows_of_one_length_each_row_once_and_the_same_for_a_seed() 
     from refine.train import in_even_groups
 
     rng = random.Random(0)
-    rows = [{"input_ids": [n] * rng.randint(1, 200), "labels": []} for n in range(1, 330)]
+    rows = [
+        {"input_ids": [n] * rng.randint(1, 200), "labels": [], "replayed": [0]}
+        for n in range(1, 330)
+    ]
     order = in_even_groups(rows, 4, seed=3)
     assert order == in_even_groups(rows, 4, seed=3) != in_even_groups(rows, 4, seed=4)
     assert sorted(row["input_ids"][0] for row in order) == list(range(1, 330))
@@ -120,7 +123,7 @@ def test_a_batch_is_learned_in_parts_without_padding_that_no_row_needs() -> None
     from refine.train import in_parts, padded
 
     rows = [
-        {"input_ids": [n] * length, "labels": [n] * length}
+        {"input_ids": [n] * length, "labels": [n] * length, "replayed": [0]}
         for n, length in enumerate((3, 4, 4, 4, 90, 91, 92, 93, 2000, 1999, 1998, 1997), start=1)
     ]
     parts = list(in_parts(padded(rows)))
@@ -150,6 +153,38 @@ def test_a_batch_taken_in_parts_is_learned_as_a_whole_one(
     )
     # Adam makes whole steps of what rounding left of gradients near zero.
     assert torch.cosine_similarity(whole, in_parts, dim=0) > 0.9
+
+
+def test_replayed_answers_lead_a_model_back_to_its_base(plan: TrainPlan, tmp_path: Path) -> None:
+    import torch
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from refine import train
+
+    examples = [replace(each, kind=Kind.HELP) for each in read_examples(Path(plan.dataset))]
+    astray = replace(plan, max_steps=20, out=f"{plan.out}-astray")
+    replays = replace(
+        plan,
+        dataset=str(write_dataset(tmp_path / "replays", examples, {}).path),
+        checkpoints=f"{plan.checkpoints}-back",
+        start=astray.out,
+        max_steps=20,
+    )
+    rows = train.encode(examples[:8], AutoTokenizer.from_pretrained(MODEL_DIR), 128)
+    batch = train.padded(rows)
+    given = {name: batch[name] for name in ("input_ids", "attention_mask")}
+    apart = []
+    for trained in (astray, replays):
+        train.train(trained)
+        base = AutoModelForCausalLM.from_pretrained(MODEL_DIR)
+        model = PeftModel.from_pretrained(base, trained.out)
+        with torch.no_grad():
+            logits = model(**given).logits[:, -4:]
+            with model.disable_adapter():
+                of_base = model(**given).logits[:, -4:]
+        apart.append(float(train.divergence(of_base, logits).mean()))
+    assert apart[1] < 0.2 * apart[0]
 
 
 def test_only_completions_are_learned_and_long_examples_left_out() -> None:
