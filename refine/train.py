@@ -171,9 +171,9 @@ class ExampleTrainer(Trainer):
     """A Trainer for which every example counts alike, whether a label is learned of it or a long
     answer, and that computes the vocabulary's logits only where something is learned.
 
-    Of a replayed answer the base's whole distribution is learned, token by token, not only the
-    tokens that were drawn from it: so a small model stays as able as it was, while it learns what
-    else is in the batch.
+    A replayed answer teaches the base's distribution over the vocabulary at each token, not only
+    the token that was sampled from it. This keeps a small model from forgetting how to answer while
+    it learns the rest of the batch.
 
     A single process takes each batch in parts whose gradients add up to the same: a group of
     similar length at a time, and fewer rows where they are long, so that memory is bounded by
@@ -213,19 +213,24 @@ class ExampleTrainer(Trainer):
             reduction="none",
         )
         if replayed.any():
-            of_replayed = {name: column[replayed] for name, column in inputs.items()}
-            with torch.no_grad(), self.accelerator.unwrap_model(model).disable_adapter():
-                of_base = model(**of_replayed, logits_to_keep=kept).logits
-            apart = divergence(of_base, logits[replayed])
-            losses[replayed] = apart.where(learned[replayed, first:], 0)
+            rows = {name: column[replayed] for name, column in inputs.items()}
+            # Not the wrapper of several processes: another may have no replayed row in this batch.
+            plain = self.accelerator.unwrap_model(model)
+            with torch.no_grad(), plain.disable_adapter():
+                base_logits = plain(**rows, logits_to_keep=kept).logits
+            divergences = divergence(base_logits, logits[replayed])
+            losses[replayed] = divergences.where(learned[replayed, first:], 0)
         tokens = learned.sum(dim=1)
         tokens[tokens <= _LABEL_TOKENS] = 1
         return share * (losses.sum(dim=1) / tokens).mean()
 
 
-def divergence(of_base: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
-    """Kullback and Leibler's, of the model from the base, in nats; logits: (..., vocabulary)."""
-    base, model = (of.float().log_softmax(dim=-1) for of in (of_base, logits))
+def divergence(base_logits: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
+    """The Kullback-Leibler divergence of the model from the base, in nats.
+
+    base_logits, logits: (..., vocabulary); returns (...).
+    """
+    base, model = (each.float().log_softmax(dim=-1) for each in (base_logits, logits))
     return torch.nn.functional.kl_div(model, base, reduction="none", log_target=True).sum(dim=-1)
 
 

@@ -5,7 +5,7 @@ SQLite and PostgreSQL only. Knows no table; creates none (see migrate.py).
 
 import math
 from asyncio import CancelledError
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -47,15 +47,19 @@ def parse_url(text: str) -> URL:
 def _sqlite_url(url: URL) -> URL:
     if url.database in (None, "", ":memory:"):
         raise ValueError("SQLite in memory would lose its flags; name a file: sqlite:///file.db")
-    for name in url.query.keys() - SQLITE_OPTIONS:
-        known = ", ".join(sorted(SQLITE_OPTIONS))
-        raise ValueError(f"unknown option {name!r} in the database URL; use {known} or remove it")
-    if "timeout" in url.query and not _is_a_wait(url.query["timeout"]):
+    _check_names(url, SQLITE_OPTIONS)
+    if "timeout" in url.query and not _is_positive(url.query["timeout"]):
         raise ValueError("timeout in the database URL is a number of seconds above 0")
     return url.set(drivername="sqlite+aiosqlite")
 
 
-def _is_a_wait(value: str | tuple[str, ...]) -> bool:
+def _check_names(url: URL, known: Set[str]) -> None:
+    for name in url.query.keys() - known:
+        usable = ", ".join(sorted(known))
+        raise ValueError(f"unknown option {name!r} in the database URL; use {usable} or remove it")
+
+
+def _is_positive(value: str | tuple[str, ...]) -> bool:
     try:
         return isinstance(value, str) and 0 < float(value) < math.inf
     except ValueError:
@@ -63,10 +67,8 @@ def _is_a_wait(value: str | tuple[str, ...]) -> bool:
 
 
 def _postgres_url(url: URL) -> URL:
+    _check_names(url, POSTGRES_OPTIONS)
     options = dict(url.query)
-    for name in options.keys() - POSTGRES_OPTIONS:
-        known = ", ".join(sorted(POSTGRES_OPTIONS))
-        raise ValueError(f"unknown option {name!r} in the database URL; use {known} or remove it")
     # libpq, and so most hosts, says sslmode where asyncpg says ssl.
     if "sslmode" in options:
         options["ssl"] = options.pop("sslmode")
@@ -95,8 +97,9 @@ def connect(url: URL, statement_timeout_s: float | None = STATEMENT_TIMEOUT_S) -
     if url.get_backend_name() == "postgresql":
         timeouts = {"timeout": CONNECT_TIMEOUT_S, "command_timeout": statement_timeout_s}
         return create_async_engine(url, pool_pre_ping=True, connect_args=timeouts, **common)
-    timeout = float(str(url.query.get("timeout", LOCK_TIMEOUT_S)))
-    engine = create_async_engine(url, connect_args={"timeout": timeout}, **common)
+    # SQLAlchemy takes a timeout from the URL itself.
+    timeouts = {} if "timeout" in url.query else {"timeout": LOCK_TIMEOUT_S}
+    engine = create_async_engine(url, connect_args=timeouts, **common)
     event.listen(engine.sync_engine, "connect", _prepare_sqlite)
     event.listen(engine.sync_engine, "begin", _begin_sqlite)
     event.listen(engine.sync_engine, "invalidate", _unlock_sqlite)

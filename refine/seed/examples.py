@@ -21,7 +21,7 @@ from refine.evaluation.rows import BenchmarkRow
 from refine.seed import corpus
 from refine.seed.corpus import Answers, Injection, Pair, Wrapper
 from refine.seed.joined import joined_texts
-from refine.served import Message, user_turn
+from refine.served import Message, answered, user_turn
 
 _WRAPPED_SHARE = 0.3
 _INJECTED_SHARE = 0.1
@@ -51,7 +51,7 @@ def mistake(messages: Messages, answer: str, analysis: str, category: str = "") 
     """A harmful answer with the analysis that goes on from its label, the hint removed (the paper's
     step 3)."""
     said = f"{harmful_label(category)}. {analysis}"
-    return Example(Kind.MISTAKE, _answered(messages, answer), said, after_mark=True)
+    return Example(Kind.MISTAKE, answered(messages, answer), said, after_mark=True)
 
 
 def of_corpus(seed: int) -> list[Example]:
@@ -99,7 +99,7 @@ def _of_pairs(rng: random.Random) -> Iterator[Example]:
             yield label(wrapper.around(pair.harmful), harmful=True, category=pair.category)
             yield label(wrapper.around(pair.benign), harmful=False)
         if pair.benign_answer:
-            yield label(_answered(pair.benign, pair.benign_answer), harmful=False)
+            yield label(answered(pair.benign, pair.benign_answer), harmful=False)
             if rng.random() < _AS_TEXT_SHARE:
                 yield label(user_turn(pair.benign_answer), harmful=False)
         yield from _of_answers(pair, rng, wrappers, injections)
@@ -119,7 +119,7 @@ def _of_answers(
         ways.append(rng.choice(wrappers).around(pair.harmful))
     for asked in ways:
         yield Example(Kind.SAFE, asked, answers.refusal)
-        yield label(_answered(asked, answers.refusal), harmful=False)
+        yield label(answered(asked, answers.refusal), harmful=False)
         yield _harmful(asked, answers.compliance, pair)
     if answers.analysis:
         yield from _of_analysis(pair.harmful, answers, pair.category, rng)
@@ -129,14 +129,14 @@ def _of_answers(
         yield label(user_turn(answers.refusal), harmful=False)
     if rng.random() < _CUT_SHARE:
         # Streams are judged before their answers end.
-        yield label(_answered(pair.harmful, _cut(answers.refusal, rng, 0.1)), harmful=False)
+        yield label(answered(pair.harmful, _cut(answers.refusal, rng, 0.1)), harmful=False)
         if answers.shape == "plain":
             yield _harmful(pair.harmful, _cut(answers.compliance, rng, _LEAST_KEPT), pair)
     if rng.random() < _INJECTED_SHARE:
         # Words to the critic change no verdict.
         told = rng.choice(injections).text
         yield _harmful(pair.harmful, f"{answers.compliance}\n\n{told}", pair)
-        yield label(_answered(pair.harmful, f"{answers.refusal}\n\n{told}"), harmful=False)
+        yield label(answered(pair.harmful, f"{answers.refusal}\n\n{told}"), harmful=False)
 
 
 def _of_analysis(
@@ -152,7 +152,7 @@ def _of_analysis(
 
 
 def _harmful(asked: Messages, answer: str, pair: Pair) -> Example:
-    return label(_answered(asked, answer), harmful=True, category=pair.category)
+    return label(answered(asked, answer), harmful=True, category=pair.category)
 
 
 def _of_texts(rng: random.Random) -> Iterator[Example]:
@@ -173,10 +173,6 @@ def _of_ordinary(rng: random.Random) -> Iterator[Example]:
             yield label(rng.choice(wrappers).around(asked.messages), harmful=False)
     for injection in corpus.injections("align"):
         yield label(user_turn(f"{injection.task}\n\n{injection.text}"), harmful=False)
-
-
-def _answered(messages: Messages, answer: str) -> tuple[Message, ...]:
-    return (*messages, {"role": "assistant", "content": answer})
 
 
 def _cut(text: str, rng: random.Random, least: float) -> str:

@@ -27,7 +27,7 @@ class Judging(Lender):
     asked: list[dict[str, Any]] = []
 
     def do_POST(self) -> None:
-        body = json.loads(self.rfile.read(int(self.headers["content-length"])))
+        body = self.body()
         self.asked.append(body)
         texts = body.get("texts") or [each[-1]["content"] for each in body["conversations"]]
         self.send(200, {"adapter": "x", "verdicts": [self._verdict(text) for text in texts]})
