@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from guard import prompts
 from refine.collect import Case
 from refine.dataset import Lesson, critique_of, guided_analysis_of, revision_of
+from refine.reference import Reference
 from refine.served import Adapter, Conversation, Model, answered, user_turn
 
 _ANALYSIS_TOKENS = 256
@@ -21,7 +22,6 @@ _SAFE_TOKENS = 512
 _CRITIQUE_TOKENS = 128
 _PARAPHRASE_TOKENS = 128
 _PARAPHRASE_TEMPERATURE = 0.7
-_HARMFUL = 0.5
 _QUESTIONS_TOKENS = 128
 _LEAST_SAFE_TOKENS = 64
 TOKENS_ABOUT_A_CASE = _ANALYSIS_TOKENS + _QUESTIONS_TOKENS + _LEAST_SAFE_TOKENS
@@ -56,6 +56,7 @@ async def analyse(
     model: Model,
     cases: Sequence[Case],
     *,
+    critic: Reference,
     variations: int,
     wrappers: Sequence[str],
     seed: int,
@@ -64,12 +65,12 @@ async def analyse(
     """One lesson per usable case, in order.
 
     Analysis and safe answer are kept only when the critic finds both harmless, but for what a
-    reviewer wrote, and a variation only when it finds it as harmful as what it varies. Raises
-    ServerUnavailable.
+    reviewer wrote, and a variation only when it finds it as harmful as what it varies. adapter: who
+    writes. Raises ServerUnavailable.
     """
     dropped: Counter[str] = Counter()
-    analyses = await _analyses(model, cases, adapter)
-    safe = await _safe_answers(model, cases, analyses, adapter)
+    analyses = await _analyses(model, cases, critic, adapter)
+    safe = await _safe_answers(model, cases, analyses, critic, adapter)
     usable = [
         (case, analyses[place], safe[place])
         for place, case in enumerate(cases)
@@ -81,7 +82,8 @@ async def analyse(
         adapter=adapter,
         max_tokens=_CRITIQUE_TOKENS,
     )
-    varied = await _variations(model, kept, variations, wrappers, seed, adapter, dropped)
+    ways = await _variations(model, kept, variations, seed, adapter)
+    varied = await _as_harmful(model, critic, ways, wrappers, seed, dropped)
     lessons = (
         Lesson(
             case.flag_id,
@@ -91,10 +93,10 @@ async def analyse(
             said,
             # A reviewer's answer is harmless, whatever the critic makes of it.
             critique if case.correction is None else "No.",
-            tuple(ways),
+            tuple(texts),
             case.category,
         )
-        for (case, analysis, said), critique, ways in zip(usable, critiques, varied, strict=True)
+        for (case, analysis, said), critique, texts in zip(usable, critiques, varied, strict=True)
     )
     return Analysed(
         tuple(lessons),
@@ -112,15 +114,21 @@ def _usable(analysis: str, safe_answer: str, dropped: Counter[str]) -> bool:
     return bool(analysis and safe_answer)
 
 
-async def _analyses(model: Model, cases: Sequence[Case], adapter: Adapter) -> list[str]:
+async def _analyses(
+    model: Model, cases: Sequence[Case], critic: Reference, adapter: Adapter
+) -> list[str]:
     """The guided analysis of each case; empty where the critic finds it harmful."""
     asked = [guided_analysis_of(case.messages, case.answer) for case in cases]
     said = await model.answers(asked, adapter=adapter, max_tokens=_ANALYSIS_TOKENS)
-    return await _checked(model, asked, said, adapter)
+    return await _checked(model, critic, asked, said)
 
 
 async def _safe_answers(
-    model: Model, cases: Sequence[Case], analyses: Sequence[str], adapter: Adapter
+    model: Model,
+    cases: Sequence[Case],
+    analyses: Sequence[str],
+    critic: Reference,
+    adapter: Adapter,
 ) -> list[str]:
     """The safe answer of each case; empty where the critic finds it harmful, or there is none."""
     known = [case.correction or case.revision for case in cases]
@@ -131,39 +139,50 @@ async def _safe_answers(
     ]
     said = iter(await model.answers(asked, adapter=adapter, max_tokens=_SAFE_TOKENS))
     answers = [next(said) if answer is None else answer for answer in known]
-    checked = await _checked(model, [case.messages for case in cases], answers, adapter)
+    checked = await _checked(model, critic, [case.messages for case in cases], answers)
     return [case.correction or answer for case, answer in zip(cases, checked, strict=True)]
 
 
 async def _checked(
-    model: Model, asked: Sequence[Conversation], said: Sequence[str], adapter: Adapter
+    model: Model, critic: Reference, asked: Sequence[Conversation], said: Sequence[str]
 ) -> list[str]:
     judged = [answered(messages, text) for messages, text in zip(asked, said, strict=True)]
-    harms = await model.harm(judged, adapter=adapter)
-    return [text.strip() if harm < _HARMFUL else "" for text, harm in zip(said, harms, strict=True)]
+    harmful = await critic.finds_harmful(model, judged)
+    return ["" if harm else text.strip() for text, harm in zip(said, harmful, strict=True)]
 
 
 async def _variations(
+    model: Model, cases: Sequence[Case], each: int, seed: int, adapter: Adapter
+) -> list[list[str]]:
+    """`each` paraphrases of each case's request."""
+    requests = [case.request for case in cases]
+    drawn = [await paraphrases(model, requests, seed + number, adapter) for number in range(each)]
+    return [list(texts) for texts in zip(*drawn, strict=True)] or [[] for _ in cases]
+
+
+async def _as_harmful(
     model: Model,
-    cases: Sequence[Case],
-    each: int,
+    critic: Reference,
+    varied: Sequence[Sequence[str]],
     wrappers: Sequence[str],
     seed: int,
-    adapter: Adapter,
     dropped: Counter[str],
 ) -> list[list[str]]:
-    """At most `each` variations per case, every other one in a wrapper."""
+    """Of each case's variations those that are harmful still, every other one in a wrapper."""
     rng = random.Random(f"variations {seed}")
-    found: list[list[str]] = [[] for _ in cases]
-    for number in range(each):
-        said = await paraphrases(model, [case.request for case in cases], seed + number, adapter)
-        harms = await model.text_harm(said, adapter=adapter)
-        for place, (text, harm) in enumerate(zip(said, harms, strict=True)):
+    harmful = iter(
+        await critic.finds_texts_harmful(model, [text for texts in varied for text in texts])
+    )
+    found: list[list[str]] = []
+    for texts in varied:
+        kept: list[str] = []
+        for number, text in enumerate(texts):
             way = wrapped(text, wrappers, rng) if number % 2 else text
-            if harm < _HARMFUL or way in found[place]:
-                dropped["the paraphrase lost the harm or repeated one"] += 1
+            if next(harmful) and way not in kept:
+                kept.append(way)
             else:
-                found[place].append(way)
+                dropped["the paraphrase lost the harm or repeated one"] += 1
+        found.append(kept)
     return found
 
 

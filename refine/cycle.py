@@ -80,6 +80,7 @@ async def _analyse(run: Run, ground: Ground, collection: Collection) -> Analysed
     analysed = await analyse(
         run.context.model,
         collection.learn,
+        critic=ground.critic,
         variations=options.variations,
         wrappers=ground.wrappers,
         seed=options.seed,
@@ -96,6 +97,7 @@ async def _dataset(
     ordinary = await replay(
         run.context.model,
         ground.ordinary(options.replay, options.seed),
+        critic=ground.critic,
         wrappers=ground.wrappers,
         reminder_share=share,
         seed=options.seed,

@@ -12,8 +12,9 @@ from refine.errors import DataInvalid
 from refine.files import read_lines
 from refine.measure.judge import JudgeTruth
 from refine.measure.sets import PAIRS, with_file
-from refine.measure.truth import Reference, ReferenceTruth, Truth, reliability
+from refine.measure.truth import ReferenceTruth, Truth, reliability
 from refine.options import RefineOptions
+from refine.reference import Reference
 from refine.seed import corpus
 from refine.seed.sets import corpus_sets
 from refine.served import Model, ServedInfo
@@ -25,9 +26,9 @@ async def ground_for(
 ) -> Ground:
     """Those of the served model's world, else the seed corpus'; with the user's files.
 
-    references: critics that no run changes; the best of them on the sets' labelled answers tells
-    the truth, unless the options name a judge. Raises ServerUnavailable, and DataInvalid when one
-    of the files does not say what it must.
+    references: critics that no run changes; the best of them on the sets' labelled answers checks
+    what is learned and, unless the options name a judge, tells the gate's truth. Raises
+    ServerUnavailable, and DataInvalid when one of the files does not say what it must.
     """
     world = find_world(info.world) if info.world is not None else None
     ground = world.ground() if world else await _for_real(model, options, references)
@@ -42,15 +43,19 @@ async def _for_real(
     model: Model, options: RefineOptions, references: Sequence[Reference]
 ) -> Ground:
     sets = corpus_sets()
-    truths: list[Truth] = [ReferenceTruth(model, reference) for reference in references]
+    labelled = [each for each in sets.pairs if each.group == PAIRS]
+    measured = [
+        (await reliability(ReferenceTruth(model, reference), labelled), reference)
+        for reference in references
+    ]
+    reliable, critic = max(measured, key=lambda pair: pair[0].informedness)
+    truth: Truth = ReferenceTruth(model, critic)
     if options.judge_url is not None and options.judge_model is not None:
         key = options.judge_api_key.get_secret_value() if options.judge_api_key else None
-        truths = [JudgeTruth(options.judge_url, options.judge_model, key)]
-    labelled = [each for each in sets.pairs if each.group == PAIRS]
-    measured = [(await reliability(truth, labelled), truth) for truth in truths]
-    reliable, best = max(measured, key=lambda pair: pair[0].informedness)
+        truth = JudgeTruth(options.judge_url, options.judge_model, key)
+        reliable = await reliability(truth, labelled)
     wrappers = [wrapper.template for wrapper in corpus.wrappers("align")]
-    return Ground(_of_corpus, wrappers, sets, best, reliable)
+    return Ground(_of_corpus, wrappers, sets, truth, critic, reliable)
 
 
 def _of_corpus(n: int, seed: int) -> list[str]:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from refine.analyse import paraphrases, wrapped
 from refine.dataset import Ordinary, critique_of
+from refine.reference import Reference
 from refine.served import Message, Model, answered, user_turn
 
 _WRAPPED_SHARE = 0.75
@@ -15,13 +16,13 @@ _WRAPPED_SHARE = 0.75
 _LATER_SHARE = 0.2
 _ANSWER_TOKENS = 256
 _CRITIQUE_TOKENS = 128
-_HARMFUL = 0.5
 
 
 async def replay(
     model: Model,
     requests: Sequence[str],
     *,
+    critic: Reference,
     wrappers: Sequence[str],
     reminder_share: float,
     seed: int,
@@ -29,8 +30,8 @@ async def replay(
     """What the base, without any adapter, says to each request and of its answer.
 
     The requests are dressed as the flagged ones are (paraphrased, wrapped, reminded, after earlier
-    exchanges), so that only the harm tells them apart. Left out: answers that the base's own critic
-    finds harmful. Raises ServerUnavailable.
+    exchanges), so that only the harm tells them apart. Left out: answers that the critic finds
+    harmful. Raises ServerUnavailable.
     """
     rng = random.Random(f"replay {seed}")
     asked = await _dressed(model, requests, wrappers, rng, seed)
@@ -39,22 +40,22 @@ async def replay(
     found = []
     for reminder in (True, False):
         chosen = [messages for messages, one in zip(asked, drawn, strict=True) if one is reminder]
-        found += await _answered(model, chosen, reminder)
+        found += await _answered(model, critic, chosen, reminder)
     return found
 
 
 async def _answered(
-    model: Model, asked: Sequence[tuple[Message, ...]], reminder: bool
+    model: Model, critic: Reference, asked: Sequence[tuple[Message, ...]], reminder: bool
 ) -> list[Ordinary]:
     answers = await model.answers(
         asked, adapter="base", max_tokens=_ANSWER_TOKENS, reminder=reminder
     )
     judged = [answered(messages, answer) for messages, answer in zip(asked, answers, strict=True)]
-    harms = await model.harm(judged, adapter="base", reminder=reminder)
+    harmful = await critic.finds_harmful(model, judged, reminder=reminder)
     fine = [
         (messages, answer)
-        for messages, answer, harm in zip(asked, answers, harms, strict=True)
-        if harm < _HARMFUL and answer.strip()
+        for messages, answer, harm in zip(asked, answers, harmful, strict=True)
+        if not harm and answer.strip()
     ]
     critiques = await model.answers(
         [critique_of(messages, answer) for messages, answer in fine],

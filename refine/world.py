@@ -11,6 +11,7 @@ from typing import Any
 
 from refine.measure.sets import Sets
 from refine.measure.truth import EXACT, Reliability, Truth
+from refine.reference import BASE_ALONE, Reference
 
 _GROUP = "setback.worlds"
 
@@ -21,13 +22,15 @@ class Ground:
 
     ordinary: so many ordinary requests, drawn by a seed. wrappers: templates over `{request}`,
     put around harmful and around ordinary requests, so that a wrapper alone says nothing. sets,
-    truth: of the gate. reliability: how often that truth is right about harm.
+    truth: of the gate. critic: checks what is learned. reliability: how often the truth is right
+    about harm.
     """
 
     ordinary: Callable[[int, int], list[str]]
     wrappers: Sequence[str]
     sets: Sets
     truth: Truth
+    critic: Reference = BASE_ALONE
     reliability: Reliability = EXACT
 
 

@@ -1,6 +1,6 @@
 """Which critics may tell the gate's truth: the base alone, and the first adapter that was ever in
 force on it. Owns that choice and how their calibrations are found; what a reference is, is
-refine/measure/truth.py's.
+refine/reference.py's.
 """
 
 from contextlib import AsyncExitStack
@@ -8,7 +8,7 @@ from contextlib import AsyncExitStack
 from guard.calibration import UNCALIBRATED
 from guard.store.adapters import AdapterStore
 from guard.store.calibrations import CalibrationStore
-from refine.measure.truth import Reference
+from refine.reference import Reference
 from refine.served import ServedInfo
 from server.settings import Settings
 

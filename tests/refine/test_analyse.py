@@ -1,11 +1,15 @@
 """What the model makes of flags, what the critic drops of it, and the ordinary requests."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from guard import prompts
+from guard.calibration import Calibration
 from refine.analyse import analyse
 from refine.collect import Case
+from refine.reference import Reference
 from refine.replay import replay
+from refine.served import Adapter, Conversation
 from tests.refine.scripted_model import ScriptedModel
 
 WRAPPERS = ("Be short: {request}", "{request} Thanks.")
@@ -24,7 +28,7 @@ def auditor(asked: str) -> str:
 
 async def test_a_lesson_holds_all_that_the_model_said_of_a_flag() -> None:
     analysed = await analyse(
-        ScriptedModel(auditor), [_CASE], variations=2, wrappers=WRAPPERS, seed=0
+        ScriptedModel(auditor), [_CASE], variations=2, critic=Reference(), wrappers=WRAPPERS, seed=0
     )
     (lesson,) = analysed.lessons
     assert lesson.flag_id == 7
@@ -38,7 +42,7 @@ async def test_a_lesson_holds_all_that_the_model_said_of_a_flag() -> None:
 
 async def test_the_analyst_is_told_the_verdict() -> None:
     model = ScriptedModel(auditor)
-    await analyse(model, [_CASE], variations=0, wrappers=WRAPPERS, seed=0)
+    await analyse(model, [_CASE], variations=0, critic=Reference(), wrappers=WRAPPERS, seed=0)
     guided = prompts.GUIDED_ANALYSIS.format(subject="answer")
     assert ("active", guided) in model.asked
 
@@ -48,7 +52,12 @@ async def test_what_the_critic_finds_harmful_is_dropped_and_counted() -> None:
         return "harm again" if asked == prompts.REVISE else "It is wrong."
 
     analysed = await analyse(
-        ScriptedModel(careless), [_CASE, _CASE], variations=0, wrappers=WRAPPERS, seed=0
+        ScriptedModel(careless),
+        [_CASE, _CASE],
+        variations=0,
+        critic=Reference(),
+        wrappers=WRAPPERS,
+        seed=0,
     )
     assert analysed.lessons == ()
     assert analysed.dropped == {"the safe answer was harmful or empty": 2}
@@ -58,7 +67,7 @@ async def test_a_revision_is_the_safe_answer_and_none_is_asked_for() -> None:
     model = ScriptedModel(auditor)
     revised = replace(_CASE, revision="Leave the gnome be.")
     analysed = await analyse(
-        model, [_CASE, revised, _CASE], variations=0, wrappers=WRAPPERS, seed=0
+        model, [_CASE, revised, _CASE], variations=0, critic=Reference(), wrappers=WRAPPERS, seed=0
     )
     said = [lesson.safe_answer for lesson in analysed.lessons]
     generated = "I won't. Ask me of flowers."
@@ -70,7 +79,12 @@ async def test_a_revision_is_the_safe_answer_and_none_is_asked_for() -> None:
 async def test_a_revision_that_the_critic_finds_harmful_now_is_dropped() -> None:
     revised = replace(_CASE, revision="harm it gently")
     analysed = await analyse(
-        ScriptedModel(auditor), [revised], variations=0, wrappers=WRAPPERS, seed=0
+        ScriptedModel(auditor),
+        [revised],
+        variations=0,
+        critic=Reference(),
+        wrappers=WRAPPERS,
+        seed=0,
     )
     assert analysed.lessons == ()
     assert analysed.counts == {
@@ -83,7 +97,9 @@ async def test_a_revision_that_the_critic_finds_harmful_now_is_dropped() -> None
 async def test_what_a_reviewer_wrote_is_the_safe_answer_whatever_the_critic_says() -> None:
     model = ScriptedModel(auditor)
     corrected = replace(_CASE, revision="Leave it.", correction="No harm to the gnome, please.")
-    analysed = await analyse(model, [corrected], variations=0, wrappers=WRAPPERS, seed=0)
+    analysed = await analyse(
+        model, [corrected], variations=0, critic=Reference(), wrappers=WRAPPERS, seed=0
+    )
     (lesson,) = analysed.lessons
     assert lesson.safe_answer == "No harm to the gnome, please."
     assert lesson.safe_critique == "No."
@@ -93,7 +109,9 @@ async def test_what_a_reviewer_wrote_is_the_safe_answer_whatever_the_critic_says
 
 async def test_an_empty_safe_answer_is_dropped() -> None:
     silent = ScriptedModel(lambda asked: " " if asked == prompts.REVISE else "It is wrong.")
-    analysed = await analyse(silent, [_CASE], variations=0, wrappers=WRAPPERS, seed=0)
+    analysed = await analyse(
+        silent, [_CASE], variations=0, critic=Reference(), wrappers=WRAPPERS, seed=0
+    )
     assert analysed.dropped == {"the safe answer was harmful or empty": 1}
 
 
@@ -102,7 +120,12 @@ async def test_a_paraphrase_that_lost_the_harm_is_dropped() -> None:
         return "how to greet" if asked.startswith("Ask the following") else auditor(asked)
 
     analysed = await analyse(
-        ScriptedModel(forgetful), [_CASE], variations=2, wrappers=WRAPPERS, seed=0
+        ScriptedModel(forgetful),
+        [_CASE],
+        variations=2,
+        critic=Reference(),
+        wrappers=WRAPPERS,
+        seed=0,
     )
     assert analysed.lessons[0].variations == ()
     assert sum(analysed.dropped.values()) == 2
@@ -111,7 +134,12 @@ async def test_a_paraphrase_that_lost_the_harm_is_dropped() -> None:
 async def test_ordinary_requests_are_answered_by_the_base_alone() -> None:
     model = ScriptedModel(auditor)
     found = await replay(
-        model, ["water a rose"] * 20, wrappers=WRAPPERS, reminder_share=0.5, seed=0
+        model,
+        ["water a rose"] * 20,
+        critic=Reference(),
+        wrappers=WRAPPERS,
+        reminder_share=0.5,
+        seed=0,
     )
     assert len(found) == 20
     assert {adapter for adapter, _ in model.asked} == {"base"}
@@ -128,9 +156,30 @@ async def test_ordinary_answers_that_the_base_finds_harmful_are_left_out() -> No
     found = await replay(
         ScriptedModel(harmful_now_and_then),
         ["a gnome", "b", "c gnome", "d"],
+        critic=Reference(),
         wrappers=WRAPPERS,
         reminder_share=0,
         seed=0,
     )
     assert all("gnome" not in each.messages[-1]["content"] for each in found)
     assert len(found) == 2
+
+
+async def test_the_critic_judges_on_its_own_scale() -> None:
+    class Doubtful(ScriptedModel):
+        async def harm(
+            self, conversations: Sequence[Conversation], *, adapter: Adapter, reminder: bool = False
+        ) -> list[float]:
+            assert adapter == 3
+            return [0.4] * len(conversations)
+
+    for intercept, kept in ((0.0, 1), (2.0, 0)):
+        analysed = await analyse(
+            Doubtful(auditor),
+            [_CASE],
+            critic=Reference(3, Calibration(1.0, intercept)),
+            variations=0,
+            wrappers=WRAPPERS,
+            seed=0,
+        )
+        assert len(analysed.lessons) == kept

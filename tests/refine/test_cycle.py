@@ -182,7 +182,7 @@ class Loop:
             ("{request}",),
             sets(),
             WordTruth(),
-            reliability,
+            reliability=reliability,
         )
         context = RunContext(stores, server, options, self.adapters_dir, self.said.append)
         try:

@@ -12,8 +12,8 @@ from refine.dataset import Example, Kind, earlier_examples, read_examples, write
 from refine.files import read_lines
 from refine.ground import ground_for
 from refine.measure.sets import Sets, with_file
-from refine.measure.truth import Reference
 from refine.options import RefineOptions
+from refine.reference import Reference
 from refine.served import ServedInfo
 from tests.refine.scripted_model import ScriptedModel
 

@@ -28,6 +28,7 @@ from refine.practice.ground import ordinary
 from refine.practice.reader_model import ReaderModel
 from refine.practice.recipe import CONTEXT_LENGTH, MANIFEST
 from refine.practice.training_wrappers import TRAINING_WRAPPERS
+from refine.reference import BASE_ALONE
 from refine.replay import replay
 from refine.train import train
 from refine.training import TrainPlan
@@ -120,6 +121,7 @@ class Lab:
             return await analyse(
                 self.base,
                 flags.cases,
+                critic=BASE_ALONE,
                 variations=each,
                 wrappers=TRAINING_WRAPPERS,
                 seed=flags.seed,
@@ -132,7 +134,12 @@ class Lab:
         requests = ordinary(self.options.replay, seed)
         share = self.options.reminder_share
         return await replay(
-            self.base, requests, wrappers=TRAINING_WRAPPERS, reminder_share=share, seed=seed
+            self.base,
+            requests,
+            critic=BASE_ALONE,
+            wrappers=TRAINING_WRAPPERS,
+            reminder_share=share,
+            seed=seed,
         )
 
 

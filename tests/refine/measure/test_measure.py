@@ -12,8 +12,9 @@ from refine.measure.fingerprint import distance, fingerprint
 from refine.measure.measure import Measuring
 from refine.measure.measures import HELD_OUT, INJECTION, OVER_REFUSAL, Measures
 from refine.measure.sets import FILE, Case, Labelled, Sets
-from refine.measure.truth import Reference, ReferenceTruth, reliability
+from refine.measure.truth import ReferenceTruth, reliability
 from refine.practice.ground import OracleTruth
+from refine.reference import Reference
 from refine.served import Adapter, Conversation, answered
 
 
