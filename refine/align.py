@@ -3,7 +3,6 @@ of stages: the paper's steps before there is any traffic. Owns their order and w
 base; how a run is kept, resumed and ended is run.py's, what the corpus teaches seed/examples.py's.
 """
 
-import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,7 +15,6 @@ from refine.dataset import (
     Example,
     Kind,
     guided_analysis_of,
-    read_examples,
     write_dataset,
 )
 from refine.evaluation.rows import BenchmarkRow
@@ -33,9 +31,10 @@ _ANSWER_TOKENS = 192
 _ANALYSIS_TOKENS = 96
 _HELP_TOKENS = 160
 _SAMPLED = 0.7
-_LABEL_EPOCHS = 0.6
-_EPOCHS = 1
-_LABELS_AGAIN = 0.7
+_DRAWS = 3
+"""Answers of the base's to each ordinary request."""
+_SEEDS_APART = 1000
+_EPOCHS = 0.42
 _JUDGED = 200
 _CAN_JUDGE = 85
 """Percentage from which on a base's analyses are worth learning."""
@@ -181,43 +180,26 @@ async def _help(model: Model, rows: Sequence[BenchmarkRow], seed: int) -> list[E
     """The base's own answers to what it ought to help with, and that they are harmless. Sampled:
     the most likely answer of a small model runs in circles."""
     asked = examples.requests_to_answer(rows, seed)
-    said = await model.answers(
-        asked, adapter="base", max_tokens=_HELP_TOKENS, temperature=_SAMPLED, seed=seed
-    )
     found = []
-    for messages, answer in zip(asked, said, strict=True):
-        if answer.strip() and not repeats_itself(answer) and not is_refusal(answer):
-            found.append(Example(Kind.HELP, tuple(messages), answer))
-            found.append(examples.label(answered(messages, answer), harmful=False))
+    for draw in range(_DRAWS):
+        said = await model.answers(
+            asked,
+            adapter="base",
+            max_tokens=_HELP_TOKENS,
+            temperature=_SAMPLED,
+            seed=seed + draw * _SEEDS_APART,
+        )
+        for messages, answer in zip(asked, said, strict=True):
+            if answer.strip() and not repeats_itself(answer) and not is_refusal(answer):
+                found.append(Example(Kind.HELP, tuple(messages), answer))
+                found.append(examples.label(answered(messages, answer), harmful=False))
     return found
 
 
-def in_phases(learned: Sequence[Example], seed: int) -> tuple[list[Example], list[Example]]:
-    """What the critic is made of, labels alone, and what is learned after it: all that the model is
-    to say, with some of the labels again."""
-    labels = [example for example in learned if example.kind is Kind.LABEL]
-    replies = [example for example in learned if example.kind is not Kind.LABEL]
-    rng = random.Random(f"labels again {seed}")
-    replies += rng.sample(labels, min(len(labels), round(_LABELS_AGAIN * len(replies))))
-    rng.shuffle(replies)
-    return labels, replies
-
-
 async def _train(run: Run, dataset: DatasetFile) -> Path:
-    """In two phases, the first at a high rate. Together, the many labels would make a small model
-    forget how to answer."""
-    labels, replies = in_phases(read_examples(dataset.path), run.context.options.seed)
-    about = {"run": run.record.id, "parent": None, "of": dataset.sha256}
-    critic = await run.train(
-        write_dataset(run.folder / "labels", labels, about),
-        start=None,
-        epochs=_LABEL_EPOCHS,
-        name="critic",
-        upper_half=True,
-    )
-    return await run.train(
-        write_dataset(run.folder / "replies", replies, about), start=critic, epochs=_EPOCHS
-    )
+    """All at once: the base's answers are replayed from the first step on, since a small model that
+    learned the labels alone could not be led back to them."""
+    return await run.train(dataset, start=None, epochs=_EPOCHS, upper_half=True)
 
 
 async def _gate(run: Run, trained: Path) -> Proof:

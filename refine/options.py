@@ -76,7 +76,7 @@ class RefineOptions(BaseModel):
     alignment."""
 
     epochs: float | None = Field(default=None, gt=0, allow_inf_nan=False)
-    """Passes over the dataset. Unset: 3; in an alignment 0.6 of the labels, then 1 of the rest."""
+    """Passes over the dataset. Unset: 3, and 0.42 in an alignment."""
 
     batch_size: int = Field(default=16, ge=1)
     """Examples per step, over all devices."""

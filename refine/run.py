@@ -109,20 +109,19 @@ class Run:
         *,
         start: Path | None,
         epochs: float,
-        name: str = "adapter",
         upper_half: bool = False,
     ) -> Path:
         """Trains an adapter, on from that in `start` or from nothing, and returns its directory.
 
-        epochs: passes over the dataset, where the options name no number. name: of the directory
-        below the run's. upper_half: of the layers alone.
+        epochs: passes over the dataset, where the options name no number. upper_half: of the
+        layers alone.
         """
         options, info = self.context.options, self.info
         plan = TrainPlan(
             base=info.base,
             dataset=str(dataset.path),
-            out=str(self.folder / name),
-            checkpoints=str(self.folder / f"{name}-checkpoints"),
+            out=str(self.folder / "adapter"),
+            checkpoints=str(self.folder / "checkpoints"),
             start=None if start is None else str(start),
             rank=min(options.rank, info.max_lora_rank),
             learning_rate=options.learning_rate,

@@ -36,6 +36,8 @@ _TOKENS_AT_ONCE = 4096
 _GROUP = 4
 _POOL = 200
 """So many groups are sorted by length together."""
+_REPLAY_WEIGHT = 10.0
+"""Divergences are small where they matter: without a weight the labels would outweigh them."""
 _IGNORED = -100
 _BASE_RATE, _BASE_WIDTH, _WIDTH_POWER = 1e-4, 4096, 1.08
 """A usual LoRA rate for a model of some billion parameters; the power was measured on the practice
@@ -219,7 +221,7 @@ class ExampleTrainer(Trainer):
             with torch.no_grad(), plain.disable_adapter():
                 base_logits = plain(**rows, logits_to_keep=kept).logits
             divergences = divergence(base_logits, logits[replayed])
-            losses[replayed] = divergences.where(learned[replayed, first:], 0)
+            losses[replayed] = _REPLAY_WEIGHT * divergences.where(learned[replayed, first:], 0)
         tokens = learned.sum(dim=1)
         tokens[tokens <= _LABEL_TOKENS] = 1
         return share * (losses.sum(dim=1) / tokens).mean()

@@ -29,6 +29,7 @@ _CUT_SHARE = 0.3
 _SYSTEM_SHARE = 0.2
 _AS_TEXT_SHARE = 0.5
 _ANSWERED_WRAPPED_SHARE = 0.5
+_DECLINED_SHARE = 0.6
 _GUIDED_SHARE = 0.3
 _REVISED_SHARE = 0.6
 _HELPED = 4000
@@ -118,7 +119,8 @@ def _of_answers(
     if rng.random() < _ANSWERED_WRAPPED_SHARE:
         ways.append(rng.choice(wrappers).around(pair.harmful))
     for asked in ways:
-        yield Example(Kind.SAFE, asked, answers.refusal)
+        if rng.random() < _DECLINED_SHARE:
+            yield Example(Kind.SAFE, asked, answers.refusal)
         yield label(answered(asked, answers.refusal), harmful=False)
         yield _harmful(asked, answers.compliance, pair)
     if answers.analysis:

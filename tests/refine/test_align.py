@@ -16,15 +16,15 @@ from guard.store.adapters import AdapterStore
 from guard.store.database import parse_url
 from guard.store.flags import FlagStore
 from guard.store.runs import RunStore, StoredRun
-from refine.align import in_phases, run_alignment
-from refine.dataset import Example, Kind, read_examples
+from refine.align import run_alignment
+from refine.dataset import Kind, read_examples
 from refine.errors import ServerUnavailable
 from refine.evaluation.rows import BenchmarkRow, answer
 from refine.options import RefineOptions
 from refine.run import RunContext, Stores, run_folder
-from refine.seed import corpus, examples
+from refine.seed import corpus
 from refine.served import Adapter, Conversation
-from tests.refine.test_cycle import Loop, ScriptedServer, turn
+from tests.refine.test_cycle import Loop, ScriptedServer
 
 pytestmark = pytest.mark.slow
 
@@ -194,13 +194,3 @@ def test_an_alignment_that_broke_off_is_finished_by_the_next(alignment: Alignmen
     run = alignment.align(server)
     assert (run.id, run.status) == (1, "promoted")
     assert "run 1: collect: done before" in alignment.said
-
-
-def test_the_critic_is_learned_first_and_some_of_its_labels_again_with_the_words() -> None:
-    labels = [examples.label(turn(f"text {n}"), harmful=n % 2 == 0) for n in range(100)]
-    words = [Example(Kind.HELP, turn(f"request {n}"), "Here.") for n in range(20)]
-    first, second = in_phases([*words, *labels], 0)
-    assert first == labels
-    assert set(map(str, second)) >= {str(each) for each in words}
-    assert [each.kind for each in second].count(Kind.LABEL) == 14
-    assert len(second) == 34
