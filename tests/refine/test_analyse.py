@@ -145,6 +145,7 @@ async def test_ordinary_requests_are_answered_by_the_base_alone() -> None:
     assert {adapter for adapter, _ in model.asked} == {"base"}
     asked = [each.messages[-1]["content"] for each in found]
     assert 0 < sum(each.reminded for each in found) < 20
+    assert 0 < sum(each.critique is not None for each in found) < 8
     assert any(text.startswith("water a rose, in other words") for text in asked)
     assert any(len(each.messages) > 1 for each in found)
 
