@@ -15,12 +15,12 @@ from guard.system_turn import system_turn
 _USER = "SETBACKUSER"
 _ANSWER = "SETBACKANSWER"
 _QUESTION = "SETBACKQUESTION"
+_REPLY = "SETBACKREPLY"
 
 
 class Tokenizer(Protocol):
     """What the guard needs of a Hugging Face tokenizer."""
 
-    all_special_ids: list[int]
     eos_token_id: int
 
     def encode(self, text: str, **options: Any) -> list[int]:
@@ -51,39 +51,45 @@ class TextFrame:
 class ChatFormat:
     """A chat template taken apart once, at start-up, with thinking switched off.
 
-    Raises TemplateUnusable when the template refuses a user turn after the assistant's or
-    does not reproduce the turns' text.
+    The reply to a question begins where the template puts an assistant's words, past the thought or
+    the channel's head that the model would begin with by itself.
+
+    Raises TemplateUnusable when the tokenizer cannot be used, or the template refuses a user turn
+    after the assistant's or does not reproduce the turns' text.
     """
 
     def __init__(self, tokenizer: Tokenizer, chat_template: str | None = None) -> None:
         self._tokenizer = tokenizer
         self._chat_template = chat_template
-        turns = [_turn("user", _USER), _turn("assistant", _ANSWER), _turn("user", _QUESTION)]
-        rendered = self._render(turns)
-        _, found_answer, after_answer = rendered.rpartition(_ANSWER)
-        self._before_question, found_question, self._after_question = after_answer.partition(
-            _QUESTION
-        )
-        if not (found_answer and found_question):
+        self._refuse_unusable_tokenizer()
+        question = [_turn("user", _USER), _turn("assistant", _ANSWER), _turn("user", _QUESTION)]
+        written = self._render([*question, _turn("assistant", _REPLY)], add_generation_prompt=False)
+        _, found_answer, after_answer = written.rpartition(_ANSWER)
+        self._before_question, found_question, rest = after_answer.partition(_QUESTION)
+        before_reply, found_reply, _ = rest.rpartition(_REPLY)
+        if not (found_answer and found_question and found_reply):
             raise TemplateUnusable(
                 "The chat template does not show the assistant's answer and the user's next turn "
                 "as they were given. Serve a template that does with --chat-template."
             )
+        self._prompt_end = self._render(question).rpartition(_QUESTION)[2]
+        thinking = self._render(question, enable_thinking=True).rpartition(_QUESTION)[2]
+        # Only a template that knows of thinking closes the thought in its prompt. A space before a
+        # word is part of the word's token.
+        knows = thinking != self._prompt_end
+        self._after_question = self._prompt_end if knows else before_reply.rstrip(" ")
         self._tails = self._generation_tails()
         before_user = self._render([_turn("user", _USER)]).partition(_USER)[0]
-        # A space before a word is part of the word's token.
-        self._first_turn, later = (s.rstrip(" ") for s in (before_user, self._before_question))
+        self._first_turn = self._ids(before_user.rstrip(" "))
+        later = self._ids(self._before_question.rstrip(" "))
         # What stands before a user's words wherever they come in a conversation.
-        shared = os.path.commonprefix([self._first_turn[::-1], later[::-1]])
-        self._user_start = self._ids(shared[::-1])
-        special = frozenset(tokenizer.all_special_ids)
-        self._system_turn = system_turn(self._render, self._ids, special)
+        self._user_start = os.path.commonprefix([self._first_turn[::-1], later[::-1]])[::-1]
+        self._system_turn = system_turn(self._render, self._ids, self._is_special)
 
     @property
     def end_of_turn(self) -> int:
         """The id that ends an assistant's turn."""
-        special = set(self._tokenizer.all_special_ids)
-        marks = (mark for mark in self._ids(self._before_question) if mark in special)
+        marks = (mark for mark in self._ids(self._answer_end()) if self._is_special(mark))
         return next(marks, self._tokenizer.eos_token_id)
 
     def encode(self, text: str) -> list[int]:
@@ -101,9 +107,7 @@ class ChatFormat:
 
     def after_answer(self, mark: str) -> tuple[int, ...]:
         """Ids that follow an answer's last word: its end of turn, then `mark`, without a turn."""
-        turns = [_turn("user", _USER), _turn("assistant", _ANSWER)]
-        end = self._render(turns, add_generation_prompt=False).rpartition(_ANSWER)[2]
-        return self._ids(end + mark)
+        return self._ids(self._answer_end() + mark)
 
     def turn_frame(self, mark: str) -> TextFrame:
         """A one-turn prompt whose user says a text, and `mark` after the end of that turn."""
@@ -115,16 +119,16 @@ class ChatFormat:
     def text_frame(self, before: str, after: str, reply: str = "") -> TextFrame:
         """A one-turn prompt whose user says `before`, a text, and `after`; the reply begins with
         `reply`."""
-        rendered = self._render([_turn("user", before + _USER + after)])
+        rendered = self._render_asked([_turn("user", before + _USER + after)])
         head, _, tail = rendered.partition(_USER)
         return TextFrame(self._ids(head), self._ids(tail + reply))
 
     def conversation(self, messages: list[dict[str, str]]) -> list[int]:
-        """Ids of a conversation up to where the assistant begins to answer.
+        """Ids of a conversation up to where the assistant's words begin.
 
         Raises TemplateUnusable when the template refuses these roles in this order.
         """
-        return list(self._ids(self._render(messages)))
+        return list(self._ids(self._render_asked(messages)))
 
     def ended(self, messages: list[dict[str, str]], mark: str) -> list[int]:
         """Ids of a conversation with its last turn ended, and `mark` after that.
@@ -163,7 +167,7 @@ class ChatFormat:
         for place in range(len(prompt_ids) - len(tail) - len(start), -1, -1):
             if tuple(prompt_ids[place : place + len(start)]) == start:
                 words = list(prompt_ids[place + len(start) : -len(tail)])
-                return TextFrame(self._ids(self._first_turn), tail), words
+                return TextFrame(self._first_turn, tail), words
         return None
 
     def _tail_of(self, prompt_ids: Sequence[int]) -> tuple[int, ...] | None:
@@ -179,7 +183,35 @@ class ChatFormat:
             self._ids(self._render(conversation, **thinking).rpartition(_USER)[2])
             for thinking in ({}, {"enable_thinking": True}, {"enable_thinking": False})
         }
+        tails.add(self._ids(self._after_question))
         return tuple(sorted((t for t in tails if t), key=len, reverse=True))
+
+    def _answer_end(self) -> str:
+        """What the template puts after the words of an answer that is the last turn."""
+        turns = [_turn("user", _USER), _turn("assistant", _ANSWER)]
+        return self._render(turns, add_generation_prompt=False).rpartition(_ANSWER)[2]
+
+    def _render_asked(self, messages: list[dict[str, str]]) -> str:
+        """A conversation up to where the assistant's words begin."""
+        rendered = self._render(messages)
+        begun = rendered.removesuffix(self._prompt_end)
+        return rendered if begun == rendered else begun + self._after_question
+
+    def _refuse_unusable_tokenizer(self) -> None:
+        """Raises TemplateUnusable where special tokens in a text could not be told from its words,
+        as with the tokenizer of vLLM's Mistral mode."""
+        try:
+            self.encode(_USER)
+        except TypeError as error:
+            raise TemplateUnusable(
+                f"A critique cannot be put with {type(self._tokenizer).__name__}: it does not turn "
+                "a chat template's text into tokens. Serve a folder with tokenizer.json and a chat "
+                "template, with --tokenizer-mode hf."
+            ) from error
+
+    def _is_special(self, token_id: int) -> bool:
+        """Also of those that the tokenizer has no name for, such as the ends of turns."""
+        return self._tokenizer.decode([token_id], skip_special_tokens=True) == ""
 
     def _ids(self, text: str) -> tuple[int, ...]:
         return tuple(self._tokenizer.encode(text, add_special_tokens=False))
