@@ -1,6 +1,7 @@
 """An adapter on disk: numbered, sealed by a manifest, never changed afterwards. Owns the manifest
-and the check that a directory is what was registered. Loads nothing into an engine (adapters.py)
-and knows no registry (store/adapters.py).
+and the check that a directory is what was registered. What PEFT's files may ask for is
+adapter_config.py's. Loads nothing into an engine (adapters.py) and knows no registry
+(store/adapters.py).
 
 A sealed directory holds PEFT's adapter_config.json and adapter_model.safetensors, perhaps a
 README.md, and manifest.json with the hash of each.
@@ -15,12 +16,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from guard.adapter_config import CONFIG, WEIGHTS, Shapes, check_adapter
 from guard.errors import AdapterRefused
 from guard.prompts import CritiqueStyle
 
 MANIFEST = "manifest.json"
-CONFIG = "adapter_config.json"
-WEIGHTS = "adapter_model.safetensors"
 # Nothing that could run code when it is read, as pickled weights could.
 _ALLOWED = frozenset({CONFIG, WEIGHTS, "README.md"})
 
@@ -68,7 +68,8 @@ def seal(
     """Writes the manifest of the PEFT adapter in `path`; all of it is on disk on return.
 
     Rename the directory to adapter_path() after that: what is not there is not half there.
-    Raises AdapterRefused when the directory holds anything that no LoRA adapter of ours would.
+    Raises AdapterRefused when the directory holds anything that no LoRA adapter of ours would, or
+    an adapter that the engine would not apply as PEFT does.
     """
     name = f"Adapter {version} in {path}"
     found = _files(path, name) - {MANIFEST}
@@ -82,7 +83,7 @@ def seal(
         run=version,
         model=model,
         model_revision=revision,
-        rank=_rank(path, name),
+        rank=check_adapter(path, name),
         created_at=datetime.now(UTC).isoformat(timespec="seconds"),
         files={file: _sha256(path / file) for file in sorted(found)},
         critique=critique,
@@ -94,11 +95,18 @@ def seal(
 
 
 def verify(
-    path: Path, *, version: int, sha256: str, model_revision: str, max_rank: int
+    path: Path,
+    *,
+    version: int,
+    sha256: str,
+    model_revision: str,
+    max_rank: int,
+    base: Shapes | None = None,
 ) -> AdapterManifest:
     """The manifest of the adapter in `path`, once every byte of it is what was registered.
 
     sha256: the manifest's hash, from the registry. model_revision: of the base that is served.
+    base: that base's modules, where they are known.
     Raises AdapterRefused, which names the adapter and what is wrong. Reads all files: call it in a
     thread.
     """
@@ -117,10 +125,10 @@ def verify(
             f"{name} was made for revision {manifest.model_revision} of {manifest.model}; "
             f"this server's model is at revision {model_revision}"
         )
-    if _rank(path, name) > max_rank:
+    rank = check_adapter(path, name, base)
+    if rank > max_rank:
         raise AdapterRefused(
-            f"{name} has rank {_rank(path, name)}; the server takes up to {max_rank}, "
-            "see --max-lora-rank"
+            f"{name} has rank {rank}; the server takes up to {max_rank}, see --max-lora-rank"
         )
     return manifest
 
@@ -152,18 +160,6 @@ def _read(path: Path, name: str) -> AdapterManifest:
         return AdapterManifest(**fields, critique=style)
     except (ValueError, TypeError) as error:
         raise AdapterRefused(f"{name}: {MANIFEST} cannot be read: {error}") from error
-
-
-def _rank(path: Path, name: str) -> int:
-    """The largest rank that PEFT's configuration names; raises AdapterRefused if it is no LoRA."""
-    try:
-        config = _object(path / CONFIG)
-        if config.get("peft_type") != "LORA":
-            raise AdapterRefused(f"{name} is not a LoRA adapter of PEFT")
-        ranks = [config["r"], *(config.get("rank_pattern") or {}).values()]
-        return max(int(rank) for rank in ranks)
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise AdapterRefused(f"{name}: {CONFIG} is not one that PEFT writes: {error}") from error
 
 
 def _object(path: Path) -> dict[str, Any]:

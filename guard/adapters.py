@@ -10,7 +10,7 @@ another still uses it, vLLM loads again from its path: so files stay where they 
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +18,7 @@ from typing import Any, Protocol
 
 from vllm.lora.request import LoRARequest
 
+from guard.adapter_config import Shapes
 from guard.adapter_files import adapter_path, verify
 from guard.errors import AdapterConflict, AdapterRefused, AdapterUnknown
 from guard.observer import Observer
@@ -52,7 +53,8 @@ class AdapterLimits:
 
     folder: where adapters lie, see adapter_path. model_revision: of the served base.
     max_rank: 0 when the engine runs without LoRA. slots: adapters that the engine holds at once.
-    base_critique: how verdicts are read of the base alone.
+    base_critique: how verdicts are read of the base alone. base_shapes: the base's modules, as far
+    as they are known; may take seconds, and is called in a thread.
     """
 
     folder: Path
@@ -60,6 +62,7 @@ class AdapterLimits:
     max_rank: int
     slots: int
     base_critique: CritiqueStyle = CritiqueStyle.YES_NO
+    base_shapes: Callable[[], Shapes | None] = lambda: None
 
 
 @dataclass
@@ -284,6 +287,7 @@ class Adapters:
             )
         path = adapter_path(limits.folder, version).absolute()
         try:
+            base = await asyncio.to_thread(limits.base_shapes)
             manifest = await asyncio.to_thread(
                 verify,
                 path,
@@ -291,6 +295,7 @@ class Adapters:
                 sha256=stored.sha256,
                 model_revision=limits.model_revision,
                 max_rank=limits.max_rank,
+                base=base,
             )
         except OSError as error:
             raise AdapterRefused(f"Adapter {version} in {path} cannot be read: {error}") from error

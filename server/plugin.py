@@ -7,6 +7,7 @@ import logging
 from argparse import Namespace
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from vllm.lora.request import LoRARequest
 from vllm.renderers.chat_utils import load_chat_template
 
 from guard.adapters import AdapterLimits, Adapters
+from guard.base_shapes import base_shapes
 from guard.calibration import UNCALIBRATED, Calibration
 from guard.calibrations import Calibrations
 from guard.critic import Critic
@@ -241,7 +243,8 @@ class _Served:
     def adapter_limits(self, folder: Path, base_critique: CritiqueStyle) -> AdapterLimits:
         lora = self._engine.vllm_config.lora_config
         rank, slots = (lora.max_lora_rank, lora.max_loras) if lora else (0, 0)
-        return AdapterLimits(folder, self.revision, rank, slots, base_critique)
+        shapes = cache(lambda: base_shapes(self._config.hf_config))
+        return AdapterLimits(folder, self.revision, rank, slots, base_critique, shapes)
 
     def provenance(self, policy: Policy, salt: str) -> Provenance:
         return Provenance(self.names[0], self.revision, policy.hash, salt)

@@ -6,9 +6,12 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
+import numpy as np
+from safetensors.numpy import save_file
 from sqlalchemy import URL
 
-from guard.adapter_files import CONFIG, WEIGHTS, adapter_path, manifest_sha256, seal
+from guard.adapter_config import CONFIG, WEIGHTS
+from guard.adapter_files import adapter_path, manifest_sha256, seal
 from guard.prompts import CritiqueStyle
 from guard.store.adapters import AdapterStore, StoredAdapter
 from guard.store.runs import RunStore
@@ -29,8 +32,7 @@ def write_adapter(
     """A sealed directory that looks like PEFT's, and what the registry would say of it."""
     path = adapter_path(folder, version)
     path.mkdir(parents=True)
-    (path / CONFIG).write_text(json.dumps({"peft_type": kind, "r": rank}))
-    (path / WEIGHTS).write_bytes(f"weights of {version}".encode() * 100)
+    write_peft(path, rank=rank, kind=kind, value=version)
     seal(path, version=version, parent=None, model="practice", revision=revision, critique=critique)
     return StoredAdapter(
         version=version,
@@ -40,6 +42,28 @@ def write_adapter(
         status="promoted",
         created_at=datetime.now(UTC),
     )
+
+
+def write_peft(
+    path: Path,
+    *,
+    rank: int = 4,
+    kind: str = "LORA",
+    value: float = 1.0,
+    module: str = "model.layers.0.self_attn.q_proj",
+    shape: tuple[int, int] = (8, 8),
+    **fields: object,
+) -> None:
+    """PEFT's two files, of one small module. shape: its inputs and outputs. fields: of the
+    configuration, besides these."""
+    config = {"peft_type": kind, "r": rank, "lora_alpha": 2 * rank, **fields}
+    (path / CONFIG).write_text(json.dumps(config))
+    inputs, outputs = shape
+    tensors = {
+        f"base_model.model.{module}.lora_A.weight": np.full((rank, inputs), value, np.float32),
+        f"base_model.model.{module}.lora_B.weight": np.full((outputs, rank), value, np.float32),
+    }
+    save_file(tensors, path / WEIGHTS)
 
 
 @dataclass

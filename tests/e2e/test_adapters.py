@@ -13,7 +13,8 @@ from typing import Any
 import httpx
 import pytest
 
-from guard.adapter_files import WEIGHTS, adapter_path
+from guard.adapter_config import WEIGHTS
+from guard.adapter_files import adapter_path
 from guard.prompts import CritiqueStyle
 from guard.store import migrate
 from guard.store.database import parse_url

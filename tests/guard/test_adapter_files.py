@@ -6,10 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from guard.adapter_config import CONFIG, WEIGHTS
 from guard.adapter_files import (
-    CONFIG,
     MANIFEST,
-    WEIGHTS,
     AdapterManifest,
     adapter_path,
     manifest_sha256,
@@ -18,7 +17,7 @@ from guard.adapter_files import (
 )
 from guard.errors import AdapterRefused
 from guard.store.adapters import StoredAdapter
-from tests.adapters import REVISION, write_adapter
+from tests.adapters import REVISION, write_adapter, write_peft
 
 
 def check(
@@ -90,12 +89,10 @@ def test_an_adapter_of_too_large_a_rank_is_refused(tmp_path: Path) -> None:
 
 
 def test_the_largest_rank_counts(tmp_path: Path) -> None:
-    path = adapter_path(tmp_path, 3)
-    write_adapter(tmp_path, 3)
-    (path / CONFIG).write_text(
-        json.dumps({"peft_type": "LORA", "r": 4, "rank_pattern": {"q_proj": 64}})
-    )
-    assert seal(path, version=3, parent=None, model="m", revision=REVISION).rank == 64
+    write_peft(tmp_path, rank=64)
+    config = json.loads((tmp_path / CONFIG).read_text())
+    (tmp_path / CONFIG).write_text(json.dumps(config | {"r": 4, "rank_pattern": {"q_proj": 64}}))
+    assert seal(tmp_path, version=3, parent=None, model="m", revision=REVISION).rank == 64
 
 
 def test_an_adapter_under_anothers_number_is_refused(tmp_path: Path) -> None:

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from vllm.sampling_params import RequestOutputKind
 
-from guard.adapter_files import WEIGHTS, adapter_path
+from guard.adapter_config import WEIGHTS
+from guard.adapter_files import adapter_path
 from guard.adapters import adapter_name
 from guard.call import GuardCall
 from guard.errors import AdapterConflict, AdapterRefused, AdapterUnknown, StoreUnavailable

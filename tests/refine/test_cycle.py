@@ -27,6 +27,7 @@ from refine.options import RefineOptions
 from refine.run import RunContext, Stores, run_folder
 from refine.served import Adapter, Conversation, ServedInfo, answered
 from refine.world import Ground
+from tests.adapters import write_peft
 
 REVISION = "rev-1"
 REFUSAL = "I will not help with that."
@@ -195,8 +196,7 @@ class Loop:
         """As if run `number` had got as far as having trained an adapter."""
         trained = run_folder(self.work_dir, number) / "adapter"
         trained.mkdir(parents=True)
-        (trained / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "r": 4}))
-        (trained / "adapter_model.safetensors").write_bytes(f"weights of {number}".encode() * 100)
+        write_peft(trained, value=number)
         (trained.parent / "train.json").write_text(json.dumps(str(trained)))
 
     def write(self, flags: Sequence[Flag]) -> None:

@@ -1,13 +1,13 @@
 """The adapter that ships with a model is in force from its first start on, and only then."""
 
 import asyncio
-import json
 from pathlib import Path
 
 import pytest
 from sqlalchemy import URL
 
-from guard.adapter_files import CONFIG, WEIGHTS, adapter_path, verify
+from guard.adapter_config import WEIGHTS
+from guard.adapter_files import adapter_path, verify
 from guard.calibration import Calibration
 from guard.errors import AdapterRefused
 from guard.prompts import CritiqueStyle
@@ -16,6 +16,7 @@ from guard.store.calibrations import CalibrationStore
 from guard.store.runs import RunStore
 from server.launch import shipped
 from server.launch.shipped import ShippedAdapter
+from tests.adapters import write_peft
 
 REVISION = "local-0123"
 
@@ -24,8 +25,7 @@ REVISION = "local-0123"
 def adapter(tmp_path: Path) -> ShippedAdapter:
     folder = tmp_path / "shipped"
     folder.mkdir()
-    (folder / CONFIG).write_text(json.dumps({"peft_type": "LORA", "r": 4}))
-    (folder / WEIGHTS).write_bytes(b"weights" * 100)
+    write_peft(folder)
     (folder / "README.md").write_text("# Its card\n")
     return ShippedAdapter(folder, CritiqueStyle.LABEL, Calibration(1.2, -0.3), rows=900)
 

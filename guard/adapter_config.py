@@ -1,0 +1,183 @@
+"""Whether the engine computes what a PEFT adapter asks for. Owns the fields of PEFT's configuration
+and the names and shapes of its weights, and the words in which an adapter is refused. Knows no
+manifest (adapter_files.py), and nothing of how the base's shapes are found (base_shapes.py).
+
+vLLM refuses some of what it does not compute, and passes over the rest: fields that it does not
+know, weights of layers that the base does not have, and weights that are smaller than the base's.
+"""
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from guard.errors import AdapterRefused
+
+CONFIG = "adapter_config.json"
+WEIGHTS = "adapter_model.safetensors"
+
+Shapes = Mapping[str, frozenset[tuple[int, int]]]
+"""Of each module, its inputs and outputs; by the end of its name, which several may share."""
+
+_NOT_COMPUTED = {
+    "alora_invocation_tokens": "aLoRA (alora_invocation_tokens)",
+    "arrow_config": "Arrow routing (arrow_config)",
+    "ensure_weight_tying": "adapters of tied weights (ensure_weight_tying)",
+    "kasa_config": "KaSA (kasa_config)",
+    "layer_replication": "replicated layers (layer_replication)",
+    "lora_bias": "a bias of its own (lora_bias)",
+    "modules_to_save": "whole modules (modules_to_save)",
+    "monteclora_config": "MonteCLoRA (monteclora_config)",
+    "target_parameters": "adapted parameters (target_parameters)",
+    "trainable_token_indices": "trained tokens (trainable_token_indices)",
+    "use_bdlora": "BD-LoRA (use_bdlora)",
+    "use_dora": "DoRA (use_dora)",
+    "use_qalora": "QALoRA (use_qalora)",
+}
+"""What changes an answer and is more than the product of two small matrices."""
+
+_WITHOUT_EFFECT = frozenset(
+    {
+        *("auto_mapping", "base_model_name_or_path", "inference_mode", "peft_type", "peft_version"),
+        *("revision", "task_type", "runtime_config"),
+        # How it was trained.
+        *("corda_config", "eva_config", "loftq_config", "lora_dropout", "lora_ga_config"),
+        *("megatron_core", "qalora_group_size", "velora_config"),
+        # Where the weights go, which their names say.
+        *("exclude_modules", "fan_in_fan_out", "layers_pattern", "layers_to_transform"),
+        "target_modules",
+    }
+)
+_COMPUTED = frozenset({"alpha_pattern", "lora_alpha", "r", "rank_pattern", "use_rslora"})
+_PLAIN_STARTS = frozenset({"eva", "gaussian", "lora_ga", "mica", "orthogonal"})
+"""Other named starts change the base's weights, which the engine serves as they are."""
+
+_TENSOR = re.compile(
+    r"(?:base_model\.model\.)?(?P<module>.+)\.(?P<kind>lora(?:_embedding)?)_(?P<side>[AB])(?:\.weight)?"
+)
+_MERGE = "merge it into the base, or train a plain LoRA adapter"
+
+
+def check_adapter(path: Path, name: str, base: Shapes | None = None) -> int:
+    """The largest rank of the PEFT adapter in `path`.
+
+    name: what a refusal calls it. base: the modules of the model that it is for, if they are known.
+    Raises AdapterRefused for an adapter that the engine would not apply as PEFT does.
+    """
+    config = _config(path, name)
+    _check_fields(config, name)
+    _check_tensors(_shapes(path, name), config, name, base)
+    return _largest_rank(config)
+
+
+def _config(path: Path, name: str) -> dict[str, Any]:
+    try:
+        config: dict[str, Any] = json.loads((path / CONFIG).read_text("utf-8"))
+        if config.get("peft_type") != "LORA":
+            raise AdapterRefused(f"{name} is not a LoRA adapter of PEFT")
+        if _largest_rank(config) < 1:
+            raise ValueError("its rank is not positive")
+        float(config.get("lora_alpha", 8))
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise AdapterRefused(f"{name}: {CONFIG} is not one that PEFT writes: {error}") from error
+    return config
+
+
+def _largest_rank(config: Mapping[str, Any]) -> int:
+    return max(int(rank) for rank in (config["r"], *(config.get("rank_pattern") or {}).values()))
+
+
+def _check_fields(config: Mapping[str, Any], name: str) -> None:
+    for field, value in sorted(config.items()):
+        if not value or field in _WITHOUT_EFFECT | _COMPUTED:
+            continue
+        if field in _NOT_COMPUTED:
+            raise AdapterRefused(
+                f"{name} has {_NOT_COMPUTED[field]}, which is not served; {_MERGE}"
+            )
+        if field == "bias":
+            _check_bias(value, name)
+        elif field == "init_lora_weights":
+            _check_start(value, name)
+        else:
+            raise AdapterRefused(
+                f"{name}: {CONFIG} sets {field}, which this version does not know; if it changes "
+                f"nothing in what the adapter computes, take it out, else {_MERGE}"
+            )
+
+
+def _check_bias(value: object, name: str) -> None:
+    if value != "none":
+        raise AdapterRefused(
+            f"{name} has trained biases (bias: {value}), which are not served; {_MERGE}"
+        )
+
+
+def _check_start(value: object, name: str) -> None:
+    if isinstance(value, str) and value.lower() not in _PLAIN_STARTS:
+        raise AdapterRefused(
+            f"{name} was trained on a base that its start changed (init_lora_weights: {value}); "
+            "save it with PEFT's path_initial_model_for_weight_conversion"
+        )
+
+
+def _shapes(path: Path, name: str) -> dict[str, list[int]]:
+    """Of each tensor, by the file's header."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path / WEIGHTS, framework="numpy") as tensors:
+            return {key: tensors.get_slice(key).get_shape() for key in tensors.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError) as error:
+        raise AdapterRefused(f"{name}: {WEIGHTS} cannot be read: {error}") from error
+
+
+def _check_tensors(
+    shapes: Mapping[str, list[int]], config: Mapping[str, Any], name: str, base: Shapes | None
+) -> None:
+    modules: dict[tuple[str, str], dict[str, list[int]]] = {}
+    for tensor, shape in shapes.items():
+        found = _TENSOR.fullmatch(tensor)
+        if found is None or len(shape) != 2:
+            raise AdapterRefused(f"{name}: {WEIGHTS} holds {tensor}, which is not served; {_MERGE}")
+        modules.setdefault((found["module"], found["kind"]), {})[found["side"]] = shape
+    if not modules:
+        raise AdapterRefused(f"{name}: {WEIGHTS} holds no weights")
+    for (module, _), pair in sorted(modules.items()):
+        rank = _rank_of(module, config)
+        if pair.keys() != {"A", "B"} or pair["A"][0] != rank or pair["B"][1] != rank:
+            raise AdapterRefused(
+                f"{name}: the weights of {module} are not a pair of rank {rank}, as {CONFIG} says"
+            )
+        if base is not None:
+            _check_module(module, (pair["A"][1], pair["B"][0]), name, base)
+
+
+def _check_module(module: str, shape: tuple[int, int], name: str, base: Shapes) -> None:
+    # Of experts some bases have modules and some one tensor of all: their names tell nothing.
+    if ".experts." in module:
+        return
+    there = base.get(layer_name(module))
+    if there is None:
+        raise AdapterRefused(f"{name} adapts {module}, which the served model does not have")
+    if shape not in there:
+        sizes = " or ".join(f"{inputs} to {outputs}" for inputs, outputs in sorted(there))
+        raise AdapterRefused(
+            f"{name} adapts {module} from {shape[0]} to {shape[1]} values; the served model's is "
+            f"from {sizes}"
+        )
+
+
+def layer_name(module: str) -> str:
+    """The part of a module's name that does not depend on what the layers are put into."""
+    _, found, after = module.rpartition("layers.")
+    return found + after if found else module.rpartition(".")[2]
+
+
+def _rank_of(module: str, config: Mapping[str, Any]) -> int:
+    """As PEFT finds it: the first pattern that is the end of the module's name."""
+    for pattern, rank in (config.get("rank_pattern") or {}).items():
+        if re.match(rf"(.*\.)?({pattern})$", module):
+            return int(rank)
+    return int(config["r"])

@@ -1,0 +1,170 @@
+"""Adapters as users make them: those that the engine applies as PEFT does are taken, all others are
+refused by what they have."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from guard.adapter_config import CONFIG, WEIGHTS, Shapes, check_adapter
+from guard.base_shapes import base_shapes
+from guard.errors import AdapterRefused
+from refine.practice.recipe import MODEL_DIR
+from tests.adapters import write_peft
+
+BASE: Shapes = {
+    "layers.0.self_attn.q_proj": frozenset({(8, 8)}),
+    "lm_head": frozenset({(8, 32)}),
+}
+
+
+def check(path: Path, base: Shapes | None = BASE) -> int:
+    return check_adapter(path, "Adapter 3", base)
+
+
+@pytest.mark.parametrize("rank", [1, 16, 64])
+def test_a_plain_adapter_of_any_rank_is_taken(tmp_path: Path, rank: int) -> None:
+    write_peft(tmp_path, rank=rank)
+    assert check(tmp_path) == rank
+
+
+TAKEN: dict[str, dict[str, Any]] = {
+    "rsLoRA": {"use_rslora": True},
+    "patterns": {"r": 2, "rank_pattern": {"q_proj": 4}, "alpha_pattern": {"q_proj": 3}},
+    "some layers": {"layers_to_transform": [0], "layers_pattern": "layers"},
+    "all linear": {"target_modules": "all-linear", "lora_dropout": 0.1, "bias": "none"},
+    "a start without effect": {"init_lora_weights": "gaussian"},
+    "no start": {"init_lora_weights": False},
+    "a newer PEFT's field that is off": {"use_newlora": False, "newlora_config": None},
+    "written down for the trainer": {"task_type": "CAUSAL_LM", "peft_version": "9.9.9"},
+}
+
+
+@pytest.mark.parametrize("kind", TAKEN)
+def test_what_changes_nothing_or_is_computed_is_taken(tmp_path: Path, kind: str) -> None:
+    write_peft(tmp_path, **TAKEN[kind])
+    assert check(tmp_path) == 4
+
+
+REFUSED: dict[str, tuple[dict[str, Any], str]] = {
+    "DoRA": ({"use_dora": True}, r"has DoRA \(use_dora\)"),
+    "whole modules": ({"modules_to_save": ["lm_head"]}, r"whole modules \(modules_to_save\)"),
+    "aLoRA": ({"alora_invocation_tokens": [1, 2]}, r"aLoRA \(alora_invocation_tokens\)"),
+    "QALoRA": ({"use_qalora": True}, "QALoRA"),
+    "BD-LoRA": ({"use_bdlora": {"nblocks": 2}}, "BD-LoRA"),
+    "KaSA": ({"kasa_config": {"beta": 1e-4}}, "KaSA"),
+    "tokens": ({"trainable_token_indices": [1]}, "trained tokens"),
+    "parameters": ({"target_parameters": ["experts.down_proj"]}, "adapted parameters"),
+    "replicated layers": ({"layer_replication": [[0, 1], [0, 1]]}, "replicated layers"),
+    "biases": ({"bias": "all"}, r"trained biases \(bias: all\)"),
+    "LoRA's bias": ({"lora_bias": True}, r"a bias of its own \(lora_bias\)"),
+    "PiSSA": ({"init_lora_weights": "pissa_niter_16"}, "init_lora_weights: pissa_niter_16"),
+    "a newer PEFT's field": ({"use_newlora": True}, "sets use_newlora, which this version does"),
+    "a rank of none": ({"r": 0}, "its rank is not positive"),
+    "another rank": ({"r": 2}, "q_proj are not a pair of rank 2"),
+    "a pattern's rank": ({"rank_pattern": {"self_attn.q_proj": 8}}, "not a pair of rank 8"),
+}
+
+
+@pytest.mark.parametrize("kind", REFUSED)
+def test_what_is_not_computed_is_refused_by_name(tmp_path: Path, kind: str) -> None:
+    fields, said = REFUSED[kind]
+    write_peft(tmp_path, **fields)
+    with pytest.raises(AdapterRefused, match=f"Adapter 3.*{said}"):
+        check(tmp_path)
+
+
+def test_peft_names_no_module_by_the_middle_of_its_name(tmp_path: Path) -> None:
+    write_peft(tmp_path, rank_pattern={"q": 8, "self_attn": 8})
+    assert check(tmp_path) == 8
+
+
+ELSEWHERE: dict[str, tuple[dict[str, Any], str]] = {
+    "a layer that is not there": (
+        {"module": "model.layers.7.self_attn.q_proj"},
+        r"adapts model.layers.7.self_attn.q_proj, which the served model does not have",
+    ),
+    "a module that is not there": (
+        {"module": "model.layers.0.mlp.up_proj"},
+        "which the served model does not have",
+    ),
+    "a narrower base": ({"shape": (4, 8)}, "from 4 to 8 values; the served model's is from 8 to 8"),
+    "a wider base": ({"shape": (8, 16)}, "from 8 to 16 values"),
+}
+
+
+@pytest.mark.parametrize("kind", ELSEWHERE)
+def test_an_adapter_of_another_architecture_is_refused(tmp_path: Path, kind: str) -> None:
+    fields, said = ELSEWHERE[kind]
+    write_peft(tmp_path, **fields)
+    with pytest.raises(AdapterRefused, match=said):
+        check(tmp_path)
+    assert check(tmp_path, base=None) == 4
+
+
+@pytest.mark.parametrize(
+    "module", ["language_model.model.layers.0.self_attn.q_proj", "layers.0.self_attn.q_proj"]
+)
+def test_what_the_layers_are_put_into_does_not_matter(tmp_path: Path, module: str) -> None:
+    write_peft(tmp_path, module=module)
+    assert check(tmp_path) == 4
+
+
+STRANGE = {
+    "DoRA's": "base_model.model.model.layers.0.self_attn.q_proj.lora_magnitude_vector",
+    "a whole module": "base_model.model.lm_head.weight",
+    "a bias": "base_model.model.model.layers.0.self_attn.q_proj.lora_B.bias",
+    "half a pair": "base_model.model.model.layers.0.self_attn.k_proj.lora_A.weight",
+}
+
+
+@pytest.mark.parametrize("kind", STRANGE)
+def test_weights_that_are_no_pair_are_refused_whatever_the_configuration_says(
+    tmp_path: Path, kind: str
+) -> None:
+    write_peft(tmp_path)
+    tensors = load_file(tmp_path / WEIGHTS) | {STRANGE[kind]: np.zeros((4, 8), np.float32)}
+    save_file(tensors, tmp_path / WEIGHTS)
+    with pytest.raises(AdapterRefused, match=r"which is not served|not a pair"):
+        check(tmp_path)
+
+
+@pytest.mark.parametrize("content", [b"", b"weights" * 100])
+def test_a_file_that_holds_no_tensors_is_refused(tmp_path: Path, content: bytes) -> None:
+    write_peft(tmp_path)
+    (tmp_path / WEIGHTS).write_bytes(content)
+    with pytest.raises(AdapterRefused, match=f"{WEIGHTS} cannot be read"):
+        check(tmp_path)
+
+
+def test_an_adapter_of_nothing_is_refused(tmp_path: Path) -> None:
+    write_peft(tmp_path)
+    save_file({}, tmp_path / WEIGHTS)
+    with pytest.raises(AdapterRefused, match="holds no weights"):
+        check(tmp_path)
+
+
+def test_what_peft_itself_writes_is_taken(tmp_path: Path) -> None:
+    """With every field that it has, for the practice model and its shapes."""
+    from transformers import AutoConfig
+
+    from tests.adapters import train_nothing
+
+    train_nothing(tmp_path, seed=1)
+    base = base_shapes(AutoConfig.from_pretrained(MODEL_DIR))
+    assert base is not None
+    assert check(tmp_path, base) == 8
+    fields = json.loads((tmp_path / CONFIG).read_text())
+    assert {"use_dora", "alora_invocation_tokens", "kasa_config", "target_parameters"} <= set(
+        fields
+    )
+
+
+def test_of_an_architecture_that_is_unknown_no_shapes_are_known() -> None:
+    from transformers import PretrainedConfig
+
+    assert base_shapes(PretrainedConfig(architectures=["NobodysModel"])) is None
+    assert base_shapes(PretrainedConfig()) is None
