@@ -50,6 +50,7 @@ from server.console import flag_pages, login, loop_pages, traffic_page
 from server.console.session import Sessions
 from server.console.view import on_refused
 from server.errors import BadRequest, error_response, on_bad_request, on_guard_error
+from server.launch.preflight import check_answer_format
 from server.limits import Limits
 from server.metrics import tell_build
 from server.moderations import Moderator
@@ -138,8 +139,8 @@ class GuardPlugin:
         """Builds the guard around `engine_client` and seals every handler to it. The active
         adapter is loaded before anything is served.
 
-        Raises StoreUnavailable, PolicyInvalid, TemplateUnusable or UnguardedRoute: each ends the
-        process before it serves anything.
+        Raises StoreUnavailable, PolicyInvalid, ModelUnusable, TemplateUnusable or UnguardedRoute:
+        each ends the process before it serves anything.
         """
         settings = load_settings()
         logs.set_up(settings.log_format)
@@ -219,6 +220,8 @@ class _Served:
         self._engine = engine
         self._tokenizer = engine.renderer.get_tokenizer()
         self._config = engine.model_config
+        # A model that was fetched by name was not looked at before.
+        check_answer_format(getattr(self._config.hf_config, "model_type", None))
         self.revision = model_revision(engine.model_config)
         self.names = names
         self._chat_template = chat_template

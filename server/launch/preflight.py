@@ -1,22 +1,28 @@
-"""What can be known of a model before vLLM starts, and would otherwise end the start after minutes
-in a long traceback: a missing chat template, and on a CPU a KV cache that does not fit into memory.
-Owns these checks and their words. Loads no weights, and knows nothing of models that are not in a
-folder here yet.
+"""What can be known of a model before vLLM starts: what would end the start after minutes in a long
+traceback, and what the guard could not carry through. A missing chat template, answers in a form
+that no refusal has, an adapter that would not be applied as it was trained, and on a CPU a KV cache
+that does not fit into memory. Owns these checks and their words. Loads no weights, and knows nothing
+of models that are not in a folder here yet.
 """
 
 import argparse
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import psutil
 
+from guard.adapter_config import Shapes, check_adapter
+from guard.base_shapes import base_shapes
+
 _GIB = 1024**3
 _MIB = 1024**2
 _TEMPLATE_FILES = ("chat_template.jinja", "chat_template.json")
 _LEAST_CACHE = 256 * _MIB
 _WEIGHTS = ("*.safetensors", "*.bin")
+_HARMONY = "gpt_oss"
 
 
 class ModelUnusable(ValueError):
@@ -39,10 +45,12 @@ class CacheRequest:
 
 
 def check_model(options: argparse.Namespace) -> None:
-    """Raises ModelUnusable for parsed options of `setback serve` that could not be served."""
+    """Raises ModelUnusable or AdapterRefused for parsed options of `setback serve` that could not
+    be served."""
     from vllm.platforms import current_platform
 
     folder = Path(options.model_tag)
+    check_lora_modules(options.lora_modules or (), folder)
     if not folder.is_dir():
         return
     check_folder(folder)
@@ -59,9 +67,44 @@ def check_model(options: argparse.Namespace) -> None:
 
 
 def check_folder(folder: Path) -> None:
-    """Raises ModelUnusable for a folder that is not in Hugging Face's form."""
+    """Raises ModelUnusable for a folder that is not in Hugging Face's form, or holds a model whose
+    answers cannot be guarded."""
     if not (folder / "config.json").is_file():
         raise ModelUnusable(f"{folder} has no config.json; name a folder in Hugging Face's form")
+    check_answer_format(_json(folder / "config.json").get("model_type"))
+
+
+def check_answer_format(model_type: str | None) -> None:
+    """Raises ModelUnusable for a model whose answers vLLM reads in a form that a refusal in their
+    place would not have. model_type: as its configuration names it."""
+    if model_type == _HARMONY:
+        raise ModelUnusable(
+            "gpt-oss answers in Harmony's channels, which vLLM reads back from an answer's tokens: "
+            "a refusal in its place would not reach the client, so this model is not guarded yet; "
+            "serve one whose answers are text, such as Qwen 3, Llama 3, Gemma 3 or Mistral"
+        )
+
+
+def check_lora_modules(modules: Sequence[Any], folder: Path) -> None:
+    """Raises AdapterRefused for an adapter of --lora-modules, in a folder here, that the engine
+    would not apply as PEFT does. folder: of the base, if it is here."""
+    here = [module for module in modules if Path(module.path).is_dir()]
+    base = _modules_of(folder) if here else None
+    for module in here:
+        check_adapter(Path(module.path), f"Adapter {module.name} in {module.path}", base)
+
+
+def _modules_of(folder: Path) -> Shapes | None:
+    """None where the folder is not there, or Transformers does not know the architecture."""
+    from transformers import AutoConfig
+
+    if not folder.is_dir():
+        return None
+    try:
+        config = AutoConfig.from_pretrained(folder)
+    except ValueError:
+        return None
+    return base_shapes(config)
 
 
 def check_chat_template(folder: Path) -> None:

@@ -97,15 +97,10 @@ GPT_OSS = Family(
     lambda folder: vocabularies.write_shipped(sources.GPT_OSS, folder),
     "gptoss.jinja",
     ends=(200002, 199999, 200012),
-    config={
-        "num_local_experts": 4,
-        "num_experts_per_tok": 2,
-        "sliding_window": 128,
-        "layer_types": ["sliding_attention", "full_attention"],
-    },
-    options=_tools("openai"),
 )
 FAMILIES = {each.name: each for each in (QWEN, LLAMA, GEMMA, MISTRAL, GPT_OSS)}
+SERVED = (QWEN, LLAMA, GEMMA, MISTRAL)
+"""GPT_OSS's format can be derived, but its answers cannot be replaced: it is refused at start."""
 
 
 def tokenizer_folder(family: Family) -> Path:

@@ -3,7 +3,6 @@ ranks of its byte pairs, as the families' own conversions do. Owns the special t
 leave out.
 """
 
-import base64
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -66,20 +65,6 @@ def write_llama(source: Source, folder: Path) -> None:
         single=f"{begin} $A", special_tokens=[(begin, tokenizer.token_to_id(begin))]
     )
     _save(tokenizer, folder, bos_token=begin, eos_token="<|eot_id|>")
-
-
-def write_ranks(folder: Path) -> None:
-    """The vocabulary of the folder's tokenizer as o200k_base.tiktoken, which Harmony's library
-    would otherwise download."""
-    from transformers.convert_slow_tokenizer import bytes_to_unicode
-
-    to_byte = {shown: byte for byte, shown in bytes_to_unicode().items()}
-    model = json.loads((folder / "tokenizer.json").read_text("utf-8"))["model"]
-    ranked = sorted(model["vocab"].items(), key=lambda item: item[1])
-    with (folder / "o200k_base.tiktoken").open("wb") as file:
-        for shown, rank in ranked:
-            spelled = base64.b64encode(bytes(to_byte[char] for char in shown))
-            file.write(spelled + b" %d\n" % rank)
 
 
 def _from_ranks(ranks: bytes, folder: Path, *pattern: str) -> Any:

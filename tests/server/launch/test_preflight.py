@@ -7,8 +7,11 @@ from typing import Any
 
 import pytest
 
+from guard.errors import AdapterRefused
+from refine.practice.recipe import MODEL_DIR
 from server.launch import preflight
 from server.launch.preflight import CacheRequest, ModelUnusable, check_cache, check_chat_template
+from tests.adapters import write_peft
 
 _GIB = 1024**3
 CONFIG = {
@@ -103,3 +106,30 @@ def test_a_chat_template_may_be_in_the_tokenizers_configuration(folder: Path) ->
 def test_a_folder_without_a_configuration_is_no_model(tmp_path: Path) -> None:
     with pytest.raises(ModelUnusable, match=r"no config\.json"):
         preflight.check_folder(tmp_path)
+
+
+def test_a_model_that_answers_in_harmonys_channels_is_refused_by_name(folder: Path) -> None:
+    (folder / "config.json").write_text(json.dumps({**CONFIG, "model_type": "gpt_oss"}))
+    with pytest.raises(ModelUnusable, match="gpt-oss answers in Harmony's channels"):
+        preflight.check_folder(folder)
+
+
+def test_an_adapter_on_the_command_line_is_checked(tmp_path: Path) -> None:
+    """Of a registered one every byte is known; this one may be anything."""
+    write_peft(tmp_path, use_dora=True)
+    module = SimpleNamespace(name="mine", path=str(tmp_path))
+    with pytest.raises(AdapterRefused, match=r"Adapter mine in .* has DoRA"):
+        preflight.check_lora_modules([module], Path("a-hubs/name"))
+
+
+def test_it_must_fit_the_base_where_that_is_here(tmp_path: Path) -> None:
+    write_peft(tmp_path, module="model.layers.99.self_attn.q_proj")
+    module = SimpleNamespace(name="mine", path=str(tmp_path))
+    preflight.check_lora_modules([module], Path("a-hubs/name"))
+    with pytest.raises(AdapterRefused, match=r"layers.99.* which the served model does not have"):
+        preflight.check_lora_modules([module], MODEL_DIR)
+
+
+def test_an_adapter_that_a_hub_has_is_left_to_vllm() -> None:
+    module = SimpleNamespace(name="mine", path="a-hubs/adapter")
+    preflight.check_lora_modules([module], Path("a-hubs/name"))
