@@ -1,8 +1,8 @@
 """What can be known of a model before vLLM starts: what would end the start after minutes in a long
 traceback, and what the guard could not carry through. A missing chat template, answers in a form
 that no refusal has, an adapter that would not be applied as it was trained, and on a CPU a KV cache
-that does not fit into memory. Owns these checks and their words. Loads no weights, and knows nothing
-of models that are not in a folder here yet.
+that does not fit into memory. Owns these checks and their words. Loads no weights, and knows
+nothing of models that are not in a folder here yet.
 """
 
 import argparse

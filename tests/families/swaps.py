@@ -35,7 +35,7 @@ def wait_for(served: Served, name: str) -> None:
 
     def answered(http: httpx.Client) -> bool:
         answer = http.post("/v1/moderations", json=body)
-        return answer.headers.get("x-setback-adapter") == name
+        return bool(answer.headers.get("x-setback-adapter") == name)
 
     _wait(served, answered, f"swap to {name}")
 

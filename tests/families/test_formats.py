@@ -201,6 +201,6 @@ def test_mistrals_own_tokenizer_is_refused_by_name(tmp_path: Path) -> None:
 
     data = Path(mistral_common.__file__).parent / "data" / "tekken_240718.json"
     (tmp_path / "tekken.json").symlink_to(data)
-    tokenizer = MistralTokenizer.from_pretrained(str(tmp_path))
+    tokenizer: Any = MistralTokenizer.from_pretrained(str(tmp_path))
     with pytest.raises(TemplateUnusable, match="MistralTokenizer.*--tokenizer-mode hf"):
         ChatFormat(tokenizer)
