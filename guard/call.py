@@ -4,7 +4,7 @@ caller asked of the guard and what the guard found; decides nothing.
 
 from collections.abc import Mapping, Sequence
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
@@ -42,6 +42,26 @@ class Replacement:
     text: str
     token_ids: tuple[int, ...]
     tokens: int = 0
+
+
+@dataclass(frozen=True)
+class Opening:
+    """An empty thought, for a server that tells thoughts from answers: what comes before its end is
+    no answer to it. text, token_ids: of the whole. end: the text of its last token, the end mark.
+    """
+
+    text: str
+    token_ids: tuple[int, ...]
+    end: str
+
+    def before(self, replacement: Replacement, shown_ids: Sequence[int]) -> Replacement:
+        """The replacement with what makes it an answer. shown_ids: what is out before it."""
+        if self.token_ids[-1] in shown_ids:
+            return replacement
+        text, ids = (self.end, self.token_ids[-1:]) if shown_ids else (self.text, self.token_ids)
+        return replace(
+            replacement, text=text + replacement.text, token_ids=ids + replacement.token_ids
+        )
 
 
 @dataclass(frozen=True)
@@ -121,6 +141,7 @@ class EngineRequest:
 
     prompt: the engine's input. prompt_ids: its tokens. max_tokens: the most that the caller wants
     of an answer. engine_options: what its critiques share with it, the adapter and the priority.
+    opening: what must come before a replacement, if anything.
     """
 
     call: GuardCall
@@ -130,6 +151,11 @@ class EngineRequest:
     prompt_ids: list[int]
     max_tokens: int | None
     engine_options: dict[str, Any]
+    opening: Opening | None = None
+
+    def opened(self, replacement: Replacement, shown_ids: Sequence[int] = ()) -> Replacement:
+        """A replacement as it is let out after `shown_ids`."""
+        return self.opening.before(replacement, shown_ids) if self.opening else replacement
 
 
 def parts_besides_words(prompt: Mapping[str, Any]) -> dict[str, Any]:

@@ -57,6 +57,7 @@ class GuardOptions:
     is being written is judged.
     revisions: what rewriting a flagged answer may cost.
     in_session: whether the engine runs our scheduler (scheduler.py).
+    tells_thoughts: whether the server reads thoughts apart from answers.
     """
 
     reminder: bool
@@ -66,6 +67,7 @@ class GuardOptions:
     windows: Windows
     revisions: RevisionLimits
     in_session: bool
+    tells_thoughts: bool
 
 
 class GuardedEngine:
@@ -187,6 +189,7 @@ class GuardedEngine:
             prompt_ids=guided_ids,
             max_tokens=sampling_params.max_tokens,
             engine_options={name: options[name] for name in ("lora_request", "priority")},
+            opening=self._format.opening(guided_ids) if self._options.tells_thoughts else None,
         )
 
     def _wishes(
@@ -238,7 +241,7 @@ class GuardedEngine:
         choices = list(draft.choices.values())
         rulings = await asyncio.gather(*(self._ruled(request, choice) for choice in choices))
         return {
-            choice.index: ruling.revision or self._refusal
+            choice.index: request.opened(ruling.revision or self._refusal)
             for choice, ruling in zip(choices, rulings, strict=True)
             if ruling.withheld
         }

@@ -197,7 +197,8 @@ class StreamRelease:
         ruling = await self._judge.settle(self._request, seen, ruling, released=each.shown)
         each.closed = True
         hidden = len(each.choice.token_ids) - each.shown_tokens
-        replacement = ruling.revision or self._refusal
+        shown_ids = each.choice.token_ids[: each.shown_tokens]
+        replacement = self._request.opened(ruling.revision or self._refusal, shown_ids)
         assert self._last is not None
         self._put(
             self._last,

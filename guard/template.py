@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from guard import prompts
+from guard.call import Opening
 from guard.errors import TemplateUnusable
 from guard.system_turn import system_turn
 
@@ -156,6 +157,16 @@ class ChatFormat:
         guided = self.in_system_turn(prompt_ids, prompts.REMINDER)
         return guided if guided is not None and len(guided) < room else prompt_ids
 
+    def opening(self, prompt_ids: Sequence[int]) -> Opening | None:
+        """The empty thought that words after this prompt need to be read as an answer; None where
+        the prompt leaves no thought to the model."""
+        tail = self._tail_of(prompt_ids)
+        if tail is None or not self._after_question.startswith(self._tails[tail]):
+            return None
+        thought = self._after_question.removeprefix(self._tails[tail]).rstrip()
+        ids = self._ids(thought)
+        return Opening(thought, ids, self._tokenizer.decode(ids[-1:])) if ids else None
+
     def last_turn(self, prompt_ids: Sequence[int]) -> tuple[TextFrame, list[int]] | None:
         """The last user turn as a conversation of its own: the frame that it fills, and its tokens.
 
@@ -176,15 +187,15 @@ class ChatFormat:
                 return tail
         return None
 
-    def _generation_tails(self) -> tuple[tuple[int, ...], ...]:
+    def _generation_tails(self) -> dict[tuple[int, ...], str]:
         """What can stand between a user's last word and the reply, longest first."""
         conversation = [_turn("user", _USER)]
-        tails = {
-            self._ids(self._render(conversation, **thinking).rpartition(_USER)[2])
+        texts = {
+            self._render(conversation, **thinking).rpartition(_USER)[2]
             for thinking in ({}, {"enable_thinking": True}, {"enable_thinking": False})
         }
-        tails.add(self._ids(self._after_question))
-        return tuple(sorted((t for t in tails if t), key=len, reverse=True))
+        tails = [(self._ids(text), text) for text in sorted(texts | {self._after_question})]
+        return dict(sorted((t for t in tails if t[0]), key=lambda t: len(t[0]), reverse=True))
 
     def _answer_end(self) -> str:
         """What the template puts after the words of an answer that is the last turn."""

@@ -280,6 +280,7 @@ def _options(settings: Settings, engine_client: Any) -> GuardOptions:
     scheduler = engine_client.vllm_config.scheduler_config.scheduler_cls
     return GuardOptions(
         in_session=scheduler == SCHEDULER,
+        tells_thoughts=bool(engine_client.vllm_config.structured_outputs_config.reasoning_parser),
         reminder=settings.reminder,
         fail_open=settings.on_failure == "open",
         block_input=settings.block_input,

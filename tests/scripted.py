@@ -202,6 +202,7 @@ def make_bench(tokenizer: Any, tmp_path: Path) -> Callable[..., Bench]:
                 Windows(*windows),
                 revisions,
                 in_session=False,
+                tells_thoughts=False,
             ),
         )
         return Bench(

@@ -9,6 +9,7 @@ import pytest
 from transformers import AutoTokenizer
 
 from guard import prompts
+from guard.call import Replacement
 from guard.critique_format import critique_format
 from guard.errors import TemplateUnusable
 from guard.prompts import CritiqueStyle
@@ -167,6 +168,36 @@ def test_labels_are_single_tokens(
     assert spelled <= set(form.harmful)
     # Of the tone's many words, one or two may be of several tokens.
     assert len(spelled) >= 0.9 * len(form.harmful)
+
+
+def test_a_refusal_instead_of_a_thought_is_read_as_an_answer() -> None:
+    from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
+    from vllm.reasoning import ReasoningParserManager
+
+    tokenizer = loaded("qwen3")
+    chat_format = ChatFormat(tokenizer)
+    parser = ReasoningParserManager.get_reasoning_parser("qwen3")(tokenizer)
+    request = ChatCompletionRequest(model="m", messages=[USER])
+    refusal = Replacement("I must decline.", tuple(tokenizer.encode("I must decline.")))
+    opening = chat_format.opening(rendered(tokenizer, [USER], enable_thinking=True))
+    assert opening is not None
+    begun, thought = "<think>\nHm", "<think>\nHm\n</think>\n\nFirst, "
+    for shown in ("", begun, thought):
+        instead = opening.before(refusal, tokenizer.encode(shown))
+        assert tokenizer.decode(list(instead.token_ids)) == instead.text
+        _, content = parser.extract_reasoning(shown + instead.text, request)
+        assert content is not None
+        assert content.endswith("I must decline.")
+        assert "Hm" not in content
+    assert chat_format.opening(rendered(tokenizer, [USER], enable_thinking=False)) is None
+
+
+@pytest.mark.parametrize("family", ["llama3", "gemma3", "mistral"])
+def test_a_refusal_instead_of_an_answer_stands_alone(
+    tokenizer: Any, chat_format: ChatFormat
+) -> None:
+    assert chat_format.opening(rendered(tokenizer, [USER])) is None
+    assert chat_format.opening(chat_format.encode("Once upon a time")) is None
 
 
 def test_special_tokens_spelled_out_in_a_text_stay_text(

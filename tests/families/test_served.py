@@ -67,12 +67,13 @@ def test_a_stream_is_the_same_answer(served: Served) -> None:
     assert chunks[-1].finish_reason == plain.finish_reason
 
 
+@pytest.mark.parametrize("thinks", [True, False], ids=["reasoning", "no reasoning"])
 @pytest.mark.parametrize("stream", [False, True], ids=["plain", "streamed"])
-def test_a_flagged_answer_is_withheld(served: Served, stream: bool) -> None:
-    extra: dict[str, Any] = {"moderation": BLOCK}
-    if served.family.reasons:
-        extra |= {"chat_template_kwargs": {"enable_thinking": False}}
-    answer = chat(served, stream=stream, extra_body=extra)
+def test_a_flagged_answer_is_withheld(served: Served, stream: bool, thinks: bool) -> None:
+    """With a refusal in the place where the client looks for an answer."""
+    options = thinking(thinks)
+    options["extra_body"]["moderation"] = BLOCK
+    answer = chat(served, stream=stream, **options)
     if stream:
         chunks = [each.choices[0] for each in answer if each.choices]
         content = "".join(chunk.delta.content or "" for chunk in chunks)
