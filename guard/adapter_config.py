@@ -139,6 +139,11 @@ def _check_tensors(
     modules: dict[tuple[str, str], dict[str, list[int]]] = {}
     for tensor, shape in shapes.items():
         found = _TENSOR.fullmatch(tensor)
+        if tensor.endswith(".base_layer.weight"):
+            raise AdapterRefused(
+                f"{name}: {WEIGHTS} holds the base's own {tensor}, which would be passed over; if "
+                "the base is unchanged, save it with PEFT's save_embedding_layers=False"
+            )
         if found is None or len(shape) != 2:
             raise AdapterRefused(f"{name}: {WEIGHTS} holds {tensor}, which is not served; {_MERGE}")
         modules.setdefault((found["module"], found["kind"]), {})[found["side"]] = shape

@@ -147,20 +147,60 @@ def test_an_adapter_of_nothing_is_refused(tmp_path: Path) -> None:
         check(tmp_path)
 
 
-def test_what_peft_itself_writes_is_taken(tmp_path: Path) -> None:
-    """With every field that it has, for the practice model and its shapes."""
+@pytest.fixture(scope="module")
+def practice() -> Shapes:
     from transformers import AutoConfig
 
-    from tests.adapters import train_nothing
+    found = base_shapes(AutoConfig.from_pretrained(MODEL_DIR))
+    assert found is not None
+    return found
 
-    train_nothing(tmp_path, seed=1)
-    base = base_shapes(AutoConfig.from_pretrained(MODEL_DIR))
-    assert base is not None
-    assert check(tmp_path, base) == 8
+
+def written_by_peft(path: Path, target: str = "q_proj", **options: Any) -> None:
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    config = LoraConfig(r=4, task_type="CAUSAL_LM", target_modules=[target], **options)
+    model = get_peft_model(AutoModelForCausalLM.from_pretrained(MODEL_DIR), config)
+    model.save_pretrained(str(path))
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"use_rslora": True}, {"rank_pattern": {"layers.0.self_attn.q_proj": 2}}]
+)
+def test_what_peft_writes_is_taken(
+    tmp_path: Path, practice: Shapes, options: dict[str, Any]
+) -> None:
+    written_by_peft(tmp_path, **options)
+    assert check(tmp_path, practice) == 4
     fields = json.loads((tmp_path / CONFIG).read_text())
     assert {"use_dora", "alora_invocation_tokens", "kasa_config", "target_parameters"} <= set(
         fields
     )
+
+
+BY_PEFT: dict[str, tuple[dict[str, Any], str]] = {
+    "DoRA": ({"use_dora": True}, "has DoRA"),
+    "whole modules": ({"modules_to_save": ["lm_head"]}, "has whole modules"),
+    "aLoRA": ({"alora_invocation_tokens": [1]}, "has aLoRA"),
+    "tokens": ({"trainable_token_indices": [1]}, "has trained tokens"),
+    "biases": ({"bias": "lora_only"}, "has trained biases"),
+    "LoRA's bias": ({"lora_bias": True}, "a bias of its own"),
+    "PiSSA": ({"init_lora_weights": "pissa"}, "path_initial_model_for_weight_conversion"),
+    "the head's own weights": ({"target": "lm_head"}, "save_embedding_layers=False"),
+}
+
+
+# PEFT advises against some of them.
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("kind", BY_PEFT)
+def test_of_what_peft_writes_the_rest_is_refused_by_name(
+    tmp_path: Path, practice: Shapes, kind: str
+) -> None:
+    options, said = BY_PEFT[kind]
+    written_by_peft(tmp_path, **options)
+    with pytest.raises(AdapterRefused, match=said):
+        check(tmp_path, practice)
 
 
 def test_of_an_architecture_that_is_unknown_no_shapes_are_known() -> None:
