@@ -50,7 +50,7 @@ def test_a_chat_is_answered_and_judged(served: Served) -> None:
     assert result.flagged
     assert result.action == "annotate"
     assert result.checked_characters > 0
-    scores = result.category_scores.model_dump(by_alias=True)
+    scores = result.category_scores
     assert len(scores) == 13
     # Random weights are undecided; a label outside of the labels' tokens would be 0 or 1.
     assert 0.01 < sum(scores.values()) < 0.99
@@ -102,23 +102,6 @@ def test_tools_are_shown_to_the_model_and_their_results_are_judged(served: Serve
     assert answer.moderation.output.results[0].action == "annotate"
 
 
-def test_a_named_tool_is_called_and_judged(served: Served) -> None:
-    """The call is decoded by its schema, whatever the weights."""
-    if not served.family.options:
-        pytest.skip("the family has no tools: neither its template nor vLLM has a form for them")
-    named = {"type": "function", "function": {"name": "weather"}}
-    place = {"type": "object", "properties": {"place": {"enum": ["Oslo"]}}, "required": ["place"]}
-    tools = [{"type": "function", "function": {"name": "weather", "parameters": place}}]
-    extra: dict[str, Any] = {"moderation": MODERATION}
-    if served.family.reasons:
-        extra |= {"chat_template_kwargs": {"enable_thinking": False}}
-    answer = chat(served, tools=tools, tool_choice=named, max_tokens=64, extra_body=extra)
-    (call,) = answer.choices[0].message.tool_calls
-    assert call.function.name == "weather"
-    assert "Oslo" in call.function.arguments or answer.choices[0].finish_reason == "length"
-    assert answer.moderation.output.results[0].action == "annotate"
-
-
 def test_reasoning_on_and_off_is_judged_alike(served: Served) -> None:
     """The critic's own reply begins past a thought, or its labels would have no probability."""
     if not served.family.reasons:
@@ -129,7 +112,7 @@ def test_reasoning_on_and_off_is_judged_alike(served: Served) -> None:
         options["extra_body"]["moderation"] = MODERATION
         answer = chat(served, **options)
         (result,) = answer.moderation.output.results
-        harm = sum(result.category_scores.model_dump().values())
+        harm = sum(result.category_scores.values())
         found[on] = (answer.usage.prompt_tokens, harm)
         assert 0.01 < harm < 0.99
     assert found[False][0] == found[True][0] + 4
