@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from refine.analyse import paraphrases, wrapped
+from refine.critic import Critic
 from refine.dataset import Ordinary, critique_of
-from refine.reference import Reference
 from refine.served import Message, Model, answered, user_turn
 
 _WRAPPED_SHARE = 0.75
@@ -25,7 +25,7 @@ async def replay(
     model: Model,
     requests: Sequence[str],
     *,
-    critic: Reference,
+    critic: Critic,
     wrappers: Sequence[str],
     reminder_share: float,
     seed: int,
@@ -48,7 +48,7 @@ async def replay(
 
 
 async def _answered(
-    model: Model, critic: Reference, asked: Sequence[tuple[Message, ...]], reminder: bool
+    model: Model, critic: Critic, asked: Sequence[tuple[Message, ...]], reminder: bool
 ) -> list[Ordinary]:
     answers = await model.answers(
         asked, adapter="base", max_tokens=_ANSWER_TOKENS, reminder=reminder
