@@ -104,6 +104,18 @@ def flags_label(
         typer.echo(f"Flag {number} is {review} by {printable(reviewer)}.")
 
 
+@flags.command("delete")
+def flags_delete(number: Id) -> None:
+    """Delete one flag for good; adapters trained on it stay as they are."""
+
+    async def delete(store: ReviewStore) -> None:
+        await store.get(number)
+        await store.delete(Filter(id=number), operator())
+
+    ask(ReviewStore, delete)
+    typer.echo(f"Deleted flag {number}.")
+
+
 @flags.command("purge")
 def flags_purge(
     older_than: Annotated[str, typer.Option(metavar="DAYSd", help="For example 90d.")],

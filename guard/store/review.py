@@ -31,8 +31,8 @@ class Filter:
     """Which flags; all conditions that are given hold.
 
     since, until: flagged at or after, and before. harm_from, harm_to: P(harmful), both included.
-    text: words, or beginnings of words, that
-    are all in the conversation, the answer or the revision. before_id: with a lower number.
+    text: words, or beginnings of words, that are all in the conversation, the answer or the
+    revision. before_id: with a lower number. id: that one alone.
     """
 
     since: datetime | None = None
@@ -47,6 +47,7 @@ class Filter:
     request_id: str | None = None
     user_hash: str | None = None
     before_id: int | None = None
+    id: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,6 +157,7 @@ def _conditions(session: AsyncSession, which: Filter) -> Iterator[ColumnElement[
         (FlagRow.request_id, operator.eq, storable(which.request_id)),
         (FlagRow.user_hash, operator.eq, storable(which.user_hash)),
         (FlagRow.id, operator.lt, which.before_id),
+        (FlagRow.id, operator.eq, which.id),
     ]
     yield from (holds(column, given) for column, holds, given in compared if given is not None)
     if which.status is not None:
