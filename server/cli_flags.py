@@ -107,12 +107,7 @@ def flags_label(
 @flags.command("delete")
 def flags_delete(number: Id) -> None:
     """Delete one flag for good; adapters trained on it stay as they are."""
-
-    async def delete(store: ReviewStore) -> None:
-        await store.get(number)
-        await store.delete(Filter(id=number), operator())
-
-    ask(ReviewStore, delete)
+    ask(ReviewStore, lambda store: store.delete_one(number, operator()))
     typer.echo(f"Deleted flag {number}.")
 
 

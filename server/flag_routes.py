@@ -177,8 +177,8 @@ async def delete_flag(
     reviews: Reviews, by: Caller, flag_id: Annotated[Id, Path()]
 ) -> dict[str, Any]:
     """Deletes one flag for good; adapters trained on it stay as they are."""
-    await reviews.get(flag_id)
-    return _deleted(await reviews.delete(Filter(id=flag_id), by))
+    await reviews.delete_one(flag_id, by)
+    return _deleted([flag_id])
 
 
 @router.post("/flags/label")

@@ -113,6 +113,11 @@ class ReviewStore(Store):
                 audit.record(session, reviewer, "flag.labelled", f"flag {row.id}", **details)
             return [stored(row) for row in rows]
 
+    async def delete_one(self, number: int, by: str) -> None:
+        """Deletes one flag for good. Raises FlagUnknown."""
+        if not await self.delete(Filter(id=number), by):
+            raise _unknown(number)
+
     async def delete(self, which: Filter, by: str) -> list[int]:
         """Deletes them for good and returns their numbers; adapters trained on them stay."""
         deleted: list[int] = []
@@ -136,8 +141,12 @@ class ReviewStore(Store):
 async def _row(session: AsyncSession, number: int) -> FlagRow:
     row = await session.get(FlagRow, number)
     if row is None:
-        raise FlagUnknown(f"There is no flag {number}; `setback flags list` shows those there are")
+        raise _unknown(number)
     return row
+
+
+def _unknown(number: int) -> FlagUnknown:
+    return FlagUnknown(f"There is no flag {number}; `setback flags list` shows those there are")
 
 
 def _numbers(session: AsyncSession, which: Filter, limit: int) -> Select[int]:
