@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from guard.store.adapters import AdapterStore
 from guard.store.calibrations import CalibrationStore, StoredCalibration
 from refine.critic import Critic
-from refine.served import Adapter, ServedInfo
+from refine.served import ServedInfo
 from server.settings import Settings
 
 
@@ -21,14 +21,14 @@ class KnownCritics:
     fits: Mapping[int | None, StoredCalibration]
     first: int | None
 
-    def of(self, adapter: Adapter) -> Critic:
-        """The adapter on its scale; name the active one by its version."""
-        return Critic.of(adapter if isinstance(adapter, int) else None, self.fits)
+    def of(self, version: int | None) -> Critic:
+        """The adapter of that version, or the base alone, on its scale."""
+        return Critic.of(version, self.fits)
 
     @property
     def references(self) -> list[Critic]:
         """Those that no run changes."""
-        base = self.of("base")
+        base = self.of(None)
         return [base] if self.first is None else [base, self.of(self.first)]
 
 
