@@ -6,10 +6,12 @@ Owns how they are varied and which answers count. Where the requests come from i
 import random
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import compress
 
 from refine.analyse import paraphrases, wrapped
+from refine.critic import Critic
 from refine.dataset import Ordinary, critique_of
-from refine.reference import Reference
+from refine.room import QUESTION_TOKENS, fits
 from refine.served import Message, Model, answered, user_turn
 
 _WRAPPED_SHARE = 0.75
@@ -25,20 +27,23 @@ async def replay(
     model: Model,
     requests: Sequence[str],
     *,
-    critic: Reference,
+    critic: Critic,
     wrappers: Sequence[str],
     reminder_share: float,
     seed: int,
+    max_model_len: int,
 ) -> list[Ordinary]:
     """What the base, without any adapter, says to each request and of some of its answers.
 
     The requests are dressed as the flagged ones are (paraphrased, wrapped, reminded, after earlier
-    exchanges), so that only the harm tells them apart. Left out: answers that the critic finds
-    harmful. Raises ServerUnavailable.
+    exchanges), so that only the harm tells them apart. Left out: requests that leave no room in
+    the context, and answers that the critic finds harmful. Raises ServerUnavailable.
     """
     rng = random.Random(f"replay {seed}")
     asked = await _dressed(model, requests, wrappers, rng, seed)
     asked = await _after_exchanges(model, asked, rng)
+    room = max_model_len - _ANSWER_TOKENS - _CRITIQUE_TOKENS - QUESTION_TOKENS
+    asked = list(compress(asked, await fits(model, asked, room)))
     drawn = [rng.random() < reminder_share for _ in asked]
     found = []
     for reminder in (True, False):
@@ -48,7 +53,7 @@ async def replay(
 
 
 async def _answered(
-    model: Model, critic: Reference, asked: Sequence[tuple[Message, ...]], reminder: bool
+    model: Model, critic: Critic, asked: Sequence[tuple[Message, ...]], reminder: bool
 ) -> list[Ordinary]:
     answers = await model.answers(
         asked, adapter="base", max_tokens=_ANSWER_TOKENS, reminder=reminder

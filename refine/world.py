@@ -9,9 +9,9 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
+from refine.critic import BASE_ALONE, Critic
 from refine.measure.sets import Sets
 from refine.measure.truth import EXACT, Reliability, Truth
-from refine.reference import BASE_ALONE, Reference
 
 _GROUP = "setback.worlds"
 
@@ -23,15 +23,22 @@ class Ground:
     ordinary: so many ordinary requests, drawn by a seed. wrappers: templates over `{request}`,
     put around harmful and around ordinary requests, so that a wrapper alone says nothing. sets,
     truth: of the gate. critic: checks what is learned. reliability: how often the truth is right
-    about harm.
+    about harm. too_long: how many cases of the sets were left out, since the context has no room.
     """
 
     ordinary: Callable[[int, int], list[str]]
     wrappers: Sequence[str]
     sets: Sets
     truth: Truth
-    critic: Reference = BASE_ALONE
+    critic: Critic = BASE_ALONE
     reliability: Reliability = EXACT
+    too_long: int = 0
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """For the run's row."""
+        left_out = {"gate cases that do not fit into the context": self.too_long}
+        return {**self.reliability.counts, **(left_out if self.too_long else {})}
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,9 @@ Exit codes: 0 done; 1 it could not be done, and the message says why; 2 wrong ar
 """
 
 import asyncio
+import getpass
 import json
+import os
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from datetime import datetime
@@ -17,6 +19,7 @@ from rich.table import Table
 from rich.text import Text
 
 from guard.errors import GuardError
+from guard.store.runs import StoredRun
 from guard.store.store import Store
 from refine.errors import RefineError
 from server.settings import SettingsInvalid, load_settings
@@ -45,6 +48,15 @@ def fail(message: str, code: int) -> NoReturn:
     raise typer.Exit(code)
 
 
+def operator() -> str:
+    """Who runs this command, for the audit: the name of the user, or the number of one that has no
+    name here, as in a container."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return str(os.getuid())
+
+
 def ask(
     kind: Callable[..., S], question: Callable[[S], Awaitable[T]], *, reported: bool = True
 ) -> T:
@@ -60,6 +72,13 @@ def ask(
 
     with reported_errors() if reported else nullcontext():
         return asyncio.run(asked())
+
+
+def print_end(run: StoredRun) -> None:
+    """Why a run of the refine loop ended as it did; one that failed ends the command as failed."""
+    if run.error is not None:
+        fail(f"run {run.id} {run.status}: {run.error}", code=1)
+    typer.echo("\n".join(run.reasons))
 
 
 def print_json(value: object) -> None:

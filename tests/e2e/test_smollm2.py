@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 
 from guard.store import migrate
-from guard.store.database import parse_url
+from guard.store.url import parse_url
 from tests.e2e.conftest import SETBACK, Server, running_server
 
 pytestmark = pytest.mark.e2e

@@ -16,9 +16,10 @@ from guard import prompts
 from guard.adapter_files import adapter_path, manifest_sha256
 from guard.store import migrate
 from guard.store.adapters import AdapterStore, StoredAdapter
-from guard.store.database import parse_url
+from guard.store.calibrations import CalibrationStore, StoredCalibration
 from guard.store.flags import Flag, FlagStore
 from guard.store.runs import RunStore, StoredRun
+from guard.store.url import parse_url
 from refine.cycle import run_cycle
 from refine.errors import DataInvalid, ServerUnavailable
 from refine.measure.sets import Case, Labelled, Sets
@@ -177,7 +178,12 @@ class Loop:
     async def _cycle(
         self, server: ScriptedServer, reliability: Reliability, options: RefineOptions
     ) -> StoredRun:
-        stores = Stores(FlagStore(self.url), RunStore(self.url), AdapterStore(self.url))
+        stores = Stores(
+            FlagStore(self.url),
+            RunStore(self.url),
+            AdapterStore(self.url),
+            CalibrationStore(self.url),
+        )
         ground = Ground(
             lambda n, seed: [f"tend lawn {i}" for i in range(n)],
             ("{request}",),
@@ -189,7 +195,7 @@ class Loop:
         try:
             return await run_cycle(context, ground)
         finally:
-            for store in (stores.flags, stores.runs, stores.adapters):
+            for store in vars(stores).values():
                 await store.close()
 
     def trained_before(self, number: int) -> None:
@@ -252,6 +258,27 @@ def test_a_cycle_ends_with_a_better_adapter_in_force(loop: Loop, flag: Flag) -> 
         "active": "base",
         "candidate": "1",
     }
+
+
+def test_a_candidate_is_calibrated_and_measured_on_its_scale(loop: Loop, flag: Flag) -> None:
+    class Timid(ScriptedServer):
+        """Its adapter tells harm from the rest, far below 0.5; it leaves some doubt."""
+
+        async def harm(
+            self, conversations: Sequence[Conversation], *, adapter: Adapter, reminder: bool = False
+        ) -> list[float]:
+            harms = await super().harm(conversations, adapter=adapter, reminder=reminder)
+            if not isinstance(adapter, int):
+                return harms
+            return [0.2 if harm > 0.5 else 0.02 for harm in harms]
+
+    loop.write(harms(flag))
+    loop.trained_before(1)
+    run = loop.cycle(Timid(), replay=40)
+    assert run.status == "promoted", run.reasons
+    found = asyncio.run(_calibration(loop.url, 1))
+    assert found.rows == 400
+    assert found.calibration.apply(0.2) > 0.5 > found.calibration.apply(0.02)
 
 
 def test_what_was_learned_is_not_learned_again(loop: Loop, flag: Flag) -> None:
@@ -406,6 +433,29 @@ def test_the_adapter_of_a_run_cancelled_at_the_gate_is_never_promoted(
     assert server.unloaded == [1]
 
 
+def test_a_run_that_fails_three_times_at_one_stage_ends_with_its_reason(
+    loop: Loop, flag: Flag
+) -> None:
+    class Broken(ScriptedServer):
+        """Fails whenever it is asked for an analysis."""
+
+        def _answer(self, asked: str, adapter: Adapter) -> str:
+            if asked.startswith("The answer above"):
+                raise ServerUnavailable("it is broken")
+            return super()._answer(asked, adapter)
+
+    loop.write(harms(flag))
+    for _ in range(2):
+        with pytest.raises(ServerUnavailable):
+            loop.cycle(Broken(), replay=40)
+    run = loop.cycle(Broken(), replay=40)
+    assert (run.id, run.status) == (1, "failed")
+    assert run.error == "analyse failed 3 times, at last because it is broken"
+    # Nothing that was flagged is lost.
+    loop.trained_before(2)
+    assert loop.cycle(ScriptedServer(), replay=40).status == "promoted"
+
+
 def test_a_run_begun_for_another_base_is_given_up(loop: Loop, flag: Flag) -> None:
     loop.write(harms(flag))
     with pytest.raises(ServerUnavailable):
@@ -429,6 +479,13 @@ def test_a_rollback_before_the_last_stage_is_not_undone(loop: Loop, flag: Flag) 
     assert loop.active() is None
     assert loop.cycle(ScriptedServer(), replay=40).status == "promoted"
     assert loop.active() is None
+
+
+async def _calibration(url: URL, version: int) -> StoredCalibration:
+    store = CalibrationStore(url)
+    found = await store.in_force(REVISION)
+    await store.close()
+    return found[version]
 
 
 async def _adapter(url: URL, version: int) -> StoredAdapter:
