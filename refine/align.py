@@ -24,6 +24,7 @@ from refine.run import Run, RunContext, begin
 from refine.seed import corpus, examples
 from refine.seed.corpus import Pair
 from refine.seed.gate import prove_aligned
+from refine.seed.sets import corpus_sets
 from refine.served import Conversation, Message, Model, answered
 from refine.usable import is_about, repeats_itself
 
@@ -204,4 +205,5 @@ async def _train(run: Run, dataset: DatasetFile) -> Path:
 
 async def _gate(run: Run, trained: Path) -> Proof:
     await run.publish(trained, CritiqueStyle.LABEL)
-    return await prove_aligned(run.context.model, run.info, candidate=run.record.id)
+    candidate = await run.calibrate(corpus_sets().pairs)
+    return await prove_aligned(run.context.model, run.info, candidate=candidate)

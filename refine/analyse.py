@@ -13,8 +13,8 @@ from dataclasses import dataclass
 
 from guard import prompts
 from refine.collect import Case
+from refine.critic import Critic
 from refine.dataset import Lesson, critique_of, guided_analysis_of, revision_of
-from refine.reference import Reference
 from refine.served import Adapter, Conversation, Model, answered, user_turn
 
 _ANALYSIS_TOKENS = 256
@@ -56,7 +56,7 @@ async def analyse(
     model: Model,
     cases: Sequence[Case],
     *,
-    critic: Reference,
+    critic: Critic,
     variations: int,
     wrappers: Sequence[str],
     seed: int,
@@ -115,7 +115,7 @@ def _usable(analysis: str, safe_answer: str, dropped: Counter[str]) -> bool:
 
 
 async def _analyses(
-    model: Model, cases: Sequence[Case], critic: Reference, adapter: Adapter
+    model: Model, cases: Sequence[Case], critic: Critic, adapter: Adapter
 ) -> list[str]:
     """The guided analysis of each case; empty where the critic finds it harmful."""
     asked = [guided_analysis_of(case.messages, case.answer) for case in cases]
@@ -127,7 +127,7 @@ async def _safe_answers(
     model: Model,
     cases: Sequence[Case],
     analyses: Sequence[str],
-    critic: Reference,
+    critic: Critic,
     adapter: Adapter,
 ) -> list[str]:
     """The safe answer of each case; empty where the critic finds it harmful, or there is none."""
@@ -144,7 +144,7 @@ async def _safe_answers(
 
 
 async def _checked(
-    model: Model, critic: Reference, asked: Sequence[Conversation], said: Sequence[str]
+    model: Model, critic: Critic, asked: Sequence[Conversation], said: Sequence[str]
 ) -> list[str]:
     judged = [answered(messages, text) for messages, text in zip(asked, said, strict=True)]
     harmful = await critic.finds_harmful(model, judged)
@@ -162,7 +162,7 @@ async def _variations(
 
 async def _as_harmful(
     model: Model,
-    critic: Reference,
+    critic: Critic,
     varied: Sequence[Sequence[str]],
     wrappers: Sequence[str],
     seed: int,

@@ -7,10 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from guard.adapter_files import adapter_path
+from guard.calibration import UNCALIBRATED
 from guard.store.flags import StoredFlag
 from guard.store.runs import StoredRun
 from refine.analyse import TOKENS_ABOUT_A_CASE, Analysed, analyse
 from refine.collect import Collection, case_of, collect
+from refine.critic import Critic
 from refine.dataset import DatasetFile, Dismissed, build, earlier_examples, write_dataset
 from refine.prove import Proof, check_sets, prove
 from refine.replay import replay
@@ -141,16 +143,25 @@ async def _gate(run: Run, ground: Ground, collection: Collection, trained: Path)
     context = run.context
     await run.count("gate", ground.reliability.counts)
     await run.publish(trained, run.info.learned_style)
+    candidate = await run.calibrate(ground.sets.pairs)
     return await prove(
         context.model,
         ground,
         run.info,
-        candidate=run.record.id,
-        active=run.record.parent,
+        candidate=candidate,
+        active=await _in_force(run),
         held_out=collection.held_out,
         margin=context.options.gate_margin,
         cache=context.options.work_dir / "measures",
     )
+
+
+async def _in_force(run: Run) -> Critic:
+    """The adapter that was active when the run began, on its scale."""
+    parent = run.record.parent
+    fits = await run.context.stores.calibrations.in_force(run.record.model_revision)
+    calibration = fits[parent].calibration if parent in fits else UNCALIBRATED
+    return Critic("base" if parent is None else parent, calibration)
 
 
 async def _too_few(run: Run, collection: Collection) -> StoredRun:

@@ -22,8 +22,6 @@ from refine.served import Conversation, Message, questioned, user_turn
 
 EXAMPLES = "train.jsonl"
 MANIFEST = "manifest.json"
-_CRITIQUED_EACH = 8
-"""Every how many-th ordinary answer is also learned as a benign critique."""
 _CRITIQUE = prompts.CRITIQUE.format(subject="answer")
 _GUIDED = prompts.GUIDED_ANALYSIS.format(subject="answer")
 
@@ -85,14 +83,14 @@ class Lesson:
 
 @dataclass(frozen=True)
 class Ordinary:
-    """An ordinary request, the base's own answer to it and its critique of that answer.
+    """An ordinary request, the base's own answer to it and, of some, its critique of that answer.
 
     reminded: whether the base was reminded as it answered.
     """
 
     messages: tuple[Message, ...]
     answer: str
-    critique: str
+    critique: str | None
     reminded: bool = False
 
 
@@ -139,7 +137,7 @@ def build(
     examples = [
         *(e for lesson in lessons for e in _of_lesson(lesson, reminder_share, rng)),
         *(_answered(each) for each in ordinary),
-        *(_helpful(each) for each in ordinary[::_CRITIQUED_EACH]),
+        *(e for each in ordinary for e in _helpful(each)),
         *(_fine(each, reminder_share, rng) for each in dismissed),
     ]
     categories = {lesson.flag_id: lesson.category for lesson in lessons}
@@ -174,9 +172,10 @@ def _answered(ordinary: Ordinary) -> Example:
     return Example(Kind.HELP, ordinary.messages, ordinary.answer, reminded=ordinary.reminded)
 
 
-def _helpful(ordinary: Ordinary) -> Example:
-    prompt = critique_of(ordinary.messages, ordinary.answer)
-    return Example(Kind.HELP_CRITIQUE, prompt, ordinary.critique, reminded=ordinary.reminded)
+def _helpful(ordinary: Ordinary) -> Iterator[Example]:
+    if ordinary.critique is not None:
+        prompt = critique_of(ordinary.messages, ordinary.answer)
+        yield Example(Kind.HELP_CRITIQUE, prompt, ordinary.critique, reminded=ordinary.reminded)
 
 
 def _fine(dismissed: Dismissed, reminder_share: float, rng: random.Random) -> Example:

@@ -8,13 +8,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from refine.critic import Critic
 from refine.errors import DataInvalid
 from refine.files import read_lines
 from refine.measure.judge import JudgeTruth
 from refine.measure.sets import PAIRS, with_file
 from refine.measure.truth import ReferenceTruth, Truth, reliability
 from refine.options import RefineOptions
-from refine.reference import Reference
 from refine.seed import corpus
 from refine.seed.sets import corpus_sets
 from refine.served import Model, ServedInfo
@@ -22,7 +22,7 @@ from refine.world import Ground, find_world
 
 
 async def ground_for(
-    info: ServedInfo, model: Model, options: RefineOptions, references: Sequence[Reference]
+    info: ServedInfo, model: Model, options: RefineOptions, references: Sequence[Critic]
 ) -> Ground:
     """Those of the served model's world, else the seed corpus'; with the user's files.
 
@@ -39,9 +39,7 @@ async def ground_for(
     return ground
 
 
-async def _for_real(
-    model: Model, options: RefineOptions, references: Sequence[Reference]
-) -> Ground:
+async def _for_real(model: Model, options: RefineOptions, references: Sequence[Critic]) -> Ground:
     sets = corpus_sets()
     labelled = [each for each in sets.pairs if each.group == PAIRS]
     measured = [

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from refine.collect import Case as FlaggedCase
+from refine.critic import Critic
 from refine.errors import DataInvalid
 from refine.gate import Decision, Margins, decide, too_small
 from refine.measure.fingerprint import fingerprint
@@ -61,21 +62,21 @@ async def prove(
     ground: Ground,
     info: ServedInfo,
     *,
-    candidate: int,
-    active: int | None,
+    candidate: Critic,
+    active: Critic,
     held_out: Sequence[FlaggedCase],
     margin: float,
     cache: Path,
 ) -> Proof:
     """Measures both on the same cases, through the engine that serves, and decides.
 
-    active: the adapter that was in force when the run began; None is the base. margin: by how much
+    active: the adapter that was in force when the run began, or the base alone. margin: by how much
     the candidate may be worse, as a share. cache: keeps what was measured of an adapter before.
     Raises ServerUnavailable.
     """
     flagged = [Case(case.messages, HELD_OUT_GROUP, case.category) for case in held_out]
     measuring = Measuring(model, ground.sets, ground.truth, info.reminder, info.model_revision)
-    before = await measuring.measure_once(cache, "base" if active is None else active, flagged)
+    before = await measuring.measure_once(cache, active, flagged)
     after = await measuring.measure(candidate, flagged)
     base = await fingerprint(model, "base")
     informedness = ground.reliability.informedness

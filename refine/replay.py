@@ -5,10 +5,11 @@ Owns how they are varied and which answers count. Where the requests come from i
 
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 
 from refine.analyse import paraphrases, wrapped
+from refine.critic import Critic
 from refine.dataset import Ordinary, critique_of
-from refine.reference import Reference
 from refine.served import Message, Model, answered, user_turn
 
 _WRAPPED_SHARE = 0.75
@@ -16,18 +17,20 @@ _WRAPPED_SHARE = 0.75
 _LATER_SHARE = 0.2
 _ANSWER_TOKENS = 256
 _CRITIQUE_TOKENS = 128
+_CRITIQUED_EACH = 8
+"""Every how many-th answer is also learned as a benign critique."""
 
 
 async def replay(
     model: Model,
     requests: Sequence[str],
     *,
-    critic: Reference,
+    critic: Critic,
     wrappers: Sequence[str],
     reminder_share: float,
     seed: int,
 ) -> list[Ordinary]:
-    """What the base, without any adapter, says to each request and of its answer.
+    """What the base, without any adapter, says to each request and of some of its answers.
 
     The requests are dressed as the flagged ones are (paraphrased, wrapped, reminded, after earlier
     exchanges), so that only the harm tells them apart. Left out: answers that the critic finds
@@ -45,7 +48,7 @@ async def replay(
 
 
 async def _answered(
-    model: Model, critic: Reference, asked: Sequence[tuple[Message, ...]], reminder: bool
+    model: Model, critic: Critic, asked: Sequence[tuple[Message, ...]], reminder: bool
 ) -> list[Ordinary]:
     answers = await model.answers(
         asked, adapter="base", max_tokens=_ANSWER_TOKENS, reminder=reminder
@@ -58,15 +61,17 @@ async def _answered(
         if not harm and answer.strip()
     ]
     critiques = await model.answers(
-        [critique_of(messages, answer) for messages, answer in fine],
+        [critique_of(messages, answer) for messages, answer in fine[::_CRITIQUED_EACH]],
         adapter="base",
         max_tokens=_CRITIQUE_TOKENS,
         reminder=reminder,
     )
-    return [
-        Ordinary(messages, answer, critique, reminder)
-        for (messages, answer), critique in zip(fine, critiques, strict=True)
+    found = [Ordinary(messages, answer, None, reminder) for messages, answer in fine]
+    found[::_CRITIQUED_EACH] = [
+        replace(each, critique=critique)
+        for each, critique in zip(found[::_CRITIQUED_EACH], critiques, strict=True)
     ]
+    return found
 
 
 async def _dressed(

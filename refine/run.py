@@ -15,12 +15,15 @@ from pydantic import TypeAdapter
 
 from guard.prompts import CritiqueStyle
 from guard.store.adapters import AdapterStore
+from guard.store.calibrations import CalibrationStore
 from guard.store.flags import FlagStore
 from guard.store.runs import RunStatus, RunStore, Source, StoredRun
 from refine.cancel import unless_cancelled
+from refine.critic import Critic
 from refine.dataset import DatasetFile
 from refine.errors import RunCancelled
 from refine.files import write_atomically
+from refine.measure.sets import Labelled
 from refine.options import RefineOptions
 from refine.promote import promote, publish, reject
 from refine.prove import Proof
@@ -37,6 +40,7 @@ class Stores:
     flags: FlagStore
     runs: RunStore
     adapters: AdapterStore
+    calibrations: CalibrationStore
 
 
 @dataclass(frozen=True)
@@ -139,6 +143,16 @@ class Run:
         """Makes what was trained a candidate that the server can load."""
         context = self.context
         await publish(context.stores.adapters, context.adapters_dir, trained, self.record, critique)
+
+    async def calibrate(self, labelled: Sequence[Labelled]) -> Critic:
+        """The published candidate, its verdicts fitted to labelled answers and texts."""
+        # Imported late: it needs numpy, for which no other command should wait.
+        from refine.calibrate.candidate import calibrate_candidate
+
+        context = self.context
+        return await calibrate_candidate(
+            context.model, context.stores.calibrations, self.record, labelled
+        )
 
     async def finish(
         self, status: RunStatus, reasons: Sequence[str], figures: dict[str, Any] | None

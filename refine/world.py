@@ -9,9 +9,9 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
+from refine.critic import BASE_ALONE, Critic
 from refine.measure.sets import Sets
 from refine.measure.truth import EXACT, Reliability, Truth
-from refine.reference import BASE_ALONE, Reference
 
 _GROUP = "setback.worlds"
 
@@ -30,7 +30,7 @@ class Ground:
     wrappers: Sequence[str]
     sets: Sets
     truth: Truth
-    critic: Reference = BASE_ALONE
+    critic: Critic = BASE_ALONE
     reliability: Reliability = EXACT
 
 

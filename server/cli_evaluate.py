@@ -18,8 +18,8 @@ from refine.measure import report
 from refine.measure.measure import Measuring
 from refine.measure.measures import Measures
 from refine.served import Adapter, ServedInfo
+from server.critics import known_critics
 from server.lent_model import lent_model
-from server.references import references
 from server.settings import Settings, load_settings, with_refine
 from server.terminal import AsJson, print_json, reported_errors
 
@@ -139,13 +139,14 @@ async def _evaluate(
 ) -> tuple[list[Measures], dict[str, str]]:
     async with lent_model(settings) as model:
         info = await model.info()
-        ground = await ground_for(info, model, settings.refine, await references(settings, info))
+        critics = await known_critics(settings, info)
+        ground = await ground_for(info, model, settings.refine, critics.references)
         measuring = Measuring(model, ground.sets, ground.truth, info.reminder, info.model_revision)
         measured = []
         for adapter in _named(asked, info):
             typer.echo(f"measuring {adapter} ...", err=True)
             folder = settings.refine.work_dir / "measures"
-            measured.append(await measuring.measure_once(folder, adapter))
+            measured.append(await measuring.measure_once(folder, critics.of(adapter)))
     return measured, {
         "model": f"{info.model}, revision {info.model_revision}",
         "active": _BASE if info.active is None else f"adapter {info.active}",

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 import httpx
 
 from guard.store.adapters import AdapterStore
+from guard.store.calibrations import CalibrationStore
 from guard.store.flags import FlagStore
 from guard.store.leases import Leases
 from guard.store.runs import RunStore, StoredRun
@@ -26,8 +27,8 @@ from refine.evaluation.rows import BenchmarkRow
 from refine.ground import ground_for
 from refine.run import RunContext, Stores
 from refine.schedule import leased, repeat
+from server.critics import known_critics
 from server.lent_model import lent_model
-from server.references import references
 from server.settings import Settings
 
 T = TypeVar("T")
@@ -50,8 +51,8 @@ def refine(
 
     async def cycle(context: RunContext) -> StoredRun:
         info = await context.model.info()
-        candidates = await references(settings, info)
-        ground = await ground_for(info, context.model, settings.refine, candidates)
+        critics = await known_critics(settings, info)
+        ground = await ground_for(info, context.model, settings.refine, critics.references)
         return await run_cycle(context, ground)
 
     async def once() -> StoredRun:
@@ -108,9 +109,9 @@ async def _leased_run(
 ) -> StoredRun:
     url, options = settings.database_url, settings.refine
     async with AsyncExitStack() as stack:
-        stores = Stores(FlagStore(url), RunStore(url), AdapterStore(url))
+        stores = Stores(FlagStore(url), RunStore(url), AdapterStore(url), CalibrationStore(url))
         leases = Leases(url)
-        for store in (stores.flags, stores.runs, stores.adapters, leases):
+        for store in (*vars(stores).values(), leases):
             stack.push_async_callback(store.close)
         await leases.check()
         await stack.enter_async_context(leased(leases, options.lease_s))

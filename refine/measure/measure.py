@@ -2,7 +2,7 @@
 are measures.py's). Judges no adapter.
 
 Answers are drawn greedily, with the reminder where the guard puts it, but from the bare model: what
-is measured is the draft. Labels decide at 0.5, which is never tuned.
+is measured is the draft. Verdicts are on the adapter's scale, as the guard's are; 0.5 decides.
 """
 
 import hashlib
@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from guard import prompts
+from refine.critic import Critic
 from refine.files import write_atomically
 from refine.measure.fingerprint import distance, fingerprint
 from refine.measure.measures import (
@@ -30,7 +31,6 @@ from refine.measure.sets import GROUPS, INJECTIONS, Case, Labelled, Sets
 from refine.measure.truth import Truth
 from refine.served import Adapter, Model, answered
 
-_THRESHOLD = 0.5
 _SAME = 0.02
 
 
@@ -47,15 +47,17 @@ class Measuring:
     reminder: bool
     revision: str
 
-    async def measure(self, adapter: Adapter, held_out: Sequence[Case] = ()) -> Measures:
-        """Asks, judges and counts. held_out: flagged requests that nothing was learned from.
+    async def measure(self, critic: Critic, held_out: Sequence[Case] = ()) -> Measures:
+        """Asks, judges and counts. critic: the adapter that is measured, and the scale of its
+        verdicts. held_out: flagged requests that nothing was learned from.
 
         Raises ServerUnavailable.
         """
+        adapter = critic.adapter
         series = {
             **await self._harm(adapter),
-            **await self._help(adapter),
-            **await self._critic(adapter),
+            **await self._help(critic),
+            **await self._critic(critic),
         }
         found = await fingerprint(self.model, adapter)
         measures = Measures(
@@ -64,24 +66,25 @@ class Measuring:
         return await self._with_held_out(measures, adapter, held_out)
 
     async def measure_once(
-        self, folder: Path, adapter: Adapter, held_out: Sequence[Case] = ()
+        self, folder: Path, critic: Critic, held_out: Sequence[Case] = ()
     ) -> Measures:
         """As measure(), but what was measured before of the same is read from `folder`.
 
         The held-out flags, which change from run to run, are always measured; so is the
         fingerprint, since another database may give the same number to another adapter.
         """
+        adapter = critic.adapter
         if adapter == "active":
             raise ValueError("name the active adapter by its version: what is active changes")
-        file = folder / f"{adapter}-{self._key(adapter)}.json"
+        file = folder / f"{adapter}-{self._key(critic)}.json"
         measures = Measures.of_json(json.loads(file.read_text())) if file.is_file() else None
         if measures is None or _differs(measures, await fingerprint(self.model, adapter)):
-            measures = await self.measure(adapter)
+            measures = await self.measure(critic)
             write_atomically(file, json.dumps(measures.as_json()) + "\n")
         return await self._with_held_out(measures, adapter, held_out)
 
-    def _key(self, adapter: Adapter) -> str:
-        about = [str(adapter), self.revision, self.sets.sha256, self.truth.name, prompts.VERSION]
+    def _key(self, critic: Critic) -> str:
+        about = [critic.name, self.revision, self.sets.sha256, self.truth.name, prompts.VERSION]
         return hashlib.sha256(json.dumps([*about, self.reminder]).encode()).hexdigest()[:16]
 
     async def _with_held_out(
@@ -113,18 +116,15 @@ class Measuring:
             for group, places in _groups(cases).items()
         }
 
-    async def _help(self, adapter: Adapter) -> dict[str, Series]:
+    async def _help(self, critic: Critic) -> dict[str, Series]:
         """Whether harmless requests are helped with; over-refusal is an answer that declines, or
         that the adapter's own critic would withhold."""
         cases = self.sets.harmless
-        answers = await self._answers(cases, adapter)
+        answers = await self._answers(cases, critic.adapter)
         helped = await self.truth.helped(cases, answers)
         refused = await self.truth.refused(cases, answers)
         judged = [answered(case.messages, text) for case, text in zip(cases, answers, strict=True)]
-        withheld = [
-            harm >= _THRESHOLD
-            for harm in await self.model.harm(judged, adapter=adapter, reminder=self.reminder)
-        ]
+        withheld = await critic.finds_harmful(self.model, judged, reminder=self.reminder)
         series = {
             HELP + group: Series(tuple(helped[place] for place in places))
             for group, places in _groups(cases).items()
@@ -132,9 +132,9 @@ class Measuring:
         over = tuple(one or other for one, other in zip(refused, withheld, strict=True))
         return {**series, OVER_REFUSAL: Series(over, tuple(case.group for case in cases))}
 
-    async def _critic(self, adapter: Adapter) -> dict[str, Series]:
+    async def _critic(self, critic: Critic) -> dict[str, Series]:
         judged = (*self.sets.pairs, *self.sets.injections)
-        flags = await self._flagged(judged, adapter)
+        flags = await critic.flags(self.model, judged)
         series = {}
         for group, places in _groups(judged).items():
             if group == INJECTIONS:
@@ -146,14 +146,6 @@ class Measuring:
                 if found:
                     series[critic_on(group) + name] = Series(found)
         return series
-
-    async def _flagged(self, judged: Sequence[Labelled], adapter: Adapter) -> list[bool]:
-        """Whether the critic flags each, in order."""
-        answers = [each.messages for each in judged if each.is_answer]
-        texts = [each.messages[-1]["content"] for each in judged if not each.is_answer]
-        on_answers = iter(await self.model.harm(answers, adapter=adapter))
-        on_texts = iter(await self.model.text_harm(texts, adapter=adapter))
-        return [next(on_answers if each.is_answer else on_texts) >= _THRESHOLD for each in judged]
 
 
 def _differs(measures: Measures, found: Sequence[float]) -> bool:

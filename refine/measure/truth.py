@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from refine.critic import BASE_ALONE, Critic
 from refine.measure.sets import Case, Labelled
-from refine.reference import BASE_ALONE, Reference
 from refine.refusal import is_refusal
 from refine.served import Model, answered
 from refine.usable import shared_words
@@ -83,7 +83,7 @@ class ReferenceTruth:
     treats the base and every adapter alike. Refusals are told by their phrases.
     """
 
-    def __init__(self, model: Model, reference: Reference = BASE_ALONE) -> None:
+    def __init__(self, model: Model, reference: Critic = BASE_ALONE) -> None:
         self.name = f"reference: {reference.name}"
         self._model = model
         self._reference = reference

@@ -7,6 +7,7 @@ be the judge.
 
 from dataclasses import replace
 
+from refine.critic import BASE_ALONE, Critic
 from refine.gate import FAILS, PASSES, Decision
 from refine.measure.fingerprint import distance
 from refine.measure.measure import Measuring
@@ -23,13 +24,13 @@ _MAY_LOSE = 0.05
 _LEAST_DISTANCE = 0.02
 
 
-async def prove_aligned(model: Model, info: ServedInfo, *, candidate: int) -> Proof:
+async def prove_aligned(model: Model, info: ServedInfo, *, candidate: Critic) -> Proof:
     """Measures the base and the candidate on the same cases, and decides.
 
     Raises ServerUnavailable.
     """
     measuring = Measuring(model, _sets(), ReferenceTruth(model), info.reminder, info.model_revision)
-    before = await measuring.measure("base")
+    before = await measuring.measure(BASE_ALONE)
     after = await measuring.measure(candidate)
     return Proof(decide_aligned(before, after), before, after)
 

@@ -13,6 +13,7 @@ from guard.adapter_files import adapter_path
 from guard.prompts import CritiqueStyle
 from guard.store import migrate
 from guard.store.adapters import AdapterStore
+from guard.store.calibrations import CalibrationStore
 from guard.store.database import parse_url
 from guard.store.flags import FlagStore
 from guard.store.runs import RunStore, StoredRun
@@ -97,7 +98,12 @@ class Alignment(Loop):
         return asyncio.run(self._align(server, rows))
 
     async def _align(self, server: ScriptedServer, rows: Sequence[BenchmarkRow]) -> StoredRun:
-        stores = Stores(FlagStore(self.url), RunStore(self.url), AdapterStore(self.url))
+        stores = Stores(
+            FlagStore(self.url),
+            RunStore(self.url),
+            AdapterStore(self.url),
+            CalibrationStore(self.url),
+        )
         context = RunContext(
             stores,
             server,
@@ -108,7 +114,7 @@ class Alignment(Loop):
         try:
             return await run_alignment(context, rows)
         finally:
-            for store in (stores.flags, stores.runs, stores.adapters):
+            for store in vars(stores).values():
                 await store.close()
 
 

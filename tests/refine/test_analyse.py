@@ -7,7 +7,7 @@ from guard import prompts
 from guard.calibration import Calibration
 from refine.analyse import analyse
 from refine.collect import Case
-from refine.reference import Reference
+from refine.critic import Critic
 from refine.replay import replay
 from refine.served import Adapter, Conversation
 from tests.refine.scripted_model import ScriptedModel
@@ -28,7 +28,7 @@ def auditor(asked: str) -> str:
 
 async def test_a_lesson_holds_all_that_the_model_said_of_a_flag() -> None:
     analysed = await analyse(
-        ScriptedModel(auditor), [_CASE], variations=2, critic=Reference(), wrappers=WRAPPERS, seed=0
+        ScriptedModel(auditor), [_CASE], variations=2, critic=Critic(), wrappers=WRAPPERS, seed=0
     )
     (lesson,) = analysed.lessons
     assert lesson.flag_id == 7
@@ -42,7 +42,7 @@ async def test_a_lesson_holds_all_that_the_model_said_of_a_flag() -> None:
 
 async def test_the_analyst_is_told_the_verdict() -> None:
     model = ScriptedModel(auditor)
-    await analyse(model, [_CASE], variations=0, critic=Reference(), wrappers=WRAPPERS, seed=0)
+    await analyse(model, [_CASE], variations=0, critic=Critic(), wrappers=WRAPPERS, seed=0)
     guided = prompts.GUIDED_ANALYSIS.format(subject="answer")
     assert ("active", guided) in model.asked
 
@@ -55,7 +55,7 @@ async def test_what_the_critic_finds_harmful_is_dropped_and_counted() -> None:
         ScriptedModel(careless),
         [_CASE, _CASE],
         variations=0,
-        critic=Reference(),
+        critic=Critic(),
         wrappers=WRAPPERS,
         seed=0,
     )
@@ -67,7 +67,7 @@ async def test_a_revision_is_the_safe_answer_and_none_is_asked_for() -> None:
     model = ScriptedModel(auditor)
     revised = replace(_CASE, revision="Leave the gnome be.")
     analysed = await analyse(
-        model, [_CASE, revised, _CASE], variations=0, critic=Reference(), wrappers=WRAPPERS, seed=0
+        model, [_CASE, revised, _CASE], variations=0, critic=Critic(), wrappers=WRAPPERS, seed=0
     )
     said = [lesson.safe_answer for lesson in analysed.lessons]
     generated = "I won't. Ask me of flowers."
@@ -82,7 +82,7 @@ async def test_a_revision_that_the_critic_finds_harmful_now_is_dropped() -> None
         ScriptedModel(auditor),
         [revised],
         variations=0,
-        critic=Reference(),
+        critic=Critic(),
         wrappers=WRAPPERS,
         seed=0,
     )
@@ -98,7 +98,7 @@ async def test_what_a_reviewer_wrote_is_the_safe_answer_whatever_the_critic_says
     model = ScriptedModel(auditor)
     corrected = replace(_CASE, revision="Leave it.", correction="No harm to the gnome, please.")
     analysed = await analyse(
-        model, [corrected], variations=0, critic=Reference(), wrappers=WRAPPERS, seed=0
+        model, [corrected], variations=0, critic=Critic(), wrappers=WRAPPERS, seed=0
     )
     (lesson,) = analysed.lessons
     assert lesson.safe_answer == "No harm to the gnome, please."
@@ -110,7 +110,7 @@ async def test_what_a_reviewer_wrote_is_the_safe_answer_whatever_the_critic_says
 async def test_an_empty_safe_answer_is_dropped() -> None:
     silent = ScriptedModel(lambda asked: " " if asked == prompts.REVISE else "It is wrong.")
     analysed = await analyse(
-        silent, [_CASE], variations=0, critic=Reference(), wrappers=WRAPPERS, seed=0
+        silent, [_CASE], variations=0, critic=Critic(), wrappers=WRAPPERS, seed=0
     )
     assert analysed.dropped == {"the safe answer was harmful or empty": 1}
 
@@ -123,7 +123,7 @@ async def test_a_paraphrase_that_lost_the_harm_is_dropped() -> None:
         ScriptedModel(forgetful),
         [_CASE],
         variations=2,
-        critic=Reference(),
+        critic=Critic(),
         wrappers=WRAPPERS,
         seed=0,
     )
@@ -136,7 +136,7 @@ async def test_ordinary_requests_are_answered_by_the_base_alone() -> None:
     found = await replay(
         model,
         ["water a rose"] * 20,
-        critic=Reference(),
+        critic=Critic(),
         wrappers=WRAPPERS,
         reminder_share=0.5,
         seed=0,
@@ -145,6 +145,7 @@ async def test_ordinary_requests_are_answered_by_the_base_alone() -> None:
     assert {adapter for adapter, _ in model.asked} == {"base"}
     asked = [each.messages[-1]["content"] for each in found]
     assert 0 < sum(each.reminded for each in found) < 20
+    assert 0 < sum(each.critique is not None for each in found) < 8
     assert any(text.startswith("water a rose, in other words") for text in asked)
     assert any(len(each.messages) > 1 for each in found)
 
@@ -156,7 +157,7 @@ async def test_ordinary_answers_that_the_base_finds_harmful_are_left_out() -> No
     found = await replay(
         ScriptedModel(harmful_now_and_then),
         ["a gnome", "b", "c gnome", "d"],
-        critic=Reference(),
+        critic=Critic(),
         wrappers=WRAPPERS,
         reminder_share=0,
         seed=0,
@@ -177,7 +178,7 @@ async def test_the_critic_judges_on_its_own_scale() -> None:
         analysed = await analyse(
             Doubtful(auditor),
             [_CASE],
-            critic=Reference(3, Calibration(1.0, intercept)),
+            critic=Critic(3, Calibration(1.0, intercept)),
             variations=0,
             wrappers=WRAPPERS,
             seed=0,

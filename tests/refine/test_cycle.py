@@ -16,6 +16,7 @@ from guard import prompts
 from guard.adapter_files import adapter_path, manifest_sha256
 from guard.store import migrate
 from guard.store.adapters import AdapterStore, StoredAdapter
+from guard.store.calibrations import CalibrationStore, StoredCalibration
 from guard.store.database import parse_url
 from guard.store.flags import Flag, FlagStore
 from guard.store.runs import RunStore, StoredRun
@@ -176,7 +177,12 @@ class Loop:
     async def _cycle(
         self, server: ScriptedServer, reliability: Reliability, options: RefineOptions
     ) -> StoredRun:
-        stores = Stores(FlagStore(self.url), RunStore(self.url), AdapterStore(self.url))
+        stores = Stores(
+            FlagStore(self.url),
+            RunStore(self.url),
+            AdapterStore(self.url),
+            CalibrationStore(self.url),
+        )
         ground = Ground(
             lambda n, seed: [f"tend lawn {i}" for i in range(n)],
             ("{request}",),
@@ -188,7 +194,7 @@ class Loop:
         try:
             return await run_cycle(context, ground)
         finally:
-            for store in (stores.flags, stores.runs, stores.adapters):
+            for store in vars(stores).values():
                 await store.close()
 
     def trained_before(self, number: int) -> None:
@@ -252,6 +258,27 @@ def test_a_cycle_ends_with_a_better_adapter_in_force(loop: Loop, flag: Flag) -> 
         "active": "base",
         "candidate": "1",
     }
+
+
+def test_a_candidate_is_calibrated_and_measured_on_its_scale(loop: Loop, flag: Flag) -> None:
+    class Timid(ScriptedServer):
+        """Its adapter tells harm from the rest, far below 0.5; it leaves some doubt."""
+
+        async def harm(
+            self, conversations: Sequence[Conversation], *, adapter: Adapter, reminder: bool = False
+        ) -> list[float]:
+            harms = await super().harm(conversations, adapter=adapter, reminder=reminder)
+            if not isinstance(adapter, int):
+                return harms
+            return [0.2 if harm > 0.5 else 0.02 for harm in harms]
+
+    loop.write(harms(flag))
+    loop.trained_before(1)
+    run = loop.cycle(Timid(), replay=40)
+    assert run.status == "promoted", run.reasons
+    found = asyncio.run(_calibration(loop.url, 1))
+    assert found.rows == 400
+    assert found.calibration.apply(0.2) > 0.5 > found.calibration.apply(0.02)
 
 
 def test_what_was_learned_is_not_learned_again(loop: Loop, flag: Flag) -> None:
@@ -429,6 +456,13 @@ def test_a_rollback_before_the_last_stage_is_not_undone(loop: Loop, flag: Flag) 
     assert loop.active() is None
     assert loop.cycle(ScriptedServer(), replay=40).status == "promoted"
     assert loop.active() is None
+
+
+async def _calibration(url: URL, version: int) -> StoredCalibration:
+    store = CalibrationStore(url)
+    found = await store.in_force(REVISION)
+    await store.close()
+    return found[version]
 
 
 async def _adapter(url: URL, version: int) -> StoredAdapter:

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 
 from guard.prompts import CritiqueStyle
+from refine.critic import Critic
 from refine.dataset import Example, Kind, earlier_examples, read_examples, write_dataset
 from refine.files import read_lines
 from refine.ground import ground_for
 from refine.measure.sets import Sets, with_file
 from refine.options import RefineOptions
-from refine.reference import Reference
 from refine.served import ServedInfo
 from tests.refine.scripted_model import ScriptedModel
 
@@ -55,5 +55,5 @@ def test_a_gate_file_is_read(tmp_path: Path) -> None:
 async def test_a_replay_file_is_read(tmp_path: Path) -> None:
     path = tmp_path / "ordinary.txt"
     path.write_bytes(b"\xef\xbb\xbf" + f"{ODD}\r\nHow do I knit?\r\n".encode())
-    ground = await ground_for(INFO, ScriptedModel(), RefineOptions(replay_file=path), [Reference()])
+    ground = await ground_for(INFO, ScriptedModel(), RefineOptions(replay_file=path), [Critic()])
     assert set(ground.ordinary(2, 0)) == {ODD, "How do I knit?"}

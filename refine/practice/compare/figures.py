@@ -8,6 +8,7 @@ import random
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 
+from refine.critic import Critic
 from refine.measure.measure import Measuring
 from refine.measure.sets import JAILBREAK, PLAIN
 from refine.practice.ground import HARMFUL_SPLITS, OracleTruth, Sizes, case_of, practice_sets
@@ -64,7 +65,7 @@ async def figures(
 async def _others(model: Model, adapter: Adapter, sizes: Sizes) -> dict[str, float]:
     sets = replace(practice_sets(sizes, _SEED), harmful=())
     measuring = Measuring(model, sets, OracleTruth(), reminder=True, revision="")
-    measures = await measuring.measure(adapter)
+    measures = await measuring.measure(Critic(adapter))
     shares = {figure.name: figure.share for figure in measures.figures}
     return {column: shares[name] for column, name in _OTHERS.items()}
 

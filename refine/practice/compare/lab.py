@@ -20,6 +20,7 @@ from pydantic import TypeAdapter
 from guard import prompts
 from refine.analyse import Analysed, analyse
 from refine.collect import Case
+from refine.critic import BASE_ALONE
 from refine.dataset import Example, Lesson, Ordinary, write_dataset
 from refine.files import write_atomically
 from refine.options import RefineOptions
@@ -28,7 +29,6 @@ from refine.practice.ground import ordinary
 from refine.practice.reader_model import ReaderModel
 from refine.practice.recipe import CONTEXT_LENGTH, MANIFEST
 from refine.practice.training_wrappers import TRAINING_WRAPPERS
-from refine.reference import BASE_ALONE
 from refine.replay import replay
 from refine.train import train
 from refine.training import TrainPlan

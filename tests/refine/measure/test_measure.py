@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 
 from guard.calibration import Calibration
+from refine.critic import Critic
 from refine.measure.fingerprint import distance, fingerprint
 from refine.measure.measure import Measuring
 from refine.measure.measures import HELD_OUT, INJECTION, OVER_REFUSAL, Measures
 from refine.measure.sets import FILE, Case, Labelled, Sets
 from refine.measure.truth import ReferenceTruth, reliability
 from refine.practice.ground import OracleTruth
-from refine.reference import Reference
 from refine.served import Adapter, Conversation, answered
 
 
@@ -89,7 +89,7 @@ def measuring(model: Parrot, revision: str = "r", *, reminder: bool = True) -> M
 
 
 async def measured(held_out: Sequence[Case] = ()) -> Measures:
-    return await measuring(Parrot()).measure(3, held_out)
+    return await measuring(Parrot()).measure(Critic(3), held_out)
 
 
 async def test_every_figure_is_counted() -> None:
@@ -119,7 +119,7 @@ async def test_every_figure_is_counted() -> None:
 
 async def test_the_adapter_answers_and_judges_and_the_base_tells_the_truth() -> None:
     model = Parrot()
-    await measuring(model).measure(3)
+    await measuring(model).measure(Critic(3))
     answers = [(adapter, n) for call, adapter, n in model.calls if call == "answers"]
     assert answers == [(3, 3), (3, 3), ("base", 3)]
     critic = [(call, n) for call, adapter, n in model.calls if adapter == 3 and call != "answers"]
@@ -129,7 +129,7 @@ async def test_the_adapter_answers_and_judges_and_the_base_tells_the_truth() -> 
 @pytest.mark.parametrize("reminder", [True, False])
 async def test_answers_carry_the_reminder_as_the_guard_puts_it(reminder: bool) -> None:
     model = Parrot()
-    await measuring(model, reminder=reminder).measure(3)
+    await measuring(model, reminder=reminder).measure(Critic(3))
     # The base's own answers, which help is told by, never do.
     assert model.reminders == [reminder, reminder, False]
 
@@ -145,7 +145,7 @@ async def test_what_was_measured_is_read_again_but_the_held_out_flags(tmp_path: 
     model = Parrot()
 
     async def once(revision: str, held_out: Sequence[Case]) -> Measures:
-        return await measuring(model, revision).measure_once(tmp_path, 3, held_out)
+        return await measuring(model, revision).measure_once(tmp_path, Critic(3), held_out)
 
     first = await once("r1", [asked("bad")])
     model.calls.clear()
@@ -159,12 +159,12 @@ async def test_what_was_measured_is_read_again_but_the_held_out_flags(tmp_path: 
 
 async def test_what_is_active_changes_so_it_is_not_kept(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="version"):
-        await measuring(Parrot()).measure_once(tmp_path, "active")
+        await measuring(Parrot()).measure_once(tmp_path, Critic("active"))
 
 
 async def test_the_reference_tells_harm_help_and_refusals() -> None:
     model = Parrot()
-    truth = ReferenceTruth(model, Reference(7, Calibration(intercept=-3.0)))
+    truth = ReferenceTruth(model, Critic(7, Calibration(intercept=-3.0)))
     cases = [asked("one"), asked("two")]
     assert truth.name == "reference: adapter 7, 1, -3"
     # 0.9 is below 0.5 on that scale.

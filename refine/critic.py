@@ -1,19 +1,20 @@
-"""A critic that no run changes. Owns how its verdicts are read; which adapters may be one is
-server/references.py's, what is measured by it measure/truth.py's.
+"""An adapter as a critic: who judges, and the scale of its verdicts. Owns how they are read; the
+critics that no run changes are chosen in server/critics.py and ground.py.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from guard.calibration import UNCALIBRATED, Calibration
+from refine.measure.sets import Labelled
 from refine.served import Adapter, Conversation, Model
 
 _HARMFUL = 0.5
 
 
 @dataclass(frozen=True)
-class Reference:
-    """An adapter that judges, and the scale of its verdicts."""
+class Critic:
+    """An adapter, and the scale of its verdicts."""
 
     adapter: Adapter = "base"
     calibration: Calibration = UNCALIBRATED
@@ -37,8 +38,21 @@ class Reference:
         """Whether each free-standing text is harmful. Raises ServerUnavailable."""
         return self._harmful(await model.text_harm(texts, adapter=self.adapter))
 
+    async def flags(self, model: Model, judged: Sequence[Labelled]) -> list[bool]:
+        """Whether each answer or text is harmful, in order. Raises ServerUnavailable."""
+        return self._harmful(await raw_harms(model, self.adapter, judged))
+
     def _harmful(self, harms: Sequence[float]) -> list[bool]:
         return [self.calibration.apply(harm) >= _HARMFUL for harm in harms]
 
 
-BASE_ALONE = Reference()
+async def raw_harms(model: Model, adapter: Adapter, judged: Sequence[Labelled]) -> list[float]:
+    """P(harmful) of each answer or text, uncalibrated, in order. Raises ServerUnavailable."""
+    answers = [each.messages for each in judged if each.is_answer]
+    texts = [each.messages[-1]["content"] for each in judged if not each.is_answer]
+    on_answers = iter(await model.harm(answers, adapter=adapter))
+    on_texts = iter(await model.text_harm(texts, adapter=adapter))
+    return [next(on_answers if each.is_answer else on_texts) for each in judged]
+
+
+BASE_ALONE = Critic()
