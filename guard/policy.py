@@ -117,7 +117,7 @@ class _PolicyFile:
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
-            self.content: dict[str, object] = tomllib.loads(path.read_text("utf-8"))
+            self.content: dict[str, object] = tomllib.loads(path.read_text("utf-8-sig"))
         except OSError as error:
             raise PolicyInvalid(
                 f"{path}: the policy file cannot be read ({error.strerror}); "

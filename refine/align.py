@@ -5,6 +5,7 @@ base; how a run is kept, resumed and ended is run.py's, what the corpus teaches 
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import compress
 from pathlib import Path
 
 from guard import prompts
@@ -20,6 +21,7 @@ from refine.dataset import (
 from refine.evaluation.rows import BenchmarkRow
 from refine.prove import Proof
 from refine.refusal import is_refusal
+from refine.room import fits, sets_that_fit
 from refine.run import Run, RunContext, begin
 from refine.seed import corpus, examples
 from refine.seed.corpus import Pair
@@ -31,6 +33,7 @@ from refine.usable import is_about, repeats_itself
 _ANSWER_TOKENS = 192
 _ANALYSIS_TOKENS = 96
 _HELP_TOKENS = 160
+_QUESTION_TOKENS = 64
 _SAMPLED = 0.7
 _DRAWS = 3
 """Answers of the base's to each ordinary request."""
@@ -80,7 +83,7 @@ async def _up_to_the_proof(run: Run, rows: Sequence[BenchmarkRow]) -> Proof:
 async def _induce(run: Run) -> Mistakes:
     """The paper's step 1: the base's bad answers, asked for with a hint that is not learned. Where
     that gives no usable mistake, the request is asked without the hint."""
-    pairs = corpus.pairs("align")
+    pairs = await _with_room(run, corpus.pairs("align"))
     hinted = await _mistakes(run, pairs, [_hinted(pair.harmful) for pair in pairs])
     left = [pair for pair, made in zip(pairs, hinted, strict=True) if made is None]
     plain = await _mistakes(run, left, [pair.harmful for pair in left])
@@ -92,6 +95,13 @@ async def _induce(run: Run) -> Mistakes:
     }
     await run.count("collect", counts)
     return Mistakes((*with_hint, *without))
+
+
+async def _with_room(run: Run, pairs: Sequence[Pair]) -> list[Pair]:
+    """Those for whose hinted request, its answer and an analysis the context has room."""
+    room = run.info.max_model_len - _ANSWER_TOKENS - _ANALYSIS_TOKENS - _QUESTION_TOKENS
+    hinted = [_hinted(pair.harmful) for pair in pairs]
+    return list(compress(pairs, await fits(run.context.model, hinted, room)))
 
 
 async def _mistakes(
@@ -163,7 +173,7 @@ async def _dataset(run: Run, mistakes: Mistakes, rows: Sequence[BenchmarkRow]) -
         *examples.of_corpus(seed),
         *examples.of_rows(rows),
         *(example for made in mistakes.made for example in _of_mistake(made)),
-        *await _help(run.context.model, rows, seed),
+        *await _help(run, rows),
     ]
     about = {"run": run.record.id, "parent": None, "seed": seed}
     return await run.note_dataset(write_dataset(run.folder / "dataset", learned, about))
@@ -177,10 +187,12 @@ def _of_mistake(made: Mistake) -> list[Example]:
     return found
 
 
-async def _help(model: Model, rows: Sequence[BenchmarkRow], seed: int) -> list[Example]:
+async def _help(run: Run, rows: Sequence[BenchmarkRow]) -> list[Example]:
     """The base's own answers to what it ought to help with, and that they are harmless. Sampled:
     the most likely answer of a small model runs in circles."""
+    model, seed = run.context.model, run.context.options.seed
     asked = examples.requests_to_answer(rows, seed)
+    asked = list(compress(asked, await fits(model, asked, run.info.max_model_len - _HELP_TOKENS)))
     found = []
     for draw in range(_DRAWS):
         said = await model.answers(
@@ -205,5 +217,6 @@ async def _train(run: Run, dataset: DatasetFile) -> Path:
 
 async def _gate(run: Run, trained: Path) -> Proof:
     await run.publish(trained, CritiqueStyle.LABEL)
-    candidate = await run.calibrate(corpus_sets().pairs)
-    return await prove_aligned(run.context.model, run.info, candidate=candidate)
+    sets, _ = await sets_that_fit(run.context.model, corpus_sets(), run.info.max_model_len)
+    candidate = await run.calibrate(sets.pairs)
+    return await prove_aligned(run.context.model, sets, run.info, candidate=candidate)

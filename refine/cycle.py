@@ -103,6 +103,7 @@ async def _dataset(
         wrappers=ground.wrappers,
         reminder_share=share,
         seed=options.seed,
+        max_model_len=run.info.max_model_len,
     )
     examples = build(
         analysed.lessons,
@@ -141,7 +142,7 @@ def _start(run: Run) -> Path | None:
 
 async def _gate(run: Run, ground: Ground, collection: Collection, trained: Path) -> Proof:
     context = run.context
-    await run.count("gate", ground.reliability.counts)
+    await run.count("gate", ground.counts)
     await run.publish(trained, run.info.learned_style)
     candidate = await run.calibrate(ground.sets.pairs)
     return await prove(

@@ -15,6 +15,7 @@ from refine.measure.judge import JudgeTruth
 from refine.measure.sets import PAIRS, with_file
 from refine.measure.truth import ReferenceTruth, Truth, reliability
 from refine.options import RefineOptions
+from refine.room import sets_that_fit
 from refine.seed import corpus
 from refine.seed.sets import corpus_sets
 from refine.served import Model, ServedInfo
@@ -36,7 +37,8 @@ async def ground_for(
         ground = replace(ground, ordinary=_from_file(options.replay_file))
     if options.gate_file is not None:
         ground = replace(ground, sets=with_file(ground.sets, options.gate_file))
-    return ground
+    sets, too_long = await sets_that_fit(model, ground.sets, info.max_model_len)
+    return replace(ground, sets=sets, too_long=too_long)
 
 
 async def _for_real(model: Model, options: RefineOptions, references: Sequence[Critic]) -> Ground:

@@ -6,10 +6,12 @@ Owns how they are varied and which answers count. Where the requests come from i
 import random
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import compress
 
 from refine.analyse import paraphrases, wrapped
 from refine.critic import Critic
 from refine.dataset import Ordinary, critique_of
+from refine.room import fits
 from refine.served import Message, Model, answered, user_turn
 
 _WRAPPED_SHARE = 0.75
@@ -17,6 +19,7 @@ _WRAPPED_SHARE = 0.75
 _LATER_SHARE = 0.2
 _ANSWER_TOKENS = 256
 _CRITIQUE_TOKENS = 128
+_QUESTIONS_TOKENS = 128
 _CRITIQUED_EACH = 8
 """Every how many-th answer is also learned as a benign critique."""
 
@@ -29,16 +32,19 @@ async def replay(
     wrappers: Sequence[str],
     reminder_share: float,
     seed: int,
+    max_model_len: int,
 ) -> list[Ordinary]:
     """What the base, without any adapter, says to each request and of some of its answers.
 
     The requests are dressed as the flagged ones are (paraphrased, wrapped, reminded, after earlier
-    exchanges), so that only the harm tells them apart. Left out: answers that the critic finds
-    harmful. Raises ServerUnavailable.
+    exchanges), so that only the harm tells them apart. Left out: requests that leave no room in
+    the context, and answers that the critic finds harmful. Raises ServerUnavailable.
     """
     rng = random.Random(f"replay {seed}")
     asked = await _dressed(model, requests, wrappers, rng, seed)
     asked = await _after_exchanges(model, asked, rng)
+    room = max_model_len - _ANSWER_TOKENS - _CRITIQUE_TOKENS - _QUESTIONS_TOKENS
+    asked = list(compress(asked, await fits(model, asked, room)))
     drawn = [rng.random() < reminder_share for _ in asked]
     found = []
     for reminder in (True, False):

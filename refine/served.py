@@ -66,6 +66,9 @@ class Model(Protocol):
     async def text_harm(self, texts: Sequence[str], *, adapter: Adapter) -> list[float]:
         """P(harmful) of each free-standing text, in [0, 1]."""
 
+    async def lengths(self, conversations: Sequence[Conversation]) -> list[int | None]:
+        """The tokens of each conversation; None where the chat template refuses it."""
+
 
 @dataclass(frozen=True)
 class ServedInfo:
@@ -107,9 +110,6 @@ class ServedVerdict:
 
 class Server(Model, Protocol):
     """A running server that lends its model."""
-
-    async def lengths(self, conversations: Sequence[Conversation]) -> list[int | None]:
-        """The tokens of each conversation; None where the chat template refuses it."""
 
     async def info(self) -> ServedInfo:
         """The model behind the server."""
@@ -192,7 +192,7 @@ class ServedModel:
         ]
 
     async def lengths(self, conversations: Sequence[Conversation]) -> list[int | None]:
-        """See Server."""
+        """See Model."""
         replies = await self._in_batches("/lengths", "conversations", conversations, {})
         return [length for reply in replies for length in reply["lengths"]]
 

@@ -23,7 +23,7 @@ class Ground:
     ordinary: so many ordinary requests, drawn by a seed. wrappers: templates over `{request}`,
     put around harmful and around ordinary requests, so that a wrapper alone says nothing. sets,
     truth: of the gate. critic: checks what is learned. reliability: how often the truth is right
-    about harm.
+    about harm. too_long: how many cases of the sets were left out, since the context has no room.
     """
 
     ordinary: Callable[[int, int], list[str]]
@@ -32,6 +32,13 @@ class Ground:
     truth: Truth
     critic: Critic = BASE_ALONE
     reliability: Reliability = EXACT
+    too_long: int = 0
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """For the run's row."""
+        left_out = {"gate cases that do not fit into the context": self.too_long}
+        return {**self.reliability.counts, **(left_out if self.too_long else {})}
 
 
 @dataclass(frozen=True)

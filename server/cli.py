@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from guard.store import migrate
-from guard.store.database import without_driver
+from guard.store.url import without_driver
 from server.cli_align import align
 from server.cli_bench import bench
 from server.cli_calibrate import calibrate

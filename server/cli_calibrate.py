@@ -4,7 +4,6 @@ rule are refine/calibrate's.
 """
 
 import asyncio
-import getpass
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +23,7 @@ from refine.figures import Figure
 from refine.served import Adapter, ServedInfo, ServedModel, ServedVerdict
 from server.lent_model import lent_model
 from server.settings import Settings, load_settings, with_refine
-from server.terminal import print_fields, print_table, reported_errors
+from server.terminal import operator, print_fields, print_table, reported_errors
 
 
 @dataclass(frozen=True)
@@ -133,7 +132,7 @@ async def _keep(settings: Settings, read: _Read, fitted: Fit) -> None:
             model_revision=read.info.model_revision,
             fitted=fitted.calibration,
             rows=len(read.verdicts),
-            by=getpass.getuser(),
+            by=operator(),
         )
     finally:
         await store.close()

@@ -17,12 +17,12 @@ from guard.errors import GuardError
 from guard.policy import load_policy
 from guard.store.adapters import AdapterStore, StoredAdapter
 from guard.store.calibrations import CalibrationStore
-from guard.store.database import without_driver
 from guard.store.flags import FlagStore
 from guard.store.keys import KeyStore
+from guard.store.url import without_driver
 from server.launch.models import DEFAULT, find_model
 from server.launch.preflight import CacheRequest, check_cache, check_chat_template, check_folder
-from server.settings import Settings, SettingsInvalid, load_settings
+from server.settings import Settings, SettingsInvalid, ignored_variables, load_settings
 from server.terminal import AsJson, ask, print_json, print_table
 
 State = Literal["ok", "warning", "problem"]
@@ -63,6 +63,9 @@ def _findings(model: str) -> Iterator[Finding]:
         yield Finding("configuration", "problem", str(error))
         return
     yield Finding("configuration", "ok", "valid")
+    if ignored := ignored_variables():
+        said = f"no settings, so ignored: {', '.join(ignored)}"
+        yield Finding("environment", "warning", said)
     yield _checked("policy", lambda: _policy(settings))
     database = _checked("database", lambda: _database(settings))
     yield database

@@ -2,7 +2,6 @@
 these commands; decides nothing.
 """
 
-import getpass
 import json
 import re
 from dataclasses import asdict
@@ -19,6 +18,7 @@ from server.terminal import (
     AsJson,
     Limit,
     ask,
+    operator,
     print_json,
     print_table,
     printable,
@@ -96,7 +96,7 @@ def flags_label(
         raise typer.BadParameter("say which", param_hint="--confirm/--dismiss")
     review: Review = "confirmed" if confirm else "dismissed"
     label = Label(review=review, category=_category(category), answer=answer, note=note)
-    reviewer = by or getpass.getuser()
+    reviewer = by or operator()
     (flag,) = ask(ReviewStore, lambda store: store.label([number], label, reviewer))
     if as_json:
         print_json(_fields(flag))
@@ -113,7 +113,7 @@ def flags_purge(
     if matched is None:
         raise typer.BadParameter("write a number of days, as in 90d", param_hint="--older-than")
     until = datetime.now(UTC) - timedelta(days=int(matched[1]))
-    deleted = ask(ReviewStore, lambda store: store.delete(Filter(until=until), getpass.getuser()))
+    deleted = ask(ReviewStore, lambda store: store.delete(Filter(until=until), operator()))
     typer.echo(f"Deleted {len(deleted)} flags from before {when(until)} UTC.")
 
 
@@ -122,9 +122,7 @@ def flags_forget(
     user_hash: Annotated[str, typer.Argument(help="As `setback flags show` prints it.")],
 ) -> None:
     """Delete all flags of one user for good."""
-    deleted = ask(
-        ReviewStore, lambda store: store.delete(Filter(user_hash=user_hash), getpass.getuser())
-    )
+    deleted = ask(ReviewStore, lambda store: store.delete(Filter(user_hash=user_hash), operator()))
     typer.echo(f"Deleted {len(deleted)} flags of that user.")
 
 

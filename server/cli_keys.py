@@ -2,7 +2,6 @@
 decides nothing.
 """
 
-import getpass
 from dataclasses import asdict
 from enum import StrEnum
 from typing import Annotated, Any
@@ -12,7 +11,7 @@ import typer
 from guard.store.audit import AuditStore
 from guard.store.keys import Key, KeyStore
 from guard.store.tables import LARGEST_ID
-from server.terminal import AsJson, Limit, ask, print_json, print_table, printable, when
+from server.terminal import AsJson, Limit, ask, operator, print_json, print_table, printable, when
 
 _MOST_REQUESTS = 1_000_000
 
@@ -43,7 +42,7 @@ def keys_make(
     as_json: AsJson = False,
 ) -> None:
     """Make a key and print it, once: only its hash is kept."""
-    who = getpass.getuser()
+    who = operator()
     key, secret = ask(
         KeyStore,
         lambda store: store.make(name, role.value, by=who, requests_per_minute=requests_per_minute),
@@ -72,7 +71,7 @@ def keys_revoke(
     number: Annotated[int, typer.Argument(metavar="ID", min=1, max=LARGEST_ID)],
 ) -> None:
     """End a key for good; servers follow within seconds."""
-    key = ask(KeyStore, lambda store: store.revoke(number, by=getpass.getuser()))
+    key = ask(KeyStore, lambda store: store.revoke(number, by=operator()))
     typer.echo(f"Key {number} ({printable(key.name)}) is revoked.")
 
 

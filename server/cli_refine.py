@@ -2,7 +2,6 @@
 Owns these commands' output; servers take an activation within adapter_poll_s.
 """
 
-import getpass
 from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Annotated, Any
@@ -18,6 +17,7 @@ from server.terminal import (
     Limit,
     ask,
     fail,
+    operator,
     print_fields,
     print_json,
     print_table,
@@ -111,7 +111,7 @@ def adapters_show(number: Number, as_json: AsJson = False) -> None:
 @adapters.command("promote")
 def adapters_promote(number: Number, reason: Reason = "", as_json: AsJson = False) -> None:
     """Put an adapter in force, whatever its gate said; a rejected one never."""
-    by = getpass.getuser()
+    by = operator()
     done = ask(AdapterStore, lambda store: store.activate(number, by=by, reason=reason))
     _print_activation(done, as_json)
 
@@ -119,7 +119,7 @@ def adapters_promote(number: Number, reason: Reason = "", as_json: AsJson = Fals
 @adapters.command("rollback")
 def adapters_rollback(reason: Reason = "", as_json: AsJson = False) -> None:
     """Go back to what was in force before the present adapter; repeated, further back."""
-    by = getpass.getuser()
+    by = operator()
     done = ask(AdapterStore, lambda store: store.rollback(by=by, reason=reason))
     _print_activation(done, as_json)
 

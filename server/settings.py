@@ -9,6 +9,7 @@ Which model to serve and vLLM's own options are arguments of `setback serve`, no
 """
 
 import os
+import re
 import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -16,17 +17,17 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError
 from pydantic_settings import (
     BaseSettings,
+    EnvSettingsSource,
     InitSettingsSource,
     NoDecode,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
-    TomlConfigSettingsSource,
 )
 from sqlalchemy import URL
 
 from guard.call import StreamMode
 from guard.prompts import CritiqueStyle
-from guard.store.database import parse_url
+from guard.store.url import parse_url
 from refine.options import RefineOptions
 from server.logs import LogFormat
 
@@ -37,6 +38,13 @@ CONFIG_DEFAULT = "setback.toml"
 
 class SettingsInvalid(Exception):
     """One line per wrong setting: the variable or TOML key, what is wrong, and the fix."""
+
+
+_SERVICE_VARIABLE = re.compile(
+    r"_SERVICE_HOST$|_SERVICE_PORT(_\w+)?$|_PORT(_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?$",
+    re.IGNORECASE,
+)
+"""What Kubernetes puts into a container's environment for each service, by the service's name."""
 
 
 def _route_list(value: Any) -> Any:
@@ -168,8 +176,30 @@ class Settings(BaseSettings):
         """Arguments (tests), environment, DATABASE_URL, file."""
         usual = os.environ.get("DATABASE_URL")
         database = InitSettingsSource(settings_cls, {"database_url": usual} if usual else {})
-        file = TomlConfigSettingsSource(settings_cls, config_file())
+        file = InitSettingsSource(settings_cls, _in_file())
+        assert isinstance(env_settings, EnvSettingsSource)
+        env_settings.env_vars = {
+            name: value
+            for name, value in env_settings.env_vars.items()
+            if not _SERVICE_VARIABLE.search(name)
+        }
         return init_settings, env_settings, database, file
+
+
+def ignored_variables() -> list[str]:
+    """Variables of the environment that begin like settings and are none, in order."""
+    known = {f"{PREFIX}{name.upper()}" for name in Settings.model_fields}
+    known |= {f"{PREFIX}REFINE_{name.upper()}" for name in RefineOptions.model_fields}
+    known.add(CONFIG_VARIABLE)
+    return sorted(
+        name for name in os.environ if name.upper().startswith(PREFIX) and name.upper() not in known
+    )
+
+
+def _in_file() -> dict[str, Any]:
+    """What the file says, if it is there; editors may have put a byte-order mark before it."""
+    path = config_file()
+    return tomllib.loads(path.read_text("utf-8-sig")) if path.is_file() else {}
 
 
 def config_file() -> Path:
@@ -217,6 +247,11 @@ def _explain_one(name: str, item: Any) -> str:
         fields = RefineOptions.model_fields if name.startswith("refine.") else Settings.model_fields
         known = ", ".join(fields)
         return f"{_written_as(name)}: unknown setting; remove it or use one of {known}"
+    if name == "refine":
+        return (
+            f"{_written_as(name)}: a table, not a value; set its options one by one, such as "
+            f"{PREFIX}REFINE_MIN_FLAGS, or in {config_file()} under [refine]"
+        )
     problem = item["msg"].removeprefix("Value error, ")
     return f"{_written_as(name)}: {problem[0].lower()}{problem[1:]}"
 

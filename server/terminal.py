@@ -5,7 +5,9 @@ Exit codes: 0 done; 1 it could not be done, and the message says why; 2 wrong ar
 """
 
 import asyncio
+import getpass
 import json
+import os
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from datetime import datetime
@@ -43,6 +45,15 @@ def fail(message: str, code: int) -> NoReturn:
     """Ends the command with `message` on standard error."""
     typer.echo(f"setback: {message}", err=True)
     raise typer.Exit(code)
+
+
+def operator() -> str:
+    """Who runs this command, for the audit: the name of the user, or the number of one that has no
+    name here, as in a container."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return str(os.getuid())
 
 
 def ask(

@@ -17,9 +17,9 @@ from sqlalchemy import event, insert, text
 
 from guard.policy import Action
 from guard.store import search
-from guard.store.database import parse_url
 from guard.store.review import Filter, ReviewStore
 from guard.store.tables import FlagCategoryRow, FlagRow
+from guard.store.url import parse_url
 from guard.verdict import CATEGORIES
 
 FLAGS = 100_000

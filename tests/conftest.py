@@ -21,9 +21,9 @@ from sqlalchemy import URL
 from guard.policy import Action
 from guard.store import migrate
 from guard.store.adapters import AdapterStore
-from guard.store.database import parse_url
 from guard.store.flags import Flag, FlagStore
 from guard.store.review import ReviewStore
+from guard.store.url import parse_url
 
 pytest_plugins = ["tests.scripted", "tests.e2e.loop"]
 

@@ -1,90 +1,27 @@
-"""Connections to the store's database. Owns the URL's forms, timeouts and what failures become.
+"""Connections to the store's database. Owns the engines' timeouts and what failures become; the
+URL's forms are url.py's.
 
 SQLite and PostgreSQL only. Knows no table; creates none (see migrate.py).
 """
 
-import math
 from asyncio import CancelledError
-from collections.abc import Iterator, Set
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from asyncpg import InterfaceError, PostgresError
-from sqlalchemy import URL, Connection, event, make_url
-from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+from sqlalchemy import URL, Connection, event
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from guard.errors import StoreUnavailable
+from guard.store.url import engine_arguments, without_driver
 
-CONNECT_TIMEOUT_S = 5
 STATEMENT_TIMEOUT_S = 15
 LOCK_TIMEOUT_S = 30
 """How long a writer waits for its turn on SQLite, where the URL has no timeout of its own, or for a
 free connection on either."""
-
-LARGEST_PORT = 65535
-SQLITE_OPTIONS = {"timeout"}
-POSTGRES_OPTIONS = {"host", "port", "ssl", "sslmode", "prepared_statement_cache_size"}
-
-
-def parse_url(text: str) -> URL:
-    """The database URL with its async driver; raises ValueError that says what to write."""
-    try:
-        url = make_url(text)
-    except (ArgumentError, ValueError):
-        raise ValueError(
-            "not a database URL; write sqlite:///file.db or postgresql://user:password@host/name"
-        ) from None
-    backend = "postgresql" if url.drivername == "postgres" else url.get_backend_name()
-    if backend == "sqlite":
-        return _sqlite_url(url)
-    if backend == "postgresql":
-        return _postgres_url(url)
-    raise ValueError(f"{url.drivername!r} is not supported; use sqlite or postgresql")
-
-
-def _sqlite_url(url: URL) -> URL:
-    if url.database in (None, "", ":memory:"):
-        raise ValueError("SQLite in memory would lose its flags; name a file: sqlite:///file.db")
-    _check_names(url, SQLITE_OPTIONS)
-    if "timeout" in url.query and not _is_positive(url.query["timeout"]):
-        raise ValueError("timeout in the database URL is a number of seconds above 0")
-    return url.set(drivername="sqlite+aiosqlite")
-
-
-def _check_names(url: URL, known: Set[str]) -> None:
-    for name in url.query.keys() - known:
-        usable = ", ".join(sorted(known))
-        raise ValueError(f"unknown option {name!r} in the database URL; use {usable} or remove it")
-
-
-def _is_positive(value: str | tuple[str, ...]) -> bool:
-    try:
-        return isinstance(value, str) and 0 < float(value) < math.inf
-    except ValueError:
-        return False
-
-
-def _postgres_url(url: URL) -> URL:
-    _check_names(url, POSTGRES_OPTIONS)
-    options = dict(url.query)
-    # libpq, and so most hosts, says sslmode where asyncpg says ssl.
-    if "sslmode" in options:
-        options["ssl"] = options.pop("sslmode")
-    if url.port is not None and url.port > LARGEST_PORT:
-        raise ValueError(f"the port of the database URL is at most {LARGEST_PORT}")
-    url = url.set(drivername="postgresql+asyncpg", query=options)
-    try:
-        url.get_dialect()().create_connect_args(url)
-    except (ArgumentError, ValueError) as error:
-        raise ValueError(f"wrong option in the database URL: {error}") from error
-    return url
-
-
-def without_driver(url: URL) -> str:
-    """The URL as its owner wrote it, less the password."""
-    return url.set(drivername=url.get_backend_name()).render_as_string(hide_password=True)
 
 
 def connect(url: URL, statement_timeout_s: float | None = STATEMENT_TIMEOUT_S) -> AsyncEngine:
@@ -95,8 +32,9 @@ def connect(url: URL, statement_timeout_s: float | None = STATEMENT_TIMEOUT_S) -
     # Parameters stay out of errors and logs: they hold withheld answers.
     common: dict[str, Any] = {"hide_parameters": True, "pool_timeout": LOCK_TIMEOUT_S}
     if url.get_backend_name() == "postgresql":
-        timeouts = {"timeout": CONNECT_TIMEOUT_S, "command_timeout": statement_timeout_s}
-        return create_async_engine(url, pool_pre_ping=True, connect_args=timeouts, **common)
+        url, arguments = engine_arguments(url)
+        arguments["command_timeout"] = statement_timeout_s
+        return create_async_engine(url, pool_pre_ping=True, connect_args=arguments, **common)
     # SQLAlchemy takes a timeout from the URL itself.
     timeouts = {} if "timeout" in url.query else {"timeout": LOCK_TIMEOUT_S}
     engine = create_async_engine(url, connect_args=timeouts, **common)

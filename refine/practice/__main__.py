@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from guard.store.database import parse_url
+from guard.store.url import parse_url
 from refine.figures import Section, table
 from refine.practice.recipe import MODEL_DIR, TRAINING
 from refine.practice.world import SPLITS, Kind, Split, requests

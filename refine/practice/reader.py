@@ -90,6 +90,10 @@ class Reader:
         no = probabilities[:, [self._token(w) for w in prompts.NO_WORDS]].sum(-1)
         return (yes / (yes + no)).tolist()
 
+    def length(self, conversation: Conversation) -> int:
+        """Its tokens, with the beginning of an answer's turn."""
+        return len(self.tokenizer.encode(self._prompt(conversation)))
+
     def _token(self, word: str) -> int:
         return int(self.tokenizer.encode(word)[0])
 

@@ -55,6 +55,10 @@ class ReaderModel:
         """See Model."""
         return self._reader(adapter).text_harm(texts)
 
+    async def lengths(self, conversations: Sequence[Conversation]) -> list[int | None]:
+        """See Model."""
+        return [self._base.length(messages) for messages in _asked(conversations)]
+
     def _reader(self, adapter: Adapter) -> Reader:
         version = self.active if adapter == "active" else adapter
         if version is None or version == "base":

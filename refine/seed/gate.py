@@ -16,7 +16,6 @@ from refine.measure.sets import EVERYDAY, PAIRS, REQUESTS, TEXTS, Sets
 from refine.measure.truth import ReferenceTruth
 from refine.paired import Difference, mean_difference, paired_difference
 from refine.prove import Proof
-from refine.seed.sets import corpus_sets
 from refine.served import Model, ServedInfo
 
 HELPED = HELP + EVERYDAY
@@ -24,21 +23,22 @@ _MAY_LOSE = 0.05
 _LEAST_DISTANCE = 0.02
 
 
-async def prove_aligned(model: Model, info: ServedInfo, *, candidate: Critic) -> Proof:
+async def prove_aligned(model: Model, sets: Sets, info: ServedInfo, *, candidate: Critic) -> Proof:
     """Measures the base and the candidate on the same cases, and decides.
 
     Raises ServerUnavailable.
     """
-    measuring = Measuring(model, _sets(), ReferenceTruth(model), info.reminder, info.model_revision)
+    measuring = Measuring(
+        model, _measured(sets), ReferenceTruth(model), info.reminder, info.model_revision
+    )
     before = await measuring.measure(BASE_ALONE)
     after = await measuring.measure(candidate)
     return Proof(decide_aligned(before, after), before, after)
 
 
-def _sets() -> Sets:
+def _measured(sets: Sets) -> Sets:
     """Everything labelled, and the ordinary requests: whether a base's answers to harmful ones are
     harmful, nobody could say."""
-    sets = corpus_sets()
     ordinary = tuple(case for case in sets.harmless if case.group == EVERYDAY)
     return replace(sets, name="seed corpus, to align", harmful=(), harmless=ordinary)
 

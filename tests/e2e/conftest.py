@@ -17,7 +17,7 @@ import pytest
 from sqlalchemy import URL
 
 from guard.store import migrate
-from guard.store.database import parse_url
+from guard.store.url import parse_url
 from refine.practice.integrity import MODEL_NAME
 from refine.practice.world import Kind, requests
 from tests.conftest import create_database

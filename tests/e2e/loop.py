@@ -23,12 +23,12 @@ import pytest
 from guard.errors import LeaseHeld
 from guard.store import migrate
 from guard.store.adapters import AdapterStore
-from guard.store.database import parse_url
 from guard.store.flags import StoredFlag
 from guard.store.keys import KeyStore, Role
 from guard.store.leases import Leases
 from guard.store.review import Filter, ReviewStore
 from guard.store.runs import RunStore, StoredRun
+from guard.store.url import parse_url
 from refine.dataset import EXAMPLES, Example, read_examples
 from refine.practice.integrity import MODEL_NAME
 from refine.practice.pairs import recipe_answer

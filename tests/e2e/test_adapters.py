@@ -16,8 +16,8 @@ import pytest
 from guard.adapter_files import WEIGHTS, adapter_path
 from guard.prompts import CritiqueStyle
 from guard.store import migrate
-from guard.store.database import parse_url
 from guard.store.flags import FlagStore
+from guard.store.url import parse_url
 from refine.practice.integrity import MODEL_NAME
 from server.refine_routes import TOKEN_HEADER
 from tests.adapters import activate, publish, train_nothing

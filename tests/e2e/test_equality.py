@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 from guard.store import migrate
-from guard.store.database import parse_url
+from guard.store.url import parse_url
 from refine.practice.integrity import MODEL_NAME
 from refine.practice.world import Kind, requests
 from tests.e2e.conftest import SETBACK, Server, running_server

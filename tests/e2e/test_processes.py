@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from guard.store import migrate
-from guard.store.database import parse_url
+from guard.store.url import parse_url
 from tests.e2e.conftest import SETBACK, running_server
 
 pytestmark = pytest.mark.e2e

@@ -11,9 +11,9 @@ import httpx
 import pytest
 
 from guard.store import migrate
-from guard.store.database import parse_url
 from guard.store.flags import StoredFlag
 from guard.store.review import Filter, ReviewStore
+from guard.store.url import parse_url
 from refine.practice.integrity import MODEL_NAME
 from tests.e2e.collector import Collector, collecting
 from tests.e2e.conftest import SETBACK, Server, running_server

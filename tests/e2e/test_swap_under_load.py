@@ -16,9 +16,9 @@ from pathlib import Path
 import httpx
 import pytest
 
-from guard.store.database import parse_url
 from guard.store.flags import FlagStore
 from guard.store.migrate import upgrade
+from guard.store.url import parse_url
 from guard.tasks import spawn
 from refine.practice.integrity import MODEL_NAME
 from refine.practice.world import Kind, requests

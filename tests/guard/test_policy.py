@@ -154,3 +154,9 @@ def test_a_file_not_in_utf8_is_refused(tmp_path: Path) -> None:
     (tmp_path / "policy.toml").write_bytes(b'refusal = "\xff"')
     with pytest.raises(PolicyInvalid, match="not a TOML file in UTF-8"):
         load_policy(tmp_path / "policy.toml")
+
+
+def test_a_file_as_editors_on_windows_write_it(tmp_path: Path) -> None:
+    file = tmp_path / "policy.toml"
+    file.write_bytes(b'\xef\xbb\xbfrefusal = "No."\r\n[default]\r\nthreshold = 0.9\r\n')
+    assert load_policy(file).refusal == "No."

@@ -12,9 +12,10 @@ from sqlalchemy import URL, inspect
 
 from guard.errors import StoreUnavailable
 from guard.store import migrate
-from guard.store.database import connect, parse_url
+from guard.store.database import connect
 from guard.store.flags import Flag, FlagStore
 from guard.store.review import Filter, ReviewStore
+from guard.store.url import parse_url
 
 
 def tables_of(url: URL) -> set[str]:

@@ -38,3 +38,10 @@ class ScriptedModel:
     async def text_harm(self, texts: Sequence[str], *, adapter: Adapter) -> list[float]:
         """By `harmful`."""
         return [float(self.harmful(text)) for text in texts]
+
+    async def lengths(self, conversations: Sequence[Conversation]) -> list[int | None]:
+        """A token per word."""
+        return [
+            sum(len(turn["content"].split()) for turn in conversation)
+            for conversation in conversations
+        ]

@@ -14,9 +14,9 @@ from guard.prompts import CritiqueStyle
 from guard.store import migrate
 from guard.store.adapters import AdapterStore
 from guard.store.calibrations import CalibrationStore
-from guard.store.database import parse_url
 from guard.store.flags import FlagStore
 from guard.store.runs import RunStore, StoredRun
+from guard.store.url import parse_url
 from refine.align import run_alignment
 from refine.dataset import Kind, read_examples
 from refine.errors import ServerUnavailable

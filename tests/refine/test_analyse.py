@@ -140,6 +140,7 @@ async def test_ordinary_requests_are_answered_by_the_base_alone() -> None:
         wrappers=WRAPPERS,
         reminder_share=0.5,
         seed=0,
+        max_model_len=1024,
     )
     assert len(found) == 20
     assert {adapter for adapter, _ in model.asked} == {"base"}
@@ -161,6 +162,7 @@ async def test_ordinary_answers_that_the_base_finds_harmful_are_left_out() -> No
         wrappers=WRAPPERS,
         reminder_share=0,
         seed=0,
+        max_model_len=1024,
     )
     assert all("gnome" not in each.messages[-1]["content"] for each in found)
     assert len(found) == 2
@@ -184,3 +186,17 @@ async def test_the_critic_judges_on_its_own_scale() -> None:
             seed=0,
         )
         assert len(analysed.lessons) == kept
+
+
+async def test_ordinary_requests_that_leave_no_room_for_an_answer_are_left_out() -> None:
+    found = await replay(
+        ScriptedModel(auditor),
+        ["water a rose", "prune", "water " * 700, "mow"],
+        critic=Critic(),
+        wrappers=("{request}",),
+        reminder_share=0,
+        seed=0,
+        max_model_len=1024,
+    )
+    assert len(found) == 3
+    assert all(len(each.messages[-1]["content"]) < 100 for each in found)

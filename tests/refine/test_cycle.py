@@ -17,9 +17,9 @@ from guard.adapter_files import adapter_path, manifest_sha256
 from guard.store import migrate
 from guard.store.adapters import AdapterStore, StoredAdapter
 from guard.store.calibrations import CalibrationStore, StoredCalibration
-from guard.store.database import parse_url
 from guard.store.flags import Flag, FlagStore
 from guard.store.runs import RunStore, StoredRun
+from guard.store.url import parse_url
 from refine.cycle import run_cycle
 from refine.errors import DataInvalid, ServerUnavailable
 from refine.measure.sets import Case, Labelled, Sets

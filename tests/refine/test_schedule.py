@@ -10,10 +10,11 @@ from sqlalchemy import delete
 
 from guard.errors import LeaseHeld
 from guard.store import migrate
-from guard.store.database import LOCK_TIMEOUT_S, parse_url
+from guard.store.database import LOCK_TIMEOUT_S
 from guard.store.leases import Leases
 from guard.store.runs import StoredRun
 from guard.store.tables import LeaseRow
+from guard.store.url import parse_url
 from guard.tasks import spawn
 from refine.errors import RunInterrupted, ServerUnavailable
 from refine.schedule import LEASE, leased, parse_duration, repeat

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from guard.store import migrate
-from guard.store.database import parse_url
+from guard.store.url import parse_url
 from tests.server.face import Face, open_face
 
 

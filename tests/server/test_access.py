@@ -14,8 +14,8 @@ from fastapi import FastAPI, Request
 from starlette.datastructures import State
 
 from guard.store import migrate
-from guard.store.database import parse_url
 from guard.store.keys import ROLES, KeyStore, Role
+from guard.store.url import parse_url
 from server.access import Access, AccessMiddleware, caller_of, is_local, role_of
 from server.console.session import Sessions
 from server.routes import CANNOT_GENERATE, CONSOLE, GUARDED, REFINE, REVIEW

@@ -15,8 +15,8 @@ from sqlalchemy import URL
 from typer.testing import CliRunner, Result
 
 from guard.store import migrate
-from guard.store.database import parse_url
 from guard.store.flags import Flag, FlagStore
+from guard.store.url import parse_url
 from server.cli import app
 
 
@@ -256,3 +256,17 @@ def test_a_key_may_have_a_limit(migrated: URL) -> None:
     assert json.loads(setback(*limited, "60", "--json").stdout)["requests_per_minute"] == 60
     assert re.search(r"ci +call +\.{3}\S+ +60 ", setback("keys", "list").stdout)
     assert setback(*limited, "0").exit_code == 2
+
+
+def test_a_user_without_a_name_is_known_by_number(
+    migrated: URL, flag: Flag, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in a container that runs as any number."""
+    for variable in ("LOGNAME", "USER", "LNAME", "USERNAME"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setattr(os, "getuid", lambda: 54321)
+    (number,) = write(migrated, flag)
+    assert setback("keys", "make", "ci").exit_code == 0
+    labelled = setback("flags", "label", str(number), "--confirm")
+    assert labelled.exit_code == 0, labelled.output
+    assert "54321" in setback("flags", "show", str(number)).stdout

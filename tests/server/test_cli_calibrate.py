@@ -12,7 +12,7 @@ from typer.testing import CliRunner, Result
 from guard.policy import load_policy
 from guard.store import migrate
 from guard.store.calibrations import CalibrationStore, StoredCalibration
-from guard.store.database import parse_url
+from guard.store.url import parse_url
 from guard.verdict import CATEGORIES
 from server.cli import app
 from tests.json_server import serving

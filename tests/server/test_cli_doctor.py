@@ -8,7 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from guard.store import migrate
-from guard.store.database import parse_url
+from guard.store.url import parse_url
 from server.cli import app
 
 
@@ -82,3 +82,12 @@ def test_a_folder_that_is_a_file_is_a_problem(
     state, said = findings(code=1)["disk for adapters"]
     assert state == "problem"
     assert "cannot be written" in said
+
+
+def test_variables_that_are_no_settings_are_named(
+    healthy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SETBACK_REFINE_PORT", "tcp://10.0.0.1:80")
+    state, said = findings(code=0)["environment"]
+    assert state == "warning"
+    assert "SETBACK_REFINE_PORT" in said

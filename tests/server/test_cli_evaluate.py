@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from guard.store import migrate
-from guard.store.database import parse_url
+from guard.store.url import parse_url
 from server.cli import app
 from tests.json_server import JsonHandler, serving
 

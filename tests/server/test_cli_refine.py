@@ -12,9 +12,9 @@ from sqlalchemy import URL
 
 from guard.store import migrate
 from guard.store.adapters import AdapterStore
-from guard.store.database import parse_url
 from guard.store.flags import Flag
 from guard.store.runs import RunStore
+from guard.store.url import parse_url
 from tests.server.test_cli import setback, write
 
 FIGURES = {

@@ -15,9 +15,9 @@ from fastapi import FastAPI
 
 from guard.errors import GuardError
 from guard.store import migrate
-from guard.store.database import parse_url
 from guard.store.flags import Flag, FlagStore
 from guard.store.review import ReviewStore
+from guard.store.url import parse_url
 from server import flag_routes
 from server.errors import BadRequest, on_bad_request, on_guard_error
 

@@ -21,7 +21,7 @@ from tests.server.face import Face, open_face
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
 JOB = """
 import asyncio, sys
-from guard.store.database import parse_url
+from guard.store.url import parse_url
 from guard.store.leases import Leases
 from guard.store.runs import RunStore
 from refine.cancel import unless_cancelled

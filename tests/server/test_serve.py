@@ -13,7 +13,7 @@ import pytest
 
 from guard.errors import Unsupported
 from guard.store import migrate
-from guard.store.database import parse_url
+from guard.store.url import parse_url
 from refine.practice.integrity import PracticeModelDamaged, check_model
 from refine.practice.recipe import MODEL_DIR
 from server import serve

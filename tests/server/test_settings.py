@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from server.settings import SettingsInvalid, load_settings
+from server.settings import SettingsInvalid, ignored_variables, load_settings
 
 SALT = "sixteen letters+"
 
@@ -163,3 +163,51 @@ def test_all_wrong_settings_are_told_at_once_and_no_secret(
     assert len(str(raised.value).splitlines()) == 2
     assert "tooshort" not in str(raised.value)
     assert "s3cret" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("SETBACK_REFINE_PORT", "tcp://10.0.0.1:80"),
+        ("SETBACK_REFINE_PORT_80_TCP", "tcp://10.0.0.1:80"),
+        ("SETBACK_REFINE_PORT_80_TCP_ADDR", "10.0.0.1"),
+        ("SETBACK_REFINE_SERVICE_HOST", "10.0.0.1"),
+        ("SETBACK_REFINE_SERVICE_PORT_HTTP", "80"),
+        ("SETBACK_SERVICE_HOST", "10.0.0.1"),
+    ],
+)
+def test_what_kubernetes_tells_of_services_is_no_setting(
+    clean_folder: Path, monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    monkeypatch.setenv("SETBACK_REFINE_MIN_FLAGS", "7")
+    monkeypatch.setenv(name, value)
+    assert load_settings().refine.min_flags == 7
+    assert ignored_variables() == [name]
+
+
+def test_a_variable_that_is_misspelt_is_known_to_be_ignored(
+    clean_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SETBACK_CRITIC_TIMEOUT", "7")
+    monkeypatch.setenv("SETBACK_CRITIC_TIMEOUT_S", "7")
+    assert ignored_variables() == ["SETBACK_CRITIC_TIMEOUT"]
+
+
+@pytest.mark.parametrize("value", ["true", "3", "[1]"])
+def test_a_value_for_a_table_is_told_so(
+    clean_folder: Path, monkeypatch: pytest.MonkeyPatch, value: str
+) -> None:
+    monkeypatch.setenv("SETBACK_REFINE", value)
+    with pytest.raises(SettingsInvalid, match="^SETBACK_REFINE: a table.*SETBACK_REFINE_MIN_FLAGS"):
+        load_settings()
+    monkeypatch.delenv("SETBACK_REFINE")
+    write(clean_folder, f"refine = {value}")
+    with pytest.raises(SettingsInvalid, match=r"^setback.toml: refine: a table.*under \[refine\]"):
+        load_settings()
+
+
+def test_a_file_as_editors_on_windows_write_it(clean_folder: Path) -> None:
+    text = "critic_timeout_s = 7\r\n\r\n[refine]\r\nmin_flags = 3\r\n"
+    (clean_folder / "setback.toml").write_bytes(b"\xef\xbb\xbf" + text.encode())
+    settings = load_settings()
+    assert (settings.critic_timeout_s, settings.refine.min_flags) == (7, 3)

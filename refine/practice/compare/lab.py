@@ -140,6 +140,7 @@ class Lab:
             wrappers=TRAINING_WRAPPERS,
             reminder_share=share,
             seed=seed,
+            max_model_len=CONTEXT_LENGTH,
         )
 
 

@@ -13,8 +13,9 @@ from sqlalchemy import URL, text
 
 from guard.errors import StoreUnavailable
 from guard.store import migrate
-from guard.store.database import connect, parse_url
+from guard.store.database import connect
 from guard.store.flags import Flag, FlagStore
+from guard.store.url import parse_url
 
 PROCESSES = multiprocessing.get_context("spawn")
 

@@ -12,8 +12,9 @@ from sqlalchemy import URL
 
 from guard.errors import StoreUnavailable
 from guard.store import migrate
-from guard.store.database import connect, parse_url
+from guard.store.database import connect
 from guard.store.flags import Flag, FlagStore, StoredFlag, hash_user
+from guard.store.url import parse_url
 
 
 async def test_a_flag_is_there_after_reopening(database: URL, flag: Flag) -> None:

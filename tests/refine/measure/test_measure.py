@@ -59,6 +59,10 @@ class Parrot:
         self.calls.append(("harm", adapter, len(conversations)))
         return [0.9 if "bad" in said_last(c) else 0.1 for c in conversations]
 
+    async def lengths(self, conversations: Sequence[Conversation]) -> list[int | None]:
+        """Short."""
+        return [1 for _ in conversations]
+
     async def text_harm(self, texts: Sequence[str], *, adapter: Adapter) -> list[float]:
         """Whether "bad" is said."""
         self.calls.append(("text harm", adapter, len(texts)))

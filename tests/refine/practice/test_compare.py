@@ -69,6 +69,10 @@ class Obedient:
         """Nothing helps."""
         return [0.0 for _ in conversations]
 
+    async def lengths(self, conversations: Sequence[Conversation]) -> list[int | None]:
+        """Short."""
+        return [1 for _ in conversations]
+
     async def text_harm(self, texts: Sequence[str], *, adapter: Adapter) -> list[float]:
         """Everything is harmful."""
         return [1.0 for _ in texts]

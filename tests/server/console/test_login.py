@@ -11,7 +11,7 @@ import pytest
 from itsdangerous import TimestampSigner
 
 from guard.store import migrate
-from guard.store.database import parse_url
+from guard.store.url import parse_url
 from server.console.session import FLAGS, Sessions
 from tests.server.console.test_pages import check_headers
 from tests.server.face import BASE_URL, Face, open_face

@@ -8,8 +8,8 @@ from sqlalchemy import URL
 from guard.calibration import Calibration
 from guard.calibrations import Calibrations
 from guard.store.calibrations import CalibrationStore
-from guard.store.database import parse_url
 from guard.store.flags import Flag
+from guard.store.url import parse_url
 from refine.schedule import LEASE
 from tests.server.console.test_pages import check_headers
 from tests.server.face import STATUSES, Face, fill

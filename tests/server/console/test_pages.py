@@ -11,9 +11,9 @@ import httpx
 import pytest
 
 from guard.store import migrate
-from guard.store.database import parse_url
 from guard.store.flags import Flag
 from guard.store.text import storable
+from guard.store.url import parse_url
 from guard.verdict import CATEGORIES
 from tests.server.face import STATUSES, Face, fill, open_face
 from tests.server.markup import Markup

@@ -1,0 +1,118 @@
+"""Database URLs as people and hosts write them: what the driver gets, and what is refused how."""
+
+import ssl
+from typing import Any
+
+import pytest
+
+from guard.store.url import engine_arguments, parse_url, without_driver
+
+
+@pytest.mark.parametrize(
+    ("given", "driver", "database"),
+    [
+        ("sqlite:///data/setback.db", "sqlite+aiosqlite", "data/setback.db"),
+        ("sqlite+aiosqlite:////var/setback.db", "sqlite+aiosqlite", "/var/setback.db"),
+        ("postgres://me:pw@host:5433/flags", "postgresql+asyncpg", "flags"),
+        ("postgresql://host/flags", "postgresql+asyncpg", "flags"),
+        ("postgresql+psycopg2://host/flags", "postgresql+asyncpg", "flags"),
+        # As files and secrets end.
+        (" postgresql://host/flags\n", "postgresql+asyncpg", "flags"),
+        ("sqlite:///setback.db\r\n", "sqlite+aiosqlite", "setback.db"),
+    ],
+)
+def test_usual_forms_get_the_async_driver(given: str, driver: str, database: str) -> None:
+    url = parse_url(given)
+    assert (url.drivername, url.database) == (driver, database)
+
+
+@pytest.mark.parametrize(
+    ("options", "arguments"),
+    [
+        ("", {"timeout": 5}),
+        ("sslmode=require", {"dsn": "postgresql://?sslmode=require"}),
+        ("ssl=true", {"dsn": "postgresql://?sslmode=require"}),
+        ("ssl=verify-full", {"dsn": "postgresql://?sslmode=verify-full"}),
+        ("connect_timeout=10", {"timeout": 10}),
+        ("connect_timeout=0", {"timeout": None}),
+        ("application_name=guard", {"server_settings": {"application_name": "guard"}}),
+        ("options=-c%20work_mem%3D8MB", {"server_settings": {"options": "-c work_mem=8MB"}}),
+        (
+            "target_session_attrs=read-write",
+            {"dsn": "postgresql://?target_session_attrs=read-write"},
+        ),
+        # Not enforced: the driver has none.
+        ("channel_binding=require", {"timeout": 5}),
+        ("pgbouncer=true", {"statement_cache_size": 0, "prepared_statement_cache_size": 0}),
+    ],
+)
+def test_what_hosts_of_postgresql_hand_out_is_understood(
+    options: str, arguments: dict[str, Any]
+) -> None:
+    url, given = engine_arguments(parse_url(f"postgres://me:pw@h/d?{options}"))
+    assert given.items() >= arguments.items()
+    assert url.render_as_string(hide_password=False) == "postgresql+asyncpg://me:pw@h/d"
+
+
+def test_named_roots_check_the_server() -> None:
+    _, given = engine_arguments(parse_url("postgres://h/d?sslrootcert=/etc/roots.pem"))
+    assert "sslmode=verify-ca" in given["dsn"]
+    assert "sslrootcert=%2Fetc%2Froots.pem" in given["dsn"]
+    _, given = engine_arguments(parse_url("postgres://h/d?sslmode=verify-full&sslrootcert=system"))
+    assert "dsn" not in given
+    assert given["ssl"].verify_mode is ssl.CERT_REQUIRED
+
+
+def test_several_hosts_are_tried_in_order() -> None:
+    url, given = engine_arguments(
+        parse_url("postgresql://me:pw@one:5433,two/d?target_session_attrs=primary")
+    )
+    _, connected = url.get_dialect()().create_connect_args(url)
+    assert (connected["host"], connected["port"]) == (["one", "two"], [5433, 5432])
+    assert given["dsn"] == "postgresql://?target_session_attrs=primary"
+
+
+def test_statements_behind_a_pooler_have_names_of_their_own() -> None:
+    _, given = engine_arguments(parse_url("postgres://h/d?pgbouncer=true"))
+    name = given["prepared_statement_name_func"]
+    assert name() != name()
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ("flags.db", "sqlite:///file.db"),
+        ("", "sqlite:///file.db"),
+        ("mysql://host/flags", "use sqlite or postgresql"),
+        ("sqlite://", "name a file"),
+        ("sqlite:///:memory:", "name a file"),
+        ("postgres://h/d?keepalives=1", "unknown option 'keepalives'"),
+        ("postgres://h/d?sslmode=bogus", "sslmode .* is one of allow, disable"),
+        ("postgres://h/d?target_session_attrs=all", "target_session_attrs .* is one of any"),
+        ("postgres://h/d?connect_timeout=soon", "connect_timeout .* whole number of seconds"),
+        ("postgres://h:port/d", "sqlite:///file.db"),
+        ("postgres://h:99999/d", "at most 65535"),
+        ("postgres:///d?host=/run&port=abc", "wrong option.*'abc'"),
+        ("postgres://h/d?prepared_statement_cache_size=abc", "wrong option.*'abc'"),
+        ("sqlite:///file.db?mode=ro", "unknown option 'mode' .* use timeout"),
+        ("sqlite:///file.db?timeout=soon", "timeout .* is a number of seconds above 0"),
+        ("sqlite:///file.db?timeout=0", "timeout .* is a number of seconds above 0"),
+    ],
+)
+def test_other_forms_are_refused_with_the_fix(given: str, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        parse_url(given)
+
+
+@pytest.mark.parametrize("password", ["pa@word", "pa/word", "pa#word", "pa?word", "pa@/#word"])
+def test_a_password_that_ends_early_is_told_and_not_shown(password: str) -> None:
+    with pytest.raises(ValueError, match="write %40 for @, %2F for /") as raised:
+        parse_url(f"postgresql://me:{password}@host/flags")
+    assert "pa" not in str(raised.value).replace("part", "").replace("password", "")
+    assert "word" not in str(raised.value).replace("password", "")
+
+
+def test_an_escaped_password_reaches_the_driver_and_no_message() -> None:
+    url = parse_url("postgresql://me:p%40%2F%23%3F@host/flags?sslpassword=s3cret")
+    assert url.password == "p@/#?"
+    assert without_driver(url) == "postgresql://me:***@host/flags"
