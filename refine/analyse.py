@@ -15,6 +15,7 @@ from guard import prompts
 from refine.collect import Case
 from refine.critic import Critic
 from refine.dataset import Lesson, critique_of, guided_analysis_of, revision_of
+from refine.room import QUESTION_TOKENS
 from refine.served import Adapter, Conversation, Model, answered, user_turn
 
 _ANALYSIS_TOKENS = 256
@@ -22,9 +23,8 @@ _SAFE_TOKENS = 512
 _CRITIQUE_TOKENS = 128
 _PARAPHRASE_TOKENS = 128
 _PARAPHRASE_TEMPERATURE = 0.7
-_QUESTIONS_TOKENS = 128
 _LEAST_SAFE_TOKENS = 64
-TOKENS_ABOUT_A_CASE = _ANALYSIS_TOKENS + _QUESTIONS_TOKENS + _LEAST_SAFE_TOKENS
+TOKENS_ABOUT_A_CASE = _ANALYSIS_TOKENS + QUESTION_TOKENS + _LEAST_SAFE_TOKENS
 """What the context must have room for after a flagged answer."""
 
 

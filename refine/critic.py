@@ -2,10 +2,11 @@
 critics that no run changes are chosen in server/critics.py and ground.py.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from guard.calibration import UNCALIBRATED, Calibration
+from guard.store.calibrations import StoredCalibration
 from refine.measure.sets import Labelled
 from refine.served import Adapter, Conversation, Model
 
@@ -18,6 +19,13 @@ class Critic:
 
     adapter: Adapter = "base"
     calibration: Calibration = UNCALIBRATED
+
+    @classmethod
+    def of(cls, version: int | None, fits: Mapping[int | None, StoredCalibration]) -> "Critic":
+        """The adapter of that version, or the base alone, on the scale that is in force for it."""
+        fitted = fits.get(version)
+        calibration = UNCALIBRATED if fitted is None else fitted.calibration
+        return cls("base" if version is None else version, calibration)
 
     @property
     def name(self) -> str:

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from guard.adapter_files import adapter_path
-from guard.calibration import UNCALIBRATED
 from guard.store.flags import StoredFlag
 from guard.store.runs import StoredRun
 from refine.analyse import TOKENS_ABOUT_A_CASE, Analysed, analyse
@@ -159,10 +158,8 @@ async def _gate(run: Run, ground: Ground, collection: Collection, trained: Path)
 
 async def _in_force(run: Run) -> Critic:
     """The adapter that was active when the run began, on its scale."""
-    parent = run.record.parent
     fits = await run.context.stores.calibrations.in_force(run.record.model_revision)
-    calibration = fits[parent].calibration if parent in fits else UNCALIBRATED
-    return Critic("base" if parent is None else parent, calibration)
+    return Critic.of(run.record.parent, fits)
 
 
 async def _too_few(run: Run, collection: Collection) -> StoredRun:

@@ -4,6 +4,7 @@ RefineError
 ├── ServerUnavailable   the server that lends its model does not answer, or refuses
 ├── RunInterrupted      the run lost its lease to another job
 ├── RunCancelled        somebody wants the run to end
+├── RunGivenUp          a stage of the run failed too often
 ├── DataInvalid         a file given by the user does not say what it must
 ├── BenchmarkBusy       another command writes the verdicts on the same set and server
 └── ServerChanged       another model, policy or adapter serves than when measuring began
@@ -24,6 +25,10 @@ class RunInterrupted(RefineError):
 
 class RunCancelled(RefineError):
     """The message is who wants that."""
+
+
+class RunGivenUp(RefineError):
+    """The message says at which stage, and what the last failure was."""
 
 
 class TrainingFailed(RefineError):

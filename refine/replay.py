@@ -11,7 +11,7 @@ from itertools import compress
 from refine.analyse import paraphrases, wrapped
 from refine.critic import Critic
 from refine.dataset import Ordinary, critique_of
-from refine.room import fits
+from refine.room import QUESTION_TOKENS, fits
 from refine.served import Message, Model, answered, user_turn
 
 _WRAPPED_SHARE = 0.75
@@ -19,7 +19,6 @@ _WRAPPED_SHARE = 0.75
 _LATER_SHARE = 0.2
 _ANSWER_TOKENS = 256
 _CRITIQUE_TOKENS = 128
-_QUESTIONS_TOKENS = 128
 _CRITIQUED_EACH = 8
 """Every how many-th answer is also learned as a benign critique."""
 
@@ -43,7 +42,7 @@ async def replay(
     rng = random.Random(f"replay {seed}")
     asked = await _dressed(model, requests, wrappers, rng, seed)
     asked = await _after_exchanges(model, asked, rng)
-    room = max_model_len - _ANSWER_TOKENS - _CRITIQUE_TOKENS - _QUESTIONS_TOKENS
+    room = max_model_len - _ANSWER_TOKENS - _CRITIQUE_TOKENS - QUESTION_TOKENS
     asked = list(compress(asked, await fits(model, asked, room)))
     drawn = [rng.random() < reminder_share for _ in asked]
     found = []

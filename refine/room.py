@@ -9,7 +9,7 @@ from typing import TypeVar
 from refine.measure.sets import Case, Labelled, Sets
 from refine.served import Conversation, Model
 
-_QUESTION_TOKENS = 128
+QUESTION_TOKENS = 128
 """The most that is asked of a conversation after its last turn."""
 
 T = TypeVar("T", Case, Labelled)
@@ -42,7 +42,7 @@ async def sets_that_fit(model: Model, sets: Sets, max_model_len: int) -> tuple[S
 
 async def _those_that_fit(model: Model, cases: Sequence[T], room: int) -> tuple[T, ...]:
     conversations = [case.messages for case in cases]
-    fitting = await fits(model, conversations, room - _QUESTION_TOKENS)
+    fitting = await fits(model, conversations, room - QUESTION_TOKENS)
     return tuple(case for case, fine in zip(cases, fitting, strict=True) if fine)
 
 

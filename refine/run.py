@@ -18,10 +18,11 @@ from guard.store.adapters import AdapterStore
 from guard.store.calibrations import CalibrationStore
 from guard.store.flags import FlagStore
 from guard.store.runs import RunStatus, RunStore, Source, StoredRun
+from refine.attempts import attempt
 from refine.cancel import unless_cancelled
 from refine.critic import Critic
 from refine.dataset import DatasetFile
-from refine.errors import RunCancelled
+from refine.errors import RunCancelled, RunGivenUp
 from refine.files import write_atomically
 from refine.measure.sets import Labelled
 from refine.options import RefineOptions
@@ -81,6 +82,8 @@ class Run:
             )
         except RunCancelled as by:
             return await self._cancelled(str(by))
+        except RunGivenUp as error:
+            return await self._given_up(str(error))
         return proof if isinstance(proof, StoredRun) else await self._end(proof)
 
     async def stage(self, name: str, kind: type[T], make: Callable[[], Awaitable[T]]) -> T:
@@ -92,7 +95,8 @@ class Run:
             self._say(f"{name}: done before")
             return stored.validate_json(path.read_bytes())
         self._say(f"{name} ...")
-        made = await make()
+        with attempt(self.folder, name):
+            made = await make()
         write_atomically(path, stored.dump_json(made, indent=1).decode())
         return made
 
@@ -161,7 +165,10 @@ class Run:
         runs = self.context.stores.runs
         await runs.finish(self.record.id, status, measures=figures, reasons=reasons)
         self._say(status.replace("_", " "))
-        finished = await runs.get(self.record.id)
+        return await self._finished()
+
+    async def _finished(self) -> StoredRun:
+        finished = await self.context.stores.runs.get(self.record.id)
         assert finished is not None
         return finished
 
@@ -178,10 +185,19 @@ class Run:
         )
 
     async def _cancelled(self, by: str) -> StoredRun:
+        await self._reject_candidate()
+        return await self.finish("cancelled", [f"cancelled by {by}"], None)
+
+    async def _given_up(self, why: str) -> StoredRun:
+        self._say(f"given up: {why}")
+        await self._reject_candidate()
+        await self.context.stores.runs.finish(self.record.id, "failed", error=why)
+        return await self._finished()
+
+    async def _reject_candidate(self) -> None:
         adapters = self.context.stores.adapters
         if await adapters.get(self.record.id) is not None:
             await reject(adapters, self.context.model, self.record)
-        return await self.finish("cancelled", [f"cancelled by {by}"], None)
 
     def _say(self, line: str) -> None:
         self.context.report(f"run {self.record.id}: {line}")

@@ -20,7 +20,7 @@ from server.cli_flags import flags
 from server.cli_keys import audit, keys
 from server.cli_refine import adapters, runs
 from server.settings import load_settings, with_refine
-from server.terminal import reported_errors
+from server.terminal import print_end, reported_errors
 
 app = typer.Typer(
     help="An OpenAI-compatible guard server that learns from its own mistakes.",
@@ -94,7 +94,7 @@ def refine(
         settings = with_refine(load_settings(), server_url=server)
         finished = run(settings, pause, typer.echo, parent)
     if finished is not None:
-        typer.echo("\n".join(finished.reasons))
+        print_end(finished)
 
 
 @db.command("upgrade")

@@ -12,7 +12,7 @@ import typer
 from refine.evaluation.formats import read_set
 from refine.evaluation.rows import BenchmarkRow
 from server.settings import load_settings, with_refine
-from server.terminal import print_table, reported_errors
+from server.terminal import print_end, print_table, reported_errors
 
 
 def align(
@@ -42,7 +42,7 @@ def align(
         from server.refine_job import align as run
 
         finished = run(settings, rows, typer.echo)
-    typer.echo("\n".join(finished.reasons))
+    print_end(finished)
 
 
 def _tell(rows: Sequence[BenchmarkRow]) -> None:

@@ -146,7 +146,8 @@ async def _evaluate(
         for adapter in _named(asked, info):
             typer.echo(f"measuring {adapter} ...", err=True)
             folder = settings.refine.work_dir / "measures"
-            measured.append(await measuring.measure_once(folder, critics.of(adapter)))
+            critic = critics.of(None if adapter == _BASE else int(adapter))
+            measured.append(await measuring.measure_once(folder, critic))
     return measured, {
         "model": f"{info.model}, revision {info.model_revision}",
         "active": _BASE if info.active is None else f"adapter {info.active}",

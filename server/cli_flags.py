@@ -104,6 +104,13 @@ def flags_label(
         typer.echo(f"Flag {number} is {review} by {printable(reviewer)}.")
 
 
+@flags.command("delete")
+def flags_delete(number: Id) -> None:
+    """Delete one flag for good; adapters trained on it stay as they are."""
+    ask(ReviewStore, lambda store: store.delete_one(number, operator()))
+    typer.echo(f"Deleted flag {number}.")
+
+
 @flags.command("purge")
 def flags_purge(
     older_than: Annotated[str, typer.Option(metavar="DAYSd", help="For example 90d.")],

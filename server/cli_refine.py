@@ -2,16 +2,21 @@
 Owns these commands' output; servers take an activation within adapter_poll_s.
 """
 
+import asyncio
 from collections.abc import Mapping
+from contextlib import AsyncExitStack
 from dataclasses import asdict
 from typing import Annotated, Any
 
 import typer
 
 from guard.store.adapters import Activation, AdapterStore, StoredAdapter
+from guard.store.leases import Leases
 from guard.store.runs import Lineage, RunStore, StoredRun
 from guard.store.tables import LARGEST_ID
+from refine.cancel import cancel_run
 from refine.figures import side_by_side
+from server.settings import load_settings
 from server.terminal import (
     AsJson,
     Limit,
@@ -22,6 +27,7 @@ from server.terminal import (
     print_json,
     print_table,
     printable,
+    reported_errors,
     when,
 )
 
@@ -62,6 +68,32 @@ def runs_show(number: Number, as_json: AsJson = False) -> None:
         print_json({**asdict(run), "flags": used})
     else:
         _print_run(run, used)
+
+
+@runs.command("cancel")
+def runs_cancel(number: Number, as_json: AsJson = False) -> None:
+    """End a run that is under way, or that cannot go on; its flags wait for the next."""
+    run = asyncio.run(_cancel(number))
+    if as_json:
+        print_json(asdict(run))
+    elif run.status == "running":
+        typer.echo(f"Run {number} will end within seconds.")
+    else:
+        typer.echo(f"Run {number} is cancelled.")
+
+
+async def _cancel(number: int) -> StoredRun:
+    with reported_errors():
+        url = load_settings().database_url
+        async with AsyncExitStack() as stack:
+            stores = RunStore(url), AdapterStore(url), Leases(url)
+            for store in stores:
+                stack.push_async_callback(store.close)
+            runs_, adapters_, leases = stores
+            await runs_.check()
+            return await cancel_run(
+                number, operator(), runs=runs_, adapters=adapters_, leases=leases
+            )
 
 
 @adapters.command("list")

@@ -7,30 +7,28 @@ from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 
-from guard.calibration import UNCALIBRATED, Calibration
 from guard.store.adapters import AdapterStore
-from guard.store.calibrations import CalibrationStore
+from guard.store.calibrations import CalibrationStore, StoredCalibration
 from refine.critic import Critic
-from refine.served import Adapter, ServedInfo
+from refine.served import ServedInfo
 from server.settings import Settings
 
 
 @dataclass(frozen=True)
 class KnownCritics:
-    """scales: by adapter, of the base alone by None. first: the first that was ever in force."""
+    """fits: by adapter, of the base alone by None. first: the first that was ever in force."""
 
-    scales: Mapping[int | None, Calibration]
+    fits: Mapping[int | None, StoredCalibration]
     first: int | None
 
-    def of(self, adapter: Adapter) -> Critic:
-        """The adapter on its scale; name the active one by its version."""
-        version = adapter if isinstance(adapter, int) else None
-        return Critic(adapter, self.scales.get(version, UNCALIBRATED))
+    def of(self, version: int | None) -> Critic:
+        """The adapter of that version, or the base alone, on its scale."""
+        return Critic.of(version, self.fits)
 
     @property
     def references(self) -> list[Critic]:
         """Those that no run changes."""
-        base = self.of("base")
+        base = self.of(None)
         return [base] if self.first is None else [base, self.of(self.first)]
 
 
@@ -42,5 +40,4 @@ async def known_critics(settings: Settings, info: ServedInfo) -> KnownCritics:
         for store in (adapters, calibrations):
             stack.push_async_callback(store.close)
         fits = await calibrations.in_force(info.model_revision)
-        scales = {version: fit.calibration for version, fit in fits.items()}
-        return KnownCritics(scales, await adapters.first_promoted(info.model_revision))
+        return KnownCritics(fits, await adapters.first_promoted(info.model_revision))

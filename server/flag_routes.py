@@ -172,6 +172,15 @@ async def show_flag(reviews: Reviews, flag_id: Annotated[Id, Path()]) -> dict[st
     return flag_object(await reviews.get(flag_id))
 
 
+@router.delete("/flags/{flag_id}")
+async def delete_flag(
+    reviews: Reviews, by: Caller, flag_id: Annotated[Id, Path()]
+) -> dict[str, Any]:
+    """Deletes one flag for good; adapters trained on it stay as they are."""
+    await reviews.delete_one(flag_id, by)
+    return _deleted([flag_id])
+
+
 @router.post("/flags/label")
 async def label_flags(reviews: Reviews, by: Caller, said: FlagLabels) -> dict[str, Any]:
     """Says the same of many flags at once."""

@@ -9,12 +9,13 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 
-from guard.errors import AdapterConflict, RunNotStarted
+from guard.errors import RunNotStarted
 from guard.store.adapters import AdapterStore
 from guard.store.audit import AuditStore
 from guard.store.leases import Leases
 from guard.store.runs import RunStore, StoredRun
 from guard.tasks import spawn
+from refine.cancel import cancel_run
 from refine.schedule import LEASE
 
 _POLL_S = 0.2
@@ -83,14 +84,9 @@ class RunControl:
 
         Raises RunUnknown, or RunOver when it ended before.
         """
-        run = await self._runs.cancel(number, by=by)
-        if await self._leases.held(LEASE) is not None:
-            return run
-        if await self._adapters.get(number) is not None:
-            with suppress(AdapterConflict):
-                await self._adapters.set_status(number, "rejected")
-        await self._runs.finish(number, "cancelled", reasons=[f"cancelled by {run.cancelled_by}"])
-        return await self._runs.get(number) or run
+        return await cancel_run(
+            number, by, runs=self._runs, adapters=self._adapters, leases=self._leases
+        )
 
     async def follow(self, run: StoredRun) -> AsyncIterator[StoredRun]:
         """The run as it is and whenever it changes, until it is over."""

@@ -19,6 +19,7 @@ from rich.table import Table
 from rich.text import Text
 
 from guard.errors import GuardError
+from guard.store.runs import StoredRun
 from guard.store.store import Store
 from refine.errors import RefineError
 from server.settings import SettingsInvalid, load_settings
@@ -71,6 +72,13 @@ def ask(
 
     with reported_errors() if reported else nullcontext():
         return asyncio.run(asked())
+
+
+def print_end(run: StoredRun) -> None:
+    """Why a run of the refine loop ended as it did; one that failed ends the command as failed."""
+    if run.error is not None:
+        fail(f"run {run.id} {run.status}: {run.error}", code=1)
+    typer.echo("\n".join(run.reasons))
 
 
 def print_json(value: object) -> None:

@@ -31,8 +31,8 @@ class Filter:
     """Which flags; all conditions that are given hold.
 
     since, until: flagged at or after, and before. harm_from, harm_to: P(harmful), both included.
-    text: words, or beginnings of words, that
-    are all in the conversation, the answer or the revision. before_id: with a lower number.
+    text: words, or beginnings of words, that are all in the conversation, the answer or the
+    revision. before_id: with a lower number. id: that one alone.
     """
 
     since: datetime | None = None
@@ -47,6 +47,7 @@ class Filter:
     request_id: str | None = None
     user_hash: str | None = None
     before_id: int | None = None
+    id: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,6 +113,11 @@ class ReviewStore(Store):
                 audit.record(session, reviewer, "flag.labelled", f"flag {row.id}", **details)
             return [stored(row) for row in rows]
 
+    async def delete_one(self, number: int, by: str) -> None:
+        """Deletes one flag for good. Raises FlagUnknown."""
+        if not await self.delete(Filter(id=number), by):
+            raise _unknown(number)
+
     async def delete(self, which: Filter, by: str) -> list[int]:
         """Deletes them for good and returns their numbers; adapters trained on them stay."""
         deleted: list[int] = []
@@ -135,8 +141,12 @@ class ReviewStore(Store):
 async def _row(session: AsyncSession, number: int) -> FlagRow:
     row = await session.get(FlagRow, number)
     if row is None:
-        raise FlagUnknown(f"There is no flag {number}; `setback flags list` shows those there are")
+        raise _unknown(number)
     return row
+
+
+def _unknown(number: int) -> FlagUnknown:
+    return FlagUnknown(f"There is no flag {number}; `setback flags list` shows those there are")
 
 
 def _numbers(session: AsyncSession, which: Filter, limit: int) -> Select[int]:
@@ -156,6 +166,7 @@ def _conditions(session: AsyncSession, which: Filter) -> Iterator[ColumnElement[
         (FlagRow.request_id, operator.eq, storable(which.request_id)),
         (FlagRow.user_hash, operator.eq, storable(which.user_hash)),
         (FlagRow.id, operator.lt, which.before_id),
+        (FlagRow.id, operator.eq, which.id),
     ]
     yield from (holds(column, given) for column, holds, given in compared if given is not None)
     if which.status is not None:

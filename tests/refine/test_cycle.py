@@ -433,6 +433,29 @@ def test_the_adapter_of_a_run_cancelled_at_the_gate_is_never_promoted(
     assert server.unloaded == [1]
 
 
+def test_a_run_that_fails_three_times_at_one_stage_ends_with_its_reason(
+    loop: Loop, flag: Flag
+) -> None:
+    class Broken(ScriptedServer):
+        """Fails whenever it is asked for an analysis."""
+
+        def _answer(self, asked: str, adapter: Adapter) -> str:
+            if asked.startswith("The answer above"):
+                raise ServerUnavailable("it is broken")
+            return super()._answer(asked, adapter)
+
+    loop.write(harms(flag))
+    for _ in range(2):
+        with pytest.raises(ServerUnavailable):
+            loop.cycle(Broken(), replay=40)
+    run = loop.cycle(Broken(), replay=40)
+    assert (run.id, run.status) == (1, "failed")
+    assert run.error == "analyse failed 3 times, at last because it is broken"
+    # Nothing that was flagged is lost.
+    loop.trained_before(2)
+    assert loop.cycle(ScriptedServer(), replay=40).status == "promoted"
+
+
 def test_a_run_begun_for_another_base_is_given_up(loop: Loop, flag: Flag) -> None:
     loop.write(harms(flag))
     with pytest.raises(ServerUnavailable):

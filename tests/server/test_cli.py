@@ -270,3 +270,12 @@ def test_a_user_without_a_name_is_known_by_number(
     labelled = setback("flags", "label", str(number), "--confirm")
     assert labelled.exit_code == 0, labelled.output
     assert "54321" in setback("flags", "show", str(number)).stdout
+
+
+def test_one_flag_is_deleted_for_good(migrated: URL, flag: Flag) -> None:
+    write(migrated, flag, flag)
+    assert setback("flags", "delete", "1").stdout == "Deleted flag 1.\n"
+    assert [each["id"] for each in json.loads(setback("flags", "list", "--json").stdout)] == [2]
+    again = setback("flags", "delete", "1")
+    assert again.exit_code == 1
+    assert "There is no flag 1" in again.stderr

@@ -35,6 +35,9 @@ class Lender(JsonHandler):
 
     def do_POST(self) -> None:
         body = self.body()
+        if self.path.endswith("/lengths"):
+            self.send(200, {"lengths": [1] * len(body["conversations"])})
+            return
         self.adapters.append(body["adapter"])
         if body["adapter"] == 404:
             self.send(404, {"error": {"message": "there is no adapter 404"}})

@@ -224,3 +224,21 @@ def test_a_label_must_be_chosen(loop: Loop) -> None:
     result = setback("flags", "label", "1")
     assert result.exit_code == 2
     assert "--confirm/--dismiss" in result.stderr
+
+
+def test_a_run_that_no_job_works_on_is_cancelled(url: URL) -> None:
+    async def begin() -> int:
+        store = RunStore(url)
+        run = await store.start(
+            model="practice", model_revision="rev", parent=None, seed=7, options={}
+        )
+        await store.close()
+        return run.id
+
+    number = str(asyncio.run(begin()))
+    assert setback("runs", "cancel", number).stdout == f"Run {number} is cancelled.\n"
+    assert "cancelled by" in setback("runs", "show", number).stdout
+    again = setback("runs", "cancel", number)
+    assert again.exit_code == 1
+    assert "is over: cancelled" in again.stderr
+    assert setback("runs", "cancel", "99").exit_code == 1

@@ -126,7 +126,9 @@ async def test_deletions_are_for_good(client: httpx.AsyncClient) -> None:
     assert gone.json() == {"object": "guard.flags.deleted", "deleted": 1}
     assert (await client.get("/flags/2")).status_code == 404
     assert (await client.delete("/users/nobody")).json()["deleted"] == 0
-    assert await ids(client) == [5, 4, 3, 1]
+    assert (await client.delete("/flags/4")).json()["deleted"] == 1
+    assert (await client.delete("/flags/4")).status_code == 404
+    assert await ids(client) == [5, 3, 1]
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,11 @@ from tests.server.face import BASE_URL, fill, open_face
 EXAMPLES, MANY = 25, 500
 NEAR = 7
 ENDS_AT_ONCE = ("true",)
-DELETING = ("/v1/guard/flags/purge", "/v1/guard/users/{user_hash}")
+DELETING = (
+    "/v1/guard/flags/{flag_id}",
+    "/v1/guard/users/{user_hash}",
+    "/v1/guard/flags/purge",
+)
 NO_RUN = ("POST", "/v1/guard/runs", 503)
 
 

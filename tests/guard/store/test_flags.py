@@ -198,7 +198,7 @@ async def test_an_unreachable_server_is_reported_soon_and_without_password(
 async def test_a_server_that_never_answers_is_given_up(
     monkeypatch: pytest.MonkeyPatch, flag: Flag
 ) -> None:
-    monkeypatch.setattr("guard.store.database.CONNECT_TIMEOUT_S", 0.2)
+    monkeypatch.setattr("guard.store.url.CONNECT_TIMEOUT_S", 0.2)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         port = silent.getsockname()[1]
         store = FlagStore(parse_url(f"postgresql://me@127.0.0.1:{port}/setback"))
