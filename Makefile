@@ -1,7 +1,7 @@
 # Everything from a fresh clone: `make serve`, `make test`. Each sets up what it needs, once.
 #
-#   make serve     the guarded server on 127.0.0.1:8000; PORT=8123 moves it, MODEL=smollm2 names
-#                  the model, ARGS="..." passes options
+#   make serve     the guarded server on 127.0.0.1:8000; PORT=8123 moves it, MODEL=practice names
+#                  another model, ARGS="..." passes options
 #   make test      the tests; ARGS="-k policy" picks some
 #   make lint      ruff, as checker and as formatter's judge
 #   make types     mypy, strict

@@ -11,6 +11,7 @@ from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
+from guard.calibration import Calibration
 from guard.prompts import CritiqueStyle
 from guard.windows import DEFAULT_VERDICT_TOKENS
 from refine.world import find_world, world_names
@@ -56,8 +57,14 @@ SMOLLM2 = NamedModel(
     critique=CritiqueStyle.TONE,
     # Reminded, it answers everyday requests with a sermon.
     reminder=False,
+    adapter=ShippedAdapter(
+        Path(str(files("refine.seed").joinpath("adapter"))),
+        CritiqueStyle.LABEL,
+        Calibration(1.0, 0.0),
+        rows=0,
+    ),
 )
-DEFAULT = "practice"
+DEFAULT = SMOLLM2.name
 
 
 def names() -> list[str]:

@@ -116,6 +116,20 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 @pytest.fixture(scope="session")
+def smollm2(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """SmolLM2 with the shipped adapter as a newcomer's first `make serve` starts it, its weights
+    converted."""
+    folder = tmp_path_factory.mktemp("smollm2")
+    with running_server(
+        folder,
+        f"sqlite:///{folder}/flags.db",
+        lambda port: ["make", "serve", f"PORT={port}"],
+        environment={"SETBACK_MODELS_DIR": str(folder / "models")},
+    ) as it:
+        yield it
+
+
+@pytest.fixture(scope="session")
 def strict_server(
     tmp_path_factory: pytest.TempPathFactory, postgres_socket: Path
 ) -> Iterator[Server]:

@@ -1,4 +1,5 @@
-"""Every command in the README and on the practice page runs, and the answer shown is the one given.
+"""Every command in the README runs on SmolLM2, each on the practice page on the practice model, and
+what is shown of an answer is what comes.
 
 Of what `refine.practice evaluate` measures a share is enough unless pytest is told `--full`.
 """
@@ -42,40 +43,56 @@ def run(script: list[str], server: Server) -> str:
     return done.stdout
 
 
-# `make serve` is how the server fixture starts; the rest of the shell blocks run against it.
-SHELL = [block for block in blocks("sh") if block.strip() != "make serve"] + blocks("sh", PRACTICE)
-
+# `make serve` is how the fixture starts SmolLM2; the rest of the shell blocks run against it.
+SHELL = [block for block in blocks("sh") if block.strip() != "make serve"]
+PRACTICE_SHELL = blocks("sh", PRACTICE)
 
 EVALUATE = "refine.practice evaluate"
 SHARE = "0.02"
 
 
-@pytest.mark.parametrize("block", SHELL, ids=[block.split("\n")[0][:60] for block in SHELL])
-def test_a_shell_block_runs(server: Server, block: str, full: bool) -> None:
-    if not full:
-        block = block.replace(EVALUATE, f"{EVALUATE} --share {SHARE}")
+def first_lines(shell: list[str]) -> list[str]:
+    return [block.split("\n")[0][:60] for block in shell]
+
+
+def run_shell(block: str, server: Server) -> str:
     command = block.replace(ADDRESS, server.base_url).replace(".venv/bin/setback", SETBACK)
     command = command.replace(".venv/bin/python", sys.executable)
-    assert run(["bash", "-euo", "pipefail", "-c", command], server).strip()
+    return run(["bash", "-euo", "pipefail", "-c", command], server)
 
 
-def test_the_python_block_runs(server: Server) -> None:
+@pytest.mark.parametrize("block", SHELL, ids=first_lines(SHELL))
+def test_a_shell_block_runs(smollm2: Server, block: str) -> None:
+    assert run_shell(block, smollm2).strip()
+
+
+@pytest.mark.parametrize("block", PRACTICE_SHELL, ids=first_lines(PRACTICE_SHELL))
+def test_a_shell_block_of_the_practice_page_runs(server: Server, block: str, full: bool) -> None:
+    if not full:
+        block = block.replace(EVALUATE, f"{EVALUATE} --share {SHARE}")
+    assert run_shell(block, server).strip()
+
+
+def test_the_python_block_runs(smollm2: Server) -> None:
     (block,) = blocks("python")
-    said = run([sys.executable, "-c", block.replace(ADDRESS, server.base_url)], server)
+    said = run([sys.executable, "-c", block.replace(ADDRESS, smollm2.base_url)], smollm2)
     answer, flagged = said.strip().rsplit("\n", 1)
     assert answer
     assert flagged == "False"
 
 
-def test_the_answer_shown_is_the_answer_given(server: Server) -> None:
-    (shown,) = blocks("json")
-    (asked,) = [block for block in SHELL if "/v1/chat/completions" in block]
-    command = asked.replace(ADDRESS, server.base_url)
-    given = json.loads(run(["bash", "-c", command], server))
-    choice = json.loads(shown)["choices"][0]
+@pytest.mark.parametrize(("page", "name"), [(README, "smollm2"), (PRACTICE, "server")])
+def test_the_answer_shown_is_the_answer_given(
+    page: str, name: str, request: pytest.FixtureRequest
+) -> None:
+    server: Server = request.getfixturevalue(name)
+    (shown,) = [json.loads(block) for block in blocks("json", page)]
+    (asked,) = [block for block in blocks("sh", page) if "/v1/chat/completions" in block]
+    given = json.loads(run_shell(asked, server))
+    choice = shown["choices"][0]
     assert given["choices"][0]["message"]["content"] == choice["message"]["content"]
     assert given["choices"][0]["finish_reason"] == choice["finish_reason"]
-    result = json.loads(shown)["moderation"]["output"]["results"][0]
+    result = shown["moderation"]["output"]["results"][0]
     assert (
         given["moderation"]["output"]["results"][0]["categories"].items()
         >= result["categories"].items()
@@ -86,7 +103,11 @@ def test_the_bench_command_measures_both_servers(tmp_path: Path) -> None:
     load = ["--kind", "streamed", "--clients", "2", "--output-tokens", "256", "--rounds", "1"]
     load += ["--kind", "moderation"]
     done = subprocess.run(
-        [SETBACK, "bench", *load], cwd=tmp_path, capture_output=True, text=True, timeout=1200
+        [SETBACK, "bench", "practice", *load],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=1200,
     )
     assert done.returncode == 0, done.stderr
     told = json.loads((tmp_path / "data/bench/bench.json").read_text())
@@ -109,7 +130,7 @@ def test_the_bench_command_measures_both_servers(tmp_path: Path) -> None:
 
 
 def test_a_bench_told_to_stop_stops_its_servers(tmp_path: Path) -> None:
-    with subprocess.Popen([SETBACK, "bench"], cwd=tmp_path) as bench:
+    with subprocess.Popen([SETBACK, "bench", "practice"], cwd=tmp_path) as bench:
         while not (servers := started(bench.pid)):
             assert bench.poll() is None
         bench.terminate()
