@@ -20,9 +20,9 @@ from guard.call import parts_besides_words
 from guard.critique_format import Question, critique_format
 from guard.errors import CriticUnavailable, GuardError
 from guard.prompts import CritiqueStyle, version_of
-from guard.session import Wishes
 from guard.template import ChatFormat, Tokenizer
 from guard.verdict import TokensRead, Verdict
+from guard.vllm.session import Wishes
 from guard.windows import windows
 
 _READS_AT_ONCE = 64

@@ -11,7 +11,7 @@ from vllm.outputs import CompletionOutput, RequestOutput
 from vllm.sampling_params import RequestOutputKind
 
 from guard.call import Replacement
-from guard.session import taken_reply
+from guard.vllm.session import taken_reply
 
 
 @dataclass

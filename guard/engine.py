@@ -33,10 +33,10 @@ from guard.policy import Policy
 from guard.recorder import Recorder
 from guard.release import StreamRelease
 from guard.revise import Reviser, RevisionLimits
-from guard.session import Wishes, wishing
 from guard.tasks import spawn
 from guard.template import ChatFormat
 from guard.traces import span
+from guard.vllm.session import Wishes, wishing
 from guard.windows import Windows
 
 _GROUP = 32
@@ -56,7 +56,7 @@ class GuardOptions:
     stream: how streams are held back; a caller may ask for stricter. windows: where an answer that
     is being written is judged.
     revisions: what rewriting a flagged answer may cost.
-    in_session: whether the engine runs our scheduler (scheduler.py).
+    in_session: whether the engine runs our scheduler (vllm/scheduler.py).
     tells_thoughts: whether the server reads thoughts apart from answers.
     """
 

@@ -1,4 +1,5 @@
-"""What the guard tells those who watch it. Owns the interface only; server/metrics.py counts."""
+"""What the guard tells those who watch it. Owns the interface only; server/telemetry/metrics.py
+counts."""
 
 from typing import Literal, Protocol
 

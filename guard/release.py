@@ -18,9 +18,9 @@ from vllm.outputs import CompletionOutput, RequestOutput
 from guard.call import EngineRequest, Replacement, Ruling, StreamMode
 from guard.draft import Choice, instead_of
 from guard.judge import Judge
-from guard.session import taken_reply
 from guard.tasks import spawn
 from guard.traces import span
+from guard.vllm.session import taken_reply
 
 
 @dataclass

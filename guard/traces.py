@@ -1,5 +1,6 @@
-"""Spans of the guard's work, by OpenTelemetry's API: without an SDK, which server/traces.py sets
-up, one costs microseconds and goes nowhere. Owns what may be in them: names and figures, no text.
+"""Spans of the guard's work, by OpenTelemetry's API: without an SDK, which
+server/telemetry/traces.py sets up, one costs microseconds and goes nowhere. Owns what may be in
+them: names and figures, no text.
 """
 
 from collections.abc import Iterator, Mapping

@@ -11,15 +11,7 @@ from pathlib import Path
 from guard import prompts
 from guard.prompts import CritiqueStyle
 from guard.store.runs import StoredRun
-from refine.dataset import (
-    DatasetFile,
-    Example,
-    Kind,
-    guided_analysis_of,
-    write_dataset,
-)
-from refine.evaluation.rows import BenchmarkRow
-from refine.prove import Proof
+from refine.benchmarks.rows import BenchmarkRow
 from refine.refusal import is_refusal
 from refine.room import fits, sets_that_fit
 from refine.run import Run, RunContext, begin
@@ -28,6 +20,14 @@ from refine.seed.corpus import Pair
 from refine.seed.gate import prove_aligned
 from refine.seed.sets import corpus_sets
 from refine.served import Conversation, Message, Model, answered
+from refine.stages.dataset import (
+    DatasetFile,
+    Example,
+    Kind,
+    guided_analysis_of,
+    write_dataset,
+)
+from refine.stages.prove import Proof
 from refine.usable import is_about, repeats_itself
 
 _ANSWER_TOKENS = 192

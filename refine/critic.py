@@ -1,5 +1,5 @@
 """An adapter as a critic: who judges, and the scale of its verdicts. Owns how they are read; the
-critics that no run changes are chosen in server/critics.py and ground.py.
+critics that no run changes are chosen in server/jobs/critics.py and ground.py.
 """
 
 from collections.abc import Mapping, Sequence
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from guard.calibration import UNCALIBRATED, Calibration
 from guard.store.calibrations import StoredCalibration
-from refine.measure.sets import Labelled
+from refine.evaluation.sets import Labelled
 from refine.served import Adapter, Conversation, Model
 
 _HARMFUL = 0.5

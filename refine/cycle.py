@@ -9,14 +9,14 @@ from pathlib import Path
 from guard.adapter_files import adapter_path
 from guard.store.flags import StoredFlag
 from guard.store.runs import StoredRun
-from refine.analyse import TOKENS_ABOUT_A_CASE, Analysed, analyse
-from refine.collect import Collection, case_of, collect
 from refine.critic import Critic
-from refine.dataset import DatasetFile, Dismissed, build, earlier_examples, write_dataset
-from refine.prove import Proof, check_sets, prove
-from refine.replay import replay
 from refine.run import Run, RunContext, begin, run_folder
 from refine.served import answered
+from refine.stages.analyse import TOKENS_ABOUT_A_CASE, Analysed, analyse
+from refine.stages.collect import Collection, case_of, collect
+from refine.stages.dataset import DatasetFile, Dismissed, build, earlier_examples, write_dataset
+from refine.stages.prove import Proof, check_sets, prove
+from refine.stages.replay import replay
 from refine.world import Ground
 
 _MOST_FLAGS_READ = 10_000

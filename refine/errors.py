@@ -1,4 +1,4 @@
-"""What ends a refine run early. Owns the names; server/cli_refine.py turns them into messages.
+"""What ends a refine run early. Owns the names; server/cli/refine.py turns them into messages.
 
 RefineError
 ├── ServerUnavailable   the server that lends its model does not answer, or refuses

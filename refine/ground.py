@@ -10,10 +10,10 @@ from pathlib import Path
 
 from refine.critic import Critic
 from refine.errors import DataInvalid
+from refine.evaluation.judge import JudgeTruth
+from refine.evaluation.sets import PAIRS, with_file
+from refine.evaluation.truth import ReferenceTruth, Truth, reliability
 from refine.files import read_lines
-from refine.measure.judge import JudgeTruth
-from refine.measure.sets import PAIRS, with_file
-from refine.measure.truth import ReferenceTruth, Truth, reliability
 from refine.options import RefineOptions
 from refine.room import sets_that_fit
 from refine.seed import corpus

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TypeVar
 
-from refine.measure.sets import Case, Labelled, Sets
+from refine.evaluation.sets import Case, Labelled, Sets
 from refine.served import Conversation, Model
 
 QUESTION_TOKENS = 128

@@ -21,15 +21,15 @@ from guard.store.runs import RunStatus, RunStore, Source, StoredRun
 from refine.attempts import attempt
 from refine.cancel import unless_cancelled
 from refine.critic import Critic
-from refine.dataset import DatasetFile
 from refine.errors import RunCancelled, RunGivenUp
+from refine.evaluation.sets import Labelled
 from refine.files import write_atomically
-from refine.measure.sets import Labelled
 from refine.options import RefineOptions
-from refine.promote import promote, publish, reject
-from refine.prove import Proof
 from refine.served import ServedInfo, Server
-from refine.training import TrainPlan, run_training
+from refine.stages.dataset import DatasetFile
+from refine.stages.promote import promote, publish, reject
+from refine.stages.prove import Proof
+from refine.stages.training import TrainPlan, run_training
 
 T = TypeVar("T")
 

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from refine.critic import BASE_ALONE, Critic
-from refine.measure.sets import Sets
-from refine.measure.truth import EXACT, Reliability, Truth
+from refine.evaluation.sets import Sets
+from refine.evaluation.truth import EXACT, Reliability, Truth
 
 _GROUP = "setback.worlds"
 

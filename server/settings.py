@@ -29,7 +29,7 @@ from guard.call import StreamMode
 from guard.prompts import CritiqueStyle
 from guard.store.url import parse_url
 from refine.options import RefineOptions
-from server.logs import LogFormat
+from server.telemetry.logs import LogFormat
 
 PREFIX = "SETBACK_"
 CONFIG_VARIABLE = "SETBACK_CONFIG"

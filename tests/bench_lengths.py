@@ -20,8 +20,8 @@ import httpx
 from matplotlib.figure import Figure
 from sklearn.metrics import roc_auc_score
 
-from refine.evaluation.formats import read_set
-from refine.evaluation.rows import BenchmarkRow
+from refine.benchmarks.formats import read_set
+from refine.benchmarks.rows import BenchmarkRow
 
 _WORDS = (0, 16, 32, 64, 128, 256, 512, 1024)
 _PLACES = ("after", "before")

@@ -5,11 +5,11 @@ from pathlib import Path
 
 from prometheus_client.metrics import MetricWrapperBase
 
-from refine.measure.sets import with_file
+from refine.evaluation.sets import with_file
 from refine.options import RefineOptions
 from refine.seed.sets import corpus_sets
-from server import metrics
 from server.settings import Settings
+from server.telemetry import metrics
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text("utf-8")

@@ -37,7 +37,7 @@ def test_it_holds_every_file_of_the_packages(installed: Path) -> None:
 
 
 def test_the_command_migrates_a_database(installed: Path, tmp_path: Path) -> None:
-    code = "import sys, server.cli; print(server.cli.__file__); server.cli.app(sys.argv[1:])"
+    code = "import sys; from server.cli import main; print(main.__file__); main.app(sys.argv[1:])"
     environment = {
         **os.environ,
         "PYTHONPATH": str(installed),

@@ -1,6 +1,6 @@
 """The keys that callers show. Owns making, revoking and finding them; only their hashes are stored.
 
-Which route needs which role is server/access.py's.
+Which route needs which role is server/auth/access.py's.
 """
 
 import hashlib

@@ -1,5 +1,5 @@
 """What the server answered over time, for charts. Owns one row a minute, which all processes on a
-database add to. Prometheus counts the same for those who run it (server/metrics.py)."""
+database add to. Prometheus counts the same for those who run it (server/telemetry/metrics.py)."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass

@@ -1,5 +1,6 @@
 """How often limited keys are used. Owns a row for each key and minute, in which all processes on a
-database count, and the window that slides over two of them. What is refused is server/limits.py's.
+database count, and the window that slides over two of them. What is refused is
+server/auth/limits.py's.
 """
 
 from dataclasses import dataclass, replace

@@ -9,7 +9,7 @@ from guard.store.runs import StoredRun
 from refine.calibrate.fit import LabelledVerdict, fit
 from refine.critic import Critic, raw_harms
 from refine.errors import DataInvalid
-from refine.measure.sets import Labelled
+from refine.evaluation.sets import Labelled
 from refine.served import Model
 
 

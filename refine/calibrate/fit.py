@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from guard.calibration import Calibration, log_odds
+from refine.benchmarks.scores import Judged, Scores, score
 from refine.errors import DataInvalid
-from refine.evaluation.scores import Judged, Scores, score
 
 LEAST_OF_EACH = 20
 _FOLDS = 5

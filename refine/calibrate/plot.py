@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
+from refine.benchmarks.reliability import draw_reliability
 from refine.calibrate.fit import Fit
-from refine.evaluation.reliability import draw_reliability
 
 
 def save_plot(fitted: Fit, title: str, path: Path) -> None:

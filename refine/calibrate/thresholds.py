@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from guard.policy import Policy
 from guard.verdict import CATEGORIES
 from refine.calibrate.fit import LabelledVerdict
-from refine.figures import Figure
+from refine.evaluation.figures import Figure
 
 _SURE = 0.999
 

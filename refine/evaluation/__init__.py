@@ -1,1 +1,1 @@
-"""Public benchmark sets sent through a running server, over its public HTTP API only."""
+"""Measuring an adapter on sets that no traffic can touch; gate.py decides by it."""

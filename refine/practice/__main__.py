@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from guard.store.url import parse_url
-from refine.figures import Section, table
+from refine.evaluation.figures import Section, table
 from refine.practice.recipe import MODEL_DIR, TRAINING
 from refine.practice.world import SPLITS, Kind, Split, requests
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import httpx
 
-from refine.figures import Figure, Section
+from refine.evaluation.figures import Figure, Section
 from refine.practice import oracle
 from refine.practice.oracle import Outcome
 from refine.practice.recipe import IM_END, IM_START, MODEL_DIR, SHAPE

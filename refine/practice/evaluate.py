@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from guard.prompts import REMINDER
-from refine.figures import Figure, Section, balanced
+from refine.evaluation.figures import Figure, Section, balanced
 from refine.practice import oracle
 from refine.practice.oracle import Outcome
 from refine.practice.pairs import Pair, pairs, recipe_answer

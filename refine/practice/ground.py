@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from guard.prompts import REMINDER
-from refine.measure.sets import (
+from refine.evaluation.sets import (
     BORDERLINE,
     EVERYDAY,
     INJECTIONS,
@@ -46,7 +46,7 @@ class Sizes:
 
 
 class OracleTruth:
-    """What an answer did, read off from the world's recipes. A refine.measure.truth.Truth."""
+    """What an answer did, read off from the world's recipes. A refine.evaluation.truth.Truth."""
 
     name = "practice oracle"
 

@@ -14,7 +14,7 @@ import openai
 from sqlalchemy import URL
 
 from guard.store.review import Filter, ReviewStore
-from refine.figures import Figure, Section
+from refine.evaluation.figures import Figure, Section
 from refine.practice import oracle
 from refine.practice.oracle import Outcome
 from refine.practice.world import Kind, Request, Split, requests

@@ -13,8 +13,8 @@ from transformers import AutoTokenizer, LlamaForCausalLM
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from guard import prompts
-from guard.processor import bfloat16_is_slow
 from guard.verdict import CATEGORIES, CATEGORY_LETTERS
+from guard.vllm.cpu.processor import bfloat16_is_slow
 from refine.practice.recipe import CONTEXT_LENGTH
 from refine.practice.world import Message
 

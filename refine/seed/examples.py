@@ -9,7 +9,12 @@ import random
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from refine.dataset import (
+from refine.benchmarks.rows import BenchmarkRow
+from refine.seed import corpus
+from refine.seed.corpus import Answers, Injection, Pair, Wrapper
+from refine.seed.joined import joined_texts
+from refine.served import Message, answered, user_turn
+from refine.stages.dataset import (
     Example,
     Kind,
     guided_analysis_of,
@@ -17,11 +22,6 @@ from refine.dataset import (
     harmless_label,
     revision_of,
 )
-from refine.evaluation.rows import BenchmarkRow
-from refine.seed import corpus
-from refine.seed.corpus import Answers, Injection, Pair, Wrapper
-from refine.seed.joined import joined_texts
-from refine.served import Message, answered, user_turn
 
 _WRAPPED_SHARE = 0.3
 _INJECTED_SHARE = 0.1

@@ -1,5 +1,5 @@
 """Whether a newly aligned adapter may take the place of the base alone. Owns the conditions; the
-gate of later runs is refine/gate.py, and both measure on the same sets (sets.py).
+gate of later runs is refine/stages/gate.py, and both measure on the same sets (sets.py).
 
 The labels are the corpus', never the candidate's or the base's: a base that nobody aligned cannot
 be the judge.
@@ -8,15 +8,15 @@ be the judge.
 from dataclasses import replace
 
 from refine.critic import BASE_ALONE, Critic
-from refine.gate import FAILS, PASSES, Decision
-from refine.measure.fingerprint import distance
-from refine.measure.measure import Measuring
-from refine.measure.measures import CAUGHT, HELP, PASSED, Measures, critic_on
-from refine.measure.sets import EVERYDAY, PAIRS, REQUESTS, TEXTS, Sets
-from refine.measure.truth import ReferenceTruth
-from refine.paired import Difference, mean_difference, paired_difference
-from refine.prove import Proof
+from refine.evaluation.fingerprint import distance
+from refine.evaluation.measure import Measuring
+from refine.evaluation.measures import CAUGHT, HELP, PASSED, Measures, critic_on
+from refine.evaluation.paired import Difference, mean_difference, paired_difference
+from refine.evaluation.sets import EVERYDAY, PAIRS, REQUESTS, TEXTS, Sets
+from refine.evaluation.truth import ReferenceTruth
 from refine.served import Model, ServedInfo
+from refine.stages.gate import FAILS, PASSES, Decision
+from refine.stages.prove import Proof
 
 HELPED = HELP + EVERYDAY
 _MAY_LOSE = 0.05

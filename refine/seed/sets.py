@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from functools import cache
 from itertools import cycle
 
-from refine.measure.sets import (
+from refine.evaluation.sets import (
     BORDERLINE,
     EVERYDAY,
     INJECTIONS,

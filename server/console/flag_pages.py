@@ -1,5 +1,5 @@
 """/console/flags: the queue, one flag with all that is known of it, and what a reviewer says. Owns
-these pages; what they show and take is checked as in flag_routes.py.
+these pages; what they show and take is checked as in routes/flags.py.
 """
 
 from collections.abc import Mapping
@@ -14,14 +14,14 @@ from guard.errors import GuardError
 from guard.policy import Action
 from guard.store.flags import StoredFlag
 from guard.store.review import Filter
-from server.access import Caller
-from server.calls import bad_field, text_of
-from server.checked_route import Id
-from server.console.session import CONSOLE, FLAGS
+from server.auth.access import Caller
+from server.auth.sessions import CONSOLE, FLAGS
 from server.console.view import PageRoute, filled, page, see
 from server.errors import BadRequest
-from server.flag_routes import FlagLabel, FlagList, Reviews
-from server.moderations import ModerationRequest, Moderator, Turn
+from server.guarded.request import bad_field, text_of
+from server.routes.checked import Id
+from server.routes.flags import FlagLabel, FlagList, Reviews
+from server.routes.moderations import ModerationRequest, Moderator, Turn
 
 _DAYS = frozenset({"since", "until"})
 _DAY_BEGINS = "T00:00:00Z"

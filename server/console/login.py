@@ -8,8 +8,8 @@ from fastapi import APIRouter, Form, Request, Response
 from fastapi.responses import FileResponse, RedirectResponse
 
 from guard.store.keys import Key
-from server.access import Access
-from server.console.session import CONSOLE, FLAGS, LOGIN, Sessions, at
+from server.auth.access import Access
+from server.auth.sessions import CONSOLE, FLAGS, LOGIN, Sessions, at
 from server.console.view import PageRoute, page, see
 
 _STATIC = Path(__file__).with_name("static")

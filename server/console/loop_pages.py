@@ -1,5 +1,5 @@
 """/console/runs and /console/adapters: what the refine loop does, and which adapter is in force.
-Owns these pages; the work is run_control.py's and the stores'.
+Owns these pages; the work is jobs/run_control.py's and the stores'.
 """
 
 from typing import Annotated
@@ -7,12 +7,12 @@ from typing import Annotated
 from fastapi import APIRouter, Form, Path, Request, Response
 
 from guard.store.runs import STAGES, StoredRun
-from refine.figures import side_by_side
-from server.access import Caller
-from server.checked_route import Id
-from server.console.session import CONSOLE
+from refine.evaluation.figures import side_by_side
+from server.auth.access import Caller
+from server.auth.sessions import CONSOLE
 from server.console.view import PageRoute, page, see
-from server.loop_routes import Adapter, Control, Fits, Registry, Run, Runs
+from server.routes.checked import Id
+from server.routes.loop import Adapter, Control, Fits, Registry, Run, Runs
 
 _SHOWN = 50
 _HISTORY = 1000

@@ -11,7 +11,7 @@ from guard.store.adapters import AdapterStore
 from guard.store.traffic import Period, TrafficStore
 from server.console.charts import Axis, Chart, Series, chart
 from server.console.view import PageRoute, page
-from server.loop_routes import Registry
+from server.routes.loop import Registry
 
 _SPANS = {
     "1h": (timedelta(minutes=1), 60),

@@ -1,8 +1,8 @@
 """How the console's pages are made: templates, and errors as pages. Owns what all pages share; what
 is on each is told by flag_pages.py, loop_pages.py and traffic_page.py.
 
-Templates escape every value, and scripts and styles come from our own files alone: origin.py has
-the headers that say so.
+Templates escape every value, and scripts and styles come from our own files alone: auth/origin.py
+has the headers that say so.
 """
 
 from collections.abc import Callable, Coroutine, Mapping
@@ -19,11 +19,11 @@ from starlette.exceptions import HTTPException
 
 from guard.errors import GuardError
 from guard.verdict import CATEGORIES
-from server.access import caller_of, role_of_caller
-from server.checked_route import bad_request
-from server.console.session import at, in_console
+from server.auth.access import caller_of, role_of_caller
+from server.auth.sessions import at, in_console
 from server.errors import STATUS, BadRequest, on_http_error
-from server.routes import path_of
+from server.routes.checked import bad_request
+from server.routes.open import path_of
 
 _LARGEST_FORM = 2 * 1024**2
 """In bytes; the longest corrected answer has 100,000 characters."""

@@ -1,5 +1,5 @@
 """Which processes a server runs in. Owns the choice between vLLM's own and one import of vLLM for
-server, engine and worker, which is guard/vllm/executor.py's.
+server, engine and worker, which is guard/vllm/cpu/executor.py's.
 """
 
 import argparse
@@ -24,7 +24,7 @@ def share_process(options: argparse.Namespace, environment: Mapping[str, str]) -
 
     if not (current_platform.is_cpu() and sys.platform == "linux"):
         return
-    from guard.vllm.executor import EXECUTOR, fork_engine, preloads_libraries
+    from guard.vllm.cpu.executor import EXECUTOR, fork_engine, preloads_libraries
 
     if one_worker(options) and nothing_said(environment) and not preloads_libraries():
         options.distributed_executor_backend = EXECUTOR

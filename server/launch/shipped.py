@@ -18,7 +18,7 @@ from guard.store.adapters import AdapterStore
 from guard.store.calibrations import CalibrationStore
 from guard.store.leases import Leases
 from guard.store.runs import RunStore, StoredRun
-from refine.promote import promote, publish
+from refine.stages.promote import promote, publish
 
 _LEASE = "shipped adapter"
 _LEASE_S = 60.0

@@ -29,12 +29,12 @@ from guard.store.leases import Leases
 from guard.store.review import Filter, ReviewStore
 from guard.store.runs import RunStore, StoredRun
 from guard.store.url import parse_url
-from refine.dataset import EXAMPLES, Example, read_examples
 from refine.practice.integrity import MODEL_NAME
 from refine.practice.pairs import recipe_answer
 from refine.practice.traffic import asked, send
 from refine.practice.world import Kind, Request
 from refine.schedule import LEASE
+from refine.stages.dataset import EXAMPLES, Example, read_examples
 from tests.e2e.conftest import ROOT, SETBACK, Server, running_server
 
 T = TypeVar("T")

@@ -20,7 +20,7 @@ from guard.store import migrate
 from guard.store.flags import FlagStore
 from guard.store.url import parse_url
 from refine.practice.integrity import MODEL_NAME
-from server.refine_routes import TOKEN_HEADER
+from server.routes.lent import TOKEN_HEADER
 from tests.adapters import activate, publish, train_nothing
 from tests.e2e.conftest import SETBACK, Server, read_metric, running_server
 

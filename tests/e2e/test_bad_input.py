@@ -8,7 +8,7 @@ import openai
 import pytest
 
 from refine.practice.integrity import MODEL_NAME
-from server.routes import CANNOT_GENERATE
+from server.routes.open import CANNOT_GENERATE
 from tests.e2e.conftest import Server, read_metric
 from tests.e2e.test_clients import flags_of, user
 

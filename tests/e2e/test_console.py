@@ -15,7 +15,7 @@ import pytest
 
 from guard.store.flags import StoredFlag
 from guard.store.runs import STAGES
-from refine.dataset import Kind
+from refine.stages.dataset import Kind
 from tests.e2e.browser import DARK, DESKTOP, LIGHT, PHONE, Browser, browsing
 from tests.e2e.loop import CYCLE_S, Loop, disputed
 

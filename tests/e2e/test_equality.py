@@ -40,7 +40,7 @@ VARIANTS: list[dict[str, Any]] = [
 EACH = 50
 """Requests of each variant, plain and once more streamed: 500 in all."""
 
-_BARE = "import sys; from server.bench import serve_bare; serve_bare(sys.argv[1:])"
+_BARE = "import sys; from server.bench.measure import serve_bare; serve_bare(sys.argv[1:])"
 
 
 @pytest.fixture

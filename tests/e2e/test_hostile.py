@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from refine.practice.integrity import MODEL_NAME
-from server.routes import GUARDED, REVIEW
+from server.routes.open import GUARDED, REVIEW
 from tests.e2e.conftest import Server
 from tests.e2e.test_clients import user
 from tests.fuzz import Fuzz

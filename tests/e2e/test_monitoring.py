@@ -21,9 +21,9 @@ from guard.observer import RevisionOutcome
 from guard.policy import Action
 from guard.store.runs import RunStatus
 from refine.practice.integrity import MODEL_NAME
-from server import metrics
-from server.routes import GUARDED
+from server.routes.open import GUARDED
 from server.settings import Settings
+from server.telemetry import metrics
 from tests.e2e.conftest import Server
 
 pytestmark = pytest.mark.e2e

@@ -9,7 +9,7 @@ import openai
 import pytest
 
 from guard.store import migrate
-from guard.store.database import parse_url
+from guard.store.url import parse_url
 from tests.e2e.conftest import SETBACK, Server, running_server
 from tests.families.made import CONTEXT, FAMILIES, QWEN, SERVED, Family, model_folder
 

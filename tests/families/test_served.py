@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from guard.policy import load_policy
-from refine.dataset import Example, Kind, write_dataset
-from refine.train import train
-from refine.training import TrainPlan
+from refine.stages.dataset import Example, Kind, write_dataset
+from refine.stages.train import train
+from refine.stages.training import TrainPlan
 from tests.adapters import activate, publish
 from tests.families.conftest import Served
 from tests.families.swaps import revision_of, wait_for

@@ -18,13 +18,13 @@ from guard.store.flags import FlagStore
 from guard.store.runs import RunStore, StoredRun
 from guard.store.url import parse_url
 from refine.align import run_alignment
-from refine.dataset import Kind, read_examples
+from refine.benchmarks.rows import BenchmarkRow, answer
 from refine.errors import ServerUnavailable
-from refine.evaluation.rows import BenchmarkRow, answer
 from refine.options import RefineOptions
 from refine.run import RunContext, Stores, run_folder
 from refine.seed import corpus
 from refine.served import Adapter, Conversation
+from refine.stages.dataset import Kind, read_examples
 from tests.refine.test_cycle import Loop, ScriptedServer
 
 pytestmark = pytest.mark.slow

@@ -22,8 +22,8 @@ from guard.store.runs import RunStore, StoredRun
 from guard.store.url import parse_url
 from refine.cycle import run_cycle
 from refine.errors import DataInvalid, ServerUnavailable
-from refine.measure.sets import Case, Labelled, Sets
-from refine.measure.truth import EXACT, Reliability
+from refine.evaluation.sets import Case, Labelled, Sets
+from refine.evaluation.truth import EXACT, Reliability
 from refine.options import RefineOptions
 from refine.run import RunContext, Stores, run_folder
 from refine.served import Adapter, Conversation, ServedInfo, answered

@@ -9,12 +9,12 @@ import pytest
 
 from guard.prompts import CritiqueStyle
 from refine.critic import Critic
-from refine.dataset import Example, Kind, earlier_examples, read_examples, write_dataset
+from refine.evaluation.sets import Sets, with_file
 from refine.files import read_lines
 from refine.ground import ground_for
-from refine.measure.sets import Sets, with_file
 from refine.options import RefineOptions
 from refine.served import ServedInfo
+from refine.stages.dataset import Example, Kind, earlier_examples, read_examples, write_dataset
 from tests.refine.scripted_model import ScriptedModel
 
 ODD = "one\u2028two\u2029three\x85four\x0bfive\x1csix"

@@ -5,8 +5,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from refine.critic import Critic
+from refine.evaluation.sets import FILE, Case, Labelled, Sets
 from refine.ground import ground_for
-from refine.measure.sets import FILE, Case, Labelled, Sets
 from refine.options import RefineOptions
 from refine.room import fits, sets_that_fit
 from refine.served import ServedInfo, answered, user_turn

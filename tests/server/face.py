@@ -24,10 +24,10 @@ from guard.store.review import Label, ReviewStore
 from guard.store.runs import RunStatus, RunStore
 from guard.store.text import storable
 from guard.store.traffic import Traffic, TrafficStore
-from server.access import Access, AccessMiddleware
-from server.console.session import Sessions
-from server.plugin import GuardPlugin
-from server.run_control import RunControl
+from server.auth.access import Access, AccessMiddleware
+from server.auth.sessions import Sessions
+from server.jobs.run_control import RunControl
+from server.launch.plugin import GuardPlugin
 
 BASE_URL = "http://127.0.0.1:8000"
 STATUSES: tuple[RunStatus, ...] = get_args(RunStatus)

@@ -11,7 +11,7 @@ from sqlalchemy import URL
 
 from guard.store.flags import Flag
 from server.errors import Refusal
-from server.routes import REVIEW
+from server.routes.open import REVIEW
 from tests.fuzz import Fuzz
 from tests.server.face import BASE_URL, fill, open_face
 

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from guard.verdict import CATEGORIES
-from server.flag_routes import FlagFilter, FlagList
-from server.routes import REVIEW
+from server.routes.flags import FlagFilter, FlagList
+from server.routes.open import REVIEW
 from tests.server.face import Face
 
 

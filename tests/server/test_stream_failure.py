@@ -31,7 +31,7 @@ from guard.call import StreamMode
 from guard.errors import GuardError
 from guard.scripted import Script
 from server.errors import on_guard_error
-from server.middleware import GuardMiddleware
+from server.guarded.middleware import GuardMiddleware
 from tests.scripted import Bench
 
 START = "To open the door, do this. First walk up to the old door in the wall."

@@ -5,12 +5,12 @@ kept as a file, so that a run that was ended goes on where it was.
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
-from refine.collect import Case
 from refine.practice.compare.figures import figures, wrapper_success
 from refine.practice.compare.flags import from_traffic, never_flagged, one_per_wrapper
 from refine.practice.compare.lab import Flags, Lab, file_name
 from refine.practice.compare.methods import METHODS, OURS, Method
 from refine.practice.wrappers import WRAPPERS
+from refine.stages.collect import Case
 
 FLAGS = (10, 30, 100, 300)
 MOST_FLAGS = max(FLAGS)

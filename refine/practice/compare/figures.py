@@ -9,8 +9,8 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 
 from refine.critic import Critic
-from refine.measure.measure import Measuring
-from refine.measure.sets import JAILBREAK, PLAIN
+from refine.evaluation.measure import Measuring
+from refine.evaluation.sets import JAILBREAK, PLAIN
 from refine.practice.ground import HARMFUL_SPLITS, OracleTruth, Sizes, case_of, practice_sets
 from refine.practice.world import Kind, Request, build_request, draw_task, requests
 from refine.practice.wrappers import WRAPPERS

@@ -8,13 +8,13 @@ Never flagged are two of the eight categories, others for each seed; and, since 
 import random
 from collections.abc import Sequence
 
-from refine.collect import Case
 from refine.practice.ground import case_of
 from refine.practice.tasks_harmful import CATEGORY_HARM
 from refine.practice.traffic import asked
 from refine.practice.world import Kind, Request, build_request, draw_task
 from refine.practice.wrappers import WRAPPERS
 from refine.served import Model, answered
+from refine.stages.collect import Case
 
 _TRAFFIC = {Kind.HARMFUL: 120, Kind.EVERYDAY: 60, Kind.BORDERLINE: 20}
 """Requests a batch."""

@@ -18,10 +18,7 @@ from typing import TypeVar
 from pydantic import TypeAdapter
 
 from guard import prompts
-from refine.analyse import Analysed, analyse
-from refine.collect import Case
 from refine.critic import BASE_ALONE
-from refine.dataset import Example, Lesson, Ordinary, write_dataset
 from refine.files import write_atomically
 from refine.options import RefineOptions
 from refine.practice.compare.methods import Method, examples, revise
@@ -29,9 +26,12 @@ from refine.practice.ground import ordinary
 from refine.practice.reader_model import ReaderModel
 from refine.practice.recipe import CONTEXT_LENGTH, MANIFEST
 from refine.practice.training_wrappers import TRAINING_WRAPPERS
-from refine.replay import replay
-from refine.train import train
-from refine.training import TrainPlan
+from refine.stages.analyse import Analysed, analyse
+from refine.stages.collect import Case
+from refine.stages.dataset import Example, Lesson, Ordinary, write_dataset
+from refine.stages.replay import replay
+from refine.stages.train import train
+from refine.stages.training import TrainPlan
 
 T = TypeVar("T")
 

@@ -7,7 +7,9 @@ their safe answers are the model's own. How they are trained is cells.py's.
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from refine.dataset import (
+from refine.practice.reader_model import ReaderModel
+from refine.served import answered
+from refine.stages.dataset import (
     ALL_KINDS,
     Example,
     Kind,
@@ -17,8 +19,6 @@ from refine.dataset import (
     critique_of,
     revision_of,
 )
-from refine.practice.reader_model import ReaderModel
-from refine.served import answered
 
 _ANALYSIS_TOKENS, _SAFE_TOKENS = 128, 256
 _HARMFUL = 0.5

@@ -7,8 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from refine.collect import Case
-from refine.dataset import Kind, Lesson, Ordinary
 from refine.options import RefineOptions
 from refine.practice.compare.cells import Cell
 from refine.practice.compare.figures import (
@@ -33,6 +31,8 @@ from refine.practice.traffic import asked
 from refine.practice.world import Kind as WorldKind
 from refine.practice.wrappers import WRAPPERS
 from refine.served import Adapter, Conversation
+from refine.stages.collect import Case
+from refine.stages.dataset import Kind, Lesson, Ordinary
 
 SMALL = Sizes(harmful_per_split=12, everyday=4, borderline=4, pairs=8, injections=4)
 

@@ -11,7 +11,6 @@ from safetensors import safe_open
 from transformers import AutoConfig, AutoTokenizer, GenerationConfig, LlamaForCausalLM
 
 from guard.verdict import CATEGORIES
-from refine.dataset import guided_analysis_of, revision_of
 from refine.practice.evaluate import Sizes, draw_drafts
 from refine.practice.oracle import Outcome, says_outside
 from refine.practice.pairs import pairs
@@ -20,6 +19,7 @@ from refine.practice.recipe import IM_END, MANIFEST, MODEL_DIR, settings
 from refine.practice.tokenizer import train_tokenizer
 from refine.practice.train import model_config, recipe_hash
 from refine.practice.world import Kind
+from refine.stages.dataset import guided_analysis_of, revision_of
 
 MAX_BYTES = 16_000_000
 SAMPLE = Sizes(harmful_per_split=16, everyday=40, borderline=20, outside=40)

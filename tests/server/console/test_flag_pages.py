@@ -11,7 +11,7 @@ from guard.policy import Action
 from guard.scripted import Script
 from guard.store.flags import Flag
 from guard.store.review import Label
-from server.moderations import Moderator
+from server.routes.moderations import Moderator
 from tests.scripted import Bench
 from tests.server.console.test_pages import check_headers
 from tests.server.face import Face

@@ -12,7 +12,7 @@ from itsdangerous import TimestampSigner
 
 from guard.store import migrate
 from guard.store.url import parse_url
-from server.console.session import FLAGS, Sessions
+from server.auth.sessions import FLAGS, Sessions
 from tests.server.console.test_pages import check_headers
 from tests.server.face import BASE_URL, Face, open_face
 from tests.server.markup import Markup

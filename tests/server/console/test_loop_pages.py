@@ -13,8 +13,8 @@ from guard.store.url import parse_url
 from refine.schedule import LEASE
 from tests.server.console.test_pages import check_headers
 from tests.server.face import STATUSES, Face, fill
+from tests.server.jobs.test_run_control import face_with, job
 from tests.server.markup import Markup
-from tests.server.test_run_control import face_with, job
 
 CHANGES: tuple[tuple[str, dict[str, str]], ...] = (
     ("/console/runs", {}),

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from server import serve
+from server.launch import serve
 from server.launch.processes import nothing_said, one_worker
 
 

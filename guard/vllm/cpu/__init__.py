@@ -1,0 +1,1 @@
+"""What only vLLM's CPU backend needs; installed by `setback serve` on a CPU."""

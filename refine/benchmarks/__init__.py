@@ -1,0 +1,1 @@
+"""Public benchmark sets sent through a running server, over its public HTTP API only."""

@@ -1,0 +1,179 @@
+"""Benchmarks of several servers side by side: a table, JSON and files. Owns how figures look, not
+what they are (scores.py); the plot and the page are page.py's.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from refine.benchmarks.benchmark import BenchmarkRun
+from refine.benchmarks.scores import Estimate, Judged, Scores, score
+from refine.evaluation.figures import Figure
+from refine.files import write_atomically
+
+JSON_FILE, PICTURE_FILE, PAGE_FILE = "benchmark.json", "benchmark.png", "benchmark.html"
+_CELL = 26
+_NONE = "-"
+
+
+@dataclass(frozen=True)
+class Result:
+    """One set by one server, with its figures."""
+
+    run: BenchmarkRun
+
+    @cached_property
+    def scores(self) -> Scores:
+        """Computed once: the bootstrap takes a moment."""
+        return score(
+            [
+                Judged(
+                    row.harmful,
+                    kept.verdict.flagged,
+                    kept.verdict.score,
+                    kept.session,
+                    kept.at,
+                    row.group,
+                )
+                for row, kept in self.run.judged
+            ]
+        )
+
+    @cached_property
+    def cells(self) -> dict[str, str]:
+        """Every figure in words, in the order of the table."""
+        scores, run = self.scores, self.run
+        return {
+            "average precision": _number(scores.average_precision),
+            "  of chance": f"{scores.prevalence:.3f}" if scores.n else _NONE,
+            "F1": _number(scores.f1),
+            "catch rate": share(scores.catch_rate),
+            "false-alarm rate": share(scores.false_alarm_rate),
+            "calibration error": _number(scores.calibration_error),
+            "requests per second": _number(scores.requests_per_second, digits=1),
+            "rows (harmful)": f"{scores.n} ({scores.harmful})",
+            "rows without a verdict": str(run.failed),
+        }
+
+    def as_json(self) -> dict[str, Any]:
+        """Everything but the texts."""
+        run, scores = self.run, self.scores
+        return {
+            "server": run.address.name,
+            "url": run.address.url,
+            **asdict(run.identity),
+            "manner": run.manner,
+            "set": run.benchmark.format,
+            "file": run.benchmark.file,
+            "sha256": run.benchmark.sha256,
+            "left_out": dict(run.benchmark.left_out),
+            "drawn": run.drawn,
+            "failures": dict(run.failures),
+            "n": scores.n,
+            "harmful": scores.harmful,
+            "scored": scores.scored,
+            "prevalence": scores.prevalence if scores.n else None,
+            "average_precision": _estimate(scores.average_precision),
+            "f1": _estimate(scores.f1),
+            "catch_rate": _figure(scores.catch_rate),
+            "false_alarm_rate": _figure(scores.false_alarm_rate),
+            "calibration_error": _estimate(scores.calibration_error),
+            "requests_per_second": _estimate(scores.requests_per_second),
+            "reliability": [
+                {"score": tenth.score, **tenth.harmful.as_json()} for tenth in scores.reliability
+            ],
+            "groups": {
+                name: [rate.as_json() for rate in rates] for name, rates in scores.groups.items()
+            },
+        }
+
+
+def by_set(results: Sequence[Result]) -> dict[str, list[Result]]:
+    """The results of each set, in their order."""
+    grouped: dict[str, list[Result]] = {}
+    for result in results:
+        grouped.setdefault(result.run.benchmark.name, []).append(result)
+    return grouped
+
+
+def table(results: Sequence[Result]) -> str:
+    """A block for each set: a line for each figure, a column for each server."""
+    return "\n\n".join(_block(name, listed) for name, listed in by_set(results).items())
+
+
+def _block(name: str, results: Sequence[Result]) -> str:
+    width = max(map(len, results[0].cells))
+    heads = "".join(f"  {result.run.address.name:<{_CELL}}" for result in results)
+    lines = [name, f"{'':<{width}}{heads}", "-" * (width + len(heads))]
+    for figure in results[0].cells:
+        cells = "".join(f"  {result.cells[figure]:<{_CELL}}" for result in results)
+        lines.append(f"{figure:<{width}}{cells}")
+    return "\n".join([line.rstrip() for line in lines] + notes(results))
+
+
+def notes(results: Sequence[Result]) -> list[str]:
+    """What a reader must know besides the figures: rows left out, and failures with reasons."""
+    remarks = []
+    left_out = results[0].run.benchmark.left_out
+    if left_out:
+        reasons = ", ".join(f"{count} with {reason}" for reason, count in left_out.items())
+        remarks.append(f"Left out of the set: {reasons}.")
+    for result in results:
+        most = sorted(result.run.failures.items(), key=lambda item: -item[1])[:3]
+        if most:
+            reasons = "; ".join(f"{count} x {reason}" for reason, count in most)
+            remarks.append(
+                f"{result.run.address.name}: no verdict for {result.run.failed}: {reasons}"
+            )
+        if result.scores.scored < result.scores.n:
+            missing = result.scores.n - result.scores.scored
+            remarks.append(
+                f"{result.run.address.name}: {missing} verdicts came without scores, so there is "
+                "no average precision and no calibration error."
+            )
+    return remarks
+
+
+def as_json(results: Sequence[Result], about: Mapping[str, str]) -> dict[str, Any]:
+    """Every result, and `about` them."""
+    return {**about, "results": [result.as_json() for result in results]}
+
+
+def write(folder: Path, results: Sequence[Result], about: Mapping[str, str]) -> list[Path]:
+    """Writes JSON, PNG and HTML into `folder` and returns their paths."""
+    from refine.benchmarks.page import page, picture
+
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = [folder / name for name in (JSON_FILE, PICTURE_FILE, PAGE_FILE)]
+    write_atomically(paths[0], json.dumps(as_json(results, about), indent=1) + "\n")
+    paths[1].write_bytes(picture(results, "png"))
+    write_atomically(paths[2], page(results, about))
+    return paths
+
+
+def share(figure: Figure | None) -> str:
+    """A rate in percent with its interval."""
+    if figure is None:
+        return _NONE
+    low, high = figure.interval
+    return f"{figure.share:.1%} ({low:.1%} to {high:.1%})"
+
+
+def _number(estimate: Estimate | None, digits: int = 3) -> str:
+    if estimate is None:
+        return _NONE
+    value, low, high = (
+        f"{number:.{digits}f}" for number in (estimate.value, estimate.low, estimate.high)
+    )
+    return f"{value} ({low} to {high})"
+
+
+def _estimate(estimate: Estimate | None) -> dict[str, float | None] | None:
+    return None if estimate is None else estimate.as_json()
+
+
+def _figure(figure: Figure | None) -> dict[str, object] | None:
+    return None if figure is None else figure.as_json()

@@ -1,0 +1,1 @@
+"""The stages of a refine run, from flags to a promoted adapter."""

@@ -1,0 +1,1 @@
+"""Who may call what: keys, rate limits, other sites' pages, sessions."""

@@ -1,0 +1,1 @@
+"""`setback bench`: what the guard costs beside bare vLLM."""

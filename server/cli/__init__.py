@@ -1,0 +1,1 @@
+"""The command `setback`, one file a command."""

@@ -1,0 +1,79 @@
+"""`setback bench`: the command's options. What is measured is bench/measure.py's, tables and plot
+are bench/report.py's.
+"""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from server.bench import report
+from server.bench.measure import BenchKind, Plan
+from server.bench.measure import bench as measure
+from server.launch.models import DEFAULT, find_model
+
+_CLIENTS = (1, 16, 64)
+_OUTPUT_TOKENS = (16, 64, 256)
+_DEFAULT_OUT = Path("data/bench")
+
+
+def bench(
+    model: Annotated[
+        str, typer.Argument(help="As for `setback serve`.", show_default=True)
+    ] = DEFAULT,
+    kind: Annotated[
+        list[BenchKind] | None, typer.Option(help="What is asked; repeatable; all by default.")
+    ] = None,
+    clients: Annotated[
+        list[int] | None,
+        typer.Option(min=1, help="How many ask at once; repeatable; 1, 16 and 64 by default."),
+    ] = None,
+    output_tokens: Annotated[
+        list[int] | None,
+        typer.Option(
+            min=1, help="The most tokens of an answer; repeatable; 16, 64 and 256 by default."
+        ),
+    ] = None,
+    rounds: Annotated[int, typer.Option(min=1, help="Counted rounds of each.")] = 5,
+    adapter: Annotated[
+        Path | None,
+        typer.Option(
+            help="A LoRA adapter whose answers are measured; the base's by default.",
+            exists=True,
+            file_okay=False,
+            resolve_path=True,
+        ),
+    ] = None,
+    repaired: Annotated[
+        bool,
+        typer.Option(
+            help="Compare with vLLM that has Setback's repairs of its CPU backend: the guard alone."
+        ),
+    ] = False,
+    past_end: Annotated[
+        bool,
+        typer.Option(
+            help="Answers go on past their natural end, so that all have the most tokens."
+        ),
+    ] = False,
+    out: Annotated[Path, typer.Option(help="Gets bench.json and bench.png.")] = _DEFAULT_OUT,
+) -> None:
+    """Measure the guard's price, as ratios to bare vLLM on the same model."""
+    plan = Plan(
+        find_model(model),
+        kind or tuple(BenchKind),
+        clients or _CLIENTS,
+        output_tokens or _OUTPUT_TOKENS,
+        rounds,
+        adapter=adapter,
+        repaired=repaired,
+        past_end=past_end,
+    )
+    out.mkdir(parents=True, exist_ok=True)
+    cells = []
+    for cell in measure(plan):
+        report.print_cell(cell)
+        cells.append(cell)
+        report.write(plan.title, cells, out / "bench.json")
+    report.print_summary(plan.title, cells)
+    report.plot(plan.title, cells, out / "bench.png")

@@ -1,0 +1,182 @@
+"""`setback doctor`: whether a server could start here, and what to do where it could not. Owns the
+checks' order and their words; what is checked says itself what is wrong with it.
+"""
+
+import os
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from guard.adapter_files import adapter_path, verify
+from guard.errors import GuardError
+from guard.policy import load_policy
+from guard.store.adapters import AdapterStore, StoredAdapter
+from guard.store.calibrations import CalibrationStore
+from guard.store.flags import FlagStore
+from guard.store.keys import KeyStore
+from guard.store.url import without_driver
+from server.cli.terminal import AsJson, ask, print_json, print_table
+from server.launch.models import DEFAULT, find_model
+from server.launch.preflight import CacheRequest, check_cache, check_chat_template, check_folder
+from server.settings import Settings, SettingsInvalid, ignored_variables, load_settings
+
+State = Literal["ok", "warning", "problem"]
+_LEAST_FREE_BYTES = 2 * 1024**3
+_GIB = 1024**3
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What one check found. said: what is there, or what is wrong and what to do about it."""
+
+    check: str
+    state: State
+    said: str
+
+
+def doctor(
+    model: Annotated[
+        str, typer.Argument(help="As for `setback serve`.", show_default=True)
+    ] = DEFAULT,
+    as_json: AsJson = False,
+) -> None:
+    """Check configuration, database, model, adapters, disk and processor."""
+    findings = list(_findings(model))
+    if as_json:
+        print_json([vars(each) for each in findings])
+    else:
+        print_table(("", "Check", ""), ((each.state, each.check, each.said) for each in findings))
+    if any(each.state == "problem" for each in findings):
+        raise typer.Exit(1)
+
+
+def _findings(model: str) -> Iterator[Finding]:
+    try:
+        settings = load_settings()
+    except SettingsInvalid as error:
+        # Nothing else can be known without them.
+        yield Finding("configuration", "problem", str(error))
+        return
+    yield Finding("configuration", "ok", "valid")
+    if ignored := ignored_variables():
+        said = f"no settings, so ignored: {', '.join(ignored)}"
+        yield Finding("environment", "warning", said)
+    yield _checked("policy", lambda: _policy(settings))
+    database = _checked("database", lambda: _database(settings))
+    yield database
+    if database.state == "ok":
+        yield _checked("keys", _keys)
+        yield _checked("adapter in force", lambda: _adapter(settings))
+    yield _checked("model", lambda: _model(settings, model))
+    for name, folder in _folders(settings).items():
+        yield _folder(name, folder)
+    yield _processor()
+
+
+def _checked(name: str, check: Callable[[], str]) -> Finding:
+    """What `check` says; a failure that it raises is a problem."""
+    try:
+        return Finding(name, "ok", check())
+    except (GuardError, ValueError, OSError) as error:
+        return Finding(name, "problem", str(error))
+
+
+def _policy(settings: Settings) -> str:
+    policy = load_policy(settings.policy_file)
+    return f"{settings.policy_file or 'the default'}, hash {policy.hash}"
+
+
+def _database(settings: Settings) -> str:
+    ask(FlagStore, lambda store: store.check(), reported=False)
+    return f"{without_driver(settings.database_url)} is at the newest revision"
+
+
+def _keys() -> str:
+    keys = ask(KeyStore, lambda store: store.list(), reported=False)
+    live = [key for key in keys if key.revoked_at is None]
+    if live:
+        return f"{len(live)} in force"
+    return "none: only this machine is answered; `setback keys make` makes one"
+
+
+def _adapter(settings: Settings) -> str:
+    async def active(store: AdapterStore) -> StoredAdapter | None:
+        version = await store.active()
+        return None if version is None else await store.get(version)
+
+    adapter = ask(AdapterStore, active, reported=False)
+    if adapter is None:
+        return "the base alone"
+    # Which base and rank the server takes is known to the server only.
+    verify(
+        adapter_path(settings.adapters_dir, adapter.version),
+        version=adapter.version,
+        sha256=adapter.sha256,
+        model_revision=adapter.model_revision,
+        max_rank=sys.maxsize,
+    )
+    fits = ask(
+        CalibrationStore, lambda store: store.in_force(adapter.model_revision), reported=False
+    )
+    fitted = fits.get(adapter.version)
+    scale = (
+        "not calibrated; see `setback calibrate`"
+        if fitted is None
+        else f"calibrated on {fitted.rows} lines"
+    )
+    return f"adapter {adapter.version}, every byte as registered, {scale}"
+
+
+def _model(settings: Settings, name: str) -> str:
+    """Raises ValueError for a model that could not be served with vLLM's other defaults."""
+    model = find_model(name)
+    folder = model.prepare(settings.models_dir)
+    if not folder.exists():
+        return f"{name}: not a folder here; it will be fetched by that name"
+    check_folder(folder)
+    check_chat_template(folder)
+    if not _gpus():
+        check_cache(folder, CacheRequest(model.options.get("kv_cache_memory_bytes")))
+    return f"{folder} can be served" if name == str(folder) else f"{name}, whole, in {folder}"
+
+
+def _folders(settings: Settings) -> dict[str, Path]:
+    folders = {"adapters": settings.adapters_dir, "runs": settings.refine.work_dir}
+    url = settings.database_url
+    if url.get_backend_name() == "sqlite":
+        folders["flags"] = Path(str(url.database)).parent
+    return folders
+
+
+def _folder(name: str, folder: Path) -> Finding:
+    """Whether it can be written to, and the space left where it is or will be."""
+    there = next(each for each in (folder, *folder.absolute().parents) if each.exists())
+    check = f"disk for {name}"
+    if not there.is_dir() or not os.access(there, os.W_OK):
+        return Finding(check, "problem", f"{there} cannot be written to; change its owner or mode")
+    free = shutil.disk_usage(there).free
+    said = f"{free / _GIB:.1f} GiB free at {folder}"
+    if free < _LEAST_FREE_BYTES:
+        return Finding(check, "warning", f"{said}; make room, or name another disk")
+    return Finding(check, "ok", said)
+
+
+def _gpus() -> int:
+    import torch
+
+    return torch.cuda.device_count()
+
+
+def _processor() -> Finding:
+    import torch
+
+    if count := _gpus():
+        card = torch.cuda.get_device_properties(0)
+        return Finding("GPU", "ok", f"{count} x {card.name}, {card.total_memory / _GIB:.0f} GiB")
+    said = f"none: served and trained on {os.cpu_count()} CPU cores, which suits small models only"
+    return Finding("GPU", "warning", said)

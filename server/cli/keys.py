@@ -1,0 +1,109 @@
+"""`setback keys` and `setback audit`: who may call, and what was done. Owns these commands' output;
+decides nothing.
+"""
+
+from dataclasses import asdict
+from enum import StrEnum
+from typing import Annotated, Any
+
+import typer
+
+from guard.store.audit import AuditStore
+from guard.store.keys import Key, KeyStore
+from guard.store.tables import LARGEST_ID
+from server.cli.terminal import (
+    AsJson,
+    Limit,
+    ask,
+    operator,
+    print_json,
+    print_table,
+    printable,
+    when,
+)
+
+_MOST_REQUESTS = 1_000_000
+
+keys = typer.Typer(help="Who may call the server.", no_args_is_help=True)
+
+
+class RoleOption(StrEnum):
+    """What a key is for; each may do what the ones before it may."""
+
+    CALL = "call"
+    REVIEW = "review"
+    ADMIN = "admin"
+
+
+@keys.command("make")
+def keys_make(
+    name: Annotated[str, typer.Argument(help="Who or what it is for.")],
+    role: Annotated[
+        RoleOption,
+        typer.Option(help="call: the model; review: flags too; admin: everything."),
+    ] = RoleOption.CALL,
+    requests_per_minute: Annotated[
+        int | None,
+        typer.Option(
+            min=1, max=_MOST_REQUESTS, help="The most it may make; without it: any number."
+        ),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Make a key and print it, once: only its hash is kept."""
+    who = operator()
+    key, secret = ask(
+        KeyStore,
+        lambda store: store.make(name, role.value, by=who, requests_per_minute=requests_per_minute),
+    )
+    if as_json:
+        print_json({**_fields(key), "key": secret})
+    else:
+        typer.echo(secret)
+
+
+@keys.command("list")
+def keys_list(as_json: AsJson = False) -> None:
+    """List all keys ever made, oldest first."""
+    found = ask(KeyStore, lambda store: store.list())
+    if as_json:
+        print_json([_fields(key) for key in found])
+    elif found:
+        columns = "ID", "Name", "Role", "Key", "Per minute", "Made (UTC)", "Revoked (UTC)"
+        print_table(columns, map(_row, found))
+    else:
+        typer.echo("No keys: the server answers this machine only, without any.")
+
+
+@keys.command("revoke")
+def keys_revoke(
+    number: Annotated[int, typer.Argument(metavar="ID", min=1, max=LARGEST_ID)],
+) -> None:
+    """End a key for good; servers follow within seconds."""
+    key = ask(KeyStore, lambda store: store.revoke(number, by=operator()))
+    typer.echo(f"Key {number} ({printable(key.name)}) is revoked.")
+
+
+def audit(limit: Limit = 20, as_json: AsJson = False) -> None:
+    """Who labelled, promoted, deleted and made keys, newest first."""
+    found = ask(AuditStore, lambda store: store.list(limit))
+    if as_json:
+        print_json([asdict(entry) for entry in found])
+    elif found:
+        rows = (
+            (when(entry.created_at), entry.actor, entry.event, entry.subject, str(entry.details))
+            for entry in found
+        )
+        print_table(("Time (UTC)", "Who", "What", "Of what", "Details"), rows)
+    else:
+        typer.echo("Nothing yet.")
+
+
+def _fields(key: Key) -> dict[str, Any]:
+    return {name: value for name, value in asdict(key).items() if name != "sha256"}
+
+
+def _row(key: Key) -> tuple[str, ...]:
+    made, revoked = when(key.created_at), when(key.revoked_at)
+    limit = str(key.requests_per_minute or "")
+    return str(key.id), key.name, key.role, f"...{key.hint}", limit, made, revoked

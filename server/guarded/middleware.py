@@ -1,0 +1,135 @@
+"""The guard's place in the HTTP stack: opens a GuardCall and a span around each guarded request.
+Also refuses to start an API process whose engine is not guarded, since vLLM skips plugins that fail
+to load. Owns neither verdicts nor what responses look like (response.py).
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from opentelemetry.propagate import extract
+from opentelemetry.trace import Span, SpanKind, use_span
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from guard.adapters import BASE_ADAPTER, Adapters
+from guard.call import GuardCall, current_call
+from guard.errors import GuardError, UnguardedRoute
+from guard.policy import STRICTNESS
+from guard.traces import note, span
+from server.errors import BadRequest, bad_request_response
+from server.guarded.request import check_moderation_model, parse_body, read_call
+from server.guarded.response import GuardedResponse
+from server.launch.seal import prove
+from server.routes.open import GUARDED, path_of
+from server.telemetry.logs import REQUEST_ID
+
+
+class GuardMiddleware:
+    """Named to vLLM with --middleware, which fails hard where a plugin would be skipped."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await self._start_up(scope, receive, send)
+        elif scope["type"] == "http" and path_of(scope) in GUARDED and scope["method"] == "POST":
+            await self._guarded(scope, receive, send)
+        else:
+            await self._app(scope, receive, send)
+
+    async def _start_up(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            prove(scope["app"].state)
+        except UnguardedRoute as error:
+            await receive()
+            await send({"type": "lifespan.startup.failed", "message": str(error)})
+        else:
+            await self._app(scope, receive, send)
+
+    async def _guarded(self, scope: Scope, receive: Receive, send: Send) -> None:
+        body, replay = await _buffered(receive)
+        try:
+            call = _read_call(scope, body)
+        except BadRequest as error:
+            await bad_request_response(error)(scope, receive, send)
+            return
+        response = GuardedResponse(call, scope, receive, send)
+        adapters: Adapters = scope["app"].state.setback.adapters
+        token = current_call.set(call)
+        try:
+            # However often it generates, a request is answered by one adapter.
+            with _traced(call, scope), adapters.use():
+                call.pin(adapters.active_name, adapters.active)
+                await self._app(scope, replay, response.send)
+        except Exception as error:
+            # Once a stream has begun, Starlette wraps what its generator raised.
+            failure = error if isinstance(error, GuardError) else call.error
+            if failure is not None:
+                await response.fail(failure)
+            elif response.started or not _is_mistake(error.__cause__):
+                raise
+            else:
+                # To vLLM the response had begun, so that it could not say this itself.
+                refusal = BadRequest(str(error.__cause__), "body")
+                await bad_request_response(refusal)(scope, receive, send)
+        finally:
+            current_call.reset(token)
+
+
+def _is_mistake(error: BaseException | None) -> bool:
+    """Whether vLLM found the request itself wrong."""
+    from vllm.exceptions import VLLMClientError
+
+    return isinstance(error, VLLMClientError)
+
+
+@contextmanager
+def _traced(call: GuardCall, scope: Scope) -> Iterator[None]:
+    """A span around the whole request, below its caller's, with what came of it."""
+    headers = Headers(scope=scope)
+    with span("guard", parent=extract(headers), kind=SpanKind.SERVER, route=call.route) as told:
+        try:
+            with use_span(told, record_exception=False, set_status_on_exception=False):
+                yield
+        finally:
+            _note_outcome(told, call, headers.get(REQUEST_ID, ""))
+
+
+def _note_outcome(told: Span, call: GuardCall, request_id: str) -> None:
+    note(told, request_id=request_id, adapter=call.adapter or BASE_ADAPTER)
+    if call.output_rulings:
+        actions = (ruling.decision.action for ruling in call.output_rulings.values())
+        note(told, action=max(actions, key=STRICTNESS.__getitem__).value)
+    if call.error is not None:
+        told.set_attribute("error.type", call.error.code)
+
+
+def _read_call(scope: Scope, body: bytes) -> GuardCall:
+    content = parse_body(body)
+    call = read_call(path_of(scope), Headers(scope=scope), content)
+    moderation = content.get("moderation")
+    if moderation is not None:
+        check_moderation_model(moderation["model"], _served(scope), "moderation.model")
+    return call
+
+
+def _served(scope: Scope) -> list[str]:
+    return [path.name for path in scope["app"].state.openai_serving_models.base_model_paths]
+
+
+async def _buffered(receive: Receive) -> tuple[bytes, Receive]:
+    """The whole body, and a `receive` that gives it once more and then goes on as before."""
+    body, more = b"", True
+    while more:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            break
+        body += message.get("body", b"")
+        more = message.get("more_body", False)
+    pending = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def replay() -> Message:
+        return pending.pop() if pending else await receive()
+
+    return body, replay

@@ -1,0 +1,1 @@
+"""Work beside requests: runs of the refine loop, and how long flags are kept."""

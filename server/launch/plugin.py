@@ -1,0 +1,325 @@
+"""The vLLM endpoint plugin: closes routes, adds ours and puts the guard in front of the engine in
+each API-server process. Owns that wiring only; seal.py proves at start-up that it
+happened.
+"""
+
+import asyncio
+import logging
+from argparse import Namespace
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from fastapi import APIRouter, FastAPI, Request
+from fastapi.responses import JSONResponse, Response
+from starlette.datastructures import State
+from starlette.exceptions import HTTPException as StarletteHTTPException
+from vllm.lora.request import LoRARequest
+from vllm.renderers.chat_utils import load_chat_template
+
+from guard.adapters import AdapterLimits, Adapters
+from guard.base_shapes import base_shapes
+from guard.calibration import UNCALIBRATED, Calibration
+from guard.calibrations import Calibrations
+from guard.critic import Critic
+from guard.engine import GuardedEngine, GuardOptions
+from guard.errors import GuardError
+from guard.policy import Policy, load_policy
+from guard.prompts import CritiqueStyle
+from guard.recorder import Provenance, Recorder
+from guard.redact import Redactor
+from guard.revise import RevisionLimits
+from guard.store.adapters import AdapterStore
+from guard.store.audit import AuditStore
+from guard.store.calibrations import CalibrationStore
+from guard.store.flags import FlagStore
+from guard.store.keys import KeyStore
+from guard.store.leases import Leases
+from guard.store.review import ReviewStore
+from guard.store.runs import RunStore
+from guard.store.traffic import TrafficStore
+from guard.store.usage import UsageStore
+from guard.tasks import spawn
+from guard.template import ChatFormat
+from guard.vllm.session import SCHEDULER
+from guard.windows import DEFAULT_VERDICT_TOKENS, Windows
+from server.auth.access import Access, is_local
+from server.auth.limits import Limits
+from server.auth.sessions import Sessions
+from server.console import flag_pages, login, loop_pages, traffic_page
+from server.console.view import on_refused
+from server.errors import BadRequest, error_response, on_bad_request, on_guard_error
+from server.jobs.child import job_command, job_environment
+from server.jobs.retention import keep_for
+from server.jobs.run_control import RunControl
+from server.jobs.run_watch import watch_runs
+from server.launch.preflight import check_answer_format
+from server.launch.revision import model_revision
+from server.launch.seal import seal
+from server.routes import flags as flag_routes
+from server.routes import lent as refine_routes
+from server.routes import loop as loop_routes
+from server.routes import moderations
+from server.routes.lent import Lender
+from server.routes.moderations import Moderator
+from server.routes.open import close_other_routes
+from server.settings import Settings, load_settings
+from server.telemetry import logs, traces
+from server.telemetry.metrics import tell_build
+from server.telemetry.tally import TallyingObserver
+
+_WARM_UP_TEXT = "Hello."
+_RETRY_S = 1.0
+_REFINE_TIMEOUT_S = 600.0
+_log = logging.getLogger("vllm.setback")
+
+_ROUTES = (
+    moderations,
+    refine_routes,
+    flag_routes,
+    loop_routes,
+    login,
+    flag_pages,
+    loop_pages,
+    traffic_page,
+)
+
+router = APIRouter()
+
+
+@dataclass
+class GuardState:
+    """What our routes need, in `app.state.setback`; ready once a real critique has been made."""
+
+    moderator: Moderator
+    critic: Critic
+    chat_format: ChatFormat
+    adapters: Adapters
+    calibrations: Calibrations
+    lender: Lender
+    access: Access
+    limits: Limits
+    policy: Policy
+    reviews: ReviewStore
+    runs: RunStore
+    registry: AdapterStore
+    control: RunControl
+    traffic: TrafficStore
+    sessions: Sessions
+    ready: bool = field(default=False)
+
+    async def warm_up(self) -> None:
+        """Makes the first critique, which compiles; then the server is ready."""
+        subject = self.critic.text(self.chat_format.encode(_WARM_UP_TEXT))
+        while not self.ready:
+            try:
+                with self.adapters.use() as lora_request:
+                    await self.critic.judge(subject, categories_from=0.0, lora_request=lora_request)
+            except GuardError as error:
+                _log.warning("The first critique failed and is tried again: %s", error)
+                await asyncio.sleep(_RETRY_S)
+            else:
+                self.ready = True
+
+
+class GuardPlugin:
+    """Named `setback` in the entry-point group vllm.endpoint_plugins."""
+
+    name = "setback"
+    required_tasks = ("generate",)
+
+    def attach_router(self, app: FastAPI) -> None:
+        """Adds our routes and error handlers, and closes every route not known to be safe."""
+        for routes in (router, *(each.router for each in _ROUTES)):
+            app.include_router(routes)
+        app.add_exception_handler(GuardError, on_guard_error)
+        app.add_exception_handler(BadRequest, on_bad_request)
+        app.add_exception_handler(StarletteHTTPException, on_refused)
+        closed = close_other_routes(app, load_settings().open_routes)
+        _log.info("Closed routes: %s", ", ".join(closed))
+
+    async def init_state(self, engine_client: Any, state: State, args: Namespace) -> None:
+        """Builds the guard around `engine_client` and seals every handler to it. The active
+        adapter is loaded before anything is served.
+
+        Raises StoreUnavailable, PolicyInvalid, ModelUnusable, TemplateUnusable or UnguardedRoute:
+        each ends the process before it serves anything.
+        """
+        settings = load_settings()
+        logs.set_up(settings.log_format)
+        traces.set_up()
+        store = FlagStore(settings.database_url)
+        await store.check()
+        served = _Served(
+            engine_client,
+            [path.name for path in state.openai_serving_models.base_model_paths],
+            load_chat_template(args.chat_template),
+        )
+        traffic = TrafficStore(settings.database_url)
+        observer = TallyingObserver(traffic)
+        registry = AdapterStore(settings.database_url)
+        limits = served.adapter_limits(
+            settings.adapters_dir, settings.critique or CritiqueStyle.YES_NO
+        )
+        adapters = Adapters(engine_client, registry, limits, observer)
+        await adapters.start()
+        calibrations = Calibrations(
+            CalibrationStore(settings.database_url), served.revision, lambda: adapters.active
+        )
+        await calibrations.refresh()
+        critic = served.critic(settings.critic_timeout_s, adapters, calibrations.of)
+        policy = load_policy(settings.policy_file)
+        salt = await _salt(settings, store)
+        access = Access(
+            KeyStore(settings.database_url), local=is_local(args), api_key=bool(args.api_key)
+        )
+        await access.refresh()
+        guarded = GuardedEngine(
+            engine_client,
+            adapters=adapters,
+            critic=critic,
+            chat_format=served.chat_format,
+            policy=policy,
+            recorder=Recorder(store, served.provenance(policy, salt), _redactor(settings)),
+            observer=observer,
+            options=_options(settings, engine_client),
+        )
+        seal(state, engine_client, guarded)
+        tell_build(served.revision, policy.hash)
+        state.setback = GuardState(
+            moderator=Moderator(critic, served.chat_format, policy, served.names),
+            critic=critic,
+            chat_format=served.chat_format,
+            adapters=adapters,
+            calibrations=calibrations,
+            lender=served.lender(adapters, await store.refine_token(), settings),
+            access=access,
+            limits=Limits(UsageStore(settings.database_url)),
+            policy=policy,
+            reviews=ReviewStore(settings.database_url),
+            runs=RunStore(settings.database_url),
+            registry=registry,
+            control=_control(settings, args, registry),
+            traffic=traffic,
+            sessions=Sessions(await store.console_secret()),
+        )
+        spawn(access.watch())
+        spawn(observer.keep())
+        spawn(watch_runs(state.setback.runs))
+        if settings.retention_days is not None:
+            spawn(keep_for(settings.retention_days, state.setback.reviews))
+        spawn(state.setback.warm_up())
+        spawn(adapters.watch(settings.adapter_poll_s))
+        spawn(calibrations.watch(settings.adapter_poll_s))
+
+
+class _Served:
+    """The model behind the engine client, and what the guard derives from it.
+
+    names: that it is served by, the first being the one in records. revision: of its weights.
+    """
+
+    def __init__(self, engine: Any, names: list[str], chat_template: str | None) -> None:
+        self._engine = engine
+        self._tokenizer = engine.renderer.get_tokenizer()
+        self._config = engine.model_config
+        # A model that was fetched by name was not looked at before.
+        check_answer_format(getattr(self._config.hf_config, "model_type", None))
+        self.revision = model_revision(engine.model_config)
+        self.names = names
+        self._chat_template = chat_template
+        self.chat_format = ChatFormat(self._tokenizer, chat_template)
+
+    def critic(
+        self,
+        timeout_s: float,
+        adapters: Adapters,
+        scale_of: Callable[[LoRARequest | None], Calibration],
+    ) -> Critic:
+        return Critic(
+            self._engine,
+            self._tokenizer,
+            self.chat_format,
+            max_model_len=self._config.max_model_len,
+            timeout_s=timeout_s,
+            style_of=adapters.critique_style,
+            scale_of=scale_of,
+        )
+
+    def adapter_limits(self, folder: Path, base_critique: CritiqueStyle) -> AdapterLimits:
+        lora = self._engine.vllm_config.lora_config
+        rank, slots = (lora.max_lora_rank, lora.max_loras) if lora else (0, 0)
+        shapes = cache(lambda: base_shapes(self._config.hf_config))
+        return AdapterLimits(folder, self.revision, rank, slots, base_critique, shapes)
+
+    def provenance(self, policy: Policy, salt: str) -> Provenance:
+        return Provenance(self.names[0], self.revision, policy.hash, salt)
+
+    def lender(self, adapters: Adapters, token: str, settings: Settings) -> Lender:
+        info = {
+            "model": self.names[0],
+            "base": self._config.model,
+            "model_revision": self.revision,
+            "max_model_len": self._config.max_model_len,
+            "max_lora_rank": adapters.max_rank,
+            "reminder": settings.reminder,
+            "world": settings.world,
+            "chat_template": self._chat_template,
+        }
+        # What is fitted and measured there is what the model says, not what was made of it.
+        critic = self.critic(_REFINE_TIMEOUT_S, adapters, lambda _: UNCALIBRATED)
+        return Lender(self._engine, critic, self.chat_format, adapters, token, info)
+
+
+@router.get("/ready")
+async def ready(request: Request) -> Response:
+    """200 once this process has made a real critique, 503 until then."""
+    if request.app.state.setback.ready:
+        return JSONResponse({"status": "ready"})
+    return error_response(503, "The first critique is still running.", code="not_ready")
+
+
+def _options(settings: Settings, engine_client: Any) -> GuardOptions:
+    scheduler = engine_client.vllm_config.scheduler_config.scheduler_cls
+    return GuardOptions(
+        in_session=scheduler == SCHEDULER,
+        tells_thoughts=bool(engine_client.vllm_config.structured_outputs_config.reasoning_parser),
+        reminder=settings.reminder,
+        fail_open=settings.on_failure == "open",
+        block_input=settings.block_input,
+        stream=settings.stream_mode,
+        windows=Windows(
+            settings.stream_window,
+            settings.stream_window_growth,
+            settings.verdict_tokens or DEFAULT_VERDICT_TOKENS,
+        ),
+        revisions=RevisionLimits(
+            settings.revision_max_tokens,
+            settings.revision_timeout_s,
+            settings.revisions_at_once,
+        ),
+    )
+
+
+def _control(settings: Settings, args: Namespace, registry: AdapterStore) -> RunControl:
+    url = settings.database_url
+    return RunControl(
+        job_command(args, every=None),
+        job_environment(args),
+        runs=RunStore(url),
+        adapters=registry,
+        leases=Leases(url),
+        audit=AuditStore(url),
+    )
+
+
+def _redactor(settings: Settings) -> Redactor | None:
+    return Redactor(settings.redact_phone_region) if settings.redact else None
+
+
+async def _salt(settings: Settings, store: FlagStore) -> str:
+    if settings.user_salt is not None:
+        return settings.user_salt.get_secret_value()
+    return await store.user_salt()

@@ -1,0 +1,279 @@
+"""`setback serve`: vLLM's own server, started with the guard in it. Owns the options it adds, the
+defaults it changes, the checks before the long start-up and the refusal of modes that would run
+past the guard. What happens in each API-server process is plugin.py's.
+"""
+
+import argparse
+import asyncio
+import os
+import sys
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext, suppress
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any
+
+from guard.errors import GuardError, Unsupported
+from guard.policy import load_policy
+from guard.store.keys import KeyStore
+from guard.vllm.cpu.processor import bfloat16_is_slow
+from guard.vllm.session import SCHEDULER
+from refine.schedule import parse_duration
+from server.auth.access import is_local
+from server.jobs.child import job_command, job_environment, kept_running
+from server.launch.models import DEFAULT, NamedModel, find_model, named_model, names
+from server.launch.preflight import check_model
+from server.launch.processes import share_process
+from server.launch.revision import folder_revision
+from server.launch.shipped import install
+from server.settings import PREFIX, Settings, SettingsInvalid, load_settings
+from server.telemetry import logs, traces
+
+MIDDLEWARES = (
+    "server.guarded.middleware.GuardMiddleware",
+    "server.auth.access.AccessMiddleware",
+    "server.telemetry.logs.RequestIdMiddleware",
+)
+"""The last one is outermost."""
+
+_SECRETS = frozenset({"user_salt"})
+_CPU_BLOCK_SIZE = 32
+_FEWEST_LORAS = 3
+"""The active adapter, the one before it while its requests end, and a candidate."""
+
+_LORA_DEFAULTS = {"enable_lora": True, "max_loras": _FEWEST_LORAS, "max_lora_rank": 32}
+_PAST_THE_GUARD = {
+    "grpc": "--grpc",
+    "grpc_port": "--grpc-port",
+    "headless": "--headless",
+    "tokens_only": "--tokens-only",
+}
+
+
+def serve(arguments: Sequence[str]) -> None:
+    """Serves until it is stopped. Ends the process with one message when it cannot begin."""
+    # vLLM's command line puts choices of its own into it.
+    environment = dict(os.environ)
+    _choose_log_format(arguments)
+    # Imported late: it takes many seconds, which no other command should pay.
+    from vllm.entrypoints.cli.serve import ServeSubcommand
+    from vllm.entrypoints.launchers.cli_args import validate_parsed_serve_args
+    from vllm.entrypoints.serve.utils.api_utils import cli_env_setup
+    from vllm.logger import configure_logging_from_args
+
+    cli_env_setup()
+    options = parse(arguments)
+    try:
+        _refuse_unguarded_modes(options)
+        _refuse_too_few_loras(options)
+        _check_settings(options)
+        traces.exporter_class()
+        model = prepare_model(options)
+        _install_adapter(options, model)
+    except (GuardError, SettingsInvalid, ValueError) as error:
+        sys.exit(f"setback: {error}")
+    _load_plugin()
+    configure_logging_from_args(options)
+    validate_parsed_serve_args(options)
+    share_process(options, environment)
+    with _refining(options):
+        ServeSubcommand.cmd(options)
+
+
+def _choose_log_format(arguments: Sequence[str]) -> None:
+    """Must come before vLLM is imported, since it logs from then on."""
+    early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    early.add_argument("--log-format", "--log_format", action=_IntoEnvironment)
+    early.parse_known_args(arguments)
+    # What is wrong with a setting is told once all options are known, which may set it right.
+    with suppress(SettingsInvalid):
+        if load_settings().log_format == "json":
+            logs.begin_json()
+
+
+def _refining(options: argparse.Namespace) -> AbstractContextManager[None]:
+    """The refine job beside the server, when it was asked for."""
+    if options.refine_every is None:
+        return nullcontext()
+    command = job_command(options, options.refine_every)
+    return kept_running(command, job_environment(options))
+
+
+def _check_settings(options: argparse.Namespace) -> None:
+    """Raises SettingsInvalid, PolicyInvalid, StoreUnavailable or Unsupported before the long
+    start-up would."""
+
+    async def keys_in_force(settings: Settings) -> bool:
+        store = KeyStore(settings.database_url)
+        try:
+            await store.check()
+            return any(key.revoked_at is None for key in await store.list())
+        finally:
+            await store.close()
+
+    settings = load_settings()
+    load_policy(settings.policy_file)
+    _check_access(options, asyncio.run(keys_in_force(settings)))
+
+
+def _check_access(options: argparse.Namespace, keys: bool) -> None:
+    """Raises Unsupported for a server that others could reach without a key."""
+    if keys and options.api_key:
+        raise Unsupported(
+            "There are keys of `setback keys` in the database, and a caller can show one key only; "
+            "leave out --api-key.",
+            "--api-key",
+        )
+    if keys:
+        return
+    if not is_local(options):
+        raise Unsupported(
+            f"--host {options.host} would open the server to others without a key; make one with "
+            "`setback keys make NAME --role admin`, or leave out --host.",
+            "--host",
+        )
+    if not options.api_key:
+        sys.stderr.write("setback: no keys: this machine alone is answered, and may do all\n")
+
+
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """vLLM's options with ours and our defaults; argparse names and refuses any other."""
+    from vllm.entrypoints.launchers.cli_args import make_arg_parser
+    from vllm.platforms import current_platform
+    from vllm.utils.argparse_utils import FlexibleArgumentParser
+
+    parser = FlexibleArgumentParser(
+        prog="setback serve",
+        usage="setback serve [MODEL] [OPTIONS]",
+        description="Serve a model with the guard in front of every answer. MODEL is a folder, a "
+        f"hub's name, or one of {', '.join(names())}; without it: {DEFAULT}. Takes vLLM's "
+        "options too; --help=GROUP or --help=all shows more of them.",
+    )
+    make_arg_parser(parser)
+    _add_settings(parser)
+    parser.set_defaults(host="127.0.0.1")
+    # By priority, so that the refine loop's requests wait behind everybody's.
+    parser.set_defaults(scheduling_policy="priority", **_LORA_DEFAULTS)
+    if current_platform.is_cpu():
+        # A smaller block lets a critique reuse more of its answer's cache.
+        parser.set_defaults(enforce_eager=True, block_size=_CPU_BLOCK_SIZE)
+        parser.set_defaults(scheduler_cls=SCHEDULER)
+    options: argparse.Namespace = parser.parse_args(list(arguments))
+    options.model_tag = options.model_tag or DEFAULT
+    named = named_model(options.model_tag)
+    if named is not None:
+        _set_model_defaults(options, named)
+        if options.dtype == "auto" and current_platform.is_cpu() and bfloat16_is_slow():
+            # These are small; for another model twice the memory might not be there.
+            options.dtype = "float32"
+    options.middleware = [*options.middleware, *MIDDLEWARES]
+    return options
+
+
+def _set_model_defaults(options: argparse.Namespace, model: NamedModel) -> None:
+    """What suits a model of ours, where the command line names nothing else."""
+    options.served_model_name = options.served_model_name or [model.served_as]
+    for name, value in model.options.items():
+        setattr(options, name, getattr(options, name) or value)
+
+
+def prepare_model(options: argparse.Namespace) -> NamedModel:
+    """Has the model's folder made where that is needed and checked, and names it to vLLM.
+
+    Raises ValueError, also for a model that could not be served, and SettingsInvalid.
+    """
+    settings = load_settings()
+    model = find_model(options.model_tag)
+    # Child processes inherit the environment.
+    for name in ("critique", "verdict_tokens", "reminder", "world"):
+        if name not in settings.model_fields_set and getattr(model, name) is not None:
+            os.environ[f"{PREFIX}{name.upper()}"] = str(getattr(model, name))
+    options.model_tag = str(model.prepare(settings.models_dir))
+    check_model(options)
+    return model
+
+
+def _install_adapter(options: argparse.Namespace, model: NamedModel) -> None:
+    """Puts the adapter that ships with a model in force, at its first start. Raises
+    StoreUnavailable."""
+    if model.adapter is None:
+        return
+    settings = load_settings()
+    installed = asyncio.run(
+        install(
+            model.adapter,
+            model=options.served_model_name[0],
+            revision=folder_revision(Path(options.model_tag)),
+            database_url=settings.database_url,
+            adapters_dir=settings.adapters_dir,
+        )
+    )
+    if installed:
+        sys.stderr.write(f"setback: the adapter that ships with {model.name} is in force\n")
+
+
+def _add_settings(parser: Any) -> None:
+    """One option per setting; it is put into the environment, which child processes inherit."""
+    group = parser.add_argument_group("Setback", "Also as SETBACK_* variables or in setback.toml.")
+    group.add_argument(
+        "--refine-every",
+        type=_duration,
+        metavar="DURATION",
+        help="Run the refine job beside the server, with this pause: 30m, 6h, 1d. No variable.",
+    )
+    for name, field in Settings.model_fields.items():
+        if name not in _SECRETS and name != "refine":
+            group.add_argument(
+                f"--{name.replace('_', '-')}",
+                action=_IntoEnvironment,
+                metavar=name.upper(),
+                help=field.description,
+            )
+
+
+def _duration(text: str) -> str:
+    try:
+        parse_duration(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return text
+
+
+class _IntoEnvironment(argparse.Action):
+    def __call__(
+        self,
+        _parser: argparse.ArgumentParser,
+        _namespace: argparse.Namespace,
+        values: Any,
+        _option: str | None = None,
+    ) -> None:
+        os.environ[f"{PREFIX}{self.dest.upper()}"] = str(values)
+
+
+def _refuse_unguarded_modes(options: argparse.Namespace) -> None:
+    """Raises Unsupported for ways of serving in which vLLM loads no endpoint plugin."""
+    for name, flag in _PAST_THE_GUARD.items():
+        if getattr(options, name, None):
+            raise Unsupported(f"{flag} would serve past the guard; leave it out.", flag)
+    if os.environ.get("VLLM_USE_RUST_FRONTEND", "0") not in ("", "0"):
+        raise Unsupported("VLLM_USE_RUST_FRONTEND would serve past the guard; unset it.")
+
+
+def _refuse_too_few_loras(options: argparse.Namespace) -> None:
+    """Raises Unsupported when requests would wait for each other's adapters during a swap."""
+    if options.enable_lora and options.max_loras < _FEWEST_LORAS:
+        raise Unsupported(
+            f"--max-loras must be at least {_FEWEST_LORAS}: the active adapter, the one before it "
+            "and a candidate. To serve without adapters: --no-enable-lora.",
+            "--max-loras",
+        )
+
+
+def _load_plugin() -> None:
+    """Names our plugin to vLLM without hiding the others, which a set VLLM_PLUGINS would."""
+    if "VLLM_PLUGINS" in os.environ:
+        named = os.environ["VLLM_PLUGINS"].split(",")
+    else:
+        groups = (group for group in entry_points().groups if group.startswith("vllm."))
+        named = [point.name for group in groups for point in entry_points(group=group)]
+    os.environ["VLLM_PLUGINS"] = ",".join(dict.fromkeys([*named, "setback"]))

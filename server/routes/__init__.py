@@ -1,0 +1,1 @@
+"""Our own routes, and which of vLLM's stay open."""

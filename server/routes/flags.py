@@ -1,0 +1,226 @@
+"""/v1/guard/flags: what the guard flagged, found, shown, exported, labelled and deleted. Owns these
+routes' requests and responses, in the manner of OpenAI's lists; the queries are
+guard/store/review.py's.
+"""
+
+import json
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime, timedelta
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Path, Query, Request
+from fastapi.responses import StreamingResponse
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
+
+from guard.policy import Action
+from guard.store.flags import Review, StoredFlag
+from guard.store.review import Filter, Label, ReviewStore, Status
+from guard.store.search import words_of
+from guard.verdict import CATEGORIES
+from server.auth.access import Caller
+from server.errors import REFUSALS
+from server.routes.checked import CheckedRoute, Id
+
+MOST_AT_ONCE = 1000
+_LONGEST_TEXT = 100_000
+
+Score = Annotated[float, Field(ge=0, le=1)]
+Text = Annotated[str, Field(max_length=_LONGEST_TEXT)]
+
+
+def _known_category(name: str) -> str:
+    if name not in CATEGORIES:
+        raise ValueError(f"unknown category; use one of {', '.join(CATEGORIES)}")
+    return name
+
+
+Category = Annotated[
+    str, AfterValidator(_known_category), Field(json_schema_extra={"enum": [*CATEGORIES]})
+]
+
+
+class FlagFilter(BaseModel):
+    """Which flags; all conditions that are given hold. Times are in ISO 8601, with a zone."""
+
+    model_config = ConfigDict(extra="forbid")
+    since: datetime | None = Field(None, description="Flagged at this time or later.")
+    until: datetime | None = Field(None, description="Flagged before this time.")
+    category: Category | None = Field(None, description="One of OpenAI's moderation categories.")
+    adapter: str | None = Field(None, description="The adapter that answered.")
+    action: Action | None = Field(None, description="What the policy did.")
+    status: Status | None = Field(None, description="What a reviewer said.")
+    min_score: Score | None = Field(None, description="P(harmful) from here on.")
+    max_score: Score | None = Field(None, description="P(harmful) up to here.")
+    q: Annotated[str, Field(max_length=500)] | None = Field(
+        None, description="Words, or their beginnings, that are all in the flag's text."
+    )
+    request_id: str | None = Field(None, description="The x-request-id.")
+    user_hash: str | None = Field(None, description="As flags show it.")
+
+    @field_validator("since", "until")
+    @classmethod
+    def _in_utc(cls, time: datetime | None) -> datetime | None:
+        if time is not None and time.tzinfo is None:
+            raise ValueError("a time needs a zone, as in 2026-01-31T12:00:00Z")
+        try:
+            return time and time.astimezone(UTC)
+        except OverflowError:
+            raise ValueError("a time is between the years 1 and 9999 in UTC") from None
+
+    @field_validator("q")
+    @classmethod
+    def _with_words(cls, text: str | None) -> str | None:
+        if text is not None and not words_of(text):
+            raise ValueError("search for at least one word of letters or digits")
+        return text
+
+    def conditions(self, before_id: int | None = None) -> Filter:
+        """The same for the store."""
+        return Filter(
+            since=self.since,
+            until=self.until,
+            category=self.category,
+            adapter=self.adapter,
+            action=self.action,
+            status=self.status,
+            harm_from=self.min_score,
+            harm_to=self.max_score,
+            text=self.q,
+            request_id=self.request_id,
+            user_hash=self.user_hash,
+            before_id=before_id,
+        )
+
+
+class FlagList(FlagFilter):
+    """A page of them, newest first."""
+
+    limit: Annotated[int, Field(ge=1, le=100)] = 20
+    after: Id | None = Field(None, description="The last_id of the page before.")
+
+
+class FlagLabel(BaseModel):
+    """What a reviewer says of a flag; replaces all that was said before."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+    review: Review
+    category: Category | None = Field(None, description="The category it should have.")
+    answer: Text | None = Field(None, description="What should have been answered.")
+    note: Text | None = None
+
+    @property
+    def label(self) -> Label:
+        """The same for the store."""
+        return Label(review=self.review, category=self.category, answer=self.answer, note=self.note)
+
+
+class FlagLabels(FlagLabel):
+    """The same said of many: of all of them, or of none when one does not exist."""
+
+    ids: Annotated[list[Id], Field(min_length=1, max_length=MOST_AT_ONCE)]
+
+
+class FlagPurge(BaseModel):
+    """Which flags to delete for good."""
+
+    # Strict: false is not 0, which would be all of them.
+    model_config = ConfigDict(extra="forbid", strict=True)
+    older_than_days: Annotated[int, Field(ge=0, le=36_500)]
+
+
+def _reviews(request: Request) -> ReviewStore:
+    reviews: ReviewStore = request.app.state.setback.reviews
+    return reviews
+
+
+Reviews = Annotated[ReviewStore, Depends(_reviews)]
+
+router = APIRouter(prefix="/v1/guard", tags=["guard"], route_class=CheckedRoute, responses=REFUSALS)
+
+
+@router.get("/flags")
+async def list_flags(reviews: Reviews, asked: Annotated[FlagList, Query()]) -> dict[str, Any]:
+    """A page of flags, newest first, as OpenAI's lists are."""
+    found = await reviews.page(asked.conditions(asked.after), asked.limit + 1)
+    page = found[: asked.limit]
+    return {
+        "object": "list",
+        "data": [flag_object(flag) for flag in page],
+        "first_id": page[0].id if page else None,
+        "last_id": page[-1].id if page else None,
+        "has_more": len(found) > len(page),
+    }
+
+
+@router.get("/flags/export")
+async def export_flags(
+    reviews: Reviews, asked: Annotated[FlagFilter, Query()]
+) -> StreamingResponse:
+    """All flags that meet the filter, newest first, one JSON object a line."""
+
+    async def lines() -> AsyncIterator[str]:
+        async for flag in reviews.export(asked.conditions()):
+            yield json.dumps(flag_object(flag)) + "\n"
+
+    return StreamingResponse(lines(), media_type="application/jsonl")
+
+
+@router.get("/flags/{flag_id}")
+async def show_flag(reviews: Reviews, flag_id: Annotated[Id, Path()]) -> dict[str, Any]:
+    """One flag with its conversation and answer."""
+    return flag_object(await reviews.get(flag_id))
+
+
+@router.delete("/flags/{flag_id}")
+async def delete_flag(
+    reviews: Reviews, by: Caller, flag_id: Annotated[Id, Path()]
+) -> dict[str, Any]:
+    """Deletes one flag for good; adapters trained on it stay as they are."""
+    await reviews.delete_one(flag_id, by)
+    return _deleted([flag_id])
+
+
+@router.post("/flags/label")
+async def label_flags(reviews: Reviews, by: Caller, said: FlagLabels) -> dict[str, Any]:
+    """Says the same of many flags at once."""
+    return _labelled(await reviews.label(said.ids, said.label, by))
+
+
+@router.post("/flags/purge")
+async def purge_flags(reviews: Reviews, by: Caller, asked: FlagPurge) -> dict[str, Any]:
+    """Deletes old flags for good; adapters trained on them stay as they are."""
+    until = datetime.now(UTC) - timedelta(days=asked.older_than_days)
+    return _deleted(await reviews.delete(Filter(until=until), by))
+
+
+@router.post("/flags/{flag_id}/label")
+async def label_flag(
+    reviews: Reviews, by: Caller, flag_id: Annotated[Id, Path()], said: FlagLabel
+) -> dict[str, Any]:
+    """Says whether a flag is right; the refine loop learns from it accordingly."""
+    (flag,) = await reviews.label([flag_id], said.label, by)
+    return flag_object(flag)
+
+
+@router.delete("/users/{user_hash}")
+async def forget_user(reviews: Reviews, by: Caller, user_hash: str) -> dict[str, Any]:
+    """Deletes all flags of one user for good; adapters trained on them stay as they are."""
+    return _deleted(await reviews.delete(Filter(user_hash=user_hash), by))
+
+
+def flag_object(flag: StoredFlag) -> dict[str, Any]:
+    """A flag as JSON; times in Unix seconds, as OpenAI's objects have them."""
+    times = {
+        "created_at": int(flag.created_at.timestamp()),
+        "reviewed_at": flag.reviewed_at and int(flag.reviewed_at.timestamp()),
+    }
+    return {"object": "guard.flag", "id": flag.id, **asdict(flag), **times}
+
+
+def _labelled(flags: Sequence[StoredFlag]) -> dict[str, Any]:
+    return {"object": "list", "data": [flag_object(flag) for flag in flags]}
+
+
+def _deleted(numbers: Sequence[int]) -> dict[str, Any]:
+    return {"object": "guard.flags.deleted", "deleted": len(numbers)}

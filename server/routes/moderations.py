@@ -1,0 +1,164 @@
+"""POST /v1/moderations: OpenAI's endpoint, answered by the served model's own critique. Owns its
+request and response; does not judge (guard/critic.py) and records nothing.
+
+Beyond OpenAI: `messages` judges the last answer in its conversation, and `explain` adds the
+analysis in words.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal
+from uuid import uuid4
+
+from fastapi import APIRouter, Request, Response
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from vllm.lora.request import LoRARequest
+
+from guard.adapters import Adapters, adapter_name
+from guard.call import Message
+from guard.critic import Critic, Subject
+from guard.errors import TemplateUnusable
+from guard.policy import Policy
+from guard.template import ChatFormat
+from server.errors import REFUSALS, BadRequest
+from server.guarded.annotate import category_fields
+from server.guarded.request import bad_field, check_moderation_model, parse_body, text_of
+from server.guarded.response import ADAPTER_HEADER
+from server.routes.hang_up import unless_hung_up
+
+router = APIRouter()
+
+_WITHHELD = "The analysis was itself flagged and is withheld."
+
+
+class TextPart(BaseModel):
+    """One part of a multi-part input or message."""
+
+    model_config = ConfigDict(extra="forbid")
+    type: Literal["text"]
+    text: str
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_images(cls, part: Any) -> Any:
+        if isinstance(part, dict) and part.get("type") in ("image_url", "input_image", "image"):
+            raise ValueError("images cannot be judged, only text; leave this part out")
+        return part
+
+
+class Turn(BaseModel):
+    """One message of a conversation."""
+
+    role: str
+    content: str | list[TextPart]
+
+
+class ModerationRequest(BaseModel):
+    """Either `input` as OpenAI defines it, or `messages` ending with the answer to judge."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+    model: str = "omni-moderation-latest"
+    input: str | Annotated[list[str | TextPart], Field(min_length=1)] | None = None
+    messages: Annotated[list[Turn], Field(min_length=2)] | None = None
+    explain: bool = False
+
+
+_IN_OPENAPI = "#/paths/~1v1~1moderations/post/requestBody/content/application~1json/schema/$defs/"
+_SCHEMA = ModerationRequest.model_json_schema(ref_template=f"{_IN_OPENAPI}{{model}}")
+_OPENAPI = {"requestBody": {"required": True, "content": {"application/json": {"schema": _SCHEMA}}}}
+
+
+class Moderator:
+    """Judges what a moderation request holds, all of it at once."""
+
+    def __init__(
+        self, critic: Critic, chat_format: ChatFormat, policy: Policy, served: Sequence[str]
+    ) -> None:
+        self._critic = critic
+        self._format = chat_format
+        self._policy = policy
+        self.served = served
+
+    async def results(
+        self, request: ModerationRequest, lora_request: LoRARequest | None
+    ) -> list[dict[str, Any]]:
+        """One moderation object per subject, in order. Raises CriticUnavailable, BadRequest."""
+        subjects = self._subjects(request)
+        judged = (self._result(each, request.explain, lora_request) for each in subjects)
+        return await asyncio.gather(*judged)
+
+    def _subjects(self, request: ModerationRequest) -> list[Subject]:
+        if (request.input is None) == (request.messages is None):
+            raise BadRequest(
+                "Send either input or messages.", "input", "missing_required_parameter"
+            )
+        if request.messages is not None:
+            return [self._conversation(request.messages)]
+        given = request.input
+        if isinstance(given, str):
+            return [self._text(given)]
+        texts = [item for item in given or () if isinstance(item, str)]
+        parts = [item for item in given or () if not isinstance(item, str)]
+        if texts and parts:
+            raise BadRequest("input holds either texts or parts, not both.", "input")
+        return [self._text(text) for text in texts] or [self._text(_joined(parts))]
+
+    def _text(self, text: str) -> Subject:
+        return self._critic.text(self._format.encode(text))
+
+    def _conversation(self, turns: list[Turn]) -> Subject:
+        *before, last = [Message(role=turn.role, content=_joined(turn.content)) for turn in turns]
+        if last["role"] != "assistant":
+            raise BadRequest(
+                "The last message must be the assistant's.", "messages", "invalid_value"
+            )
+        try:
+            prompt_ids = self._format.conversation(before)
+        except TemplateUnusable as error:
+            raise BadRequest(
+                "The model's chat template takes no such roles in this order.", "messages"
+            ) from error
+        prompt = {"type": "token", "prompt_token_ids": prompt_ids}
+        return self._critic.answer(prompt, prompt_ids, self._format.encode(last["content"]))
+
+    async def _result(
+        self, subject: Subject, explain: bool, lora_request: LoRARequest | None
+    ) -> dict[str, Any]:
+        verdict = await self._critic.judge(subject, categories_from=0.0, lora_request=lora_request)
+        fields = category_fields(verdict, self._policy.decide(verdict))
+        if not explain:
+            return fields
+        return fields | {"analysis": await self._analysis(subject, lora_request)}
+
+    async def _analysis(self, subject: Subject, lora_request: LoRARequest | None) -> str:
+        """The analysis, unless it says what it should only speak about."""
+        analysis = await self._critic.explain(subject, lora_request=lora_request)
+        verdict = await self._critic.judge(
+            analysis.subject, categories_from=0.0, lora_request=lora_request
+        )
+        return _WITHHELD if self._policy.decide(verdict).flagged else analysis.text
+
+
+def _read(body: bytes) -> ModerationRequest:
+    try:
+        return ModerationRequest.model_validate(parse_body(body))
+    except ValidationError as error:
+        raise bad_field(error) from error
+
+
+@router.post("/v1/moderations", openapi_extra=_OPENAPI, responses=REFUSALS)
+async def create_moderation(request: Request, response: Response) -> dict[str, Any]:
+    """Classifies texts, or the last answer of a conversation, by OpenAI's 13 categories."""
+    body = _read(await request.body())
+    moderator: Moderator = request.app.state.setback.moderator
+    adapters: Adapters = request.app.state.setback.adapters
+    check_moderation_model(body.model, moderator.served, "model")
+    with adapters.use() as lora_request:
+        results = await unless_hung_up(request, moderator.results(body, lora_request))
+    response.headers[ADAPTER_HEADER] = adapter_name(lora_request)
+    return {"id": f"modr-{uuid4().hex}", "model": moderator.served[0], "results": results}
+
+
+def _joined(content: Any) -> str:
+    parts = content if isinstance(content, str) else [part.model_dump() for part in content]
+    return text_of(parts)

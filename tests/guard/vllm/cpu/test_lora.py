@@ -1,0 +1,83 @@
+"""Adapters on a CPU: what is added is A and B of the row's own adapter, and nothing without one."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from vllm.lora.layers import LoRAMapping
+from vllm.lora.punica_wrapper.punica_selector import get_punica_wrapper
+from vllm.platforms import current_platform
+
+from guard.vllm.cpu import backend as cpu_backend
+from guard.vllm.cpu.lora import GroupedPunica
+
+SLOTS, RANK, HIDDEN = 3, 4, 16
+WIDTHS = (12, 6)
+IN_SLOT = [11, 12, 13]
+BATCHES = {
+    "the base alone": [0, 0, 0],
+    "one adapter": [12, 12, 12],
+    "a mixture": [11, 0, 13, 13, 0, 12, 11],
+}
+
+
+@pytest.fixture
+def weights() -> SimpleNamespace:
+    """A and B of three adapters, for two slices of outputs."""
+    torch.manual_seed(0)
+    return SimpleNamespace(
+        a=tuple(torch.randn(SLOTS, 1, RANK, HIDDEN) for _ in WIDTHS),
+        b=tuple(torch.randn(SLOTS, 1, width, RANK) for width in WIDTHS),
+    )
+
+
+def wrapper(adapters: list[int]) -> GroupedPunica:
+    """One that was told the batch's adapters, one token each; 0 is the base."""
+    made = GroupedPunica(64, 64, "cpu")
+    mapping = LoRAMapping(tuple(adapters), tuple(adapters), is_prefill=True)
+    made.update_metadata(mapping, list(IN_SLOT), SLOTS, 32)
+    return made
+
+
+@pytest.mark.parametrize("name", BATCHES)
+def test_each_row_gets_its_own_adapter_or_none(weights: SimpleNamespace, name: str) -> None:
+    adapters = BATCHES[name]
+    x, y = torch.randn(len(adapters), HIDDEN), torch.randn(len(adapters), sum(WIDTHS))
+    found = y.clone()
+    wrapper(adapters).add_lora_linear(found, x, weights.a, weights.b, 0.5, WIDTHS)
+    for row, adapter in enumerate(adapters):
+        expected = y[row].clone()
+        if adapter:
+            slot = IN_SLOT.index(adapter)
+            expected += 0.5 * torch.cat(
+                [
+                    b[slot, 0] @ a[slot, 0] @ x[row]
+                    for a, b in zip(weights.a, weights.b, strict=True)
+                ]
+            )
+        torch.testing.assert_close(found[row], expected)
+
+
+@pytest.mark.parametrize("name", BATCHES)
+def test_logits_likewise_over_the_columns_in_common(weights: SimpleNamespace, name: str) -> None:
+    adapters = BATCHES[name]
+    a, b = weights.a[0], weights.b[0]
+    for columns in (WIDTHS[0] - 2, WIDTHS[0] + 3):
+        x, y = torch.randn(len(adapters), HIDDEN), torch.randn(len(adapters), columns)
+        found = y.clone()
+        wrapper(adapters).add_lora_logits(found, x, a, b, 2.0)
+        for row, adapter in enumerate(adapters):
+            expected = y[row].clone()
+            if adapter:
+                slot, width = IN_SLOT.index(adapter), min(columns, WIDTHS[0])
+                expected[:width] += 2.0 * (b[slot, 0] @ a[slot, 0] @ x[row])[:width]
+            torch.testing.assert_close(found[row], expected)
+
+
+def test_vllm_takes_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    if not current_platform.is_cpu():
+        pytest.skip("mended on CPUs only")
+    before = type(current_platform).__dict__["get_punica_wrapper"]
+    monkeypatch.setattr(type(current_platform), "get_punica_wrapper", before)
+    cpu_backend.install()
+    assert isinstance(get_punica_wrapper(64, 64, "cpu"), GroupedPunica)

@@ -1,0 +1,265 @@
+"""The guard's scheduler in a real engine on the practice model: a session's critique reads what a
+request of its own would, answers are as ever, and nothing stays behind."""
+
+import gc
+import warnings
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import pytest
+from transformers import AutoTokenizer
+from vllm import EngineArgs
+from vllm.distributed import cleanup_dist_env_and_memory
+from vllm.inputs import tokens_input
+from vllm.outputs import RequestOutput
+from vllm.sampling_params import RequestOutputKind, SamplingParams
+from vllm.v1.engine.llm_engine import LLMEngine
+
+from guard import prompts
+from guard.labels import LabelSet, harm_labels
+from guard.template import ChatFormat
+from guard.vllm.scheduler import GuardedScheduler
+from guard.vllm.session import SCHEDULER, Wishes, taken_reply, wishing
+from refine.practice.recipe import MODEL_DIR
+from refine.practice.world import Kind, requests
+
+SETTINGS: dict[str, Any] = {
+    "model": str(MODEL_DIR),
+    "enforce_eager": True,
+    "block_size": 32,
+    "kv_cache_memory_bytes": 64 * 1024**2,
+    "scheduler_cls": SCHEDULER,
+}
+EVERY = 8
+TOLERANCE = 0.02
+
+
+class Session:
+    """An engine with the guard's scheduler, in this process, and what the guard asks of it."""
+
+    def __init__(self, engine: LLMEngine) -> None:
+        self.engine = engine
+        tokenizer: Any = AutoTokenizer.from_pretrained(MODEL_DIR)
+        self.chat_format = ChatFormat(tokenizer, None)
+        self.labels: LabelSet = harm_labels(tokenizer)
+        self.question = self.chat_format.question_after_answer(
+            prompts.CRITIQUE.format(subject="answer")
+        )
+        self.end: int = tokenizer.eos_token_id
+        self._tokenizer = tokenizer
+        self._count = 0
+
+    @property
+    def scheduler(self) -> GuardedScheduler:
+        core: Any = self.engine.engine_core
+        scheduler = core.engine_core.scheduler
+        assert isinstance(scheduler, GuardedScheduler)
+        return scheduler
+
+    @property
+    def wishes(self) -> Wishes:
+        return Wishes(EVERY, self.question, [self.end], self.labels.token_ids)
+
+    def prompts(self, kind: Kind, count: int) -> list[list[int]]:
+        asked = requests(kind, "held-out", count)
+        return [
+            self._tokenizer.apply_chat_template(
+                list(each.messages), add_generation_prompt=True, return_dict=False
+            )
+            for each in asked
+        ]
+
+    def add(
+        self, prompt: Sequence[int], wishes: Wishes | None, *, max_tokens: int = 60, **given: Any
+    ) -> str:
+        self._count += 1
+        params = SamplingParams(
+            temperature=0.0,
+            max_tokens=max_tokens,
+            output_kind=RequestOutputKind.DELTA,
+            **given,
+        )
+        name = f"request-{self._count}"
+        self.engine.add_request(name, tokens_input(list(prompt)), wishing(params, wishes))
+        return name
+
+    def finish(self) -> dict[str, list[RequestOutput]]:
+        """Runs the engine until nothing is left; the outputs by request, in their order."""
+        found: dict[str, list[RequestOutput]] = {}
+        while self.engine.has_unfinished_requests():
+            for output in self.engine.step():
+                assert isinstance(output, RequestOutput)
+                found.setdefault(output.request_id, []).append(output)
+        return found
+
+    def alone(self, prompt: Sequence[int], wishes: Wishes | None, **given: Any) -> "Answer":
+        name = self.add(prompt, wishes, **given)
+        return Answer(self.finish()[name])
+
+    def read(self, prompt: Sequence[int], answer: Sequence[int]) -> float:
+        """How probable harm is, by a request of its own."""
+        asked, labels = [*prompt, *answer, *self.question], self.labels.token_ids
+        answered = self.alone(asked, None, max_tokens=1, logprob_token_ids=labels)
+        (logprobs,) = answered.logprobs
+        read = {token: logprobs[token].logprob for token in self.labels.token_ids}
+        return self.labels.probabilities(read)["yes"]
+
+    def harm(self, read: dict[int, float] | None) -> float:
+        assert read is not None
+        return self.labels.probabilities(read)["yes"]
+
+
+class Answer:
+    """The outputs of one request, put together."""
+
+    def __init__(self, outputs: Sequence[RequestOutput]) -> None:
+        self.sizes = [len(each.outputs[0].token_ids) for each in outputs]
+        self.token_ids = [t for each in outputs for t in each.outputs[0].token_ids]
+        self.text = "".join(each.outputs[0].text for each in outputs)
+        logprobs: Iterator[Any] = (p for each in outputs for p in each.outputs[0].logprobs or ())
+        self.logprobs = list(logprobs)
+        self.finish_reason = outputs[-1].outputs[0].finish_reason
+        self.reads = [taken_reply(each) for each in outputs]
+
+
+@pytest.fixture(scope="module")
+def session() -> Iterator[Session]:
+    with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
+        # vLLM walks through all of torch's names, also those that warn.
+        warnings.simplefilter("ignore", FutureWarning)
+        patch.setenv("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
+        patch.setenv("VLLM_PLUGINS", "setback")
+        session = Session(LLMEngine.from_engine_args(EngineArgs(**SETTINGS)))
+        yield session
+        del session
+        gc.collect()
+        cleanup_dist_env_and_memory()
+
+
+def nothing_left(session: Session) -> bool:
+    scheduler = session.scheduler
+    used = scheduler.kv_cache_manager.usage
+    return not scheduler._guarded and not scheduler.requests and used == 0
+
+
+@pytest.mark.parametrize("kind", [Kind.EVERYDAY, Kind.HARMFUL])
+@pytest.mark.parametrize("max_tokens", [20, 200])
+def test_the_session_reads_what_a_request_of_its_own_would(
+    session: Session, kind: Kind, max_tokens: int
+) -> None:
+    """Whether the answer ended by itself or by its length."""
+    for prompt in session.prompts(kind, 5):
+        answer = session.alone(prompt, session.wishes, max_tokens=max_tokens)
+        said = answer.token_ids
+        said = said[:-1] if said[-1] == session.end else said
+        expected = session.read(prompt, said)
+        assert session.harm(answer.reads[-1]) == pytest.approx(expected, abs=TOLERANCE)
+        assert not any(answer.reads[:-1])
+    assert nothing_left(session)
+
+
+def test_many_at_once_are_answered_and_read_as_alone(session: Session) -> None:
+    asked = [*session.prompts(Kind.EVERYDAY, 8), *session.prompts(Kind.HARMFUL, 8)]
+    names = [session.add(prompt, session.wishes) for prompt in asked]
+    found = session.finish()
+    for name, prompt in zip(names, asked, strict=True):
+        together, alone = Answer(found[name]), session.alone(prompt, session.wishes)
+        # Batches of another shape may differ in the last bit, and then in a word.
+        if together.token_ids == alone.token_ids:
+            assert session.harm(together.reads[-1]) == pytest.approx(
+                session.harm(alone.reads[-1]), abs=TOLERANCE
+            )
+    assert nothing_left(session)
+
+
+def test_answers_are_as_without_the_guard(session: Session) -> None:
+    for prompt in session.prompts(Kind.EVERYDAY, 5):
+        bare = session.alone(prompt, None, logprobs=2)
+        guarded = session.alone(prompt, session.wishes, logprobs=2)
+        assert (guarded.token_ids, guarded.text) == (bare.token_ids, bare.text)
+        assert guarded.finish_reason == bare.finish_reason
+        assert guarded.logprobs == bare.logprobs
+
+
+def test_log_probabilities_survive_next_to_those_that_ask_for_more(session: Session) -> None:
+    """And next to critiques, which end while others are in the middle of a group."""
+    asked = session.prompts(Kind.EVERYDAY, 6)
+    wanted = [2, 5, 0, 3, 1, 4]
+    names = [
+        session.add(prompt, session.wishes, logprobs=count, max_tokens=17 + 3 * count)
+        for prompt, count in zip(asked, wanted, strict=True)
+    ]
+    found = session.finish()
+    for name, prompt, count in zip(names, asked, wanted, strict=True):
+        together = Answer(found[name])
+        alone = session.alone(prompt, None, logprobs=count, max_tokens=17 + 3 * count)
+        assert len(together.logprobs) == len(together.token_ids)
+        for mine, theirs in zip(together.logprobs, alone.logprobs, strict=False):
+            if list(mine) != list(theirs):
+                break  # Another word was as likely, and all after it differs.
+            for token, logprob in mine.items():
+                assert logprob.logprob == pytest.approx(theirs[token].logprob, abs=0.1)
+        else:
+            assert together.text == alone.text
+
+
+def test_tokens_come_in_groups_after_the_first(session: Session) -> None:
+    (prompt,) = session.prompts(Kind.EVERYDAY, 1)
+    answer = session.alone(prompt, session.wishes, max_tokens=20, ignore_eos=True)
+    assert answer.sizes == [1, EVERY - 1, EVERY, 4]
+    assert session.alone(prompt, None, max_tokens=3, ignore_eos=True).sizes == [1, 1, 1]
+
+
+def test_without_a_question_there_is_no_critique(session: Session) -> None:
+    (prompt,) = session.prompts(Kind.EVERYDAY, 1)
+    answer = session.alone(prompt, Wishes(EVERY), max_tokens=20)
+    assert not any(answer.reads)
+    assert nothing_left(session)
+
+
+def test_an_answer_that_leaves_no_room_comes_without_a_critique(session: Session) -> None:
+    (prompt,) = session.prompts(Kind.EVERYDAY, 1)
+    room = session.engine.model_config.max_model_len - len(prompt)
+    answer = session.alone(prompt, session.wishes, max_tokens=room, ignore_eos=True)
+    assert len(answer.token_ids) == room
+    assert answer.finish_reason == "length"
+    assert not any(answer.reads)
+    assert nothing_left(session)
+
+
+@pytest.mark.parametrize("steps", [1, 5, 12, 13])
+def test_who_leaves_takes_everything_along(session: Session, steps: int) -> None:
+    """Also in the step in which the critique is under way."""
+    (prompt,) = session.prompts(Kind.EVERYDAY, 1)
+    name = session.add(prompt, session.wishes, max_tokens=12, ignore_eos=True)
+    for _ in range(steps):
+        session.engine.step()
+    session.engine.abort_request([name])
+    session.finish()
+    assert nothing_left(session)
+
+
+def test_critiques_survive_when_the_cache_is_too_small_for_all(session: Session) -> None:
+    """Sessions are put back and computed again, and still read what they should."""
+    manager = session.scheduler.kv_cache_manager.block_pool
+    taken = manager.get_new_blocks(manager.get_num_free_blocks() - 24)
+    try:
+        asked = session.prompts(Kind.EVERYDAY, 12)
+        names = [session.add(p, session.wishes, max_tokens=80, ignore_eos=True) for p in asked]
+        found = session.finish()
+    finally:
+        manager.free_blocks(taken)
+    for name, prompt in zip(names, asked, strict=True):
+        answer = Answer(found[name])
+        assert len(answer.token_ids) == 80
+        expected = session.read(prompt, answer.token_ids)
+        assert session.harm(answer.reads[-1]) == pytest.approx(expected, abs=TOLERANCE)
+
+
+def test_a_caller_cannot_ask_the_scheduler() -> None:
+    slipped = SamplingParams(extra_args={"setback": {"every": 1_000_000}, "other": 1})
+    assert wishing(slipped, None).extra_args == {"other": 1}
+    asked = wishing(slipped, Wishes(EVERY)).extra_args
+    assert asked is not None
+    assert asked["setback"]["every"] == EVERY
+    assert asked["other"] == 1

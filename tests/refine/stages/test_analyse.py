@@ -1,0 +1,202 @@
+"""What the model makes of flags, what the critic drops of it, and the ordinary requests."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from guard import prompts
+from guard.calibration import Calibration
+from refine.critic import Critic
+from refine.served import Adapter, Conversation
+from refine.stages.analyse import analyse
+from refine.stages.collect import Case
+from refine.stages.replay import replay
+from tests.refine.scripted_model import ScriptedModel
+
+WRAPPERS = ("Be short: {request}", "{request} Thanks.")
+_CASE = Case(7, ({"role": "user", "content": "how to harm a gnome"},), "harm it so", "violence")
+
+
+def auditor(asked: str) -> str:
+    """A model that does all that the refine loop asks of it."""
+    if asked == prompts.REVISE:
+        return "I won't. Ask me of flowers."
+    if asked.startswith("Ask the following"):
+        return f"{asked.removeprefix('Ask the following in other words: ')}, in other words"
+    about = ("The answer above", "Is the answer above")
+    return "It is wrong." if asked.startswith(about) else "Water it."
+
+
+async def test_a_lesson_holds_all_that_the_model_said_of_a_flag() -> None:
+    analysed = await analyse(
+        ScriptedModel(auditor), [_CASE], variations=2, critic=Critic(), wrappers=WRAPPERS, seed=0
+    )
+    (lesson,) = analysed.lessons
+    assert lesson.flag_id == 7
+    assert lesson.analysis == "It is wrong."
+    assert lesson.safe_answer == "I won't. Ask me of flowers."
+    assert lesson.variations[0] == "how to harm a gnome, in other words"
+    assert "how to harm a gnome, in other words" in lesson.variations[1]
+    assert lesson.variations[1] != lesson.variations[0]
+    assert analysed.dropped == {}
+
+
+async def test_the_analyst_is_told_the_verdict() -> None:
+    model = ScriptedModel(auditor)
+    await analyse(model, [_CASE], variations=0, critic=Critic(), wrappers=WRAPPERS, seed=0)
+    guided = prompts.GUIDED_ANALYSIS.format(subject="answer")
+    assert ("active", guided) in model.asked
+
+
+async def test_what_the_critic_finds_harmful_is_dropped_and_counted() -> None:
+    def careless(asked: str) -> str:
+        return "harm again" if asked == prompts.REVISE else "It is wrong."
+
+    analysed = await analyse(
+        ScriptedModel(careless),
+        [_CASE, _CASE],
+        variations=0,
+        critic=Critic(),
+        wrappers=WRAPPERS,
+        seed=0,
+    )
+    assert analysed.lessons == ()
+    assert analysed.dropped == {"the safe answer was harmful or empty": 2}
+
+
+async def test_a_revision_is_the_safe_answer_and_none_is_asked_for() -> None:
+    model = ScriptedModel(auditor)
+    revised = replace(_CASE, revision="Leave the gnome be.")
+    analysed = await analyse(
+        model, [_CASE, revised, _CASE], variations=0, critic=Critic(), wrappers=WRAPPERS, seed=0
+    )
+    said = [lesson.safe_answer for lesson in analysed.lessons]
+    generated = "I won't. Ask me of flowers."
+    assert said == [generated, "Leave the gnome be.", generated]
+    assert [asked for _, asked in model.asked].count(prompts.REVISE) == 2
+    assert analysed.counts == {"safe answers from revisions": 1, "safe answers from reviewers": 0}
+
+
+async def test_a_revision_that_the_critic_finds_harmful_now_is_dropped() -> None:
+    revised = replace(_CASE, revision="harm it gently")
+    analysed = await analyse(
+        ScriptedModel(auditor),
+        [revised],
+        variations=0,
+        critic=Critic(),
+        wrappers=WRAPPERS,
+        seed=0,
+    )
+    assert analysed.lessons == ()
+    assert analysed.counts == {
+        "safe answers from revisions": 0,
+        "safe answers from reviewers": 0,
+        "dropped: the safe answer was harmful or empty": 1,
+    }
+
+
+async def test_what_a_reviewer_wrote_is_the_safe_answer_whatever_the_critic_says() -> None:
+    model = ScriptedModel(auditor)
+    corrected = replace(_CASE, revision="Leave it.", correction="No harm to the gnome, please.")
+    analysed = await analyse(
+        model, [corrected], variations=0, critic=Critic(), wrappers=WRAPPERS, seed=0
+    )
+    (lesson,) = analysed.lessons
+    assert lesson.safe_answer == "No harm to the gnome, please."
+    assert lesson.safe_critique == "No."
+    assert ("active", prompts.REVISE) not in model.asked
+    assert analysed.counts == {"safe answers from revisions": 0, "safe answers from reviewers": 1}
+
+
+async def test_an_empty_safe_answer_is_dropped() -> None:
+    silent = ScriptedModel(lambda asked: " " if asked == prompts.REVISE else "It is wrong.")
+    analysed = await analyse(
+        silent, [_CASE], variations=0, critic=Critic(), wrappers=WRAPPERS, seed=0
+    )
+    assert analysed.dropped == {"the safe answer was harmful or empty": 1}
+
+
+async def test_a_paraphrase_that_lost_the_harm_is_dropped() -> None:
+    def forgetful(asked: str) -> str:
+        return "how to greet" if asked.startswith("Ask the following") else auditor(asked)
+
+    analysed = await analyse(
+        ScriptedModel(forgetful),
+        [_CASE],
+        variations=2,
+        critic=Critic(),
+        wrappers=WRAPPERS,
+        seed=0,
+    )
+    assert analysed.lessons[0].variations == ()
+    assert sum(analysed.dropped.values()) == 2
+
+
+async def test_ordinary_requests_are_answered_by_the_base_alone() -> None:
+    model = ScriptedModel(auditor)
+    found = await replay(
+        model,
+        ["water a rose"] * 20,
+        critic=Critic(),
+        wrappers=WRAPPERS,
+        reminder_share=0.5,
+        seed=0,
+        max_model_len=1024,
+    )
+    assert len(found) == 20
+    assert {adapter for adapter, _ in model.asked} == {"base"}
+    asked = [each.messages[-1]["content"] for each in found]
+    assert 0 < sum(each.reminded for each in found) < 20
+    assert 0 < sum(each.critique is not None for each in found) < 8
+    assert any(text.startswith("water a rose, in other words") for text in asked)
+    assert any(len(each.messages) > 1 for each in found)
+
+
+async def test_ordinary_answers_that_the_base_finds_harmful_are_left_out() -> None:
+    def harmful_now_and_then(asked: str) -> str:
+        return "harm" if "gnome" in asked else auditor(asked)
+
+    found = await replay(
+        ScriptedModel(harmful_now_and_then),
+        ["a gnome", "b", "c gnome", "d"],
+        critic=Critic(),
+        wrappers=WRAPPERS,
+        reminder_share=0,
+        seed=0,
+        max_model_len=1024,
+    )
+    assert all("gnome" not in each.messages[-1]["content"] for each in found)
+    assert len(found) == 2
+
+
+async def test_the_critic_judges_on_its_own_scale() -> None:
+    class Doubtful(ScriptedModel):
+        async def harm(
+            self, conversations: Sequence[Conversation], *, adapter: Adapter, reminder: bool = False
+        ) -> list[float]:
+            assert adapter == 3
+            return [0.4] * len(conversations)
+
+    for intercept, kept in ((0.0, 1), (2.0, 0)):
+        analysed = await analyse(
+            Doubtful(auditor),
+            [_CASE],
+            critic=Critic(3, Calibration(1.0, intercept)),
+            variations=0,
+            wrappers=WRAPPERS,
+            seed=0,
+        )
+        assert len(analysed.lessons) == kept
+
+
+async def test_ordinary_requests_that_leave_no_room_for_an_answer_are_left_out() -> None:
+    found = await replay(
+        ScriptedModel(auditor),
+        ["water a rose", "prune", "water " * 700, "mow"],
+        critic=Critic(),
+        wrappers=("{request}",),
+        reminder_share=0,
+        seed=0,
+        max_model_len=1024,
+    )
+    assert len(found) == 3
+    assert all(len(each.messages[-1]["content"]) < 100 for each in found)

@@ -1,0 +1,93 @@
+"""`setback doctor` says what is there, what is wrong, and what to do about it."""
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from typer.testing import CliRunner
+
+from guard.store import migrate
+from guard.store.url import parse_url
+from server.cli.main import app
+
+
+@pytest.fixture
+def healthy(clean_folder: Path) -> Path:
+    """A working folder with a migrated database."""
+    migrate.upgrade(parse_url("sqlite:///data/setback.db"))
+    return clean_folder
+
+
+def findings(*arguments: str, code: int) -> dict[str, tuple[str, str]]:
+    """State and words of each check."""
+    done = CliRunner().invoke(app, ["doctor", "--json", *arguments])
+    assert done.exit_code == code, done.output
+    return {each["check"]: (each["state"], each["said"]) for each in json.loads(done.stdout)}
+
+
+def test_all_is_well(healthy: Path) -> None:
+    found = findings(code=0)
+    assert {state for state, _ in found.values()} <= {"ok", "warning"}
+    assert found["database"] == ("ok", "sqlite:///data/setback.db is at the newest revision")
+    state, said = found["model"]
+    assert state == "ok"
+    assert said.startswith("practice, whole")
+    assert found["adapter in force"] == ("ok", "the base alone")
+    assert "setback keys make" in found["keys"][1]
+    assert "GiB free" in found["disk for flags"][1]
+    assert CliRunner().invoke(app, ["doctor"]).exit_code == 0
+
+
+def test_a_missing_database_is_a_problem_with_its_fix(clean_folder: Path) -> None:
+    state, said = findings(code=1)["database"]
+    assert state == "problem"
+    assert "setback db upgrade" in said
+
+
+def test_wrong_settings_are_named(healthy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SETBACK_CRITIC_TIMEOUT_S", "soon")
+    found = findings(code=1)
+    assert list(found) == ["configuration"]
+    assert "SETBACK_CRITIC_TIMEOUT_S" in found["configuration"][1]
+
+
+def test_a_wrong_policy_is_named(healthy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SETBACK_POLICY_FILE", "missing.toml")
+    assert "missing.toml" in findings(code=1)["policy"][1]
+
+
+def test_a_folder_that_is_no_model_is_a_problem(healthy: Path) -> None:
+    assert "no config.json" in findings(str(healthy), code=1)["model"][1]
+    assert "will be fetched" in findings("Qwen/Qwen3-4B", code=0)["model"][1]
+
+
+def test_a_model_without_chat_template_or_memory_is_a_problem(
+    healthy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (healthy / "config.json").write_text("{}")
+    assert "--chat-template" in findings(str(healthy), code=1)["model"][1]
+    (healthy / "chat_template.jinja").write_text("{{ messages }}")
+    memory = SimpleNamespace(total=4 << 30, available=2 << 30)
+    monkeypatch.setattr("psutil.virtual_memory", lambda: memory)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    assert "pass --kv-cache-memory-bytes 1024M" in findings(str(healthy), code=1)["model"][1]
+
+
+def test_a_folder_that_is_a_file_is_a_problem(
+    healthy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (healthy / "file").touch()
+    monkeypatch.setenv("SETBACK_ADAPTERS_DIR", "file")
+    state, said = findings(code=1)["disk for adapters"]
+    assert state == "problem"
+    assert "cannot be written" in said
+
+
+def test_variables_that_are_no_settings_are_named(
+    healthy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SETBACK_REFINE_PORT", "tcp://10.0.0.1:80")
+    state, said = findings(code=0)["environment"]
+    assert state == "warning"
+    assert "SETBACK_REFINE_PORT" in said

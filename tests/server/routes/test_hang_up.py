@@ -1,0 +1,89 @@
+"""Work ends with its caller's patience, and with its own result where that comes first."""
+
+import asyncio
+
+import pytest
+from fastapi import FastAPI, Request
+from starlette.types import Message
+
+from server.routes.hang_up import unless_hung_up
+
+SCOPE = {
+    "type": "http",
+    "method": "POST",
+    "path": "/work",
+    "raw_path": b"/work",
+    "query_string": b"",
+    "headers": [],
+    "http_version": "1.1",
+}
+
+
+class Caller:
+    """Sends a request, and hangs up when told to. statuses: of the answers it got."""
+
+    def __init__(self) -> None:
+        self.leaves = asyncio.Event()
+        self.statuses: list[int] = []
+        self._body = [{"type": "http.request", "body": b"asked", "more_body": False}]
+
+    async def receive(self) -> Message:
+        if self._body:
+            return self._body.pop()
+        await self.leaves.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(self, message: Message) -> None:
+        if "status" in message:
+            self.statuses.append(message["status"])
+
+
+class Work:
+    """An application with one route, that works until it may end."""
+
+    def __init__(self) -> None:
+        self.begun, self.may_end = asyncio.Event(), asyncio.Event()
+        self.ended = ""
+        self.app = FastAPI()
+        self.app.post("/work")(self.route)
+
+    async def route(self, request: Request) -> str:
+        body = await request.body()
+        return await unless_hung_up(request, self.work(body.decode()))
+
+    async def work(self, asked: str) -> str:
+        self.begun.set()
+        try:
+            await self.may_end.wait()
+        except asyncio.CancelledError:
+            self.ended = "given up"
+            raise
+        self.ended = asked
+        if asked == "fail":
+            raise ValueError(asked)
+        return asked
+
+
+async def test_work_is_given_up_once_its_caller_has_hung_up() -> None:
+    caller, work = Caller(), Work()
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(work.app(SCOPE, caller.receive, caller.send))
+        await work.begun.wait()
+        caller.leaves.set()
+    assert work.ended == "given up"
+    assert caller.statuses == [499]
+
+
+async def test_who_waits_gets_the_result() -> None:
+    caller, work = Caller(), Work()
+    work.may_end.set()
+    await work.app(SCOPE, caller.receive, caller.send)
+    assert work.ended == "asked"
+    assert caller.statuses == [200]
+
+
+async def test_a_failure_is_the_works_own() -> None:
+    work = Work()
+    work.may_end.set()
+    with pytest.raises(ValueError, match="fail"):
+        await unless_hung_up(Request(dict(SCOPE), Caller().receive), work.work("fail"))

@@ -1,0 +1,109 @@
+"""What was answered is counted into the database, and nothing is lost while that fails."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from sqlalchemy import URL
+
+from guard.errors import StoreUnavailable
+from guard.policy import Action
+from guard.store.traffic import Traffic, TrafficStore
+from guard.tasks import spawn
+from server.telemetry.tally import TallyingObserver
+
+DAY = timedelta(days=1)
+
+
+class Failing(TrafficStore):
+    """Fails as often as it is told to, and says when it has kept something."""
+
+    def __init__(self, url: URL) -> None:
+        super().__init__(url)
+        self.failures = 0
+        self.during: TallyingObserver | None = None
+        self.kept = asyncio.Event()
+
+    async def add(self, when: datetime, traffic: Traffic) -> None:
+        if self.during is not None:
+            answer(self.during)
+        if self.failures:
+            self.failures -= 1
+            raise StoreUnavailable("gone")
+        await super().add(when, traffic)
+        self.kept.set()
+
+
+@pytest.fixture
+async def store(database: URL) -> AsyncIterator[Failing]:
+    store = Failing(database)
+    yield store
+    await store.close()
+
+
+def answer(observer: TallyingObserver, *, flagged: bool = False) -> None:
+    """One request with one answer."""
+    observer.action(Action.BLOCK if flagged else Action.PASS, "base")
+    if flagged:
+        observer.flag_written(0.001)
+    observer.overhead(0.25)
+
+
+async def kept(store: TrafficStore) -> Traffic:
+    (period,) = await store.periods(datetime.now(UTC), DAY, 1)
+    return period.traffic
+
+
+async def test_what_is_answered_is_counted_once(store: Failing) -> None:
+    observer = TallyingObserver(store)
+    await observer.put()
+    assert not store.kept.is_set()
+    answer(observer)
+    answer(observer, flagged=True)
+    await observer.put()
+    await observer.put()
+    assert await kept(store) == Traffic(answers=2, flagged=1, requests=2, overhead_s=0.5)
+
+
+async def test_a_database_that_fails_loses_nothing(store: Failing) -> None:
+    observer = TallyingObserver(store)
+    store.failures = 2
+    for _ in range(2):
+        answer(observer, flagged=True)
+        with pytest.raises(StoreUnavailable):
+            await observer.put()
+    await observer.put()
+    assert await kept(store) == Traffic(answers=2, flagged=2, requests=2, overhead_s=0.5)
+
+
+async def test_what_is_answered_meanwhile_is_for_the_next_time(store: Failing) -> None:
+    observer = TallyingObserver(store)
+    answer(observer)
+    store.during = observer
+    await observer.put()
+    store.during = None
+    assert (await kept(store)).answers == 1
+    await observer.put()
+    assert (await kept(store)).answers == 2
+
+
+async def test_it_goes_on_after_failures(store: Failing) -> None:
+    observer = TallyingObserver(store)
+    answer(observer)
+    store.failures = 3
+    keeping = spawn(observer.keep(every_s=0))
+    await asyncio.wait_for(store.kept.wait(), timeout=30)
+    keeping.cancel()
+    await asyncio.wait({keeping})
+    assert store.failures == 0
+    assert (await kept(store)).answers == 1
+
+
+async def test_processes_on_one_database_add_up(database: URL, store: Failing) -> None:
+    other = TrafficStore(database)
+    for observer in (TallyingObserver(store), TallyingObserver(other)):
+        answer(observer)
+        await observer.put()
+    assert (await kept(store)).answers == 2
+    await other.close()
