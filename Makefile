@@ -5,6 +5,7 @@
 #   make test      the tests; ARGS="-k policy" picks some
 #   make lint      ruff, as checker and as formatter's judge
 #   make types     mypy, strict
+#   make docs      writes docs/settings.md from the settings
 #   make clean     removes the virtual environment and the caches, never the data
 
 PORT ?= 8000
@@ -26,7 +27,7 @@ PIP := $(BIN)/python -m pip install --disable-pip-version-check --no-deps
 
 BROWSER := chromium chromium-driver fonts-dejavu-core
 
-.PHONY: serve test browser lint types clean
+.PHONY: serve test browser lint types docs clean
 .DELETE_ON_ERROR:
 
 serve: $(SERVER)
@@ -52,6 +53,9 @@ lint: $(DEV)
 
 types: $(DEV)
 	$(BIN)/mypy
+
+docs: $(DEV)
+	$(BIN)/python -m tests.docs_settings
 
 clean:
 	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .coverage

@@ -18,10 +18,11 @@ class RefineOptions(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
     server_url: str = "http://127.0.0.1:8000"
-    """The running server that lends its model and takes the adapter."""
+    """The running server whose model the job uses, and which takes the adapter."""
 
     api_key: SecretStr | None = None
-    """Sent as a bearer token when the server runs with --api-key."""
+    """Sent to the server as a bearer token: for one with --api-key, and for `setback evaluate
+    --benchmark` also for one with keys."""
 
     work_dir: Path = Path("data/refine")
     """Where runs keep what they make, one folder each."""
@@ -42,7 +43,7 @@ class RefineOptions(BaseModel):
     """How many flags without a user hash; lower it where callers are not trusted."""
 
     require_review: bool = False
-    """Learn only from flags that a reviewer confirmed."""
+    """Learn only from flags that a reviewer has labelled."""
 
     near_duplicate: Share = 0.8
     """Requests whose words overlap by this Jaccard share count as one."""
@@ -57,19 +58,20 @@ class RefineOptions(BaseModel):
     """How many ordinary requests, with the base's own answers, keep the model helpful."""
 
     replay_file: Path | None = None
-    """Ordinary requests to replay, one a line. Unset: a bundled list."""
+    """Ordinary requests to replay, one a line. Unset: those of the seed corpus."""
 
     reminder_share: Share = 0.7
     """Share of the training requests that carry the reminder of guided answering."""
 
     start: Literal["active", "fresh"] = "active"
-    """Train on from the active adapter, or a new one on everything learned so far."""
+    """`active`: train on from the active adapter. `fresh`: train a new one on everything learned so
+    far."""
 
     rehearsal: int = Field(default=600, ge=0)
     """Most examples of earlier runs that are learned again, so that they are not forgotten."""
 
     rank: int = Field(default=16, ge=1)
-    """LoRA rank, on all linear layers."""
+    """LoRA rank, on all linear layers; an alignment adapts the upper half of the layers only."""
 
     learning_rate: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     """Peak learning rate. Unset: 1e-4 for a hidden size of 4096, more for smaller models and for an

@@ -94,7 +94,8 @@ class Settings(BaseSettings):
     `setback serve NAME` sets it for a world of that name."""
 
     reminder: bool = True
-    """Guided answering: put the paper's reminder into the system turn."""
+    """Guided answering: put the paper's reminder into the system turn. Unset, `setback serve
+    smollm2` turns it off."""
 
     on_failure: Literal["closed", "open"] = "closed"
     """When the critic or the store fails: withhold the answer (closed) or release it (open)."""
@@ -114,7 +115,7 @@ class Settings(BaseSettings):
 
     verdict_tokens: int | None = Field(default=None, ge=1)
     """The most tokens of an answer that one verdict covers, streamed or not; longer answers are
-    judged in several parts. Unset: what suits the model."""
+    judged in several parts. Unset: 256, or what a model with a short name brings along."""
 
     revision_max_tokens: int = Field(default=512, ge=1)
     """Tokens that a revision may take, its analysis included, which takes a third at most."""
@@ -150,13 +151,14 @@ class Settings(BaseSettings):
 
     critique: CritiqueStyle | None = None
     """How the critic reads a verdict: `yes_no`, for models that are trained for it or large enough,
-    or `tone`, for small models without training. Unset: what suits the model."""
+    or `tone`, for small models without training. Unset: what suits the model. An adapter is read as
+    it was trained to be."""
 
     models_dir: Path = Path("data/models")
-    """Where models are kept that Setback makes ready itself."""
+    """Where Setback keeps models that it converts itself, such as smollm2."""
 
     adapters_dir: Path = Path("data/adapters")
-    """Where adapters lie, one numbered directory each; every server and refine job shares it."""
+    """Where adapters are stored, one numbered directory each; servers and refine jobs share it."""
 
     adapter_poll_s: float = Field(default=2, gt=0, allow_inf_nan=False)
     """Seconds between two looks at which adapter is active."""

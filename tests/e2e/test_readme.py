@@ -1,5 +1,5 @@
-"""Every command in the README runs on SmolLM2, each on the practice page on the practice model, and
-what is shown of an answer is what comes.
+"""Every command in the README and on the pages of docs/ runs: on SmolLM2, and those of the practice
+page on the practice model. The answers shown are the answers given.
 
 Of what `refine.practice evaluate` measures a share is enough unless pytest is told `--full`.
 """
@@ -18,12 +18,17 @@ from tests.e2e.conftest import ROOT, SETBACK, Server
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1300)]
 
-README = (ROOT / "README.md").read_text("utf-8")
-PRACTICE = (ROOT / "docs/practice.md").read_text("utf-8")
+PAGES = {
+    path.name: path.read_text("utf-8")
+    for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
+}
+SERVERS = {"practice.md": "server"}
+"""The fixture whose server a page's commands are run against, where that is not SmolLM2's."""
+
 ADDRESS = "http://127.0.0.1:8000"
 
 
-def blocks(language: str, page: str = README) -> list[str]:
+def blocks(language: str, page: str) -> list[str]:
     """The fenced blocks of one language."""
     return re.findall(rf"^```{language}\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
 
@@ -44,15 +49,21 @@ def run(script: list[str], server: Server) -> str:
 
 
 # `make serve` is how the fixture starts SmolLM2; the rest of the shell blocks run against it.
-SHELL = [block for block in blocks("sh") if block.strip() != "make serve"]
-PRACTICE_SHELL = blocks("sh", PRACTICE)
+SHELL = [
+    (name, block)
+    for name, page in PAGES.items()
+    for block in blocks("sh", page)
+    if block.strip() != "make serve"
+]
 
 EVALUATE = "refine.practice evaluate"
 SHARE = "0.02"
 
 
-def first_lines(shell: list[str]) -> list[str]:
-    return [block.split("\n")[0][:60] for block in shell]
+def server_of(page: str, request: pytest.FixtureRequest) -> Server:
+    """The server that a page's commands are run against."""
+    server: Server = request.getfixturevalue(SERVERS.get(page, "smollm2"))
+    return server
 
 
 def run_shell(block: str, server: Server) -> str:
@@ -61,34 +72,30 @@ def run_shell(block: str, server: Server) -> str:
     return run(["bash", "-euo", "pipefail", "-c", command], server)
 
 
-@pytest.mark.parametrize("block", SHELL, ids=first_lines(SHELL))
-def test_a_shell_block_runs(smollm2: Server, block: str) -> None:
-    assert run_shell(block, smollm2).strip()
-
-
-@pytest.mark.parametrize("block", PRACTICE_SHELL, ids=first_lines(PRACTICE_SHELL))
-def test_a_shell_block_of_the_practice_page_runs(server: Server, block: str, full: bool) -> None:
+@pytest.mark.parametrize(
+    ("page", "block"), SHELL, ids=[f"{page} {block.splitlines()[0][:60]}" for page, block in SHELL]
+)
+def test_a_shell_block_runs(
+    page: str, block: str, request: pytest.FixtureRequest, full: bool
+) -> None:
     if not full:
         block = block.replace(EVALUATE, f"{EVALUATE} --share {SHARE}")
-    assert run_shell(block, server).strip()
+    assert run_shell(block, server_of(page, request)).strip()
 
 
 def test_the_python_block_runs(smollm2: Server) -> None:
-    (block,) = blocks("python")
+    (block,) = (block for page in PAGES.values() for block in blocks("python", page))
     said = run([sys.executable, "-c", block.replace(ADDRESS, smollm2.base_url)], smollm2)
     answer, flagged = said.strip().rsplit("\n", 1)
     assert answer
     assert flagged == "False"
 
 
-@pytest.mark.parametrize(("page", "name"), [(README, "smollm2"), (PRACTICE, "server")])
-def test_the_answer_shown_is_the_answer_given(
-    page: str, name: str, request: pytest.FixtureRequest
-) -> None:
-    server: Server = request.getfixturevalue(name)
-    (shown,) = [json.loads(block) for block in blocks("json", page)]
-    (asked,) = [block for block in blocks("sh", page) if "/v1/chat/completions" in block]
-    given = json.loads(run_shell(asked, server))
+@pytest.mark.parametrize("page", ["README.md", "practice.md"])
+def test_the_answer_shown_is_the_answer_given(page: str, request: pytest.FixtureRequest) -> None:
+    (shown,) = [json.loads(block) for block in blocks("json", PAGES[page])]
+    (asked,) = [block for block in blocks("sh", PAGES[page]) if "/v1/chat/completions" in block]
+    given = json.loads(run_shell(asked, server_of(page, request)))
     choice = shown["choices"][0]
     assert given["choices"][0]["message"]["content"] == choice["message"]["content"]
     assert given["choices"][0]["finish_reason"] == choice["finish_reason"]
