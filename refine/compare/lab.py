@@ -15,13 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from pydantic import TypeAdapter
-
 from guard import prompts
 from refine.compare.methods import Method, examples, revise
 from refine.compare.preferences import preferences, train_on_preferences
 from refine.compare.trial import Start
-from refine.files import write_atomically
+from refine.files import made_once
 from refine.options import RefineOptions
 from refine.stages.analyse import Analysed, analyse
 from refine.stages.collect import Case
@@ -60,13 +58,7 @@ class Lab:
 
     async def kept(self, name: str, kind: type[T], make: Callable[[], Awaitable[T]]) -> T:
         """What `make` gives, made once and kept as JSON in the file `name`."""
-        stored: TypeAdapter[T] = TypeAdapter(kind)
-        path = self.folder / f"{name}.json"
-        if path.is_file():
-            return stored.validate_json(path.read_bytes())
-        made = await make()
-        write_atomically(path, stored.dump_json(made, indent=1).decode())
-        return made
+        return await made_once(self.folder / f"{name}.json", kind, make)
 
     async def train(self, method: Method, flags: Flags, n: int) -> Path:
         """The PEFT directory of an adapter that learned the method's examples of the first `n`
