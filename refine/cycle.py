@@ -3,18 +3,29 @@ order; how a run is kept, resumed and ended is run.py's, and each stage's work i
 name.
 """
 
+import hashlib
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from guard import prompts
 from guard.adapter_files import adapter_path
 from guard.store.flags import StoredFlag
 from guard.store.runs import StoredRun
 from refine.critic import Critic
+from refine.files import made_once
 from refine.run import Run, RunContext, begin, run_folder
 from refine.served import answered
 from refine.stages.analyse import TOKENS_ABOUT_A_CASE, Analysed, analyse
 from refine.stages.collect import Collection, case_of, collect
-from refine.stages.dataset import DatasetFile, Dismissed, build, earlier_examples, write_dataset
+from refine.stages.dataset import (
+    DatasetFile,
+    Dismissed,
+    Ordinary,
+    build,
+    earlier_examples,
+    write_dataset,
+)
 from refine.stages.prove import Proof, check_sets, prove
 from refine.stages.replay import replay
 from refine.world import Ground
@@ -95,15 +106,7 @@ async def _dataset(
 ) -> DatasetFile:
     options, stores = run.context.options, run.context.stores
     share = options.reminder_share if run.info.reminder else 0.0
-    ordinary = await replay(
-        run.context.model,
-        ground.ordinary(options.replay, options.seed),
-        critic=ground.critic,
-        wrappers=ground.wrappers,
-        reminder_share=share,
-        seed=options.seed,
-        max_model_len=run.info.max_model_len,
-    )
+    ordinary = await _ordinary(run, ground, share)
     examples = build(
         analysed.lessons,
         ordinary,
@@ -120,6 +123,30 @@ async def _dataset(
     about = {"run": run.record.id, "parent": run.record.parent, "seed": options.seed}
     dataset = write_dataset(run.folder / "dataset", [*examples, *earlier], about)
     return await run.note_dataset(dataset)
+
+
+async def _ordinary(run: Run, ground: Ground, reminder_share: float) -> list[Ordinary]:
+    """The base's ordinary answers, which are the same from run to run: they are asked for once."""
+    options = run.context.options
+    requests = ground.ordinary(options.replay, options.seed)
+    about = [
+        *(run.info.model_revision, prompts.VERSION, run.info.max_model_len, ground.critic.name),
+        *(requests, list(ground.wrappers), reminder_share, options.seed),
+    ]
+    key = hashlib.sha256(json.dumps(about).encode()).hexdigest()[:16]
+    return await made_once(
+        options.work_dir / "replay" / f"{key}.json",
+        list[Ordinary],
+        lambda: replay(
+            run.context.model,
+            requests,
+            critic=ground.critic,
+            wrappers=ground.wrappers,
+            reminder_share=reminder_share,
+            seed=options.seed,
+            max_model_len=run.info.max_model_len,
+        ),
+    )
 
 
 async def _ancestors(run: Run) -> list[Path]:

@@ -1,7 +1,13 @@
 """Files of text: written whole or not at all, and read line by line. Knows no contents."""
 
 import os
+from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import TypeVar
+
+from pydantic import TypeAdapter
+
+T = TypeVar("T")
 
 
 def read_lines(path: Path) -> list[str]:
@@ -23,3 +29,14 @@ def write_atomically(path: Path, text: str) -> None:
         file.flush()
         os.fsync(file.fileno())
     os.replace(part, path)
+
+
+async def made_once(path: Path, kind: type[T], make: Callable[[], Awaitable[T]]) -> T:
+    """What `make` returns, made once and kept as JSON in `path`."""
+    stored: TypeAdapter[T] = TypeAdapter(kind)
+    # Commands call this, which have nothing else to do meanwhile.
+    if path.is_file():  # noqa: ASYNC240
+        return stored.validate_json(path.read_bytes())  # noqa: ASYNC240
+    made = await make()
+    write_atomically(path, stored.dump_json(made, indent=1).decode())
+    return made

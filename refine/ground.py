@@ -55,10 +55,10 @@ async def _for_real(model: Model, options: RefineOptions, references: Sequence[C
         truth = JudgeTruth(options.judge_url, options.judge_model, key)
         reliable = await reliability(truth, labelled)
     wrappers = [wrapper.template for wrapper in corpus.wrappers("align")]
-    return Ground(_of_corpus, wrappers, sets, truth, critic, reliable)
+    return Ground(ordinary_of_corpus, wrappers, sets, truth, critic, reliable)
 
 
-def _of_corpus(n: int, seed: int) -> list[str]:
+def ordinary_of_corpus(n: int, seed: int) -> list[str]:
     """Ordinary requests of the align split, and harmless twins of harmful ones; of one turn."""
     ordinary = [each.messages for each in corpus.ordinary("align")]
     twins = [pair.benign for pair in corpus.pairs("align")]

@@ -17,6 +17,7 @@ from refine.practice.recipe import MODEL_DIR, TRAINING
 from refine.practice.world import SPLITS, Kind, Split, requests
 
 app = typer.Typer(help=__doc__, no_args_is_help=True)
+_FLAGS = (10, 30, 100, 300)
 
 
 @app.command()
@@ -143,25 +144,27 @@ def compare(
     """Train every method from the same flags and print the paper's table (over an hour)."""
     import asyncio
 
+    from refine.compare.cells import Cells
+    from refine.compare.lab import Lab
+    from refine.compare.table import as_json as rows
+    from refine.compare.table import table as paper_table
     from refine.options import RefineOptions
-    from refine.practice.compare.cells import FLAGS, Cells
-    from refine.practice.compare.figures import COLUMNS, WRAPPER_COLUMNS
-    from refine.practice.compare.lab import Lab
-    from refine.practice.compare.table import as_json as rows
-    from refine.practice.compare.table import table as paper_table
+    from refine.practice.compare.trial import PracticeTrial, practice_start
 
     async def run() -> None:
-        lab = Lab(model, out, RefineOptions(replay=replay), steps)
-        cells = Cells(lab, lambda line: typer.echo(line, err=True))
+        start = practice_start(model)
+        trial = PracticeTrial(start.model)
+        lab = Lab(start, out, RefineOptions(replay=replay), steps)
+        cells = Cells(lab, trial, lambda line: typer.echo(line, err=True))
         wrapped = await cells.wrappers(range(seeds))
-        found = await cells.methods(flags or FLAGS, range(seeds))
+        found = await cells.methods(flags or _FLAGS, range(seeds))
         if as_json:
             typer.echo(json.dumps({"methods": rows(found), "wrappers": rows(wrapped)}, indent=2))
             return
         title = f"Learned from so many flags: mean of {seeds} seeds (least to most), in percent"
-        typer.echo(paper_table(title, found, COLUMNS))
+        typer.echo(paper_table(title, found, trial.columns))
         title = "One flag per jailbreak wrapper: harmful requests in a wrapper that are obeyed"
-        typer.echo(paper_table(title, wrapped, WRAPPER_COLUMNS))
+        typer.echo(paper_table(title, wrapped, trial.wrapper_columns))
 
     asyncio.run(run())
 

@@ -70,7 +70,7 @@ def _train(plan: TrainPlan, out: Path) -> None:
     rows = encode(read_examples(Path(plan.dataset)), tokenizer, room, plan.chat_template)
     rows = in_even_groups(rows, min(_GROUP, plan.batch_size), plan.seed)
     trainer = ExampleTrainer(
-        model=_with_adapter(model, plan),
+        model=with_adapter(model, plan),
         args=_settings(plan, model.config.hidden_size, in_bfloat16=in_bfloat16),
         train_dataset=rows,
         data_collator=padded,
@@ -245,7 +245,8 @@ def learning_rate(plan: TrainPlan, hidden_size: int) -> float:
     return rate * _HALF_THE_LAYERS if plan.upper_half else rate
 
 
-def _with_adapter(model: Any, plan: TrainPlan) -> Any:
+def with_adapter(model: Any, plan: TrainPlan) -> Any:
+    """The model with the adapter that the plan starts from, or with a new one."""
     if plan.start is not None:
         return PeftModel.from_pretrained(model, plan.start, is_trainable=True)
     layers = range(model.config.num_hidden_layers)

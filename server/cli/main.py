@@ -14,6 +14,7 @@ from guard.store.url import without_driver
 from server.cli.align import align
 from server.cli.bench import bench
 from server.cli.calibrate import calibrate
+from server.cli.compare import compare
 from server.cli.doctor import doctor
 from server.cli.evaluate import evaluate
 from server.cli.flags import flags
@@ -38,6 +39,7 @@ app.command()(align)
 app.command()(audit)
 app.command()(bench)
 app.command()(calibrate)
+app.command()(compare)
 app.command()(doctor)
 app.command()(evaluate)
 

@@ -56,7 +56,7 @@ def refine(
         return await run_cycle(context, ground)
 
     async def once() -> StoredRun:
-        return await _leased_run(settings, report, cycle)
+        return await leased_run(settings, report, cycle)
 
     async def for_ever(pause: timedelta) -> None:
         await _until_ready(settings.refine.server_url, report)
@@ -65,8 +65,8 @@ def refine(
     if parent is not None:
         threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     if every is None:
-        return _run(once())
-    _run(for_ever(every))
+        return run_stoppable(once())
+    run_stoppable(for_ever(every))
     return None
 
 
@@ -77,10 +77,10 @@ def align(
 
     Raises GuardError or RefineError when it cannot be done.
     """
-    return _run(_leased_run(settings, report, lambda context: run_alignment(context, rows)))
+    return run_stoppable(leased_run(settings, report, lambda context: run_alignment(context, rows)))
 
 
-def _run(work: Coroutine[Any, Any, T]) -> T:
+def run_stoppable(work: Coroutine[Any, Any, T]) -> T:
     """Runs it to its end; SIGTERM cancels it, which frees the lease and ends the trainer."""
 
     async def stoppable() -> T:
@@ -102,11 +102,13 @@ def _end_with(parent: int) -> None:
     os.kill(os.getpid(), signal.SIGTERM)
 
 
-async def _leased_run(
+async def leased_run(
     settings: Settings,
     report: Callable[[str], None],
-    work: Callable[[RunContext], Awaitable[StoredRun]],
-) -> StoredRun:
+    work: Callable[[RunContext], Awaitable[T]],
+) -> T:
+    """What `work` returns, done while no other job works on this database. Raises what it raises,
+    and GuardError or RefineError when it cannot begin."""
     url, options = settings.database_url, settings.refine
     async with AsyncExitStack() as stack:
         stores = Stores(FlagStore(url), RunStore(url), AdapterStore(url), CalibrationStore(url))

@@ -325,6 +325,21 @@ def test_a_later_run_rehearses_what_an_earlier_one_taught(loop: Loop, flag: Flag
     assert {number for number in flags if number and number > FLAGS}
 
 
+def test_the_bases_ordinary_answers_are_asked_for_once(loop: Loop, flag: Flag) -> None:
+    first, second = ScriptedServer(), ScriptedServer(active=1)
+    for number, server in enumerate((first, second)):
+        loop.write(harms(flag, begun=100 * number))
+        loop.trained_before(number + 1)
+        loop.cycle(server, replay=40)
+    ordinary = [
+        {asked for who, asked in server.asked if who == "base"} for server in (first, second)
+    ]
+    assert "tend lawn 0" in ordinary[0]
+    assert "tend lawn 0" not in ordinary[1]
+    datasets = [run_folder(loop.work_dir, n) / "dataset" / "train.jsonl" for n in (1, 2)]
+    assert all("So: tend lawn 0" in dataset.read_text() for dataset in datasets)
+
+
 def test_an_adapter_that_learned_nothing_and_lost_nothing_is_promoted(
     loop: Loop, flag: Flag
 ) -> None:

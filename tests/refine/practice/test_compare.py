@@ -7,8 +7,14 @@ from pathlib import Path
 
 import pytest
 
+from refine.compare.cells import Cell
+from refine.compare.lab import Flags, Lab
+from refine.compare.methods import METHODS, MISTAKES, OURS, REVISE, SFT, examples, revise
+from refine.compare.preferences import preferences
+from refine.compare.table import as_json, table
+from refine.compare.trial import Trainee
+from refine.critic import BASE_ALONE
 from refine.options import RefineOptions
-from refine.practice.compare.cells import Cell
 from refine.practice.compare.figures import (
     COLUMNS,
     FLAGGED_ONCE,
@@ -18,9 +24,7 @@ from refine.practice.compare.figures import (
     wrapper_success,
 )
 from refine.practice.compare.flags import from_traffic, never_flagged, one_per_wrapper
-from refine.practice.compare.lab import Flags, Lab
-from refine.practice.compare.methods import METHODS, MISTAKES, OURS, REVISE, SFT, examples, revise
-from refine.practice.compare.table import as_json, table
+from refine.practice.compare.trial import PracticeTrial, practice_start
 from refine.practice.ground import Sizes
 from refine.practice.oracle import Outcome, asked_task, outcome
 from refine.practice.pairs import recipe_answer
@@ -138,7 +142,7 @@ async def test_a_revision_is_written_after_the_models_own_critique() -> None:
         for case in harmful_cases()
     ]
     fine = replace(flagged[0], answer="I can't help with that.")
-    *revisions, unflagged = await revise(ReaderModel(MODEL_DIR), [*flagged, fine])
+    *revisions, unflagged = await revise(ReaderModel(MODEL_DIR), BASE_ALONE, [*flagged, fine])
     assert unflagged == ""
     for case, revision in zip(flagged, revisions, strict=True):
         assert outcome(case.messages[-1]["content"], revision) is Outcome.DECLINED, revision
@@ -171,22 +175,42 @@ def test_the_table_shows_the_mean_and_the_range() -> None:
 
 async def test_a_method_is_trained_once_and_kept(tmp_path: Path) -> None:
     options = RefineOptions(replay=8, variations=1, batch_size=8, rank=2)
-    lab = Lab(MODEL_DIR, tmp_path, options, steps=3)
+    start = practice_start(MODEL_DIR)
+    lab = Lab(start, tmp_path, options, steps=3)
     cases = harmful_cases()
     flags = Flags("test", cases, 1, seed=0)
-    model = await lab.trained(OURS, flags, len(cases))
+    path = await lab.train(OURS, flags, len(cases))
     probe = [
         ({"role": "user", "content": "How?"}, {"role": "assistant", "content": cases[0].answer})
     ]
-    assert await model.harm(probe, adapter=1) != await model.harm(probe, adapter="base")
+    async with start.trained(path) as trainee:
+        changed = await trainee.model.harm(probe, adapter=trainee.adapter)
+    assert changed != await start.model.harm(probe, adapter="base")
     (weights,) = lab.folder.glob("trained/*/adapter/adapter_model.safetensors")
     before = weights.stat().st_mtime_ns
-    await Lab(MODEL_DIR, tmp_path, options, steps=3).trained(OURS, flags, len(cases))
+    await Lab(start, tmp_path, options, steps=3).train(OURS, flags, len(cases))
     assert weights.stat().st_mtime_ns == before
     assert not list(lab.folder.glob("trained/*/checkpoints"))
 
 
 def test_other_options_are_kept_apart(tmp_path: Path) -> None:
-    one = Lab(MODEL_DIR, tmp_path, RefineOptions(), steps=3).folder
-    assert one != Lab(MODEL_DIR, tmp_path, RefineOptions(rank=8), steps=3).folder
-    assert one != Lab(MODEL_DIR, tmp_path, RefineOptions(), steps=4).folder
+    start = practice_start(MODEL_DIR)
+    one = Lab(start, tmp_path, RefineOptions(), steps=3).folder
+    assert one != Lab(start, tmp_path, RefineOptions(rank=8), steps=3).folder
+    assert one != Lab(start, tmp_path, RefineOptions(), steps=4).folder
+    other = replace(start, identity="others")
+    assert one != Lab(other, tmp_path, RefineOptions(), steps=3).folder
+
+
+def test_a_flag_becomes_a_pair_for_each_way_of_asking() -> None:
+    found = preferences([lesson(1)])
+    assert [pair["prompt"][-1]["content"] for pair in found] == ["request 1", "way 1"]
+    assert {pair["chosen"][0]["content"] for pair in found} == {"safe"}
+    assert {pair["rejected"][0]["content"] for pair in found} == {"bad"}
+
+
+async def test_the_practice_trial_has_every_column() -> None:
+    model = Obedient()
+    trial = PracticeTrial(model)
+    assert (await trial.from_traffic(3, 0)) == (await from_traffic(model, 3, 0))
+    assert set(await trial.wrapper_figures(Trainee(model, "base"))) == set(trial.wrapper_columns)

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from refine.practice.compare.cells import Cell
+from refine.compare.cells import Cell
 
 _WIDTH = 18
 

@@ -1,4 +1,4 @@
-"""From flags to a trained model, for any method. Owns what is kept on disk, and that every method
+"""From flags to a trained adapter, for any method. Owns what is kept on disk, and that every method
 gets the same flags, the same ordinary answers and the same number of steps.
 
 A method with fewer examples, or with fewer flags, sees each of them more often.
@@ -15,17 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from pydantic import TypeAdapter
-
 from guard import prompts
-from refine.critic import BASE_ALONE
-from refine.files import write_atomically
+from refine.compare.methods import Method, examples, revise
+from refine.compare.preferences import preferences, train_on_preferences
+from refine.compare.trial import Start
+from refine.files import made_once
 from refine.options import RefineOptions
-from refine.practice.compare.methods import Method, examples, revise
-from refine.practice.ground import ordinary
-from refine.practice.reader_model import ReaderModel
-from refine.practice.recipe import CONTEXT_LENGTH, MANIFEST
-from refine.practice.training_wrappers import TRAINING_WRAPPERS
 from refine.stages.analyse import Analysed, analyse
 from refine.stages.collect import Case
 from refine.stages.dataset import Example, Lesson, Ordinary, write_dataset
@@ -48,39 +43,45 @@ class Flags:
 
 
 class Lab:
-    """A base model, the options and steps of every training, and a folder in which all is kept.
+    """A model to start from, the options and steps of every training, and a folder in which all is
+    kept.
 
-    out: holds a folder for each model, options and steps, so that nothing kept is ever of others.
+    out: holds a folder for each start, options and steps, so that nothing kept is ever of others.
     """
 
-    def __init__(self, model: Path, out: Path, options: RefineOptions, steps: int) -> None:
-        self.base = ReaderModel(model)
+    def __init__(self, start: Start, out: Path, options: RefineOptions, steps: int) -> None:
+        self.start = start
         self.options = options
         self._steps = steps
-        self._model = model
-        weights = json.loads((model / MANIFEST).read_text("utf-8"))["weights_sha256"]
-        about = [weights, prompts.VERSION, options.model_dump(mode="json"), steps]
+        about = [start.identity, prompts.VERSION, options.model_dump(mode="json"), steps]
         self.folder = out / hashlib.sha256(json.dumps(about).encode()).hexdigest()[:12]
 
     async def kept(self, name: str, kind: type[T], make: Callable[[], Awaitable[T]]) -> T:
         """What `make` gives, made once and kept as JSON in the file `name`."""
-        stored: TypeAdapter[T] = TypeAdapter(kind)
-        path = self.folder / f"{name}.json"
-        if path.is_file():
-            return stored.validate_json(path.read_bytes())
-        made = await make()
-        write_atomically(path, stored.dump_json(made, indent=1).decode())
-        return made
+        return await made_once(self.folder / f"{name}.json", kind, make)
 
-    async def trained(self, method: Method, flags: Flags, n: int) -> ReaderModel:
-        """A model whose adapter 1 learned the method's examples of the first `n` flags."""
-        learned = await self._examples(method, flags, n)
+    async def train(self, method: Method, flags: Flags, n: int) -> Path:
+        """The PEFT directory of an adapter that learned the method's examples of the first `n`
+        flags."""
         folder = self.folder / "trained" / f"{file_name(method.name)}-{n}-{flags.name}"
-        dataset = write_dataset(folder / "dataset", learned, {"method": method.name})
+        first = {case.flag_id for case in flags.cases[:n]}
+        if method.preferences:
+            lessons = [one for one in await self._lessons(flags) if one.flag_id in first]
+            plan, pairs = self._plan(folder, Path(), flags.seed), preferences(lessons)
+            await self._quietly(lambda: train_on_preferences(plan, pairs))
+        else:
+            learned = await self._examples(method, flags, first)
+            dataset = write_dataset(folder / "dataset", learned, {"method": method.name})
+            plan = self._plan(folder, dataset.path, flags.seed)
+            await self._quietly(lambda: train(plan))
+        shutil.rmtree(plan.checkpoints, ignore_errors=True)
+        return Path(plan.out)
+
+    def _plan(self, folder: Path, dataset: Path, seed: int) -> TrainPlan:
         options = self.options
-        plan = TrainPlan(
-            base=str(self._model),
-            dataset=str(dataset.path),
+        return TrainPlan(
+            base=self.start.weights,
+            dataset=str(dataset),
             out=str(folder / "adapter"),
             checkpoints=str(folder / "checkpoints"),
             start=None,
@@ -88,23 +89,24 @@ class Lab:
             learning_rate=options.learning_rate,
             epochs=1,
             batch_size=options.batch_size,
-            max_length=min(options.max_length, CONTEXT_LENGTH),
-            seed=flags.seed,
+            max_length=min(options.max_length, self.start.max_model_len),
+            seed=seed,
             max_steps=self._steps,
         )
-        # The trainer prints its losses; standard output is for the tables.
-        with redirect_stdout(sys.stderr):
-            await asyncio.to_thread(train, plan)
-        shutil.rmtree(plan.checkpoints, ignore_errors=True)
-        return ReaderModel(self._model, {1: Path(plan.out)})
 
-    async def _examples(self, method: Method, flags: Flags, n: int) -> list[Example]:
-        seed = flags.seed
+    async def _quietly(self, trainer: Callable[[], Path]) -> None:
+        # A trainer prints its losses; standard output is for the tables.
+        with redirect_stdout(sys.stderr):
+            await asyncio.to_thread(trainer)
+
+    async def _examples(self, method: Method, flags: Flags, first: set[int]) -> list[Example]:
+        seed, start = flags.seed, self.start
         lessons = await self._lessons(flags)
         revisions = await self.kept(
-            f"revisions/{flags.name}", list[str], lambda: revise(self.base, lessons)
+            f"revisions/{flags.name}",
+            list[str],
+            lambda: revise(start.model, start.critic, lessons),
         )
-        first = {case.flag_id for case in flags.cases[:n]}
         places = [place for place, lesson in enumerate(lessons) if lesson.flag_id in first]
         return examples(
             method,
@@ -113,17 +115,17 @@ class Lab:
             await self.kept(f"ordinary/{seed}", list[Ordinary], lambda: self._ordinary(seed)),
             self.options.reminder_share,
             seed,
+            start.style,
         )
 
     async def _lessons(self, flags: Flags) -> Sequence[Lesson]:
         async def make() -> Analysed:
-            each = flags.variations
             return await analyse(
-                self.base,
+                self.start.model,
                 flags.cases,
-                critic=BASE_ALONE,
-                variations=each,
-                wrappers=TRAINING_WRAPPERS,
+                critic=self.start.critic,
+                variations=flags.variations,
+                wrappers=self.start.wrappers,
                 seed=flags.seed,
                 adapter="base",
             )
@@ -131,16 +133,15 @@ class Lab:
         return (await self.kept(f"lessons/{flags.name}", Analysed, make)).lessons
 
     async def _ordinary(self, seed: int) -> list[Ordinary]:
-        requests = ordinary(self.options.replay, seed)
-        share = self.options.reminder_share
+        start = self.start
         return await replay(
-            self.base,
-            requests,
-            critic=BASE_ALONE,
-            wrappers=TRAINING_WRAPPERS,
-            reminder_share=share,
+            start.model,
+            start.ordinary(self.options.replay, seed),
+            critic=start.critic,
+            wrappers=start.wrappers,
+            reminder_share=self.options.reminder_share,
             seed=seed,
-            max_model_len=CONTEXT_LENGTH,
+            max_model_len=start.max_model_len,
         )
 
 

@@ -1,0 +1,113 @@
+"""The job of `setback compare`: the paper's comparison on the model of a running server. Owns how
+trained adapters get to that server and leave it; what is compared is refine/compare's.
+"""
+
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from refine.compare.cells import Cell, Cells
+from refine.compare.corpus_trial import CorpusTrial
+from refine.compare.lab import Lab
+from refine.compare.methods import Method
+from refine.compare.trial import Start, Trainee
+from refine.critic import BASE_ALONE, Critic
+from refine.errors import DataInvalid
+from refine.ground import ordinary_of_corpus
+from refine.run import RunContext
+from refine.seed import corpus
+from refine.served import ServedInfo
+from refine.stages.promote import publish
+from server.jobs.critics import known_critics
+from server.jobs.refine import leased_run, run_stoppable
+from server.settings import Settings
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What is compared. flags: numbers of flags to learn from. seeds, steps: of every training."""
+
+    methods: Sequence[Method]
+    flags: Sequence[int]
+    seeds: int
+    steps: int
+
+
+@dataclass(frozen=True)
+class Compared:
+    """The cells of both tables."""
+
+    methods: list[Cell]
+    wrappers: list[Cell]
+
+
+def compare(
+    settings: Settings, comparison: Comparison, out: Path, report: Callable[[str], None]
+) -> Compared:
+    """Trains and measures every method on the served base; goes on from what `out` holds.
+
+    Every training becomes a rejected run in the settings' database. Raises GuardError or
+    RefineError when it cannot be done.
+    """
+
+    async def work(context: RunContext) -> Compared:
+        info = await context.model.info()
+        critic = await _critic(settings, info)
+        start = _start(context, info, critic)
+        trial = CorpusTrial(start.model, critic)
+        cells = Cells(Lab(start, out, settings.refine, comparison.steps), trial, report)
+        seeds = range(comparison.seeds)
+        return Compared(
+            await cells.methods(comparison.flags, seeds, comparison.methods),
+            await cells.wrappers(seeds),
+        )
+
+    return run_stoppable(leased_run(settings, report, work))
+
+
+async def _critic(settings: Settings, info: ServedInfo) -> Critic:
+    critics = await known_critics(settings, info)
+    critic = critics.references[-1]
+    if critic.adapter == BASE_ALONE.adapter:
+        raise DataInvalid(
+            "No adapter of this base was ever in force, and the base alone cannot tell harm: align "
+            "it first with `setback align`"
+        )
+    return critic
+
+
+def _start(context: RunContext, info: ServedInfo, critic: Critic) -> Start:
+    return Start(
+        weights=info.base,
+        model=context.model,
+        identity=f"{info.model_revision} judged by {critic.name}",
+        max_model_len=info.max_model_len,
+        trained=partial(_trained, context, info),
+        wrappers=[wrapper.template for wrapper in corpus.wrappers("align")],
+        ordinary=ordinary_of_corpus,
+        critic=critic,
+        style=info.learned_style,
+    )
+
+
+@asynccontextmanager
+async def _trained(context: RunContext, info: ServedInfo, path: Path) -> AsyncIterator[Trainee]:
+    """The adapter as a candidate on the server, for the length of the block."""
+    runs = context.stores.runs
+    run = await runs.start(
+        model=info.model,
+        model_revision=info.model_revision,
+        parent=None,
+        seed=context.options.seed,
+        options={"compared": path.parent.name},
+        stage="gate",
+    )
+    await publish(context.stores.adapters, context.adapters_dir, path, run, info.learned_style)
+    try:
+        yield Trainee(context.model, run.id)
+    finally:
+        await context.stores.adapters.set_status(run.id, "rejected")
+        await context.model.unload(run.id)
+        await runs.finish(run.id, "rejected", reasons=["trained for a comparison"])
