@@ -1,6 +1,6 @@
-"""Turns a flagged answer into a row of the flag store. Owns what a flag says about where it came
-from, and that it is redacted first where that is wanted (redact.py); does not decide what is
-flagged, nor how rows are kept (store/).
+"""Turns a flagged answer into a row of the flag store. Owns which provenance a flag carries, and
+its redaction where that is configured (redact.py). Does not decide what is flagged (judge.py) or
+store rows (store/flags.py).
 """
 
 import asyncio
@@ -16,10 +16,10 @@ from guard.store.flags import Flag, hash_user
 
 @dataclass(frozen=True)
 class Provenance:
-    """What produced the answers of this server.
+    """What produced this server's answers.
 
-    model_revision: the hub's commit, or a fingerprint of local files.
-    user_salt: keeps the hashes of user names from being guessed.
+    model_revision: the Hub's commit, or a fingerprint of local files.
+    user_salt: prevents user names from being guessed from their hashes.
     """
 
     model: str
@@ -29,14 +29,14 @@ class Provenance:
 
 
 class FlagSink(Protocol):
-    """The part of FlagStore that is needed here."""
+    """The part of FlagStore that Recorder uses."""
 
     async def add(self, flag: Flag) -> int:
-        """The flag's number, once it is committed."""
+        """Returns the flag's number, once it is committed."""
 
 
 class Recorder:
-    """Writes the flags of one server. redactor: None keeps texts as they are."""
+    """Writes the flags of one server. redactor: None stores texts unchanged."""
 
     def __init__(
         self, store: FlagSink, provenance: Provenance, redactor: Redactor | None = None
@@ -67,7 +67,7 @@ class Recorder:
         verdict = ruling.verdict
         if verdict is None or verdict.category_scores is None:
             raise ValueError("only a full verdict can be recorded as a flag")
-        source = self._provenance
+        provenance = self._provenance
         flag = Flag(
             request_id=request_id,
             route=call.route,
@@ -81,11 +81,11 @@ class Recorder:
             categories=ruling.decision.categories,
             action=ruling.decision.action,
             adapter=adapter,
-            model=source.model,
-            model_revision=source.model_revision,
-            policy_hash=source.policy_hash,
+            model=provenance.model,
+            model_revision=provenance.model_revision,
+            policy_hash=provenance.policy_hash,
             prompt_version=verdict.prompt_version,
-            user_hash=hash_user(call.user, source.user_salt) if call.user else None,
+            user_hash=hash_user(call.user, provenance.user_salt) if call.user else None,
             created_at=datetime.now(UTC),
         )
         if self._redactor is not None:
@@ -94,12 +94,12 @@ class Recorder:
 
 
 async def _redacted(flag: Flag, redactor: Redactor) -> Flag:
-    """The flag without personal data. Raises StoreUnavailable: it must not be stored with it."""
+    """Returns the flag without personal data. Raises StoreUnavailable when redaction fails."""
     try:
-        # Long conversations take long, and the event loop serves everybody.
+        # In a thread: a long conversation would block the event loop.
         return await asyncio.to_thread(_without_personal_data, flag, redactor)
     except Exception as error:
-        # Only the kind: what is wrong may quote the text.
+        # Only the error's type: its message may quote the text.
         problem = f"The flag could not be redacted: {type(error).__name__}"
         raise StoreUnavailable(problem) from None
 

@@ -33,7 +33,14 @@ def write_adapter(
     path = adapter_path(folder, version)
     path.mkdir(parents=True)
     write_peft(path, rank=rank, kind=kind, value=version)
-    seal(path, version=version, parent=None, model="practice", revision=revision, critique=critique)
+    seal(
+        path,
+        version=version,
+        parent=None,
+        model="practice",
+        model_revision=revision,
+        critique=critique,
+    )
     return StoredAdapter(
         version=version,
         parent=None,
@@ -118,7 +125,7 @@ async def publish(
     run = await runs.start(model="m", model_revision=revision, parent=None, seed=0, options={})
     path = adapter_path(folder, run.id)
     shutil.copytree(trained, path)
-    seal(path, version=run.id, parent=None, model="m", revision=revision, critique=critique)
+    seal(path, version=run.id, parent=None, model="m", model_revision=revision, critique=critique)
     await adapters.register(
         version=run.id, parent=None, model_revision=revision, sha256=manifest_sha256(path)
     )

@@ -98,7 +98,7 @@ class MemoryStore:
 
     async def add(self, flag: Flag) -> int:
         if self.gate is not None:
-            await self.gate.passed()
+            await self.gate.wait()
         if self.broken:
             raise StoreUnavailable("scripted")
         self.flags.append(flag)
@@ -202,7 +202,7 @@ def make_bench(tokenizer: Any, tmp_path: Path) -> Callable[..., Bench]:
                 Windows(*windows),
                 revisions,
                 in_session=False,
-                tells_thoughts=False,
+                parses_reasoning=False,
             ),
         )
         return Bench(

@@ -188,10 +188,10 @@ async def _preferred(session: AsyncSession) -> builtins.list[int | None]:
     rejected = set(
         await session.scalars(select(AdapterRow.version).where(AdapterRow.status == "rejected"))
     )
-    return [version for version in way_back(list(activated)) if version not in rejected]
+    return [version for version in rollback_path(list(activated)) if version not in rejected]
 
 
-def way_back(activated: Sequence[int | None]) -> builtins.list[int | None]:
+def rollback_path(activated: Sequence[int | None]) -> builtins.list[int | None]:
     """From a history, oldest first: the active version, the one before it, ..., the base (None).
 
     Going back to the version before takes the present one off the way, so that a second step back

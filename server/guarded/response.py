@@ -51,7 +51,7 @@ class GuardedResponse:
         else:
             self._held.append(message)
             # A Responses stream announces itself before anything is generated.
-            if self._call.settled or not message.get("more_body"):
+            if self._call.has_outcome or not message.get("more_body"):
                 self._sink = await self._begin()
                 for held in self._held:
                     await self._sink(held)

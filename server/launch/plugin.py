@@ -236,7 +236,7 @@ class _Served:
         self,
         timeout_s: float,
         adapters: Adapters,
-        scale_of: Callable[[LoRARequest | None], Calibration],
+        calibration_of: Callable[[LoRARequest | None], Calibration],
     ) -> Critic:
         return Critic(
             self._engine,
@@ -245,7 +245,7 @@ class _Served:
             max_model_len=self._config.max_model_len,
             timeout_s=timeout_s,
             style_of=adapters.critique_style,
-            scale_of=scale_of,
+            calibration_of=calibration_of,
         )
 
     def adapter_limits(self, folder: Path, base_critique: CritiqueStyle) -> AdapterLimits:
@@ -285,7 +285,7 @@ def _options(settings: Settings, engine_client: Any) -> GuardOptions:
     scheduler = engine_client.vllm_config.scheduler_config.scheduler_cls
     return GuardOptions(
         in_session=scheduler == SCHEDULER,
-        tells_thoughts=bool(engine_client.vllm_config.structured_outputs_config.reasoning_parser),
+        parses_reasoning=bool(engine_client.vllm_config.structured_outputs_config.reasoning_parser),
         reminder=settings.reminder,
         fail_open=settings.on_failure == "open",
         block_input=settings.block_input,

@@ -179,25 +179,25 @@ def test_a_refusal_instead_of_a_thought_is_read_as_an_answer() -> None:
     parser = ReasoningParserManager.get_reasoning_parser("qwen3")(tokenizer)
     request = ChatCompletionRequest(model="m", messages=[USER])
     refusal = Replacement("I must decline.", tuple(tokenizer.encode("I must decline.")))
-    opening = chat_format.opening(rendered(tokenizer, [USER], enable_thinking=True))
-    assert opening is not None
+    empty_reasoning = chat_format.empty_reasoning(rendered(tokenizer, [USER], enable_thinking=True))
+    assert empty_reasoning is not None
     begun, thought = "<think>\nHm", "<think>\nHm\n</think>\n\nFirst, "
     for shown in ("", begun, thought):
-        instead = opening.before(refusal, tokenizer.encode(shown))
+        instead = empty_reasoning.before(refusal, tokenizer.encode(shown))
         assert tokenizer.decode(list(instead.token_ids)) == instead.text
         _, content = parser.extract_reasoning(shown + instead.text, request)
         assert content is not None
         assert content.endswith("I must decline.")
         assert "Hm" not in content
-    assert chat_format.opening(rendered(tokenizer, [USER], enable_thinking=False)) is None
+    assert chat_format.empty_reasoning(rendered(tokenizer, [USER], enable_thinking=False)) is None
 
 
 @pytest.mark.parametrize("family", ["llama3", "gemma3", "mistral"])
 def test_a_refusal_instead_of_an_answer_stands_alone(
     tokenizer: Any, chat_format: ChatFormat
 ) -> None:
-    assert chat_format.opening(rendered(tokenizer, [USER])) is None
-    assert chat_format.opening(chat_format.encode("Once upon a time")) is None
+    assert chat_format.empty_reasoning(rendered(tokenizer, [USER])) is None
+    assert chat_format.empty_reasoning(chat_format.encode("Once upon a time")) is None
 
 
 def test_special_tokens_spelled_out_in_a_text_stay_text(

@@ -95,7 +95,7 @@ async def test_verdicts_are_scaled_before_anything_is_decided(
         bench.chat_format,
         max_model_len=1024,
         timeout_s=5,
-        scale_of=lambda _: Calibration(1, 1),
+        calibration_of=lambda _: Calibration(1, 1),
     )
     subject = critic.text(bench.chat_format.encode("words"))
     verdict = await critic.judge(subject, categories_from=0.5)

@@ -54,7 +54,7 @@ def test_a_question_in_words_is_a_turn_of_its_own(tokenizer: Any, style: Critiqu
     _, answer, question = said.partition("Answer.")
     assert answer
     assert "answer above" in question
-    assert tokenizer.decode(asked.harm.put([], is_text=True)).count("text above") == 1
+    assert tokenizer.decode(asked.harm.build_prompt([], is_text=True)).count("text above") == 1
     assert len(asked.harm.after_answer) <= asked.longest
 
 

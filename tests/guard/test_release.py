@@ -63,7 +63,7 @@ async def test_nothing_is_out_before_a_verdict_covers_it(make_bench: MakeBench) 
     await gate.arrived.wait()
     for _ in range(100):
         await asyncio.sleep(0)
-    assert not bench.call.flowing
+    assert not bench.call.streaming_started
     gate.opened.set()
     outputs = await asking
     assert text_of(outputs) == FINE

@@ -7,7 +7,7 @@ import pytest
 from sqlalchemy import URL
 
 from guard.errors import AdapterConflict, AdapterUnknown, StoreUnavailable
-from guard.store.adapters import AdapterStore, way_back
+from guard.store.adapters import AdapterStore, rollback_path
 from guard.store.database import connect
 from guard.store.runs import RunStore
 
@@ -133,7 +133,7 @@ async def test_rollbacks_at_once_each_go_one_step(database: URL, runs: RunStore)
     ],
 )
 def test_the_way_back(activated: list[int | None], way: list[int | None]) -> None:
-    assert way_back(activated) == way
+    assert rollback_path(activated) == way
 
 
 async def test_a_deleted_runs_number_is_not_given_again(

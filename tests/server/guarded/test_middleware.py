@@ -129,7 +129,7 @@ def failing(*pieces: bytes, raised: Exception) -> Any:
         headers = [(b"content-type", b"text/event-stream")]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         for piece in pieces:
-            call.flowing = True
+            call.streaming_started = True
             await send({"type": "http.response.body", "body": piece, "more_body": True})
         call.error = StoreUnavailable("gone")
         raise raised
@@ -162,7 +162,7 @@ async def test_what_is_not_the_guards_failure_is_raised_on() -> None:
 
 
 @pytest.mark.parametrize("flowing", [False, True])
-async def test_a_wrong_request_that_vllm_finds_late_is_refused(flowing: bool) -> None:
+async def test_a_wrong_request_that_vllm_finds_late_is_refused(streaming_started: bool) -> None:
     late = RuntimeError(str(STARTED))
     late.__cause__ = VLLMValidationError("no such grammar")
 
@@ -171,11 +171,11 @@ async def test_a_wrong_request_that_vllm_finds_late_is_refused(flowing: bool) ->
         assert call is not None
         headers = [(b"content-type", b"text/event-stream")]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
-        call.flowing = flowing
+        call.streaming_started = streaming_started
         await send({"type": "http.response.body", "body": b"data: {}\n\n", "more_body": True})
         raise late
 
-    if flowing:
+    if streaming_started:
         with pytest.raises(RuntimeError, match="already started"):
             await run(app, http(CHAT))
     else:
@@ -204,7 +204,7 @@ async def test_one_adapter_answers_a_whole_request_though_another_becomes_active
     for _ in range(2):
         sent = await run(app, http(CHAT, app=serving(bench.adapters)))
         headers += [value.decode() for name, value in sent[0]["headers"] if name == ADAPTER]
-    names = [adapter_name(asked.lora_request) for asked in bench.engine.asked]
+    names = [adapter_name(request.lora_request) for request in bench.engine.requests]
     assert names == ["setback-1"] * 4 + ["setback-2"] * 4
     assert headers == ["setback-1", "setback-2"]
     assert bench.engine.reloads == 0

@@ -99,7 +99,7 @@ async def test_a_guard_failure_is_a_true_503_plain_and_streamed(
 async def test_a_failure_after_text_has_flowed_ends_the_stream_with_our_error(
     call: GuardCall, route: str
 ) -> None:
-    call.route, call.flowing = route, True
+    call.route, call.streaming_started = route, True
     wire = Wire(call)
     await wire.head(STREAM)
     await wire.body(b'data: {"text": "a"}\n\n', more=True)

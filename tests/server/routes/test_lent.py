@@ -69,10 +69,12 @@ async def test_answers_are_unguarded_and_wait_behind_everybody(
     assert said == {"adapter": "setback-1", "answers": ["No flag."] * 3}
     assert bench.store.flags == []
     assert [what for what, _ in bench.engine.log] == ["draft"] * 3
-    assert {adapter_name(asked.lora_request) for asked in bench.engine.asked} == {"setback-1"}
-    assert min(asked.priority for asked in bench.engine.asked) > 1000
-    assert [asked.params.seed for asked in bench.engine.asked] == [5, 6, 7]
-    assert {asked.params.max_tokens for asked in bench.engine.asked} == {9}
+    assert {adapter_name(request.lora_request) for request in bench.engine.requests} == {
+        "setback-1"
+    }
+    assert min(request.priority for request in bench.engine.requests) > 1000
+    assert [request.params.seed for request in bench.engine.requests] == [5, 6, 7]
+    assert {request.params.max_tokens for request in bench.engine.requests} == {9}
 
 
 async def test_the_reminder_is_put_as_the_guard_puts_it(
@@ -110,7 +112,7 @@ async def test_conversations_are_counted_and_one_that_the_template_refuses_is_to
 async def test_an_answer_is_cut_to_the_context(bench: Bench, client: httpx.AsyncClient) -> None:
     await post(client, "/answers", adapter="base", conversations=[REQUEST], max_tokens=5000)
     prompt_ids = bench.chat_format.conversation(REQUEST)
-    assert bench.engine.asked[0].params.max_tokens == 1024 - len(prompt_ids)
+    assert bench.engine.requests[0].params.max_tokens == 1024 - len(prompt_ids)
 
 
 @pytest.mark.parametrize(
