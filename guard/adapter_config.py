@@ -165,11 +165,11 @@ def _check_module(module: str, shape: tuple[int, int], name: str, base: Shapes) 
     # Base models store experts as modules or as one fused tensor, so names cannot be compared.
     if ".experts." in module:
         return
-    sizes = base.get(layer_name(module))
-    if sizes is None:
+    known_sizes = base.get(layer_name(module))
+    if known_sizes is None:
         raise AdapterRefused(f"{name} adapts {module}, which the served model does not have")
-    if shape not in sizes:
-        sizes = " or ".join(f"{inputs} to {outputs}" for inputs, outputs in sorted(sizes))
+    if shape not in known_sizes:
+        sizes = " or ".join(f"{inputs} to {outputs}" for inputs, outputs in sorted(known_sizes))
         raise AdapterRefused(
             f"{name} adapts {module} from {shape[0]} to {shape[1]} values; the served model's is "
             f"from {sizes}"

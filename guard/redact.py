@@ -76,8 +76,8 @@ class Redactor:
         for start, end in _addresses(text):
             yield _Finding(start, end, "IP_ADDRESS")
         # With its default max_tries the library gives up in texts with many numbers.
-        for match in PhoneNumberMatcher(text, self._region, max_tries=sys.maxsize):
-            yield _Finding(match.start, match.end, "PHONE_NUMBER")
+        for number in PhoneNumberMatcher(text, self._region, max_tries=sys.maxsize):
+            yield _Finding(number.start, number.end, "PHONE_NUMBER")
 
 
 def check_region(region: str) -> str:

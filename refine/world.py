@@ -50,7 +50,7 @@ class World:
     answer that one verdict bears. everyday: so many requests that the model can answer.
     """
 
-    served_as: str
+    served_model_name: str
     folder: Callable[[], Path]
     verdict_tokens: int
     everyday: Callable[[int], list[str]]

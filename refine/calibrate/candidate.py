@@ -32,7 +32,7 @@ async def calibrate_candidate(
     await store.add(
         adapter=run.id,
         model_revision=run.model_revision,
-        fitted=fitted,
+        calibration=fitted,
         rows=len(verdicts),
         by=f"run {run.id}",
     )

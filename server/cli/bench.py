@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from server.bench import report
-from server.bench.measure import BenchKind, Plan
+from server.bench.measure import BenchKind, BenchPlan
 from server.bench.measure import bench as measure
 from server.launch.models import DEFAULT, find_model
 
@@ -59,15 +59,15 @@ def bench(
     out: Annotated[Path, typer.Option(help="Gets bench.json and bench.png.")] = _DEFAULT_OUT,
 ) -> None:
     """Measure the guard's price, as ratios to bare vLLM on the same model."""
-    plan = Plan(
+    plan = BenchPlan(
         find_model(model),
         kind or tuple(BenchKind),
         clients or _CLIENTS,
         output_tokens or _OUTPUT_TOKENS,
         rounds,
         adapter=adapter,
-        repaired=repaired,
-        past_end=past_end,
+        patched=repaired,
+        ignore_eos=past_end,
     )
     out.mkdir(parents=True, exist_ok=True)
     cells = []

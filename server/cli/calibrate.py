@@ -130,7 +130,7 @@ async def _keep(settings: Settings, read: _Read, fitted: Fit) -> None:
         await store.add(
             adapter=read.adapter,
             model_revision=read.info.model_revision,
-            fitted=fitted.calibration,
+            calibration=fitted.calibration,
             rows=len(read.verdicts),
             by=operator(),
         )

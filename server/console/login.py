@@ -9,7 +9,7 @@ from fastapi.responses import FileResponse, RedirectResponse
 
 from guard.store.keys import Key
 from server.auth.access import Access
-from server.auth.sessions import CONSOLE, FLAGS, LOGIN, Sessions, at
+from server.auth.sessions import CONSOLE, FLAGS, LOGIN, Sessions, mounted_path
 from server.console.view import PageRoute, page, see
 
 _STATIC = Path(__file__).with_name("static")
@@ -42,7 +42,7 @@ async def login(
     if found is None or problem:
         return page(request, "login.html", status=401, next=next, problem=problem)
     # Only to our own pages, whoever wrote the link to this one.
-    ours = next.startswith(f"{at(request, CONSOLE)}/")
+    ours = next.startswith(f"{mounted_path(request, CONSOLE)}/")
     response = RedirectResponse(next, 303) if ours else see(request, FLAGS)
     _sessions(request).begin(request, response, found)
     return response

@@ -20,7 +20,7 @@ from starlette.exceptions import HTTPException
 from guard.errors import GuardError
 from guard.verdict import CATEGORIES
 from server.auth.access import caller_of, role_of_caller
-from server.auth.sessions import at, in_console
+from server.auth.sessions import in_console, mounted_path
 from server.errors import STATUS, BadRequest, on_http_error
 from server.routes.checked import bad_request
 from server.routes.open import path_of
@@ -41,7 +41,10 @@ _templates = Environment(
 def page(request: Request, template: str, /, *, status: int = 200, **values: Any) -> HTMLResponse:
     """A page or a part of one, for who is calling."""
     html = _templates.get_template(template).render(
-        values, base=at(request, ""), caller=caller_of(request), role=role_of_caller(request)
+        values,
+        base=mounted_path(request, ""),
+        caller=caller_of(request),
+        role=role_of_caller(request),
     )
     # What other encodings bring in may be no Unicode.
     return HTMLResponse(html.encode("utf-8", "replace"), status)
@@ -49,7 +52,7 @@ def page(request: Request, template: str, /, *, status: int = 200, **values: Any
 
 def see(request: Request, path: str) -> RedirectResponse:
     """Sends the browser to another page, after a form."""
-    return RedirectResponse(at(request, path), 303)
+    return RedirectResponse(mounted_path(request, path), 303)
 
 
 def filled(fields: Mapping[str, Any]) -> dict[str, Any]:

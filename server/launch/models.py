@@ -38,7 +38,7 @@ class NamedModel:
     """
 
     name: str
-    served_as: str
+    served_model_name: str
     prepare: Callable[[Path], Path]
     options: Mapping[str, Any] = field(default_factory=dict)
     critique: CritiqueStyle = CritiqueStyle.YES_NO
@@ -81,7 +81,7 @@ def named_model(name: str) -> NamedModel | None:
         return None
     return NamedModel(
         name,
-        world.served_as,
+        world.served_model_name,
         lambda _models_dir: world.folder(),
         options=world.options,
         verdict_tokens=world.verdict_tokens,

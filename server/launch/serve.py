@@ -172,7 +172,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 
 def _set_model_defaults(options: argparse.Namespace, model: NamedModel) -> None:
     """What suits a model of ours, where the command line names nothing else."""
-    options.served_model_name = options.served_model_name or [model.served_as]
+    options.served_model_name = options.served_model_name or [model.served_model_name]
     for name, value in model.options.items():
         setattr(options, name, getattr(options, name) or value)
 

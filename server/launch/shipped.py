@@ -65,7 +65,7 @@ async def install(
         await calibrations.add(
             adapter=run.id,
             model_revision=revision,
-            fitted=shipped.calibration,
+            calibration=shipped.calibration,
             rows=shipped.rows,
             by=_BY,
         )

@@ -9,7 +9,7 @@ from fastapi.routing import APIRoute
 from starlette.datastructures import Headers
 
 from guard.store.flags import Flag
-from server.auth.origin import by_another_name, from_elsewhere
+from server.auth.origin import has_foreign_host, is_cross_site
 from server.routes.open import REFINE_PREFIX
 from tests.server.face import Face, fill
 
@@ -138,18 +138,18 @@ async def test_other_sites_may_link_to_pages_but_not_frame_or_fetch_them(face: F
 )
 @pytest.mark.parametrize("method", ["GET", "POST", "DELETE"])
 def test_our_own_pages_and_programs_are_not_refused(method: str, headers: dict[str, str]) -> None:
-    assert not from_elsewhere(method, Headers({"host": HOST, **headers}))
+    assert not is_cross_site(method, Headers({"host": HOST, **headers}))
 
 
 @pytest.mark.parametrize("name", OUR_NAMES)
 def test_this_machine_is_known_by_its_names(name: str) -> None:
-    assert not by_another_name(Headers({"host": name}))
+    assert not has_foreign_host(Headers({"host": name}))
 
 
 @pytest.mark.parametrize("name", OTHER_NAMES)
 def test_any_other_name_is_anothers(name: str) -> None:
-    assert by_another_name(Headers({"host": name}))
+    assert has_foreign_host(Headers({"host": name}))
 
 
 def test_no_name_is_anothers() -> None:
-    assert by_another_name(Headers({}))
+    assert has_foreign_host(Headers({}))

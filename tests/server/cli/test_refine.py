@@ -240,5 +240,5 @@ def test_a_run_that_no_job_works_on_is_cancelled(url: URL) -> None:
     assert "cancelled by" in setback("runs", "show", number).stdout
     again = setback("runs", "cancel", number)
     assert again.exit_code == 1
-    assert "is over: cancelled" in again.stderr
+    assert "has ended: cancelled" in again.stderr
     assert setback("runs", "cancel", "99").exit_code == 1

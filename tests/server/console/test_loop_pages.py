@@ -117,7 +117,7 @@ async def test_a_run_that_nobody_works_on_is_cancelled_at_once(face: Face, flag:
     assert "hx-get" not in after.all("div")[0]
     assert "cancelled by key 1 (anna)" in after.text
     assert (again.status_code, unknown.status_code) == (409, 404)
-    assert "Run 1 is over: cancelled" in Markup(again.text).text
+    assert "Run 1 has ended: cancelled" in Markup(again.text).text
 
 
 async def test_an_adapter_is_promoted_and_rolled_back_with_the_reason(
@@ -148,7 +148,7 @@ async def test_an_adapter_is_promoted_and_rolled_back_with_the_reason(
         ("/adapters/x/promote", {}, 404, "nothing of that number"),
         ("/adapters/2/promote", {"reason": "x" * 1001}, 400, "reason: String should have at most"),
         ("/adapters/rollback", {"reason": "x" * 1001}, 400, "reason: String should have at most"),
-        ("/runs/2/cancel", {}, 409, "Run 2 is over: promoted"),
+        ("/runs/2/cancel", {}, 409, "Run 2 has ended: promoted"),
         ("/runs/x/cancel", {}, 404, "nothing of that number"),
     ],
 )
@@ -182,7 +182,7 @@ async def test_what_is_in_force_says_whether_its_verdicts_are_calibrated(
         calibrations: Calibrations = face.app.state.setback.calibrations
         store = CalibrationStore(parse_url(f"sqlite:///{tmp_path}/face.db"))
         fitted = Calibration(2.0, 0.0)
-        await store.add(adapter=1, model_revision="rev", fitted=fitted, rows=80, by="anna")
+        await store.add(adapter=1, model_revision="rev", calibration=fitted, rows=80, by="anna")
         await store.close()
         await calibrations.refresh()
         for path in ("/console/adapters", "/console/adapters/1"):

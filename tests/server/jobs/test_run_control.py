@@ -149,7 +149,7 @@ async def test_a_run_at_work_ends_by_itself_once_cancelled(database: URL) -> Non
         assert over.reasons == ("cancelled by ben",)
         events = [entry.event for entry in await face.audit.list(10)]
         assert events == ["run.cancelled", "run.started"]
-        with pytest.raises(RunOver, match="is over: cancelled"):
+        with pytest.raises(RunOver, match="has ended: cancelled"):
             await face.control.cancel(run.id, "anna")
 
 
