@@ -2,7 +2,7 @@
 session. Owns both. Does not store keys (guard/store/keys.py) or limit their rate (limits.py).
 
 Until the first key is created, only this machine can reach the server (see launch/serve.py), and
-everything is allowed. The refine routes have a token of their own (routes/lent.py).
+everything is allowed. The refine routes have a token of their own (routes/model_access.py).
 """
 
 import asyncio

@@ -22,7 +22,7 @@ from refine.calibrate.thresholds import Proposals, policy_text, propose
 from refine.evaluation.figures import Figure
 from refine.served import Adapter, ServedInfo, ServedModel, ServedVerdict
 from server.cli.terminal import operator, print_fields, print_table, reported_errors
-from server.jobs.lent_model import lent_model
+from server.jobs.model_access import served_model
 from server.settings import Settings, load_settings, with_refine
 
 
@@ -97,7 +97,7 @@ def _share(text: str) -> float:
 
 
 async def _read(settings: Settings, rows: Sequence[BenchmarkRow], *, base: bool) -> _Read:
-    async with lent_model(settings) as model:
+    async with served_model(settings) as model:
         info = await model.info()
         version = None if base else info.active
         said = await _verdicts(model, rows, "base" if version is None else version)

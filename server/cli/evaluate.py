@@ -20,7 +20,7 @@ from refine.ground import ground_for
 from refine.served import Adapter, ServedInfo
 from server.cli.terminal import AsJson, print_json, reported_errors
 from server.jobs.critics import known_critics
-from server.jobs.lent_model import lent_model
+from server.jobs.model_access import served_model
 from server.settings import Settings, load_settings, with_refine
 
 _ACTIVE: Final = "active"
@@ -137,7 +137,7 @@ def _adapter(name: str) -> Adapter:
 async def _evaluate(
     settings: Settings, asked: Sequence[Adapter]
 ) -> tuple[list[Measures], dict[str, str]]:
-    async with lent_model(settings) as model:
+    async with served_model(settings) as model:
         info = await model.info()
         critics = await known_critics(settings, info)
         ground = await ground_for(info, model, settings.refine, critics.references)

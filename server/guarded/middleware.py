@@ -19,7 +19,7 @@ from guard.traces import note, span
 from server.errors import BadRequest, bad_request_response
 from server.guarded.request import check_moderation_model, parse_body, read_call
 from server.guarded.response import GuardedResponse
-from server.launch.seal import check_guarded
+from server.launch.guarded_handlers import check_guarded
 from server.routes.open import GUARDED, path_of
 from server.telemetry.logs import REQUEST_ID
 

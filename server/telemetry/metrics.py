@@ -1,7 +1,7 @@
-"""The guard's Prometheus metrics, in vLLM's own /metrics. Owns their names and labels; counts what
-the guard reports (guard/observer.py) and tells what serves and how the refine loop fares.
+"""The guard's Prometheus metrics, in vLLM's own /metrics. Owns their names and labels. Counts the
+events of guard/observer.py, and reports the served model and the refine loop's runs.
 
-They live in the default registry, so that several API-server processes add up as vLLM's do.
+They are in the default registry, so that several API-server processes add up as vLLM's metrics do.
 """
 
 from collections.abc import Iterable
@@ -75,17 +75,17 @@ BUILD = Gauge(
 )
 
 
-def tell_build(model_revision: str, policy_hash: str) -> None:
-    """Says what serves, once at start-up."""
+def set_build_info(model_revision: str, policy_hash: str) -> None:
+    """Sets the build information, once at start-up."""
     BUILD.labels(version("setback"), model_revision, policy_hash).set(1)
 
 
-def tell_runs(newest_first: Iterable[StoredRun]) -> None:
-    """Says when a run of the refine loop last ended in each way."""
-    told: set[str] = set()
+def set_run_metrics(newest_first: Iterable[StoredRun]) -> None:
+    """Sets the time at which a run last ended, for each status."""
+    statuses: set[str] = set()
     for run in newest_first:
-        if run.finished_at is not None and run.status not in told:
-            told.add(run.status)
+        if run.finished_at is not None and run.status not in statuses:
+            statuses.add(run.status)
             REFINE_ENDED.labels(run.status).set(run.finished_at.timestamp())
 
 

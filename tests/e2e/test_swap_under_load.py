@@ -22,7 +22,7 @@ from guard.store.url import parse_url
 from guard.tasks import spawn
 from refine.practice.integrity import MODEL_NAME
 from refine.practice.world import Kind, requests
-from server.routes.lent import TOKEN_HEADER
+from server.routes.model_access import TOKEN_HEADER
 from tests.adapters import activate, publish, train_nothing
 from tests.e2e.conftest import SETBACK, Server, running_server
 

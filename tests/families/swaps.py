@@ -8,7 +8,7 @@ import httpx
 import pytest
 
 from guard.store.flags import FlagStore
-from server.routes.lent import TOKEN_HEADER
+from server.routes.model_access import TOKEN_HEADER
 from tests.families.conftest import Served
 
 _WAIT_S = 60

@@ -164,7 +164,7 @@ async def test_a_refusal_says_how_long_to_wait(
     response = await processes[1].get(secret)
     assert response.status_code == 429
     assert response.json()["error"] == {
-        "message": "This key is for 3 requests a minute; try again in 70 s.",
+        "message": "This key is limited to 3 requests a minute; try again in 70 s.",
         "type": "invalid_request_error",
         "param": None,
         "code": "rate_limit_exceeded",

@@ -16,12 +16,12 @@ from guard.store.url import parse_url
 from guard.verdict import CATEGORIES
 from server.cli.main import app
 from tests.json_server import serving
-from tests.server.cli.test_evaluate import Lender
+from tests.server.cli.test_evaluate import ModelAccess
 
 URL = parse_url("sqlite:///data/setback.db")
 
 
-class Judging(Lender):
+class Judging(ModelAccess):
     """Says of "text 7" that it harms with a probability of 0.07, all of it hate."""
 
     asked: list[dict[str, Any]] = []

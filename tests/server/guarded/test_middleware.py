@@ -17,7 +17,7 @@ from guard.call import GuardCall, current_call
 from guard.errors import StoreUnavailable
 from guard.scripted import Script
 from server.guarded.middleware import GuardMiddleware
-from server.launch.seal import seal
+from server.launch.guarded_handlers import install_guard
 from tests.adapters import MemoryRegistry, write_adapter
 from tests.scripted import Bench, Observed
 
@@ -58,7 +58,7 @@ async def test_an_unguarded_process_does_not_start() -> None:
 async def test_a_guarded_process_starts(make_bench: Callable[..., Bench]) -> None:
     bench = make_bench()
     state = State({})
-    seal(state, bench.engine, bench.guarded)
+    install_guard(state, bench.engine, bench.guarded)
     sent = await run(reached, {"type": "lifespan", "app": application(state)})
     assert sent[0]["type"] == "lifespan.reached"
 

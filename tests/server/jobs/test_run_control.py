@@ -127,7 +127,7 @@ async def test_a_job_that_dies_before_it_has_a_run_tells_why(database: URL) -> N
 
 async def test_a_job_that_says_nothing_is_told_as_such(database: URL) -> None:
     async with face_with(database, "true") as face:
-        with pytest.raises(RunNotStarted, match="it said nothing"):
+        with pytest.raises(RunNotStarted, match="it wrote nothing"):
             await face.control.start("anna")
 
 

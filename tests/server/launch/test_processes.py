@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from server.launch import serve
-from server.launch.processes import nothing_said, one_worker
+from server.launch.processes import has_no_process_options, one_worker
 
 
 def options(*arguments: str) -> argparse.Namespace:
@@ -48,8 +48,8 @@ def test_the_user_s_way_wins(arguments: tuple[str, ...]) -> None:
     ],
 )
 def test_so_does_the_environment(environment: dict[str, Any]) -> None:
-    assert not nothing_said(environment)
+    assert not has_no_process_options(environment)
 
 
 def test_which_processors_may_be_said() -> None:
-    assert nothing_said({"VLLM_CPU_OMP_THREADS_BIND": "0-3", "OMP_NUM_THREADS": "4"})
+    assert has_no_process_options({"VLLM_CPU_OMP_THREADS_BIND": "0-3", "OMP_NUM_THREADS": "4"})

@@ -133,7 +133,7 @@ def test_the_database_option_wins_over_the_environment(run: Run) -> None:
 
 @pytest.mark.parametrize("flag", ["--grpc", "--headless", "--tokens-only"])
 def test_ways_past_the_guard_are_refused(flag: str) -> None:
-    with pytest.raises(Unsupported, match=f"{flag} would serve past the guard"):
+    with pytest.raises(Unsupported, match=f"{flag} would bypass the guard"):
         serve._refuse_unguarded_modes(serve.parse([flag]))
 
 

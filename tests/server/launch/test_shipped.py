@@ -39,7 +39,11 @@ async def install(
     adapter: ShippedAdapter, database: URL, folder: Path, revision: str = REVISION
 ) -> bool:
     return await shipped.install(
-        adapter, model="smollm2", revision=revision, database_url=database, adapters_dir=folder
+        adapter,
+        model="smollm2",
+        model_revision=revision,
+        database_url=database,
+        adapters_dir=folder,
     )
 
 
@@ -90,7 +94,7 @@ async def test_another_base_on_the_same_database_gets_its_own(
     adapter: ShippedAdapter, database: URL, folder: Path, adapters: AdapterStore
 ) -> None:
     assert await install(adapter, database, folder)
-    assert await install(adapter, database, folder, revision="local-4567")
+    assert await install(adapter, database, folder, model_revision="local-4567")
     assert [a.model_revision for a in await adapters.list()] == ["local-4567", REVISION]
 
 

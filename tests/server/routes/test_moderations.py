@@ -36,4 +36,4 @@ async def test_roles_that_the_template_refuses_are_the_callers_mistake(
     if status == 400:
         error = judged.json()["error"]
         assert (error["param"], error["code"]) == ("messages", "invalid_value")
-        assert "takes no such roles" in error["message"]
+        assert "does not accept these roles" in error["message"]

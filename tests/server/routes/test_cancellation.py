@@ -6,7 +6,7 @@ import pytest
 from fastapi import FastAPI, Request
 from starlette.types import Message
 
-from server.routes.hang_up import unless_hung_up
+from server.routes.cancellation import cancel_on_disconnect
 
 SCOPE = {
     "type": "http",
@@ -49,7 +49,7 @@ class Work:
 
     async def route(self, request: Request) -> str:
         body = await request.body()
-        return await unless_hung_up(request, self.work(body.decode()))
+        return await cancel_on_disconnect(request, self.work(body.decode()))
 
     async def work(self, asked: str) -> str:
         self.begun.set()
@@ -86,4 +86,4 @@ async def test_a_failure_is_the_works_own() -> None:
     work = Work()
     work.may_end.set()
     with pytest.raises(ValueError, match="fail"):
-        await unless_hung_up(Request(dict(SCOPE), Caller().receive), work.work("fail"))
+        await cancel_on_disconnect(Request(dict(SCOPE), Caller().receive), work.work("fail"))

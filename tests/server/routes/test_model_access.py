@@ -15,8 +15,8 @@ from guard.critic import Critic
 from guard.errors import GuardError, TemplateUnusable
 from guard.scripted import Script
 from server.errors import BadRequest, on_bad_request, on_guard_error
-from server.routes import lent as refine_routes
-from server.routes.lent import TOKEN_HEADER, Lender
+from server.routes import model_access as refine_routes
+from server.routes.model_access import TOKEN_HEADER, ModelAccess
 from tests.adapters import write_adapter
 from tests.scripted import Bench
 
@@ -40,12 +40,14 @@ async def client(bench: Bench) -> AsyncIterator[httpx.AsyncClient]:
         bench.engine, bench.engine.tokenizer, bench.chat_format, max_model_len=1024, timeout_s=5
     )
     info = {"model": "practice", "max_model_len": 1024}
-    lender = Lender(bench.engine, critic, bench.chat_format, bench.adapters, "secret", info)
+    model_access = ModelAccess(
+        bench.engine, critic, bench.chat_format, bench.adapters, "secret", info
+    )
     app = FastAPI()
     app.include_router(refine_routes.router)
     app.add_exception_handler(GuardError, on_guard_error)
     app.add_exception_handler(BadRequest, on_bad_request)
-    app.state.setback = SimpleNamespace(lender=lender)
+    app.state.setback = SimpleNamespace(model_access=model_access)
     async with httpx.AsyncClient(
         transport=httpx.ASGITransport(app),
         base_url="http://test/v1/guard/refine",
