@@ -265,7 +265,7 @@ def _raising_critic_unavailable() -> Iterator[None]:
 
 
 def _prompt(piece: Sequence[int], subject: Subject, question: Question) -> Any:
-    token_ids = question.put(piece, is_text=subject.kind == "text")
+    token_ids = question.build_prompt(piece, is_text=subject.kind == "text")
     return {**tokens_input(token_ids), **subject.extras}
 
 

@@ -45,7 +45,7 @@ def test_who_has_a_key_logs_in(loop: Loop, browser: Browser) -> None:
     browser.open("/console")
     browser.wait_for_path("/console/login")
     browser.press("sb-wrong\n")
-    browser.wait_for("No key in force has this secret.")
+    browser.wait_for("No valid key has this secret.")
     browser.press(f"{loop.secrets['admin']}\n")
     browser.wait_for_path("/console/flags?status=open")
     assert "for admin" in browser.text

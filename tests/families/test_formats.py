@@ -183,7 +183,7 @@ def test_a_refusal_instead_of_a_thought_is_read_as_an_answer() -> None:
     assert empty_reasoning is not None
     begun, thought = "<think>\nHm", "<think>\nHm\n</think>\n\nFirst, "
     for shown in ("", begun, thought):
-        instead = empty_reasoning.before(refusal, tokenizer.encode(shown))
+        instead = empty_reasoning.prepend_to(refusal, tokenizer.encode(shown))
         assert tokenizer.decode(list(instead.token_ids)) == instead.text
         _, content = parser.extract_reasoning(shown + instead.text, request)
         assert content is not None

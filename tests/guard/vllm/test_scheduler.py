@@ -144,7 +144,7 @@ def session() -> Iterator[Session]:
 def nothing_left(session: Session) -> bool:
     scheduler = session.scheduler
     used = scheduler.kv_cache_manager.usage
-    return not scheduler._guarded and not scheduler.requests and used == 0
+    return not scheduler._states and not scheduler.requests and used == 0
 
 
 @pytest.mark.parametrize("kind", [Kind.EVERYDAY, Kind.HARMFUL])

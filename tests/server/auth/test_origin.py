@@ -93,7 +93,7 @@ async def test_a_session_is_not_lent_to_other_sites(face: Face, flag: Flag) -> N
                 assert refused, (method, path, headers)
                 # The session is for the console alone.
                 assert (response.status_code == 401) == path.startswith("/v1")
-        # What this server can only be called is for whoever runs it to say once there are keys.
+        # Once there are keys, any name may lead to this server.
         named = await client.get("/console/flags", headers={"host": "guard.example"})
         assert named.status_code == 200
         assert await state(face) == before

@@ -23,7 +23,7 @@ def findings(*arguments: str, code: int) -> dict[str, tuple[str, str]]:
     """State and words of each check."""
     done = CliRunner().invoke(app, ["doctor", "--json", *arguments])
     assert done.exit_code == code, done.output
-    return {each["check"]: (each["state"], each["said"]) for each in json.loads(done.stdout)}
+    return {each["check"]: (each["state"], each["message"]) for each in json.loads(done.stdout)}
 
 
 def test_all_is_well(healthy: Path) -> None:

@@ -48,11 +48,11 @@ async def test_only_keys_for_reviewing_log_in(face: Face, client: httpx.AsyncCli
     await face.keys.revoke(revoked.id, by="ada")
     await face.access.refresh()
     for key, problem in (
-        ("", "No key in force has this secret"),
-        ("sb-wrong", "No key in force has this secret"),
-        ("\ud800\0".encode("utf-8", "surrogatepass").decode("latin-1"), "No key in force"),
-        (secret, "No key in force has this secret"),
-        (calling, "This key is for the role call; the console needs review or admin"),
+        ("", "No valid key has this secret"),
+        ("sb-wrong", "No valid key has this secret"),
+        ("\ud800\0".encode("utf-8", "surrogatepass").decode("latin-1"), "No valid key"),
+        (secret, "No valid key has this secret"),
+        (calling, "This key has the role call; the console needs review or admin"),
     ):
         refused = await client.post("/console/login", data={"key": key, "next": "/console/runs"})
         assert refused.status_code == 401

@@ -145,11 +145,11 @@ async def test_an_adapter_is_promoted_and_rolled_back_with_the_reason(
     [
         ("/adapters/3/promote", {}, 409, "Adapter 3 was rejected"),
         ("/adapters/99/promote", {}, 404, "There is no adapter 99"),
-        ("/adapters/x/promote", {}, 404, "nothing of that number"),
+        ("/adapters/x/promote", {}, 404, "There is no such page"),
         ("/adapters/2/promote", {"reason": "x" * 1001}, 400, "reason: String should have at most"),
         ("/adapters/rollback", {"reason": "x" * 1001}, 400, "reason: String should have at most"),
         ("/runs/2/cancel", {}, 409, "Run 2 has ended: promoted"),
-        ("/runs/x/cancel", {}, 404, "nothing of that number"),
+        ("/runs/x/cancel", {}, 404, "There is no such page"),
     ],
 )
 async def test_what_cannot_be_done_is_said_and_changes_nothing(
