@@ -1,21 +1,21 @@
-"""Files of text: written whole or not at all, and read line by line. Knows no contents."""
+"""Text files. Owns atomic writing and reading by line. Knows no contents."""
 
 import os
 from pathlib import Path
 
 
 def read_lines(path: Path) -> list[str]:
-    """The lines of a file in UTF-8, with or without a byte-order mark; raises OSError or
+    """Returns the lines of a UTF-8 file, with or without a byte-order mark. Raises OSError or
     UnicodeDecodeError.
 
-    They end at line feeds only: JSON may hold U+2028, U+2029 and U+0085, at which `splitlines()`
-    would cut it.
+    Lines end at line feeds only: JSON may contain U+2028, U+2029 and U+0085, where `splitlines()`
+    would split it.
     """
     return path.read_text(encoding="utf-8-sig").removesuffix("\n").split("\n")
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Writes beside, flushes to disk and renames, so that a kill leaves no half file."""
+    """Writes a temporary file, flushes it to disk and renames it, so no partial file remains."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
     with part.open("w", encoding="utf-8") as file:

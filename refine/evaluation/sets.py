@@ -1,6 +1,6 @@
 """The sets an adapter is measured on. Owns their shape and the user's file; knows no model and no
 truth (truth.py). Those for real models are made in refine/seed/sets.py, the practice world's in
-refine/practice/ground.py.
+refine/practice/evaluation_data.py.
 
 A file is JSON lines, each an object:
 

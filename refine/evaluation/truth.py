@@ -1,5 +1,5 @@
 """Who says what an answer did. Owns the protocol and the truth of a frozen reference; the
-practice world's exact oracle is in refine/practice/ground.py.
+practice world's exact oracle is in refine/practice/evaluation_data.py.
 
 Never the candidate: an adapter that stopped flagging itself would look like progress.
 """

@@ -4,12 +4,12 @@ served and what the refine loop stands on there. Owns no part of the world itsel
 
 from pathlib import Path
 
-from refine.practice.ground import OracleTruth, ordinary, practice_sets
+from refine.practice.evaluation_data import OracleTruth, ordinary, practice_sets
 from refine.practice.integrity import MODEL_NAME, check_model
 from refine.practice.recipe import MODEL_DIR
 from refine.practice.training_wrappers import TRAINING_WRAPPERS
 from refine.practice.world import Kind, requests
-from refine.world import Ground, World
+from refine.world import EvaluationData, World
 
 _MIB = 1024**2
 
@@ -23,8 +23,8 @@ def _everyday(n: int) -> list[str]:
     return [str(each.messages[-1]["content"]) for each in requests(Kind.EVERYDAY, "train", n)]
 
 
-def _ground() -> Ground:
-    return Ground(ordinary, TRAINING_WRAPPERS, practice_sets(), OracleTruth())
+def _ground() -> EvaluationData:
+    return EvaluationData(ordinary, TRAINING_WRAPPERS, practice_sets(), OracleTruth())
 
 
 WORLD = World(
@@ -33,7 +33,7 @@ WORLD = World(
     # Its answers are of 25 to 47 tokens, and it was never trained to judge longer ones.
     verdict_tokens=48,
     everyday=_everyday,
-    ground=_ground,
+    evaluation_data=_ground,
     # vLLM's default would reserve nearly all memory on a CPU, for a model of 8 MB.
     options={
         "kv_cache_memory_bytes": 512 * _MIB,

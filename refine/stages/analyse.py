@@ -15,7 +15,7 @@ from guard import prompts
 from refine.critic import Critic
 from refine.room import QUESTION_TOKENS
 from refine.served import Adapter, Conversation, Model, answered, user_turn
-from refine.stages.collect import Case
+from refine.stages.collect import FlaggedCase
 from refine.stages.dataset import Lesson, critique_of, guided_analysis_of, revision_of
 
 _ANALYSIS_TOKENS = 256
@@ -54,7 +54,7 @@ class Analysed:
 
 async def analyse(
     model: Model,
-    cases: Sequence[Case],
+    cases: Sequence[FlaggedCase],
     *,
     critic: Critic,
     variations: int,
@@ -115,7 +115,7 @@ def _usable(analysis: str, safe_answer: str, dropped: Counter[str]) -> bool:
 
 
 async def _analyses(
-    model: Model, cases: Sequence[Case], critic: Critic, adapter: Adapter
+    model: Model, cases: Sequence[FlaggedCase], critic: Critic, adapter: Adapter
 ) -> list[str]:
     """The guided analysis of each case; empty where the critic finds it harmful."""
     asked = [guided_analysis_of(case.messages, case.answer) for case in cases]
@@ -125,7 +125,7 @@ async def _analyses(
 
 async def _safe_answers(
     model: Model,
-    cases: Sequence[Case],
+    cases: Sequence[FlaggedCase],
     analyses: Sequence[str],
     critic: Critic,
     adapter: Adapter,
@@ -152,7 +152,7 @@ async def _checked(
 
 
 async def _variations(
-    model: Model, cases: Sequence[Case], each: int, seed: int, adapter: Adapter
+    model: Model, cases: Sequence[FlaggedCase], each: int, seed: int, adapter: Adapter
 ) -> list[list[str]]:
     """`each` paraphrases of each case's request."""
     requests = [case.request for case in cases]

@@ -19,7 +19,7 @@ _SHINGLE = 2
 
 
 @dataclass(frozen=True)
-class Case:
+class FlaggedCase:
     """A flag as the refine loop uses it.
 
     messages: the conversation up to and including its last user turn, as plain text.
@@ -49,9 +49,9 @@ class Collection:
     or like one that an earlier run held out. left_out: counts by reason.
     """
 
-    learn: tuple[Case, ...]
-    fine: tuple[Case, ...]
-    held_out: tuple[Case, ...]
+    learn: tuple[FlaggedCase, ...]
+    fine: tuple[FlaggedCase, ...]
+    held_out: tuple[FlaggedCase, ...]
     repeats: tuple[int, ...]
     left_out: Mapping[str, int]
 
@@ -85,7 +85,7 @@ def collect(
     for flag in earlier_held_out:
         if (case := case_of(flag)) is not None:
             alike.add(case, "like a held-out flag")
-    kept: list[tuple[Case, StoredFlag]] = []
+    kept: list[tuple[FlaggedCase, StoredFlag]] = []
     repeats: list[int] = []
     caps = _Caps(options)
     for flag in flags:
@@ -110,8 +110,8 @@ def collect(
 
 
 def _split(
-    kept: Sequence[tuple[Case, StoredFlag]], options: RefineOptions
-) -> tuple[tuple[Case, ...], tuple[Case, ...], tuple[Case, ...]]:
+    kept: Sequence[tuple[FlaggedCase, StoredFlag]], options: RefineOptions
+) -> tuple[tuple[FlaggedCase, ...], tuple[FlaggedCase, ...], tuple[FlaggedCase, ...]]:
     """To learn from, found fine by a reviewer, set aside."""
     harmful = [case for case, flag in kept if flag.review != "dismissed"]
     fine = tuple(case for case, flag in kept if flag.review == "dismissed")
@@ -132,7 +132,7 @@ class _Caps:
         self._users: Counter[str | None] = Counter()
         self._categories: Counter[str] = Counter()
 
-    def over(self, flag: StoredFlag, case: Case) -> str | None:
+    def over(self, flag: StoredFlag, case: FlaggedCase) -> str | None:
         """Why this flag is one too many, or None."""
         options = self._options
         user, category = flag.user_hash, case.category
@@ -146,7 +146,7 @@ class _Caps:
             return f"over the cap of {options.max_flags} flags in a run"
         return None
 
-    def count(self, flag: StoredFlag, case: Case) -> None:
+    def count(self, flag: StoredFlag, case: FlaggedCase) -> None:
         self._users[flag.user_hash] += 1
         self._categories[case.category] += 1
 
@@ -161,15 +161,15 @@ class _Alike:
         self._index = MinHashLSH(threshold=threshold, num_perm=_PERMUTATIONS)
         self._size = 0
 
-    def known(self, case: Case) -> str | None:
+    def known(self, case: FlaggedCase) -> str | None:
         """Why this case is one already seen, or None."""
         return next((key[1] for key in self._index.query(self._hash(case))), None)
 
-    def add(self, case: Case, why: str) -> None:
+    def add(self, case: FlaggedCase, why: str) -> None:
         self._size += 1
         self._index.insert((self._size, why), self._hash(case))
 
-    def _hash(self, case: Case) -> Any:
+    def _hash(self, case: FlaggedCase) -> Any:
         hashed = self._minhash(num_perm=_PERMUTATIONS)
         hashed.update_batch([shingle.encode() for shingle in _shingles(case.request)])
         return hashed
@@ -181,7 +181,7 @@ def _shingles(text: str) -> Iterator[str]:
         yield " ".join(words[start : start + _SHINGLE])
 
 
-def case_of(flag: StoredFlag) -> Case | None:
+def case_of(flag: StoredFlag) -> FlaggedCase | None:
     """The flag as a case; None when some turn of it, or its answer, is not text."""
     messages = [_message(message) for message in flag.messages]
     texts = [message for message in messages if message is not None]
@@ -189,7 +189,7 @@ def case_of(flag: StoredFlag) -> Case | None:
         return None
     category = flag.corrected_category or flag.categories[0]
     correction = flag.corrected_answer or None
-    return Case(flag.id, tuple(texts), flag.answer, category, flag.revision, correction)
+    return FlaggedCase(flag.id, tuple(texts), flag.answer, category, flag.revision, correction)
 
 
 def _message(message: Mapping[str, object]) -> Mapping[str, str] | None:

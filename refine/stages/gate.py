@@ -66,7 +66,7 @@ class Margins:
 
 
 @dataclass(frozen=True)
-class Decision:
+class GateDecision:
     """Whether to promote, and one reason per condition: those that fail come first."""
 
     promote: bool
@@ -110,7 +110,7 @@ def decide(
     base_fingerprint: Sequence[float],
     margins: Margins = Margins(),
     informedness: float = 1.0,
-) -> Decision:
+) -> GateDecision:
     """Every condition is looked at, also when one has failed already.
 
     informedness: Youden's J of the truth about harm, in (0, 1]. Where its mistakes do not depend on
@@ -127,7 +127,7 @@ def decide(
         _not_worse(compared, margin, findings)
     if HELD_OUT in pairs:
         _not_shown_worse(_compare(HELD_OUT, *pairs[HELD_OUT]), findings)
-    return Decision(not findings.failed, (*findings.failed, *findings.passed))
+    return GateDecision(not findings.failed, (*findings.failed, *findings.passed))
 
 
 def too_small(sets: Sets, margin: float, informedness: float = 1.0) -> list[str]:

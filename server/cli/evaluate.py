@@ -16,7 +16,7 @@ from refine.benchmarks.public_api import RequestRoute
 from refine.evaluation import report
 from refine.evaluation.measure import Measuring
 from refine.evaluation.measures import Measures
-from refine.ground import ground_for
+from refine.evaluation_data import load_evaluation_data
 from refine.served import Adapter, ServedInfo
 from server.cli.terminal import AsJson, print_json, reported_errors
 from server.jobs.critics import known_critics
@@ -140,8 +140,12 @@ async def _evaluate(
     async with served_model(settings) as model:
         info = await model.info()
         critics = await known_critics(settings, info)
-        ground = await ground_for(info, model, settings.refine, critics.references)
-        measuring = Measuring(model, ground.sets, ground.truth, info.reminder, info.model_revision)
+        evaluation_data = await load_evaluation_data(
+            info, model, settings.refine, critics.references
+        )
+        measuring = Measuring(
+            model, evaluation_data.sets, evaluation_data.truth, info.reminder, info.model_revision
+        )
         measured = []
         for adapter in _resolved(adapters, info):
             typer.echo(f"measuring {adapter} ...", err=True)
@@ -151,8 +155,8 @@ async def _evaluate(
     return measured, {
         "model": f"{info.model}, revision {info.model_revision}",
         "active": _BASE if info.active is None else f"adapter {info.active}",
-        "sets": f"{ground.sets.name}, {ground.sets.sha256[:12]}",
-        "truth": ground.truth.name,
+        "sets": f"{evaluation_data.sets.name}, {evaluation_data.sets.sha256[:12]}",
+        "truth": evaluation_data.truth.name,
         "time": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
     }
 

@@ -24,7 +24,7 @@ from refine.align import run_alignment
 from refine.benchmarks.rows import BenchmarkRow
 from refine.cycle import run_cycle
 from refine.errors import ServerUnavailable
-from refine.ground import ground_for
+from refine.evaluation_data import load_evaluation_data
 from refine.run import RunContext, Stores
 from refine.schedule import leased, repeat
 from server.jobs.critics import known_critics
@@ -52,8 +52,10 @@ def refine(
     async def cycle(context: RunContext) -> StoredRun:
         info = await context.model.info()
         critics = await known_critics(settings, info)
-        ground = await ground_for(info, context.model, settings.refine, critics.references)
-        return await run_cycle(context, ground)
+        evaluation_data = await load_evaluation_data(
+            info, context.model, settings.refine, critics.references
+        )
+        return await run_cycle(context, evaluation_data)
 
     async def once() -> StoredRun:
         return await _leased_run(settings, report, cycle)

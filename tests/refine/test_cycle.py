@@ -27,7 +27,7 @@ from refine.evaluation.truth import EXACT, Reliability
 from refine.options import RefineOptions
 from refine.run import RunContext, Stores, run_folder
 from refine.served import Adapter, Conversation, ServedInfo, answered
-from refine.world import Ground
+from refine.world import EvaluationData
 from tests.adapters import write_peft
 
 REVISION = "rev-1"
@@ -184,7 +184,7 @@ class Loop:
             AdapterStore(self.url),
             CalibrationStore(self.url),
         )
-        ground = Ground(
+        evaluation_data = EvaluationData(
             lambda n, seed: [f"tend lawn {i}" for i in range(n)],
             ("{request}",),
             sets(),
@@ -193,7 +193,7 @@ class Loop:
         )
         context = RunContext(stores, server, options, self.adapters_dir, self.said.append)
         try:
-            return await run_cycle(context, ground)
+            return await run_cycle(context, evaluation_data)
         finally:
             for store in vars(stores).values():
                 await store.close()

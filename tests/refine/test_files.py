@@ -10,8 +10,8 @@ import pytest
 from guard.prompts import CritiqueStyle
 from refine.critic import Critic
 from refine.evaluation.sets import Sets, with_file
+from refine.evaluation_data import load_evaluation_data
 from refine.files import read_lines
-from refine.ground import ground_for
 from refine.options import RefineOptions
 from refine.served import ServedInfo
 from refine.stages.dataset import Example, Kind, earlier_examples, read_examples, write_dataset
@@ -55,5 +55,7 @@ def test_a_gate_file_is_read(tmp_path: Path) -> None:
 async def test_a_replay_file_is_read(tmp_path: Path) -> None:
     path = tmp_path / "ordinary.txt"
     path.write_bytes(b"\xef\xbb\xbf" + f"{ODD}\r\nHow do I knit?\r\n".encode())
-    ground = await ground_for(INFO, ScriptedModel(), RefineOptions(replay_file=path), [Critic()])
-    assert set(ground.ordinary(2, 0)) == {ODD, "How do I knit?"}
+    evaluation_data = await load_evaluation_data(
+        INFO, ScriptedModel(), RefineOptions(replay_file=path), [Critic()]
+    )
+    assert set(evaluation_data.ordinary(2, 0)) == {ODD, "How do I knit?"}

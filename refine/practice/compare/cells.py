@@ -10,7 +10,7 @@ from refine.practice.compare.flags import from_traffic, never_flagged, one_per_w
 from refine.practice.compare.lab import Flags, Lab, file_name
 from refine.practice.compare.methods import METHODS, OURS, Method
 from refine.practice.wrappers import WRAPPERS
-from refine.stages.collect import Case
+from refine.stages.collect import FlaggedCase
 
 FLAGS = (10, 30, 100, 300)
 MOST_FLAGS = max(FLAGS)
@@ -83,9 +83,9 @@ class Cells:
         return await self._cell(f"wrappers: {variations} variations", flagged, seed, make)
 
     async def _flags(
-        self, name: str, draw: Callable[[], Awaitable[list[Case]]]
-    ) -> tuple[Case, ...]:
-        return tuple(await self.lab.kept(f"flags/{name}", list[Case], draw))
+        self, name: str, draw: Callable[[], Awaitable[list[FlaggedCase]]]
+    ) -> tuple[FlaggedCase, ...]:
+        return tuple(await self.lab.kept(f"flags/{name}", list[FlaggedCase], draw))
 
     async def _cell(
         self, row: str, flags: int, seed: int, measure: Callable[[], Awaitable[dict[str, float]]]

@@ -11,7 +11,13 @@ from dataclasses import replace
 from refine.critic import Critic
 from refine.evaluation.measure import Measuring
 from refine.evaluation.sets import JAILBREAK, PLAIN
-from refine.practice.ground import HARMFUL_SPLITS, OracleTruth, Sizes, case_of, practice_sets
+from refine.practice.evaluation_data import (
+    HARMFUL_SPLITS,
+    OracleTruth,
+    Sizes,
+    case_of,
+    practice_sets,
+)
 from refine.practice.world import Kind, Request, build_request, draw_task, requests
 from refine.practice.wrappers import WRAPPERS
 from refine.served import Adapter, Model

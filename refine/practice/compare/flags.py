@@ -8,13 +8,13 @@ Never flagged are two of the eight categories, others for each seed; and, since 
 import random
 from collections.abc import Sequence
 
-from refine.practice.ground import case_of
+from refine.practice.evaluation_data import case_of
 from refine.practice.tasks_harmful import CATEGORY_HARM
 from refine.practice.traffic import asked
 from refine.practice.world import Kind, Request, build_request, draw_task
 from refine.practice.wrappers import WRAPPERS
 from refine.served import Model, answered
-from refine.stages.collect import Case
+from refine.stages.collect import FlaggedCase
 
 _TRAFFIC = {Kind.HARMFUL: 120, Kind.EVERYDAY: 60, Kind.BORDERLINE: 20}
 """Requests a batch."""
@@ -29,9 +29,9 @@ def never_flagged(seed: int) -> frozenset[str]:
     return frozenset(names[(2 * seed + place) % len(names)] for place in (0, 1))
 
 
-async def from_traffic(model: Model, n: int, seed: int) -> list[Case]:
+async def from_traffic(model: Model, n: int, seed: int) -> list[FlaggedCase]:
     """The first `n` flagged drafts of mixed traffic, numbered from 1."""
-    found: list[Case] = []
+    found: list[FlaggedCase] = []
     batch = seed * _BATCHES_PER_SEED
     while len(found) < n:
         mixed = [
@@ -45,12 +45,12 @@ async def from_traffic(model: Model, n: int, seed: int) -> list[Case]:
     return found[:n]
 
 
-async def one_per_wrapper(model: Model, seed: int) -> list[Case]:
+async def one_per_wrapper(model: Model, seed: int) -> list[FlaggedCase]:
     """For each wrapper that is not held out, the first harmful request in it that is flagged."""
     rng = random.Random(f"one per wrapper {seed}")
-    found: list[Case] = []
+    found: list[FlaggedCase] = []
     for wrapper in (wrapper for wrapper in WRAPPERS if not wrapper.held_out):
-        flagged: list[Case] = []
+        flagged: list[FlaggedCase] = []
         while not flagged:
             tasks = [draw_task(rng, Kind.HARMFUL) for _ in range(_TRIES)]
             tried = [build_request(task, task.draw_slots(rng), rng, wrapper) for task in tasks]
@@ -59,7 +59,7 @@ async def one_per_wrapper(model: Model, seed: int) -> list[Case]:
     return found
 
 
-async def _flagged(model: Model, drawn: Sequence[Request], number: int) -> list[Case]:
+async def _flagged(model: Model, drawn: Sequence[Request], number: int) -> list[FlaggedCase]:
     """Those whose draft the base's critic finds harmful, numbered from `number` + 1."""
     shown = [request.messages for request in drawn]
     answers = await model.answers(shown, adapter="base", reminder=True)
@@ -71,6 +71,6 @@ async def _flagged(model: Model, drawn: Sequence[Request], number: int) -> list[
         if harm >= _HARMFUL
     ]
     return [
-        Case(number + place, request.messages, answer, case_of(request).category)
+        FlaggedCase(number + place, request.messages, answer, case_of(request).category)
         for place, (request, answer) in enumerate(caught, start=1)
     ]

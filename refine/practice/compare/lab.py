@@ -22,12 +22,12 @@ from refine.critic import BASE_ALONE
 from refine.files import write_atomically
 from refine.options import RefineOptions
 from refine.practice.compare.methods import Method, examples, revise
-from refine.practice.ground import ordinary
+from refine.practice.evaluation_data import ordinary
 from refine.practice.reader_model import ReaderModel
 from refine.practice.recipe import CONTEXT_LENGTH, MANIFEST
 from refine.practice.training_wrappers import TRAINING_WRAPPERS
 from refine.stages.analyse import Analysed, analyse
-from refine.stages.collect import Case
+from refine.stages.collect import FlaggedCase
 from refine.stages.dataset import Example, Lesson, Ordinary, write_dataset
 from refine.stages.replay import replay
 from refine.stages.train import train
@@ -42,7 +42,7 @@ class Flags:
     flagged request."""
 
     name: str
-    cases: tuple[Case, ...]
+    cases: tuple[FlaggedCase, ...]
     variations: int
     seed: int
 

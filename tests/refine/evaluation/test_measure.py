@@ -14,7 +14,7 @@ from refine.evaluation.measure import Measuring
 from refine.evaluation.measures import HELD_OUT, INJECTION, OVER_REFUSAL, Measures
 from refine.evaluation.sets import FILE, Case, Labelled, Sets
 from refine.evaluation.truth import ReferenceTruth, reliability
-from refine.practice.ground import OracleTruth
+from refine.practice.evaluation_data import OracleTruth
 from refine.served import Adapter, Conversation, answered
 
 

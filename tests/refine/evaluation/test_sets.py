@@ -9,7 +9,7 @@ import pytest
 from refine.errors import DataInvalid
 from refine.evaluation.sets import FILE, Case, Sets, with_file
 from refine.practice import oracle
-from refine.practice.ground import Sizes, ordinary, practice_sets
+from refine.practice.evaluation_data import Sizes, ordinary, practice_sets
 from refine.practice.phrasings import HELD_OUT_PHRASINGS, PHRASINGS
 from refine.practice.training_wrappers import TRAINING_WRAPPERS
 from refine.practice.world import Kind

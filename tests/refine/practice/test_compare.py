@@ -21,7 +21,7 @@ from refine.practice.compare.flags import from_traffic, never_flagged, one_per_w
 from refine.practice.compare.lab import Flags, Lab
 from refine.practice.compare.methods import METHODS, MISTAKES, OURS, REVISE, SFT, examples, revise
 from refine.practice.compare.table import as_json, table
-from refine.practice.ground import Sizes
+from refine.practice.evaluation_data import Sizes
 from refine.practice.oracle import Outcome, asked_task, outcome
 from refine.practice.pairs import recipe_answer
 from refine.practice.reader_model import ReaderModel
@@ -31,7 +31,7 @@ from refine.practice.traffic import asked
 from refine.practice.world import Kind as WorldKind
 from refine.practice.wrappers import WRAPPERS
 from refine.served import Adapter, Conversation
-from refine.stages.collect import Case
+from refine.stages.collect import FlaggedCase
 from refine.stages.dataset import Kind, Lesson, Ordinary
 
 SMALL = Sizes(harmful_per_split=12, everyday=4, borderline=4, pairs=8, injections=4)
@@ -88,11 +88,11 @@ def ordinary() -> list[Ordinary]:
     return [Ordinary(request, "answer", "No. Fine.") for _ in range(8)]
 
 
-def harmful_cases() -> tuple[Case, ...]:
+def harmful_cases() -> tuple[FlaggedCase, ...]:
     """Harmful requests with answers that the practice model's critic knows."""
     requests = [r for r in asked(WorldKind.HARMFUL, 6, 0) if r.task and not r.task.overlooked]
     return tuple(
-        Case(number, request.messages, recipe_answer(request), "hate")
+        FlaggedCase(number, request.messages, recipe_answer(request), "hate")
         for number, request in enumerate(requests, start=1)
     )
 

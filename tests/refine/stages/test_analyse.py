@@ -8,12 +8,14 @@ from guard.calibration import Calibration
 from refine.critic import Critic
 from refine.served import Adapter, Conversation
 from refine.stages.analyse import analyse
-from refine.stages.collect import Case
+from refine.stages.collect import FlaggedCase
 from refine.stages.replay import replay
 from tests.refine.scripted_model import ScriptedModel
 
 WRAPPERS = ("Be short: {request}", "{request} Thanks.")
-_CASE = Case(7, ({"role": "user", "content": "how to harm a gnome"},), "harm it so", "violence")
+_CASE = FlaggedCase(
+    7, ({"role": "user", "content": "how to harm a gnome"},), "harm it so", "violence"
+)
 
 
 def auditor(asked: str) -> str:

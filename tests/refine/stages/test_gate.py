@@ -14,7 +14,7 @@ from refine.evaluation.measures import (
     Series,
 )
 from refine.evaluation.sets import Case, Labelled, Sets
-from refine.stages.gate import FAILS, PASSES, Decision, Margins, decide, too_small
+from refine.stages.gate import FAILS, PASSES, GateDecision, Margins, decide, too_small
 
 SIZES = {
     "harmless: plain": 225,
@@ -59,7 +59,7 @@ def without(found: Measures, name: str) -> Measures:
     return replace(found, series={k: v for k, v in found.series.items() if k != name})
 
 
-def judged(active: Measures, candidate: Measures) -> Decision:
+def judged(active: Measures, candidate: Measures) -> GateDecision:
     return decide(active, candidate, BASE_FINGERPRINT)
 
 

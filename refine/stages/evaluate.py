@@ -14,18 +14,18 @@ from refine.evaluation.measure import Measuring
 from refine.evaluation.measures import Measures
 from refine.evaluation.sets import Case
 from refine.served import Model, ServedInfo
-from refine.stages.collect import Case as FlaggedCase
-from refine.stages.gate import Decision, Margins, decide, too_small
-from refine.world import Ground
+from refine.stages.collect import FlaggedCase
+from refine.stages.gate import GateDecision, Margins, decide, too_small
+from refine.world import EvaluationData
 
 HELD_OUT_GROUP = "held-out flags"
 
 
 @dataclass(frozen=True)
-class Proof:
+class GateResult:
     """The decision, and everything that it stands on."""
 
-    decision: Decision
+    decision: GateDecision
     active: Measures
     candidate: Measures
 
@@ -39,16 +39,16 @@ class Proof:
         }
 
 
-def check_sets(ground: Ground, margin: float) -> None:
+def check_sets(evaluation_data: EvaluationData, margin: float) -> None:
     """Raises DataInvalid when the gate could not decide on these sets, whatever the candidate."""
-    if ground.reliability.informedness <= 0:
+    if evaluation_data.reliability.informedness <= 0:
         raise DataInvalid(
-            f"The gate's truth ({ground.truth.name}) cannot tell harmful answers from harmless "
-            f"ones: it catches {ground.reliability.caught:.0%} of the harmful ones and passes "
-            f"{ground.reliability.passed:.0%} of the harmless ones. Align the base first with "
+            f"The gate's truth ({evaluation_data.truth.name}) cannot tell harmful answers from harmless "
+            f"ones: it catches {evaluation_data.reliability.caught:.0%} of the harmful ones and passes "
+            f"{evaluation_data.reliability.passed:.0%} of the harmless ones. Align the base first with "
             "`setback align`, or name a judge with SETBACK_REFINE_JUDGE_URL"
         )
-    missing = too_small(ground.sets, margin, ground.reliability.informedness)
+    missing = too_small(evaluation_data.sets, margin, evaluation_data.reliability.informedness)
     if missing:
         raise DataInvalid(
             f"The gate's sets are too small for a margin of {margin:.1%}: {'; '.join(missing)}. "
@@ -57,9 +57,9 @@ def check_sets(ground: Ground, margin: float) -> None:
         )
 
 
-async def prove(
+async def evaluate_candidate(
     model: Model,
-    ground: Ground,
+    evaluation_data: EvaluationData,
     info: ServedInfo,
     *,
     candidate: Critic,
@@ -67,7 +67,7 @@ async def prove(
     held_out: Sequence[FlaggedCase],
     margin: float,
     cache: Path,
-) -> Proof:
+) -> GateResult:
     """Measures both on the same cases, through the engine that serves, and decides.
 
     active: the adapter that was in force when the run began, or the base alone. margin: by how much
@@ -75,9 +75,11 @@ async def prove(
     Raises ServerUnavailable.
     """
     flagged = [Case(case.messages, HELD_OUT_GROUP, case.category) for case in held_out]
-    measuring = Measuring(model, ground.sets, ground.truth, info.reminder, info.model_revision)
+    measuring = Measuring(
+        model, evaluation_data.sets, evaluation_data.truth, info.reminder, info.model_revision
+    )
     before = await measuring.measure_once(cache, active, flagged)
     after = await measuring.measure(candidate, flagged)
     base = await fingerprint(model, "base")
-    informedness = ground.reliability.informedness
-    return Proof(decide(before, after, base, Margins(margin), informedness), before, after)
+    informedness = evaluation_data.reliability.informedness
+    return GateResult(decide(before, after, base, Margins(margin), informedness), before, after)
