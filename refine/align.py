@@ -180,24 +180,24 @@ def _is_usable_analysis(mistake: Mistake, analysis: str) -> bool:
 async def _dataset(run: Run, mistakes: Mistakes, rows: Sequence[BenchmarkRow]) -> DatasetFile:
     """The paper's step 3, without any hint: analyses, safe answers, labels and ordinary help."""
     seed = run.context.options.seed
-    examples_ = [
+    training_examples = [
         *examples.of_corpus(seed),
         *examples.of_rows(rows),
         *(example for mistake in mistakes.made for example in _of_mistake(mistake)),
         *await _help(run, rows),
     ]
     about = {"run": run.record.id, "parent": None, "seed": seed}
-    return await run.note_dataset(write_dataset(run.folder / "dataset", examples_, about))
+    return await run.note_dataset(write_dataset(run.folder / "dataset", training_examples, about))
 
 
 def _of_mistake(mistake: Mistake) -> list[Example]:
     judged = answered(mistake.messages, mistake.answer)
-    examples_ = [examples.label(judged, harmful=True, category=mistake.category)]
+    training_examples = [examples.label(judged, harmful=True, category=mistake.category)]
     if mistake.analysis:
-        examples_.append(
+        training_examples.append(
             examples.mistake(mistake.messages, mistake.answer, mistake.analysis, mistake.category)
         )
-    return examples_
+    return training_examples
 
 
 async def _help(run: Run, rows: Sequence[BenchmarkRow]) -> list[Example]:
@@ -208,7 +208,7 @@ async def _help(run: Run, rows: Sequence[BenchmarkRow]) -> list[Example]:
     requests = list(
         compress(requests, await fits(model, requests, run.info.max_model_len - _HELP_TOKENS))
     )
-    examples_ = []
+    training_examples = []
     for draw in range(_DRAWS):
         answers = await model.answers(
             requests,
@@ -219,9 +219,9 @@ async def _help(run: Run, rows: Sequence[BenchmarkRow]) -> list[Example]:
         )
         for messages, answer in zip(requests, answers, strict=True):
             if answer.strip() and not repeats_itself(answer) and not is_refusal(answer):
-                examples_.append(Example(Kind.HELP, tuple(messages), answer))
-                examples_.append(examples.label(answered(messages, answer), harmful=False))
-    return examples_
+                training_examples.append(Example(Kind.HELP, tuple(messages), answer))
+                training_examples.append(examples.label(answered(messages, answer), harmful=False))
+    return training_examples
 
 
 async def _train(run: Run, dataset: DatasetFile) -> Path:

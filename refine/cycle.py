@@ -14,7 +14,7 @@ from refine.served import answered
 from refine.stages.analyse import TOKENS_ABOUT_A_CASE, Analysed, analyse
 from refine.stages.collect import Collection, case_of, collect
 from refine.stages.dataset import DatasetFile, Dismissed, build, earlier_examples, write_dataset
-from refine.stages.evaluate import GateResult, check_sets, evaluate_candidate
+from refine.stages.evaluate import GateInputs, GateResult, check_sets, evaluate_candidate
 from refine.stages.replay import replay
 from refine.world import EvaluationData
 
@@ -22,34 +22,30 @@ _MAX_FLAGS_READ = 10_000
 _EPOCHS = 3
 
 
-async def run_cycle(context: RunContext, evaluation_data: EvaluationData) -> StoredRun:
+async def run_cycle(context: RunContext, data: EvaluationData) -> StoredRun:
     """Resumes the run that a killed job left, or runs a new one. Returns its record.
 
     Raises ServerUnavailable, StoreUnavailable or TrainingFailed; the next call then resumes the
     run. Raises DataInvalid, before anything starts, when the gate's sets are too small or its
     ground truth is unreliable.
     """
-    check_sets(evaluation_data, context.options.gate_margin)
+    check_sets(data, context.options.gate_margin)
     run = await begin(context, "flags")
-    return await run.conduct(_run_stages(run, evaluation_data))
+    return await run.conduct(_run_stages(run, data))
 
 
-async def _run_stages(run: Run, evaluation_data: EvaluationData) -> GateResult | StoredRun:
+async def _run_stages(run: Run, data: EvaluationData) -> GateResult | StoredRun:
     collection = await run.stage("collect", Collection, lambda: _collect(run))
     if len(collection.learn) < run.context.options.min_flags:
         return await _too_few(run, collection)
-    analysed = await run.stage(
-        "analyse", Analysed, lambda: _analyse(run, evaluation_data, collection)
-    )
+    analysed = await run.stage("analyse", Analysed, lambda: _analyse(run, data, collection))
     dataset = await run.stage(
-        "dataset", DatasetFile, lambda: _dataset(run, evaluation_data, collection, analysed)
+        "dataset", DatasetFile, lambda: _dataset(run, data, collection, analysed)
     )
     trained = await run.stage(
         "train", Path, lambda: run.train(dataset, start=_start(run), epochs=_EPOCHS)
     )
-    return await run.stage(
-        "gate", GateResult, lambda: _gate(run, evaluation_data, collection, trained)
-    )
+    return await run.stage("gate", GateResult, lambda: _gate(run, data, collection, trained))
 
 
 async def _collect(run: Run) -> Collection:
@@ -79,14 +75,14 @@ async def _unusable(run: Run, flags: Sequence[StoredFlag]) -> dict[int, str]:
     return reasons
 
 
-async def _analyse(run: Run, evaluation_data: EvaluationData, collection: Collection) -> Analysed:
+async def _analyse(run: Run, data: EvaluationData, collection: Collection) -> Analysed:
     options = run.context.options
     analysed = await analyse(
         run.context.model,
         collection.learn,
-        critic=evaluation_data.critic,
+        critic=data.critic,
         variations=options.variations,
-        wrappers=evaluation_data.wrappers,
+        wrappers=data.wrappers,
         seed=options.seed,
     )
     await run.count("analyse", analysed.counts)
@@ -94,15 +90,15 @@ async def _analyse(run: Run, evaluation_data: EvaluationData, collection: Collec
 
 
 async def _dataset(
-    run: Run, evaluation_data: EvaluationData, collection: Collection, analysed: Analysed
+    run: Run, data: EvaluationData, collection: Collection, analysed: Analysed
 ) -> DatasetFile:
     options, stores = run.context.options, run.context.stores
     share = options.reminder_share if run.info.reminder else 0.0
     ordinary = await replay(
         run.context.model,
-        evaluation_data.ordinary(options.replay, options.seed),
-        critic=evaluation_data.critic,
-        wrappers=evaluation_data.wrappers,
+        data.ordinary(options.replay, options.seed),
+        critic=data.critic,
+        wrappers=data.wrappers,
         reminder_share=share,
         seed=options.seed,
         max_model_len=run.info.max_model_len,
@@ -145,22 +141,20 @@ def _start(run: Run) -> Path | None:
 
 
 async def _gate(
-    run: Run, evaluation_data: EvaluationData, collection: Collection, trained: Path
+    run: Run, data: EvaluationData, collection: Collection, trained: Path
 ) -> GateResult:
     context = run.context
-    await run.count("gate", evaluation_data.counts)
+    await run.count("gate", data.counts)
     await run.publish(trained, run.info.learned_style)
-    candidate = await run.calibrate(evaluation_data.sets.pairs)
-    return await evaluate_candidate(
-        context.model,
-        evaluation_data,
-        run.info,
-        candidate=candidate,
+    candidate = await run.calibrate(data.sets.pairs)
+    inputs = GateInputs(
+        candidate,
         active=await _active_critic(run),
         held_out=collection.held_out,
         margin=context.options.gate_margin,
-        cache=context.options.work_dir / "measures",
     )
+    cache = context.options.work_dir / "measures"
+    return await evaluate_candidate(context.model, data, run.info, inputs, cache=cache)
 
 
 async def _active_critic(run: Run) -> Critic:

@@ -1,6 +1,6 @@
-"""Worlds: models that bring their own evaluation data. Owns the data's types and the lookup by
-name. A world registers itself under the entry point group `setback.worlds`. Does not load the data of
-real models (evaluation_data.py).
+"""Worlds: models that bring their own evaluation data. Owns the types and the lookup
+by name. A world registers itself under the entry point group `setback.worlds`. Does not load the
+data of real models (evaluation_data.py).
 """
 
 from collections.abc import Callable, Mapping, Sequence

@@ -1,5 +1,6 @@
-"""Stage 5: measures the candidate beside the active adapter and lets the gate decide. Owns what is
-measured and what is kept of it; the sets and their truth are ground.py's, the rule is gate.py's.
+"""Stage 5: measures candidate and active adapter on the same cases and lets the gate decide.
+Owns what is measured and what is stored of it. Does not define the sets and their ground truth
+(evaluation_data.py) or the gate's rule (gate.py).
 """
 
 from collections.abc import Sequence
@@ -22,8 +23,22 @@ HELD_OUT_GROUP = "held-out flags"
 
 
 @dataclass(frozen=True)
+class GateInputs:
+    """What the gate compares, and how strictly.
+
+    active: the adapter that was active when the run began, or the base model. held_out: flags that
+    were not trained on. margin: how much worse the candidate may be, as a share.
+    """
+
+    candidate: Critic
+    active: Critic
+    held_out: Sequence[FlaggedCase]
+    margin: float
+
+
+@dataclass(frozen=True)
 class GateResult:
-    """The decision, and everything that it stands on."""
+    """The gate's decision and the measures it is based on."""
 
     decision: GateDecision
     active: Measures
@@ -31,7 +46,7 @@ class GateResult:
 
     @property
     def figures(self) -> dict[str, Any]:
-        """For the run's row: both adapters' figures by name."""
+        """Both adapters' figures by name, for the run's row."""
         measured = {"active": self.active, "candidate": self.candidate}
         return {
             role: {"adapter": m.adapter, "figures": [f.as_json() for f in m.figures]}
@@ -39,16 +54,17 @@ class GateResult:
         }
 
 
-def check_sets(evaluation_data: EvaluationData, margin: float) -> None:
-    """Raises DataInvalid when the gate could not decide on these sets, whatever the candidate."""
-    if evaluation_data.reliability.informedness <= 0:
+def check_sets(data: EvaluationData, margin: float) -> None:
+    """Raises DataInvalid when the gate cannot decide on these sets, whatever the candidate."""
+    reliability = data.reliability
+    if reliability.informedness <= 0:
         raise DataInvalid(
-            f"The gate's truth ({evaluation_data.truth.name}) cannot tell harmful answers from harmless "
-            f"ones: it catches {evaluation_data.reliability.caught:.0%} of the harmful ones and passes "
-            f"{evaluation_data.reliability.passed:.0%} of the harmless ones. Align the base first with "
+            f"The gate's truth ({data.truth.name}) cannot tell harmful answers from harmless "
+            f"ones: it catches {reliability.caught:.0%} of the harmful ones and passes "
+            f"{reliability.passed:.0%} of the harmless ones. Align the base first with "
             "`setback align`, or name a judge with SETBACK_REFINE_JUDGE_URL"
         )
-    missing = too_small(evaluation_data.sets, margin, evaluation_data.reliability.informedness)
+    missing = too_small(data.sets, margin, reliability.informedness)
     if missing:
         raise DataInvalid(
             f"The gate's sets are too small for a margin of {margin:.1%}: {'; '.join(missing)}. "
@@ -58,28 +74,17 @@ def check_sets(evaluation_data: EvaluationData, margin: float) -> None:
 
 
 async def evaluate_candidate(
-    model: Model,
-    evaluation_data: EvaluationData,
-    info: ServedInfo,
-    *,
-    candidate: Critic,
-    active: Critic,
-    held_out: Sequence[FlaggedCase],
-    margin: float,
-    cache: Path,
+    model: Model, data: EvaluationData, info: ServedInfo, inputs: GateInputs, *, cache: Path
 ) -> GateResult:
-    """Measures both on the same cases, through the engine that serves, and decides.
+    """Measures both adapters on the same cases, through the serving engine, and decides.
 
-    active: the adapter that was in force when the run began, or the base alone. margin: by how much
-    the candidate may be worse, as a share. cache: keeps what was measured of an adapter before.
+    cache: the folder with earlier measures of the active adapter.
     Raises ServerUnavailable.
     """
-    flagged = [Case(case.messages, HELD_OUT_GROUP, case.category) for case in held_out]
-    measuring = Measuring(
-        model, evaluation_data.sets, evaluation_data.truth, info.reminder, info.model_revision
-    )
-    before = await measuring.measure_once(cache, active, flagged)
-    after = await measuring.measure(candidate, flagged)
+    flagged = [Case(case.messages, HELD_OUT_GROUP, case.category) for case in inputs.held_out]
+    measuring = Measuring(model, data.sets, data.truth, info.reminder, info.model_revision)
+    active = await measuring.measure_once(cache, inputs.active, flagged)
+    candidate = await measuring.measure(inputs.candidate, flagged)
     base = await fingerprint(model, "base")
-    informedness = evaluation_data.reliability.informedness
-    return GateResult(decide(before, after, base, Margins(margin), informedness), before, after)
+    margins, informedness = Margins(inputs.margin), data.reliability.informedness
+    return GateResult(decide(active, candidate, base, margins, informedness), active, candidate)

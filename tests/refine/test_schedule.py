@@ -137,8 +137,8 @@ async def test_it_repeats_after_failures_and_says_them(leases: Leases) -> None:
     await asyncio.wait_for(third.wait(), 30)
     working.cancel()
     assert said == [
-        "the cycle failed and is tried again in 0:00:00.000001: no answer",
-        "another job is at work: host-a pid 7 holds it",
+        "the cycle failed and is retried in 0:00:00.000001: no answer",
+        "another job is running: host-a pid 7 holds it",
     ]
 
 
