@@ -11,7 +11,7 @@ from guard.store.runs import StoredRun
 from refine.critic import Critic
 from refine.run import Run, RunContext, begin, run_folder
 from refine.served import answered
-from refine.stages.analyse import TOKENS_ABOUT_A_CASE, Analysed, analyse
+from refine.stages.analyse import TOKENS_AFTER_ANSWER, Analysed, analyse
 from refine.stages.collect import Collection, case_of, collect
 from refine.stages.dataset import DatasetFile, Dismissed, build, earlier_examples, write_dataset
 from refine.stages.evaluate import GateInputs, GateResult, check_sets, evaluate_candidate
@@ -65,7 +65,7 @@ async def _unusable(run: Run, flags: Sequence[StoredFlag]) -> dict[int, str]:
     lengths = await run.context.model.lengths(
         [answered(case.messages, case.answer) for case in cases]
     )
-    limit = run.info.max_model_len - TOKENS_ABOUT_A_CASE
+    limit = run.info.max_model_len - TOKENS_AFTER_ANSWER
     reasons = {}
     for case, length in zip(cases, lengths, strict=True):
         if length is None:

@@ -11,7 +11,7 @@ from typing import Any
 from refine.critic import Critic
 from refine.errors import DataInvalid
 from refine.evaluation.fingerprint import fingerprint
-from refine.evaluation.measure import Measuring
+from refine.evaluation.measure import Evaluator
 from refine.evaluation.measures import Measures
 from refine.evaluation.sets import Case
 from refine.served import Model, ServedInfo
@@ -82,9 +82,9 @@ async def evaluate_candidate(
     Raises ServerUnavailable.
     """
     flagged = [Case(case.messages, HELD_OUT_GROUP, case.category) for case in inputs.held_out]
-    measuring = Measuring(model, data.sets, data.truth, info.reminder, info.model_revision)
-    active = await measuring.measure_once(cache, inputs.active, flagged)
-    candidate = await measuring.measure(inputs.candidate, flagged)
+    evaluator = Evaluator(model, data.sets, data.truth, info.reminder, info.model_revision)
+    active = await evaluator.measure_once(cache, inputs.active, flagged)
+    candidate = await evaluator.measure(inputs.candidate, flagged)
     base = await fingerprint(model, "base")
     margins, informedness = Margins(inputs.margin), data.reliability.informedness
     return GateResult(decide(active, candidate, base, margins, informedness), active, candidate)

@@ -29,7 +29,7 @@ from server.launch.models import NamedModel
 from server.settings import load_settings
 
 if TYPE_CHECKING:
-    from server.bench.load import Load
+    pass
 
 _START_UP_S = 600
 _ADAPTER = "bench"
@@ -135,19 +135,19 @@ def bench(plan: BenchPlan) -> Iterator[Cell]:
             yield Cell(kind.value, clients, tokens, rounds)
 
 
-def _load(plan: BenchPlan, tokenizer: Path, clients: int, tokens: int) -> "Load":
-    from server.bench.load import Load
+def _load(plan: BenchPlan, tokenizer: Path, clients: int, tokens: int) -> "LoadSettings":
+    from server.bench.load import LoadSettings
 
     requests, base = clients * _requests_per_client(tokens), plan.model.served_model_name
     if not tokens:
-        return Load(base, tokenizer, clients, _VERDICT_TOKENS, requests, ignore_eos=False)
-    return Load(
+        return LoadSettings(base, tokenizer, clients, _VERDICT_TOKENS, requests, ignore_eos=False)
+    return LoadSettings(
         plan.served_model_name, tokenizer, clients, tokens, requests, ignore_eos=plan.ignore_eos
     )
 
 
 def _rounds(
-    kind: BenchKind, load: "Load", count: int, dataset: Path, bare: str, guarded: str
+    kind: BenchKind, load: "LoadSettings", count: int, dataset: Path, bare: str, guarded: str
 ) -> Sequence[tuple[Figures, Figures]]:
     """Returns the figures of each round, after a first round that only warms up."""
     from server.bench import load as client

@@ -14,7 +14,7 @@ import typer
 
 from refine.benchmarks.public_api import RequestRoute
 from refine.evaluation import report
-from refine.evaluation.measure import Measuring
+from refine.evaluation.measure import Evaluator
 from refine.evaluation.measures import Measures
 from refine.evaluation_data import load_evaluation_data
 from refine.served import Adapter, ServedInfo
@@ -143,7 +143,7 @@ async def _evaluate(
         evaluation_data = await load_evaluation_data(
             info, model, settings.refine, critics.references
         )
-        measuring = Measuring(
+        evaluator = Evaluator(
             model, evaluation_data.sets, evaluation_data.truth, info.reminder, info.model_revision
         )
         measured = []
@@ -151,7 +151,7 @@ async def _evaluate(
             typer.echo(f"measuring {adapter} ...", err=True)
             folder = settings.refine.work_dir / "measures"
             critic = critics.of(None if adapter == _BASE else int(adapter))
-            measured.append(await measuring.measure_once(folder, critic))
+            measured.append(await evaluator.measure_once(folder, critic))
     return measured, {
         "model": f"{info.model}, revision {info.model_revision}",
         "active": _BASE if info.active is None else f"adapter {info.active}",

@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 
 from refine.critic import Critic
-from refine.evaluation.measure import Measuring
+from refine.evaluation.measure import Evaluator
 from refine.evaluation.sets import JAILBREAK, PLAIN
 from refine.practice.evaluation_data import (
     HARMFUL_SPLITS,
@@ -70,8 +70,8 @@ async def figures(
 
 async def _others(model: Model, adapter: Adapter, sizes: Sizes) -> dict[str, float]:
     sets = replace(practice_sets(sizes, _SEED), harmful=())
-    measuring = Measuring(model, sets, OracleTruth(), reminder=True, revision="")
-    measures = await measuring.measure(Critic(adapter))
+    evaluator = Evaluator(model, sets, OracleTruth(), reminder=True, revision="")
+    measures = await evaluator.measure(Critic(adapter))
     shares = {figure.name: figure.share for figure in measures.figures}
     return {column: shares[name] for column, name in _OTHERS.items()}
 

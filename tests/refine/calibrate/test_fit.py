@@ -6,7 +6,7 @@ import random
 import pytest
 
 from guard.calibration import Calibration, log_odds
-from refine.calibrate.fit import LEAST_OF_EACH, LabelledVerdict, fit
+from refine.calibrate.fit import MIN_PER_LABEL, LabelledVerdict, fit
 from refine.errors import DataInvalid
 
 
@@ -51,9 +51,9 @@ def test_verdicts_without_exception_still_give_a_finite_scale() -> None:
 
 @pytest.mark.parametrize("label", [True, False])
 def test_too_few_lines_of_one_label_are_refused(label: bool) -> None:
-    few = [LabelledVerdict(0.5, label)] * (LEAST_OF_EACH - 1)
+    few = [LabelledVerdict(0.5, label)] * (MIN_PER_LABEL - 1)
     many = [LabelledVerdict(0.5, not label)] * 100
-    with pytest.raises(DataInvalid, match=f"{LEAST_OF_EACH - 1} .*give at least {LEAST_OF_EACH}"):
+    with pytest.raises(DataInvalid, match=f"{MIN_PER_LABEL - 1} .*give at least {MIN_PER_LABEL}"):
         fit([*few, *many])
 
 

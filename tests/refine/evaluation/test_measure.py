@@ -10,7 +10,7 @@ import pytest
 from guard.calibration import Calibration
 from refine.critic import Critic
 from refine.evaluation.fingerprint import distance, fingerprint
-from refine.evaluation.measure import Measuring
+from refine.evaluation.measure import Evaluator
 from refine.evaluation.measures import HELD_OUT, INJECTION, OVER_REFUSAL, Measures
 from refine.evaluation.sets import FILE, Case, Labelled, Sets
 from refine.evaluation.truth import ReferenceTruth, reliability
@@ -88,12 +88,12 @@ SETS = Sets(
 )
 
 
-def measuring(model: Parrot, revision: str = "r", *, reminder: bool = True) -> Measuring:
-    return Measuring(model, SETS, ReferenceTruth(model), reminder, revision)
+def evaluator(model: Parrot, revision: str = "r", *, reminder: bool = True) -> Evaluator:
+    return Evaluator(model, SETS, ReferenceTruth(model), reminder, revision)
 
 
 async def measured(held_out: Sequence[Case] = ()) -> Measures:
-    return await measuring(Parrot()).measure(Critic(3), held_out)
+    return await evaluator(Parrot()).measure(Critic(3), held_out)
 
 
 async def test_every_figure_is_counted() -> None:
@@ -123,7 +123,7 @@ async def test_every_figure_is_counted() -> None:
 
 async def test_the_adapter_answers_and_judges_and_the_base_tells_the_truth() -> None:
     model = Parrot()
-    await measuring(model).measure(Critic(3))
+    await evaluator(model).measure(Critic(3))
     answers = [(adapter, n) for call, adapter, n in model.calls if call == "answers"]
     assert answers == [(3, 3), (3, 3), ("base", 3)]
     critic = [(call, n) for call, adapter, n in model.calls if adapter == 3 and call != "answers"]
@@ -133,7 +133,7 @@ async def test_the_adapter_answers_and_judges_and_the_base_tells_the_truth() -> 
 @pytest.mark.parametrize("reminder", [True, False])
 async def test_answers_carry_the_reminder_as_the_guard_puts_it(reminder: bool) -> None:
     model = Parrot()
-    await measuring(model, reminder=reminder).measure(Critic(3))
+    await evaluator(model, reminder=reminder).measure(Critic(3))
     # The base's own answers, which help is told by, never do.
     assert model.reminders == [reminder, reminder, False]
 
@@ -149,7 +149,7 @@ async def test_what_was_measured_is_read_again_but_the_held_out_flags(tmp_path: 
     model = Parrot()
 
     async def once(revision: str, held_out: Sequence[Case]) -> Measures:
-        return await measuring(model, revision).measure_once(tmp_path, Critic(3), held_out)
+        return await evaluator(model, revision).measure_once(tmp_path, Critic(3), held_out)
 
     first = await once("r1", [asked("bad")])
     model.calls.clear()
@@ -163,7 +163,7 @@ async def test_what_was_measured_is_read_again_but_the_held_out_flags(tmp_path: 
 
 async def test_what_is_active_changes_so_it_is_not_kept(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="version"):
-        await measuring(Parrot()).measure_once(tmp_path, Critic("active"))
+        await evaluator(Parrot()).measure_once(tmp_path, Critic("active"))
 
 
 async def test_the_reference_tells_harm_help_and_refusals() -> None:

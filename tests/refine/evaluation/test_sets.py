@@ -88,7 +88,7 @@ def test_a_file_s_rows_go_where_they_belong(tmp_path: Path) -> None:
         ('{"request": "a", "label": "harmful", "anser": "b"}', "anser: Extra inputs"),
         (
             '{"messages": [{"role": "assistant", "content": "a"}], "label": "harmful"}',
-            'the last of "messages" must be of the user',
+            'the last of "messages" must be the user\'s',
         ),
         (
             '{"messages": [{"role": "tool", "content": "a"}], "label": "harmful"}',

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from server.launch import serve
-from server.launch.processes import has_no_process_options, one_worker
+from server.launch.processes import has_no_process_options, has_one_worker
 
 
 def options(*arguments: str) -> argparse.Namespace:
@@ -14,8 +14,8 @@ def options(*arguments: str) -> argparse.Namespace:
 
 
 def test_one_worker_shares_the_engine_s_process() -> None:
-    assert one_worker(options())
-    assert one_worker(options("--api-server-count", "2"))
+    assert has_one_worker(options())
+    assert has_one_worker(options("--api-server-count", "2"))
 
 
 @pytest.mark.parametrize(
@@ -32,7 +32,7 @@ def test_one_worker_shares_the_engine_s_process() -> None:
     ],
 )
 def test_the_user_s_way_wins(arguments: tuple[str, ...]) -> None:
-    assert not one_worker(options(*arguments))
+    assert not has_one_worker(options(*arguments))
 
 
 @pytest.mark.parametrize(

@@ -94,7 +94,7 @@ async def test_another_base_on_the_same_database_gets_its_own(
     adapter: ShippedAdapter, database: URL, folder: Path, adapters: AdapterStore
 ) -> None:
     assert await install(adapter, database, folder)
-    assert await install(adapter, database, folder, model_revision="local-4567")
+    assert await install(adapter, database, folder, revision="local-4567")
     assert [a.model_revision for a in await adapters.list()] == ["local-4567", REVISION]
 
 
