@@ -29,7 +29,7 @@ from server.launch.models import NamedModel
 from server.settings import load_settings
 
 if TYPE_CHECKING:
-    pass
+    from server.bench.load import LoadSettings
 
 _START_UP_S = 600
 _ADAPTER = "bench"
