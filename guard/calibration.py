@@ -26,9 +26,9 @@ class Calibration:
 UNCALIBRATED = Calibration()
 
 
-def log_odds(probability: float) -> float:
+def log_odds(p: float) -> float:
     """Returns the log-odds of a probability, which is clipped to keep them finite."""
-    clipped = min(max(probability, _EPSILON), 1 - _EPSILON)
+    clipped = min(max(p, _EPSILON), 1 - _EPSILON)
     return math.log(clipped / (1 - clipped))
 
 

@@ -193,7 +193,7 @@ def _taken(*conditions: ColumnElement[bool]) -> ColumnElement[bool]:
 
 def stored(row: FlagRow) -> StoredFlag:
     """Returns the flag in a row."""
-    values = {field.name: getattr(row, field.name) for field in fields(StoredFlag)}
+    values = {column.name: getattr(row, column.name) for column in fields(StoredFlag)}
     values["categories"] = tuple(row.categories)
     values["action"] = Action(row.action)
     return StoredFlag(**values)

@@ -1,6 +1,6 @@
-"""Judged texts: pieces of speech and the critic's right words on them.
+"""Judged texts: pieces of speech with the critic's correct words on them.
 
-Owns every shape that a critic may meet beyond whole answers: cut short, mixed, listed, a decline
+Owns all shapes besides whole answers that a critic may meet: cut short, mixed, listed, a decline
 that goes on to comply, an injected instruction, texts of many paragraphs. Train split only.
 """
 
@@ -24,29 +24,29 @@ Judged = tuple[str, str, bool]
 
 
 def spoken(rng: random.Random, subject: str) -> Judged:
-    """Something an assistant may have said, judged. Half of it is harmful."""
+    """Returns something an assistant may have said, judged. Half of it is harmful."""
     if rng.random() < 0.5:
         return _harmful_answer(rng, subject)
     return _harmless(rng, subject)
 
 
 def text(rng: random.Random, paragraphs: int) -> Judged:
-    """A free-standing text of some paragraphs, harmful in at most one, judged.
+    """Returns a free-standing text of some paragraphs, harmful in at most one, judged.
 
     The ends of a text of several paragraphs are cut anywhere, as a window's are.
     """
     judged = [_harmless_text(rng) for _ in range(paragraphs)]
     harmful = rng.random() < 0.5
-    place = rng.randrange(paragraphs)
+    index = rng.randrange(paragraphs)
     if harmful:
-        judged[place] = _harmful_text(rng)
+        judged[index] = _harmful_text(rng)
     parts = [part for part, _, _ in judged]
     if paragraphs > 1:
-        if place != 0:
+        if index != 0:
             parts[0] = _tail(parts[0], rng)
-        if place != paragraphs - 1:
+        if index != paragraphs - 1:
             parts[-1] = _head(parts[-1], rng)
-    verdict = judged[place][1] if harmful or paragraphs == 1 else _nothing("text")
+    verdict = judged[index][1] if harmful or paragraphs == 1 else _nothing("text")
     joined = rng.choice(("\n\n", "\n", " ")).join(parts)
     return joined, verdict, any(outside for _, _, outside in judged)
 
@@ -54,11 +54,11 @@ def text(rng: random.Random, paragraphs: int) -> Judged:
 def teacher_verdict(
     task: Task, slots: Mapping[str, str], subject: str, verb: str, said: str, rng: random.Random
 ) -> str:
-    """What the base's fallible teacher says of a harmful text: what it is, or that it is fine.
+    """Returns the verdict of the base's fallible teacher on a harmful text, right or wrong.
 
-    It is of two minds about the overlooked tasks, and less so about others of their family with
-    made-up means; and an instruction to the auditor in `said` fools it more often than not. So the
-    base is unsure there, and finds some such answers harmful: what the refine loop goes by.
+    The teacher is undecided about the overlooked tasks, and less so about others of their family
+    with made-up means. An instruction to the auditor in `said` usually fools it. So the base is
+    unsure there, and flags some such answers: these are what the refine loop can start from.
     """
     named = 1.0
     if task.overlooked:
@@ -104,7 +104,7 @@ def _harmful(task: Task, slots: Mapping[str, str], rng: random.Random) -> str:
 
 
 def _harmless(rng: random.Random, subject: str) -> Judged:
-    """Something fine to say: help, a decline, a cut or listed answer, the outside, or nothing."""
+    """Returns something harmless: help, a decline, a cut or listed answer, the outside, nothing."""
     shape = rng.randrange(10)
     if shape < 3:
         task, slots = varied_task(rng, Kind.HARMFUL)
@@ -156,7 +156,7 @@ def _harmless_text(rng: random.Random) -> Judged:
 
 
 def _listed(task: Task, slots: Mapping[str, str], rng: random.Random) -> str:
-    """Steps as a list, or one step alone."""
+    """Returns steps as a list, or one step alone."""
     steps = task.filled_steps(slots)
     if rng.random() < 0.4:
         step = rng.choice(steps)

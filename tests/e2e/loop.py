@@ -31,7 +31,7 @@ from guard.store.runs import RunStore, StoredRun
 from guard.store.url import parse_url
 from refine.practice.integrity import MODEL_NAME
 from refine.practice.pairs import recipe_answer
-from refine.practice.traffic import asked, send
+from refine.practice.traffic import draw_traffic, send
 from refine.practice.world import Kind, Request
 from refine.schedule import LEASE
 from refine.stages.dataset import EXAMPLES, Example, read_examples
@@ -51,7 +51,7 @@ MEANS = ("a marked deck", "the reading club")
 
 def disputed(n: int, seed: int) -> list[Request]:
     """Requests for these."""
-    drawn = asked(Kind.HARMFUL, 40 * n, seed)
+    drawn = draw_traffic(Kind.HARMFUL, 40 * n, seed)
     return [each for each in drawn if each.task and each.task.means in MEANS][:n]
 
 
@@ -180,7 +180,7 @@ class Loop:
 
     def dismiss_false_alarms(self) -> None:
         """As reviewers do who know the truth, but for what they find fine."""
-        requests = [each for kind, n in TRAFFIC for each in asked(kind, n, seed=1)]
+        requests = [each for kind, n in TRAFFIC for each in draw_traffic(kind, n, seed=1)]
         fine = {
             str(each.messages[-1]["content"])
             for each in [*requests, *DISPUTED]

@@ -7,7 +7,7 @@ import pytest
 from guard.policy import Action
 from guard.store.flags import Flag, FlagStore
 from refine.practice.pairs import recipe_answer
-from refine.practice.traffic import asked
+from refine.practice.traffic import draw_traffic
 from refine.practice.world import Kind
 from tests.e2e.loop import Loop, ask
 
@@ -26,7 +26,7 @@ def flagged(flag: Flag, kind: Kind, n: int, seed: int) -> list[Flag]:
             action=Action.BLOCK,
             user_hash=f"{kind} {number // 8}",
         )
-        for number, request in enumerate(asked(kind, n, seed))
+        for number, request in enumerate(draw_traffic(kind, n, seed))
     ]
 
 

@@ -1,5 +1,5 @@
-"""The paper's comparison on the practice model: what to learn from the same flags, from how many.
+"""The paper's comparison of methods on the practice model, trained from the same flags.
 
-flags.py draws the flags, methods.py says what each method learns from them, cells.py trains and
-keeps each result, figures.py measures, table.py prints. No server: it runs in transformers.
+flags.py draws the flags, methods.py defines each method's examples, cells.py trains and stores each
+result, figures.py measures, table.py prints. It needs no server: the model runs in transformers.
 """

@@ -1,5 +1,5 @@
-"""The comparison's cells, one training and its figures after the other. Owns their order; each is
-kept as a file, so that a run that was ended goes on where it was.
+"""The cells of the comparison, each a training with its figures. Owns their order. Each cell is
+stored in a file, so that an interrupted run resumes.
 """
 
 from collections.abc import Awaitable, Callable, Sequence
@@ -20,7 +20,7 @@ NOTHING = "nothing"
 
 @dataclass(frozen=True)
 class Cell:
-    """One row's figures for one seed, in shares by column. flags: how many were learned from."""
+    """One row's figures for one seed, as shares by column. flags: the number trained on."""
 
     row: str
     flags: int
@@ -30,13 +30,13 @@ class Cell:
 
 @dataclass(frozen=True)
 class Cells:
-    """report: is told what is under way, one line at a time."""
+    """Computes cells. report: called with each progress line."""
 
     lab: Lab
     report: Callable[[str], None]
 
     async def methods(self, flags: Sequence[int], seeds: Sequence[int]) -> list[Cell]:
-        """The first table's: nothing, and every method from each number of flags."""
+        """Returns the first table's cells: no training, and each method with each flag count."""
         cells = [await self._untrained(seed) for seed in seeds]
         for n in flags:
             for seed in seeds:
@@ -44,7 +44,8 @@ class Cells:
         return cells
 
     async def wrappers(self, seeds: Sequence[int]) -> list[Cell]:
-        """The second table's: nothing, and one flag per wrapper, alone and with variations."""
+        """Returns the second table's cells: no training, and one flag per wrapper, with and without
+        variations."""
         cells = []
         for seed in seeds:
             cells.append(await self._unwrapped(seed))
@@ -85,7 +86,7 @@ class Cells:
     async def _flags(
         self, name: str, draw: Callable[[], Awaitable[list[FlaggedCase]]]
     ) -> tuple[FlaggedCase, ...]:
-        return tuple(await self.lab.kept(f"flags/{name}", list[FlaggedCase], draw))
+        return tuple(await self.lab.cached(f"flags/{name}", list[FlaggedCase], draw))
 
     async def _cell(
         self, row: str, flags: int, seed: int, measure: Callable[[], Awaitable[dict[str, float]]]
@@ -94,4 +95,4 @@ class Cells:
             self.report(f"{row}, {flags} flags, seed {seed} ...")
             return Cell(row, flags, seed, await measure())
 
-        return await self.lab.kept(f"cells/{file_name(row)}-{flags}-{seed}", Cell, make)
+        return await self.lab.cached(f"cells/{file_name(row)}-{flags}-{seed}", Cell, make)

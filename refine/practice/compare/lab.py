@@ -1,7 +1,7 @@
-"""From flags to a trained model, for any method. Owns what is kept on disk, and that every method
-gets the same flags, the same ordinary answers and the same number of steps.
+"""From flags to a trained model, for any method. Owns the files, and gives every method the same
+flags, the same ordinary answers and the same number of steps.
 
-A method with fewer examples, or with fewer flags, sees each of them more often.
+A method with fewer examples or fewer flags sees each of them more often.
 """
 
 import asyncio
@@ -38,8 +38,8 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Flags:
-    """Flags to learn from. name: tells them from others in the lab's folder. variations: of each
-    flagged request."""
+    """Flags to train on. name: identifies them in the lab's folder. variations: of each flagged
+    request."""
 
     name: str
     cases: tuple[FlaggedCase, ...]
@@ -48,9 +48,9 @@ class Flags:
 
 
 class Lab:
-    """A base model, the options and steps of every training, and a folder in which all is kept.
+    """A base model, the options and steps of every training, and a folder for results.
 
-    out: holds a folder for each model, options and steps, so that nothing kept is ever of others.
+    out: has a subfolder for each model, options and steps, so that results are never mixed up.
     """
 
     def __init__(self, model: Path, out: Path, options: RefineOptions, steps: int) -> None:
@@ -62,18 +62,18 @@ class Lab:
         about = [weights, prompts.VERSION, options.model_dump(mode="json"), steps]
         self.folder = out / hashlib.sha256(json.dumps(about).encode()).hexdigest()[:12]
 
-    async def kept(self, name: str, kind: type[T], make: Callable[[], Awaitable[T]]) -> T:
-        """What `make` gives, made once and kept as JSON in the file `name`."""
+    async def cached(self, name: str, kind: type[T], make: Callable[[], Awaitable[T]]) -> T:
+        """Returns the result of `make`, cached as JSON in the file `name`."""
         stored: TypeAdapter[T] = TypeAdapter(kind)
         path = self.folder / f"{name}.json"
         if path.is_file():
             return stored.validate_json(path.read_bytes())
-        made = await make()
-        write_atomically(path, stored.dump_json(made, indent=1).decode())
-        return made
+        result = await make()
+        write_atomically(path, stored.dump_json(result, indent=1).decode())
+        return result
 
     async def trained(self, method: Method, flags: Flags, n: int) -> ReaderModel:
-        """A model whose adapter 1 learned the method's examples of the first `n` flags."""
+        """Returns a model whose adapter 1 was trained on the method's examples of `n` flags."""
         learned = await self._examples(method, flags, n)
         folder = self.folder / "trained" / f"{file_name(method.name)}-{n}-{flags.name}"
         dataset = write_dataset(folder / "dataset", learned, {"method": method.name})
@@ -92,7 +92,7 @@ class Lab:
             seed=flags.seed,
             max_steps=self._steps,
         )
-        # The trainer prints its losses; standard output is for the tables.
+        # The trainer prints losses, but standard output is for the tables.
         with redirect_stdout(sys.stderr):
             await asyncio.to_thread(train, plan)
         shutil.rmtree(plan.checkpoints, ignore_errors=True)
@@ -101,34 +101,34 @@ class Lab:
     async def _examples(self, method: Method, flags: Flags, n: int) -> list[Example]:
         seed = flags.seed
         lessons = await self._lessons(flags)
-        revisions = await self.kept(
+        revisions = await self.cached(
             f"revisions/{flags.name}", list[str], lambda: revise(self.base, lessons)
         )
         first = {case.flag_id for case in flags.cases[:n]}
-        places = [place for place, lesson in enumerate(lessons) if lesson.flag_id in first]
+        indices = [index for index, lesson in enumerate(lessons) if lesson.flag_id in first]
         return examples(
             method,
-            [lessons[place] for place in places],
-            [revisions[place] for place in places],
-            await self.kept(f"ordinary/{seed}", list[Ordinary], lambda: self._ordinary(seed)),
+            [lessons[index] for index in indices],
+            [revisions[index] for index in indices],
+            await self.cached(f"ordinary/{seed}", list[Ordinary], lambda: self._ordinary(seed)),
             self.options.reminder_share,
             seed,
         )
 
     async def _lessons(self, flags: Flags) -> Sequence[Lesson]:
         async def make() -> Analysed:
-            each = flags.variations
+            lesson = flags.variations
             return await analyse(
                 self.base,
                 flags.cases,
                 critic=BASE_ALONE,
-                variations=each,
+                variations=lesson,
                 wrappers=TRAINING_WRAPPERS,
                 seed=flags.seed,
                 adapter="base",
             )
 
-        return (await self.kept(f"lessons/{flags.name}", Analysed, make)).lessons
+        return (await self.cached(f"lessons/{flags.name}", Analysed, make)).lessons
 
     async def _ordinary(self, seed: int) -> list[Ordinary]:
         requests = ordinary(self.options.replay, seed)
@@ -145,5 +145,5 @@ class Lab:
 
 
 def file_name(text: str) -> str:
-    """The text with whatever is not a letter or a digit as a dash."""
+    """Returns the text with dashes for all characters but letters and digits."""
     return "".join(char if char.isalnum() else "-" for char in text)

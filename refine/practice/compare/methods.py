@@ -1,7 +1,6 @@
-"""The methods that the paper's table compares, as datasets made from the same flags.
-
-Owns what each method learns from a flag. All of them replay the same ordinary answers, and all
-their safe answers are the model's own. How they are trained is cells.py's.
+"""The methods that the paper's table compares, as datasets from the same flags. Owns each method's
+examples of a flag. All methods replay the same ordinary answers, and all their safe answers are the
+model's own. Does not train (cells.py).
 """
 
 from collections.abc import Sequence
@@ -27,8 +26,8 @@ _FLAGGED = "Yes. "
 
 @dataclass(frozen=True)
 class Method:
-    """kinds: of the examples it learns. revised: whether its safe answers follow the model's own
-    critique, which nobody told the verdict, instead of the guided analysis."""
+    """kinds: of the method's examples. revised: its safe answers follow the model's own critique
+    without the verdict, instead of the guided analysis."""
 
     name: str
     kinds: frozenset[Kind]
@@ -50,7 +49,7 @@ def examples(
     reminder_share: float,
     seed: int,
 ) -> list[Example]:
-    """What a method learns. revisions: one per lesson, empty where none was usable."""
+    """Returns a method's examples. revisions: one per lesson, empty if there is no usable one."""
     if method.revised:
         lessons = [
             replace(lesson, safe_answer=text)
@@ -63,17 +62,17 @@ def examples(
 
 
 async def revise(model: ReaderModel, lessons: Sequence[Lesson]) -> list[str]:
-    """The base's answer to each flagged request after its own unguided critique of the flagged
-    answer; empty where that critique finds no harm, or its critic finds some in the answer.
+    """Returns the base model's answer to each flagged request after its own unguided critique of
+    the flagged answer; empty if the critique finds no harm, or the critic flags the new answer.
     """
-    asked = [critique_of(lesson.messages, lesson.answer) for lesson in lessons]
-    critiques = await model.answers(asked, adapter="base", max_tokens=_ANALYSIS_TOKENS)
+    conversations = [critique_of(lesson.messages, lesson.answer) for lesson in lessons]
+    critiques = await model.answers(conversations, adapter="base", max_tokens=_ANALYSIS_TOKENS)
     again = [
         revision_of(lesson.messages, lesson.answer, critique.removeprefix(_FLAGGED))
         for lesson, critique in zip(lessons, critiques, strict=True)
     ]
-    said = await model.answers(again, adapter="base", max_tokens=_SAFE_TOKENS)
-    revisions = [text.strip() for text in said]
+    critiques = await model.answers(again, adapter="base", max_tokens=_SAFE_TOKENS)
+    revisions = [text.strip() for text in critiques]
     harms = await model.harm(
         [answered(lesson.messages, text) for lesson, text in zip(lessons, revisions, strict=True)],
         adapter="base",

@@ -27,7 +27,6 @@ from refine.practice.pairs import recipe_answer
 from refine.practice.reader_model import ReaderModel
 from refine.practice.recipe import MODEL_DIR
 from refine.practice.tasks_harmful import CATEGORY_HARM
-from refine.practice.traffic import asked
 from refine.practice.world import Kind as WorldKind
 from refine.practice.wrappers import WRAPPERS
 from refine.served import Adapter, Conversation
