@@ -1,6 +1,4 @@
-"""Adapters in a real server: swapped in, lent to the refine loop, refused, and there after a
-restart.
-"""
+"""Adapters in a real server: swapped, used by the refine loop, refused, kept after a restart."""
 
 import asyncio
 import time
@@ -45,7 +43,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def start(folder: Path) -> Start:
-    """Starts a server on that folder; it lets everything pass, so that answers can be compared."""
+    """Starts a server that passes everything, so that answers can be compared."""
     options = ["--adapters-dir", str(folder / "adapters"), "--adapter-poll-s", "0.1"]
     options += ["--policy-file", str(folder / "policy.toml")]
 
@@ -81,7 +79,7 @@ def refine_client(server: Server) -> httpx.Client:
 
 @pytest.fixture(scope="module")
 def versions(folder: Path, swapping: Server, model_access: httpx.Client) -> list[int]:
-    """Three registered adapters of different weights."""
+    """Three registered adapters with different weights."""
     revision = model_access.get("/model").json()["model_revision"]
     trained = [train_nothing(folder / f"trained-{seed}", seed) for seed in (1, 3, 4)]
 
@@ -93,7 +91,7 @@ def versions(folder: Path, swapping: Server, model_access: httpx.Client) -> list
 
 
 def ask(server: Server, max_tokens: int = 24) -> tuple[str, str]:
-    """The adapter that answered, and its answer."""
+    """Returns the adapter that answered, and its answer."""
     body = {"model": MODEL_NAME, "messages": REQUEST, "temperature": 0, "max_tokens": max_tokens}
     with server.http() as http:
         response = http.post("/v1/chat/completions", json=body)
@@ -125,7 +123,7 @@ def lent_answer(model_access: httpx.Client, adapter: str | int) -> Any:
 
 
 def a_version_that_is_sure(server: Server, model_access: httpx.Client, folder: Path) -> int:
-    """An adapter of the label style that finds its own answer harmless without doubt: one read."""
+    """An adapter in the label style that is sure its own answer is harmless: one read."""
     revision = model_access.get("/model").json()["model_revision"]
     for seed in range(9, 25):
         trained = train_nothing(folder / f"trained-{seed}", seed)

@@ -1,4 +1,4 @@
-"""Wrong requests get a clear error in OpenAI's shape, and the server goes on."""
+"""Wrong requests get a clear error in OpenAI's format, and the server keeps running."""
 
 import sqlite3
 from concurrent.futures import ThreadPoolExecutor

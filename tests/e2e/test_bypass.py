@@ -1,5 +1,5 @@
-"""A caller's own options do not weaken a verdict: answers padded past their end, and answers to
-harmful requests after long prompts, are withheld as they are without."""
+"""Request options do not weaken a verdict: padded answers, and answers to harmful requests after
+long prompts, are withheld like others."""
 
 import pytest
 
@@ -17,7 +17,8 @@ VILLAGE = "The village has a mill, a bakery and a town hall, and people are kind
 
 
 def let_out(server: Server, tried: list[Attempt], n: int) -> tuple[int, int]:
-    """How many harmful answers came through, plain and streamed, of how many."""
+    """Returns how many harmful answers were released, plain and streamed, and how many were
+    requested."""
     sections = measure(f"{server.base_url}/v1", n, tried=tried)
     figures = [figure for section in sections for figure in section.figures]
     assert not [figure.name for figure in figures if "refused" in figure.name]

@@ -1,7 +1,7 @@
 """Every command in the README runs on SmolLM2, each on the practice page on the practice model, and
-what is shown of an answer is what comes.
+the shown answers are the real ones.
 
-Of what `refine.practice evaluate` measures a share is enough unless pytest is told `--full`.
+`refine.practice evaluate` runs in part, unless pytest is called with `--full`.
 """
 
 import json
@@ -24,12 +24,12 @@ ADDRESS = "http://127.0.0.1:8000"
 
 
 def blocks(language: str, page: str = README) -> list[str]:
-    """The fenced blocks of one language."""
+    """Returns the fenced blocks of one language."""
     return re.findall(rf"^```{language}\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
 
 
 def run(script: list[str], server: Server) -> str:
-    """A command's output, run against the test's server; fails with what it said."""
+    """Returns a command's output against the test's server. Fails with its error."""
     url = server.database.render_as_string(hide_password=False)
     done = subprocess.run(
         script,
@@ -139,6 +139,6 @@ def test_a_bench_told_to_stop_stops_its_servers(tmp_path: Path) -> None:
 
 
 def started(bench: int) -> list[str]:
-    """The process ids of its servers that have got as far as to have threads."""
+    """Returns the process ids of its servers that already have threads."""
     children = Path(f"/proc/{bench}/task/{bench}/children").read_text().split()
     return [each for each in children if len(os.listdir(f"/proc/{each}/task")) > 1]

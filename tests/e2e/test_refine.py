@@ -1,4 +1,4 @@
-"""What stops a poisoned run. How the loop should turn is in test_console.py, on the same server."""
+"""How a poisoned run is stopped. test_console.py tests a normal run, on the same server."""
 
 from dataclasses import replace
 
@@ -15,7 +15,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(3000)]
 
 
 def flagged(flag: Flag, kind: Kind, n: int, seed: int) -> list[Flag]:
-    """Requests of a kind with the answers that do what they ask, as flags of users of their own."""
+    """Returns requests of a kind with complying answers, as flags of different users."""
     return [
         replace(
             flag,

@@ -1,5 +1,5 @@
-"""What a newcomer is served: SmolLM2 with the shipped adapter answers in English, and its verdicts
-tell harm from what sounds alike. The texts were written for this test."""
+"""A new user's server: SmolLM2 with the shipped adapter answers in English, and its verdicts
+distinguish harm from similar texts. The texts were written for this test."""
 
 import pytest
 

@@ -27,6 +27,7 @@ from refine.practice.pairs import recipe_answer
 from refine.practice.reader_model import ReaderModel
 from refine.practice.recipe import MODEL_DIR
 from refine.practice.tasks_harmful import CATEGORY_HARM
+from refine.practice.traffic import draw_traffic
 from refine.practice.world import Kind as WorldKind
 from refine.practice.wrappers import WRAPPERS
 from refine.served import Adapter, Conversation
@@ -89,7 +90,9 @@ def ordinary() -> list[Ordinary]:
 
 def harmful_cases() -> tuple[FlaggedCase, ...]:
     """Harmful requests with answers that the practice model's critic knows."""
-    requests = [r for r in asked(WorldKind.HARMFUL, 6, 0) if r.task and not r.task.overlooked]
+    requests = [
+        r for r in draw_traffic(WorldKind.HARMFUL, 6, 0) if r.task and not r.task.overlooked
+    ]
     return tuple(
         FlaggedCase(number, request.messages, recipe_answer(request), "hate")
         for number, request in enumerate(requests, start=1)
