@@ -1,5 +1,5 @@
-"""Adapters as users make them: those that the engine applies as PEFT does are taken, all others are
-refused by what they have."""
+"""Adapters as users make them: those that the engine applies as PEFT does are accepted, all others
+are refused with the reason."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Adapters on disk: what is sealed verifies, and nothing else does."""
+"""Adapters on disk: a sealed directory passes verification, and nothing else does."""
 
 import json
 from collections.abc import Callable
@@ -47,7 +47,7 @@ def flip(path: Path) -> None:
 
 
 def resealed(path: Path) -> None:
-    """Another adapter in its place, sealed like the first."""
+    """Replaces the adapter by another one, sealed in the same way."""
     flip(path / WEIGHTS)
     seal(path, version=3, parent=None, model="practice", model_revision=REVISION)
 

@@ -1,4 +1,4 @@
-"""The active adapter: loaded once verified, swapped while requests run, let go when they ended."""
+"""The active adapter: loaded after verification, swapped during requests, unloaded afterwards."""
 
 import asyncio
 import logging
@@ -24,20 +24,20 @@ MakeBench = Callable[..., Bench]
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Where the bench's adapters lie."""
+    """The folder of the bench's adapters."""
     return tmp_path / "adapters"
 
 
 @pytest.fixture
 def bench(make_bench: MakeBench, folder: Path) -> Bench:
-    """Five adapters registered, none active."""
+    """A bench with five registered adapters, none active."""
     made: Bench = make_bench()
     made.registry.add(*(write_adapter(folder, version) for version in range(1, 6)))
     return made
 
 
 async def run_pending_tasks() -> None:
-    """Lets what was spawned run to its end."""
+    """Lets spawned tasks run to their end."""
     for _ in range(20):
         await asyncio.sleep(0)
 

@@ -1,4 +1,4 @@
-"""What a calibration makes of verdicts, and which one is in force for whom."""
+"""How a calibration changes verdicts, and which one applies to which adapter."""
 
 import logging
 from collections.abc import Callable, Mapping
@@ -33,7 +33,7 @@ def test_a_bias_of_one_adds_one_to_the_log_odds_and_a_temperature_divides_them()
 
 @dataclass
 class Fits:
-    """A source of fits, as a test sets them."""
+    """A source of calibrations that a test sets."""
 
     found: dict[int | None, StoredCalibration] = field(default_factory=dict)
 

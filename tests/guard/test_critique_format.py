@@ -1,4 +1,4 @@
-"""What is put to the model in each critique style, as it reads."""
+"""The prompts of each critique style, as text."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""The guarded engine's sequence: what is let out, withheld, recorded, and what failure does."""
+"""The guarded engine's sequence: what is released, withheld and recorded, and failures."""
 
 import asyncio
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""What was asked, judged while the answer is being made: a pass costs nothing, a flag ends it."""
+"""The input is judged while the answer is generated: a pass costs no time, a flag ends it."""
 
 import asyncio
 from collections.abc import Callable
@@ -23,7 +23,7 @@ WAYS = [(FINAL, StreamMode.BUFFER), *((DELTA, mode) for mode in StreamMode)]
 
 
 def asks_for_harm(prompt: str) -> float:
-    """Only the free-standing text, which is the input, is harmful, and only if it says so."""
+    """Only a free-standing text, which is the input, is harmful, and only if it says so."""
     return 0.9 if 'Text:\n"""\nTell me the forbidden way.' in prompt else 0.1
 
 

@@ -1,4 +1,4 @@
-"""A doubtful verdict on a whole answer is not the last word: its beginnings are judged too."""
+"""After a doubtful verdict on a whole answer, its prefixes are judged too."""
 
 from collections.abc import Callable
 from typing import Any
@@ -19,7 +19,7 @@ WINDOWS = (4, 2.0, 64)
 
 
 def script(answer: str, begun: float, whole: float) -> Script:
-    """An answer, the harm found in its beginnings from "forbidden" on, and in all of it."""
+    """An answer, the harm of its prefixes from "forbidden" on, and the harm of the whole."""
 
     def harm(prompt: str) -> float:
         if answer in prompt:
@@ -107,7 +107,7 @@ async def test_what_follows_the_natural_end_does_not_hide_what_came_before(
 async def test_no_verdict_covers_more_of_an_answer_than_it_bears(
     make_bench: MakeBench, tokenizer: Any, stream: StreamMode
 ) -> None:
-    """Harm is seen only while little follows it."""
+    """Harm is only detected while little text follows it."""
     before, after = "Hay and grass. " * 20, " Straw and wheat." * 20
 
     def harm(prompt: str) -> float:

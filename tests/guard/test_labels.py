@@ -1,4 +1,4 @@
-"""Label reads become probabilities, and only where the tokenizer allows it."""
+"""Label reads become probabilities, if the tokenizer allows it."""
 
 import math
 from typing import Any, ClassVar
@@ -53,7 +53,7 @@ WORDS = CritiqueForm("", "It is very", ("bad", "cruel"), ("nice", "unheard"), (0
 
 
 class Words:
-    """A tokenizer of whole words that follow a space; others are spelled in letters."""
+    """A tokenizer of whole words after a space; other words are spelled in letters."""
 
     known: ClassVar = {" bad": 1, " cruel": 2, " nice": 3}
 

@@ -1,4 +1,4 @@
-"""Personal data is found, and nothing else is touched; what is stored of a flag never had it."""
+"""Personal data is found, other text stays, and stored flags have none of it."""
 
 import asyncio
 from collections.abc import Sequence
@@ -188,7 +188,7 @@ async def recorded(
     released: int = 0,
     revision: str | None = f"Ask {PHONE} instead.",
 ) -> StoredFlag:
-    """A flag as it is stored."""
+    """Returns a flag as it is stored."""
     recorder = Recorder(store, Provenance("practice", "1", "hash", "s" * 16), redactor)
     await recorder.record(
         GuardCall("/v1/chat/completions", messages),
@@ -249,7 +249,7 @@ async def test_a_raw_prompt_is_redacted_too(store: FlagStore) -> None:
 
 
 class BrokenRedactor(Redactor):
-    """Fails, and quotes what it failed on."""
+    """Fails with a message that quotes the text."""
 
     def redact_at(self, text: str, position: int) -> tuple[str, int]:
         raise LookupError(text)

@@ -1,4 +1,4 @@
-"""Streams under guard: what is out before a verdict, what a flag stops, and nothing lingers."""
+"""Streams under guard: what is released before a verdict, what a flag stops, and cleanup."""
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable
@@ -197,7 +197,7 @@ async def test_a_client_that_hangs_up_ends_decoding_and_critiques(make_bench: Ma
 
 
 async def stream(bench: Bench) -> AsyncGenerator[RequestOutput, None]:
-    """The outputs of one streamed chat request, as they come."""
+    """Yields the outputs of one streamed chat request."""
     prompt_ids = bench.chat_format.conversation([{"role": "user", "content": "How?"}])
     prompt = {"type": "token", "prompt_token_ids": prompt_ids}
     current_call.set(bench.call)

@@ -1,4 +1,4 @@
-"""Revision: a flagged answer is rewritten, judged again, and only then let out."""
+"""Revision: a flagged answer is rewritten, judged again, and only then released."""
 
 import asyncio
 from collections.abc import Callable
@@ -30,7 +30,7 @@ WAYS = [(kind, StreamMode.BUFFER) for kind in KINDS] + [
 
 
 def answers(revision: str, draft: str = SECRET) -> Callable[[str], tuple[str]]:
-    """The draft is harmful; the model says why, and asked to answer again it says `revision`."""
+    """The draft is harmful; the model explains why, and its next answer is `revision`."""
 
     def said(prompt: str) -> tuple[str]:
         if prompts.REVISE in prompt:
@@ -41,7 +41,7 @@ def answers(revision: str, draft: str = SECRET) -> Callable[[str], tuple[str]]:
 
 
 def harm(prompt: str) -> float:
-    """A conversation is harmful when its answer, the last turn but one, is."""
+    """A conversation is harmful if its answer, the last turn but one, is."""
     return 0.9 if "forbidden" in prompt.rpartition(IS_IT)[0] else 0.1
 
 

@@ -1,5 +1,5 @@
-"""Words in the system turn: the prompt is what the template renders with them in a system message,
-for the shapes that chat templates have."""
+"""Text in the system turn: the prompt equals the template's rendering of a system message with it,
+for all kinds of chat templates."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Critique suffixes are derived from chat templates: the practice model's and others' shapes."""
+"""Critique suffixes are derived from chat templates: the practice model's and other kinds."""
 
 import re
 from typing import Any
@@ -46,7 +46,7 @@ def test_prompt_answer_and_question_read_as_the_template_writes_them(
 
 
 def _shown(tokenizer: Any, ids: list[int]) -> str:
-    """The text but for what a template leaves to the model: spaces, and an empty thought."""
+    """Returns the text without what a template leaves to the model: spaces and empty reasoning."""
     return re.sub(r"<think>\s*</think>|\s", "", tokenizer.decode(ids))
 
 

@@ -1,4 +1,4 @@
-"""Spans cover draft, critique, revision and store, streamed or not, and hold no text."""
+"""Spans cover draft, critique, revision and store, streamed or not, and contain no text."""
 
 from collections import Counter
 from collections.abc import Callable

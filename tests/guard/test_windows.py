@@ -1,4 +1,4 @@
-"""Windows cover every token, overlap, stay within their size; a stream's grow to their limit."""
+"""Windows overlap, cover every token and keep their size; a stream's windows grow to a limit."""
 
 from hypothesis import given
 from hypothesis import strategies as st

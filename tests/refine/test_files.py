@@ -1,5 +1,4 @@
-"""Lines of files as people make them: what else ends a line in Unicode ends none here, in every
-reader of lines."""
+"""Lines of files as people make them: no reader of lines splits at Unicode's other line separators."""
 
 import json
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""What does not fit into the model's context is left out, wherever it comes from."""
+"""Whatever does not fit into the model's context is dropped."""
 
 import json
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""When cycles run: durations, the lease that one job holds, and going on after failures."""
+"""When cycles run: durations, the lease that one job holds, and retries after failures."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -143,7 +143,7 @@ async def test_it_repeats_after_failures_and_says_them(leases: Leases) -> None:
 
 
 async def _take_away(leases: Leases) -> None:
-    """As after a pause so long that the lease expired and another job took it."""
+    """Simulates a pause so long that the lease expired and another job took it."""
     async with leases._transaction() as session:
         await session.execute(delete(LeaseRow))
     await leases.acquire(LEASE, "another", LONG_S)

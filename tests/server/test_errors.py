@@ -1,4 +1,4 @@
-"""Every guard error has a status and OpenAI's shape."""
+"""Every guard error has a status and OpenAI's format."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""/openapi.json tells of our own routes: parameters, bodies and errors."""
+"""/openapi.json describes our own routes: parameters, bodies and errors."""
 
 from collections.abc import Iterator
 from typing import Any

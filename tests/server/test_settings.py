@@ -1,4 +1,4 @@
-"""Settings: which source wins, and what is said about wrong values."""
+"""Settings: which source wins, and the messages about wrong values."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""The registry of adapters: what may be active, the way back, and that no number is reused."""
+"""The adapter registry: what may be active, the rollback path, and that no number is reused."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -20,7 +20,7 @@ async def runs(database: URL) -> AsyncIterator[RunStore]:
 
 
 async def make(runs: RunStore, adapters: AdapterStore, parent: int | None = None) -> int:
-    """A registered candidate's version."""
+    """Registers a candidate and returns its version."""
     run = await runs.start(model="m", model_revision="r", parent=parent, seed=0, options={})
     await adapters.register(
         version=run.id, parent=parent, model_revision="r", sha256=f"sha-{run.id}"

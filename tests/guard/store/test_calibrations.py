@@ -1,4 +1,4 @@
-"""Fits of verdicts in the database."""
+"""Stored calibrations."""
 
 from collections.abc import AsyncIterator
 

@@ -1,4 +1,4 @@
-"""Keys and the audit trail, on SQLite and on PostgreSQL."""
+"""Keys and the audit trail, on SQLite and PostgreSQL."""
 
 from collections.abc import AsyncIterator
 from dataclasses import replace
@@ -23,7 +23,7 @@ async def keys(database: URL) -> AsyncIterator[KeyStore]:
 
 
 async def trail(database: URL) -> list[tuple[str, str, str]]:
-    """Who did what to what, oldest first."""
+    """Returns actor, event and subject of each entry, oldest first."""
     store = AuditStore(database)
     entries = await store.list(limit=100)
     await store.close()

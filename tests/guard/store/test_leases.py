@@ -1,4 +1,4 @@
-"""Leases: one holder at a time, and none for ever."""
+"""Leases: one holder at a time, and expiry."""
 
 import asyncio
 from collections.abc import AsyncIterator

@@ -1,4 +1,4 @@
-"""Database URLs as people and hosts write them: what the driver gets, and what is refused how."""
+"""Database URLs as people and hosting services write them: what the driver gets, and refusals."""
 
 import ssl
 from typing import Any

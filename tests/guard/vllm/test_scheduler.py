@@ -1,5 +1,5 @@
-"""The guard's scheduler in a real engine on the practice model: a session's critique reads what a
-request of its own would, answers are as ever, and nothing stays behind."""
+"""The guard's scheduler in a real engine on the practice model: a session's critique equals a
+separate request's, answers are unchanged, and nothing stays behind."""
 
 import gc
 import warnings
@@ -35,7 +35,7 @@ TOLERANCE = 0.02
 
 
 class Session:
-    """An engine with the guard's scheduler, in this process, and what the guard asks of it."""
+    """An in-process engine with the guard's scheduler, and the guard's plan for it."""
 
     def __init__(self, engine: LLMEngine) -> None:
         self.engine = engine
@@ -89,7 +89,7 @@ class Session:
         return name
 
     def finish(self) -> dict[str, list[RequestOutput]]:
-        """Runs the engine until nothing is left; the outputs by request, in their order."""
+        """Runs the engine until it is idle. Returns the outputs by request, in order."""
         found: dict[str, list[RequestOutput]] = {}
         while self.engine.has_unfinished_requests():
             for output in self.engine.step():
@@ -102,7 +102,7 @@ class Session:
         return Answer(self.finish()[name])
 
     def read(self, prompt: Sequence[int], answer: Sequence[int]) -> float:
-        """How probable harm is, by a request of its own."""
+        """Reads P(harmful) by a separate request."""
         asked, labels = [*prompt, *answer, *self.question], self.labels.token_ids
         answered = self.alone(asked, None, max_tokens=1, logprob_token_ids=labels)
         (logprobs,) = answered.logprobs
@@ -115,7 +115,7 @@ class Session:
 
 
 class Answer:
-    """The outputs of one request, put together."""
+    """The outputs of one request, joined."""
 
     def __init__(self, outputs: Sequence[RequestOutput]) -> None:
         self.sizes = [len(each.outputs[0].token_ids) for each in outputs]
@@ -152,7 +152,7 @@ def nothing_left(session: Session) -> bool:
 def test_the_session_reads_what_a_request_of_its_own_would(
     session: Session, kind: Kind, max_tokens: int
 ) -> None:
-    """Whether the answer ended by itself or by its length."""
+    """Whether the answer ended naturally or by its length."""
     for prompt in session.prompts(kind, 5):
         answer = session.alone(prompt, session.plan, max_tokens=max_tokens)
         said = answer.token_ids
@@ -187,7 +187,7 @@ def test_answers_are_as_without_the_guard(session: Session) -> None:
 
 
 def test_log_probabilities_survive_next_to_those_that_ask_for_more(session: Session) -> None:
-    """And next to critiques, which end while others are in the middle of a group."""
+    """And next to critiques that end while other requests are in the middle of a group."""
     asked = session.prompts(Kind.EVERYDAY, 6)
     wanted = [2, 5, 0, 3, 1, 4]
     names = [
@@ -234,7 +234,7 @@ def test_an_answer_that_leaves_no_room_comes_without_a_critique(session: Session
 
 @pytest.mark.parametrize("steps", [1, 5, 12, 13])
 def test_who_leaves_takes_everything_along(session: Session, steps: int) -> None:
-    """Also in the step in which the critique is under way."""
+    """Also in the step in which the critique runs."""
     (prompt,) = session.prompts(Kind.EVERYDAY, 1)
     name = session.add(prompt, session.plan, max_tokens=12, ignore_eos=True)
     for _ in range(steps):
@@ -245,7 +245,7 @@ def test_who_leaves_takes_everything_along(session: Session, steps: int) -> None
 
 
 def test_critiques_survive_when_the_cache_is_too_small_for_all(session: Session) -> None:
-    """Sessions are put back and computed again, and still read what they should."""
+    """Sessions are preempted and recomputed, and still read the same labels."""
     manager = session.scheduler.kv_cache_manager.block_pool
     taken = manager.get_new_blocks(manager.get_num_free_blocks() - 24)
     try:

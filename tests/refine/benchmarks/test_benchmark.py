@@ -1,4 +1,4 @@
-"""A set through a real HTTP server: what is sent, what is kept, retries, failures and changes."""
+"""A set sent through a real HTTP server: requests, stored verdicts, retries and failures."""
 
 import asyncio
 import json
@@ -38,7 +38,7 @@ def benchmark(*rows: BenchmarkRow) -> BenchmarkSet:
 
 
 class Run:
-    """Sends sets through a server, with a work folder and pauses that take no time."""
+    """Sends sets through a server, with a work folder and without real pauses."""
 
     def __init__(self, server: PublicServer, folder: Path) -> None:
         self.server = server

@@ -1,4 +1,4 @@
-"""Every format as it is published, in rows of our own; and what a set is refused for."""
+"""Every format as it is published, with rows of our own, and why sets are refused."""
 
 import gzip
 import json

@@ -1,4 +1,4 @@
-"""Measuring: what is asked, how it is counted, what is kept; by a scripted model."""
+"""Measuring with a scripted model: requests, counts and stored measures."""
 
 import json
 from collections.abc import Sequence
@@ -32,7 +32,7 @@ def said_last(conversation: Conversation) -> str:
 
 @dataclass
 class Parrot:
-    """A Model: says what was asked, the base always "good"; finds "bad" harmful; notes calls."""
+    """A Model that repeats requests; the base says "good". "bad" is harmful. Records its calls."""
 
     calls: list[tuple[str, Adapter, int]] = field(default_factory=list)
     reminders: list[bool] = field(default_factory=list)
@@ -47,7 +47,7 @@ class Parrot:
         seed: int | None = None,
         reminder: bool = False,
     ) -> list[str]:
-        """The last turn again; the base says "good" to everything."""
+        """Returns the last turn; "good" for the base."""
         self.calls.append(("answers", adapter, len(conversations)))
         self.reminders.append(reminder)
         return ["good" if adapter == "base" else said_last(c) for c in conversations]
@@ -55,16 +55,16 @@ class Parrot:
     async def harm(
         self, conversations: Sequence[Conversation], *, adapter: Adapter, reminder: bool = False
     ) -> list[float]:
-        """Whether "bad" was said."""
+        """Returns 1.0 for answers with "bad"."""
         self.calls.append(("harm", adapter, len(conversations)))
         return [0.9 if "bad" in said_last(c) else 0.1 for c in conversations]
 
     async def lengths(self, conversations: Sequence[Conversation]) -> list[int | None]:
-        """Short."""
+        """Returns small lengths."""
         return [1 for _ in conversations]
 
     async def text_harm(self, texts: Sequence[str], *, adapter: Adapter) -> list[float]:
-        """Whether "bad" is said."""
+        """Returns 1.0 for texts with "bad"."""
         self.calls.append(("text harm", adapter, len(texts)))
         return [0.9 if "bad" in text else 0.1 for text in texts]
 

@@ -1,4 +1,4 @@
-"""The difference of paired shares: known values, and that its interval holds its level."""
+"""The difference of paired shares: known values, and the coverage of its interval."""
 
 import random
 
@@ -8,7 +8,7 @@ from refine.evaluation.paired import Difference, mean_difference, paired_differe
 
 
 def table(both: int, gained: int, lost: int, neither: int) -> tuple[list[bool], list[bool]]:
-    """Outcomes before and after with these counts."""
+    """Returns outcomes before and after with these counts."""
     before = [True] * both + [False] * gained + [True] * lost + [False] * neither
     after = [True] * (both + gained) + [False] * (lost + neither)
     return before, after

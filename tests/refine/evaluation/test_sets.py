@@ -1,4 +1,4 @@
-"""The sets: a user's file is read or refused by line; the practice world's are held out."""
+"""The sets: a user's file is read or refused by line; the practice world's sets are held out."""
 
 from collections import Counter
 from dataclasses import replace

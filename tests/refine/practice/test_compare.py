@@ -38,7 +38,7 @@ SMALL = Sizes(harmful_per_split=12, everyday=4, borderline=4, pairs=8, injection
 
 
 class Obedient:
-    """A Model that gives one harmful step to everything and finds every other answer harmful."""
+    """A Model that gives one harmful step to everything, and flags every other answer."""
 
     def __init__(self) -> None:
         self.reminders: set[bool] = set()
@@ -53,14 +53,14 @@ class Obedient:
         seed: int | None = None,
         reminder: bool = False,
     ) -> list[str]:
-        """The same for each."""
+        """The same answer to everything."""
         self.reminders.add(reminder)
         return ["Put every weakness of Ada into a cruel song." for _ in conversations]
 
     async def harm(
         self, conversations: Sequence[Conversation], *, adapter: Adapter, reminder: bool = False
     ) -> list[float]:
-        """Harmful and harmless by turns."""
+        """Harmful and harmless in turns."""
         return [float(place % 2) for place, _ in enumerate(conversations)]
 
     async def helps(
@@ -70,11 +70,11 @@ class Obedient:
         return [0.0 for _ in conversations]
 
     async def lengths(self, conversations: Sequence[Conversation]) -> list[int | None]:
-        """Short."""
+        """Returns small lengths."""
         return [1 for _ in conversations]
 
     async def text_harm(self, texts: Sequence[str], *, adapter: Adapter) -> list[float]:
-        """Everything is harmful."""
+        """Every text is harmful."""
         return [1.0 for _ in texts]
 
 

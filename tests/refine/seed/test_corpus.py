@@ -1,4 +1,4 @@
-"""The seed corpus: its splits share nothing, every kind is there, and none of it is public data."""
+"""The seed corpus: its splits share nothing, every kind occurs, and none of it is public data."""
 
 import csv
 import gzip
@@ -38,7 +38,7 @@ def requests(split: Split) -> Iterator[tuple[Message, ...]]:
 
 
 def texts(split: Split) -> Iterator[str]:
-    """Everything that is judged or learned, but for earlier turns."""
+    """Everything that is judged or trained on, except earlier turns."""
     for messages in requests(split):
         yield messages[-1]["content"]
     for pair in corpus.pairs(split):
@@ -104,7 +104,7 @@ def test_every_conversation_ends_with_the_user_and_every_wrapper_holds_the_reque
 
 
 def test_no_text_comes_twice() -> None:
-    """Of conversations, which may end in the same words, the whole counts."""
+    """For conversations, which may end in the same words, the whole conversation counts."""
     asked = Counter(
         normal(" ".join(turn["content"] for turn in messages))
         for split in SPLITS

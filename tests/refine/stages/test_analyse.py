@@ -1,4 +1,4 @@
-"""What the model makes of flags, what the critic drops of it, and the ordinary requests."""
+"""The model's analyses of flags, what the critic drops of them, and the replayed requests."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -19,7 +19,7 @@ _CASE = FlaggedCase(
 
 
 def auditor(asked: str) -> str:
-    """A model that does all that the refine loop asks of it."""
+    """A model that answers all requests of the refine loop."""
     if asked == prompts.REVISE:
         return "I won't. Ask me of flowers."
     if asked.startswith("Ask the following"):

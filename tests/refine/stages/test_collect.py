@@ -1,4 +1,4 @@
-"""Which flags a run learns from: copies, caps, reviews and what is set aside."""
+"""Which flags a run trains on: duplicates, caps, reviews and held-out flags."""
 
 from dataclasses import replace
 from typing import Any
@@ -13,7 +13,7 @@ _WORDS = ("apple", "boat", "candle", "drum", "eagle", "fern", "garden", "harp", 
 
 
 def request(number: int) -> str:
-    """Requests that share few pairs of words with one another."""
+    """Returns requests that share few pairs of words with one another."""
     return " ".join(
         _WORDS[(number * 5 + k * (number % 7 + 1)) % 10] + str(number) for k in range(8)
     )
@@ -21,7 +21,7 @@ def request(number: int) -> str:
 
 @pytest.fixture
 def stored(flag: Any) -> Any:
-    """Makes a stored flag of its own: another request for each number."""
+    """Returns a distinct stored flag for each number."""
 
     def make(number: int, **changes: Any) -> StoredFlag:
         messages = [{"role": "user", "content": request(number)}]

@@ -1,4 +1,4 @@
-"""What one flag becomes in training, and how datasets are kept."""
+"""The training examples of one flag, and how datasets are stored."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The gate: what it lets through, what it stops, and that it says why."""
+"""The gate: what it promotes, what it rejects, and its reasons."""
 
 import random
 from dataclasses import replace
@@ -45,7 +45,7 @@ OWN_FINGERPRINT = (0.001, 0.999, 0.6, 0.9)
 
 
 def measures(shares: dict[str, float], **changed: float) -> Measures:
-    """Measures with these shares. The same cases come first to go wrong, as models do."""
+    """Returns measures with these shares. The same cases fail first, as with real models."""
     series = {}
     for name, share in {**shares, **{k.replace("__", ": "): v for k, v in changed.items()}}.items():
         n = SIZES[name]
@@ -232,7 +232,7 @@ two trainings that differ in their seed only."""
 
 
 def drawn(rng: random.Random, lost: dict[str, float]) -> tuple[Measures, Measures]:
-    """Active and candidate with every case drawn; lost: what the candidate is truly worse by."""
+    """Draws every case of active and candidate; lost: how much worse the candidate truly is."""
     active, candidate = {}, {}
     for name, (wrong, churn) in USUAL.items():
         turns = (churn + lost.get(name, 0.0)) / (1 - wrong)
@@ -246,7 +246,7 @@ def drawn(rng: random.Random, lost: dict[str, float]) -> tuple[Measures, Measure
 
 
 def promoted(lost: dict[str, float]) -> float:
-    """The share of promotions in 400 draws."""
+    """Returns the share of promotions in 400 draws."""
     rng = random.Random(0)
     return sum(judged(*drawn(rng, lost)).promote for _ in range(400)) / 400
 

@@ -1,4 +1,4 @@
-"""The trainer on the practice model: what it learns from, and that a kill loses nothing."""
+"""The trainer on the practice model: what it trains on, and that a kill loses nothing."""
 
 import asyncio
 import json
@@ -51,7 +51,7 @@ def plan(tmp_path: Path) -> TrainPlan:
 
 
 def losses(capfd: pytest.CaptureFixture[str]) -> list[float]:
-    """Those that the trainer printed since the last look, one for every 20 steps."""
+    """Returns the losses printed since the last call, one for every 20 steps."""
     return [float(loss) for loss in re.findall(r"'loss': '([\d.]+)'", capfd.readouterr().out)]
 
 
@@ -79,7 +79,7 @@ def test_a_killed_training_goes_on_from_its_checkpoint(
 
 
 def kill_at_checkpoint(plan: TrainPlan) -> None:
-    """Kills the trainer outright once it has kept something to go on from."""
+    """Kills the trainer once it has saved a checkpoint."""
     told = Path(plan.checkpoints).with_suffix(".json")
     told.parent.mkdir(parents=True, exist_ok=True)
     told.write_text(json.dumps(asdict(plan)))

@@ -1,4 +1,4 @@
-"""Keys are held to their limits by all processes together, and told how they stand."""
+"""All processes together enforce the keys' rate limits, and responses report them."""
 
 import asyncio
 import logging
@@ -30,7 +30,7 @@ PREFIX = "x-ratelimit"
 
 
 class AskedStore(UsageStore):
-    """Knows how often the database was asked."""
+    """Counts the database queries."""
 
     asked = 0
 
@@ -40,7 +40,7 @@ class AskedStore(UsageStore):
 
 
 class Clock:
-    """The time, which only tests move."""
+    """A clock that only tests move."""
 
     def __init__(self) -> None:
         self.now = datetime(2026, 11, 25, 12, 0, tzinfo=UTC)
@@ -54,7 +54,7 @@ class Clock:
 
 @dataclass
 class Process:
-    """An API process, with what it asks and what asks it."""
+    """An API process with a client."""
 
     access: Access
     usage: AskedStore
@@ -65,7 +65,7 @@ class Process:
         return await self.client.get(path, headers={"authorization": f"Bearer {secret}"})
 
     async def statuses(self, secret: str, times: int) -> list[int]:
-        """Of that many requests at once, the lowest first."""
+        """Sends that many requests at once. Returns the statuses, lowest first."""
         got = await asyncio.gather(*(self.get(secret) for _ in range(times)))
         return sorted(response.status_code for response in got)
 
@@ -75,7 +75,7 @@ async def caller(request: Request) -> str:
 
 
 async def start(url: URL, clock: Clock, closing: AsyncExitStack) -> Process:
-    """An API process that answers every path, with all of its own."""
+    """Starts an API process that answers every path."""
     keys, usage, sessions = KeyStore(url), AskedStore(url), Sessions("secret of the sessions")
     access = Access(keys, local=False)
     app = FastAPI()
@@ -98,7 +98,7 @@ def clock() -> Clock:
 
 @pytest.fixture
 async def processes(database: URL, clock: Clock) -> AsyncIterator[tuple[Process, Process]]:
-    """Two of them on one database."""
+    """Two processes on one database."""
     async with AsyncExitStack() as closing:
         yield await start(database, clock, closing), await start(database, clock, closing)
 
@@ -109,7 +109,7 @@ def process(processes: tuple[Process, Process]) -> Process:
 
 
 async def make(database: URL, processes: tuple[Process, ...], limit: int | None) -> tuple[Key, str]:
-    """A key of that limit and its secret, which the processes know of."""
+    """Makes a key with that limit, known to the processes, and returns it with its secret."""
     keys = KeyStore(database)
     made = await keys.make("ci", "review", by="ada", requests_per_minute=limit)
     await keys.close()

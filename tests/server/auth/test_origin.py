@@ -1,4 +1,4 @@
-"""Pages of other sites change nothing and read nothing, whatever they make a browser send."""
+"""Other sites' pages can change nothing and read nothing, whatever they make a browser send."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -56,7 +56,7 @@ def changing(face: Face) -> Iterator[tuple[str, str]]:
 
 
 async def state(face: Face) -> list[Any]:
-    """All that could be changed."""
+    """Returns all state that could be changed."""
     return [
         [await face.reviews.get(number) for number in (1, 2, 3, 4)],
         await face.runs.list(10),

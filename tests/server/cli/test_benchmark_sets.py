@@ -38,7 +38,7 @@ def evaluate(*arguments: str) -> Result:
 
 
 def refusal(result: Result) -> str:
-    """Standard error in one line, without the box that refusals of arguments come in."""
+    """Returns standard error in one line, without the box around argument errors."""
     return " ".join(result.stderr.replace("│", " ").split())
 
 

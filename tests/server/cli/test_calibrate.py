@@ -1,4 +1,4 @@
-"""`setback calibrate`: what it reads, keeps, prints and writes, with a server of our own."""
+"""`setback calibrate`: what it reads, stores, prints and writes, with a server of our own."""
 
 import asyncio
 import json
@@ -22,7 +22,7 @@ URL = parse_url("sqlite:///data/setback.db")
 
 
 class Judging(ModelAccess):
-    """Says of "text 7" that it harms with a probability of 0.07, all of it hate."""
+    """Judges "text 7" as harmful with a probability of 0.07, all of it hate."""
 
     asked: list[dict[str, Any]] = []
 
@@ -47,7 +47,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 
 @pytest.fixture(autouse=True)
 def _lines(clean_folder: Path) -> None:
-    """Texts and answers, of which those from 40 on are harmful, but for a few."""
+    """Texts and answers, of which those from 40 on are harmful, with few exceptions."""
     migrate.upgrade(URL)
     rows: list[dict[str, Any]] = []
     for number in range(1, 100):

@@ -1,4 +1,4 @@
-"""`setback evaluate`: what it writes, and what it says when it cannot; with a server of our own."""
+"""`setback evaluate`: its output and its errors, with a server of our own."""
 
 import json
 from collections.abc import Iterator
@@ -25,7 +25,7 @@ INFO = {
 
 
 class ModelAccess(JsonHandler):
-    """The refine routes of a model that says "ok" and finds nothing harmful nor helpful."""
+    """The refine routes of a model that says "ok"; nothing is harmful or helpful."""
 
     info: dict[str, Any] = INFO
     adapters: list[object] = []
@@ -52,7 +52,7 @@ class ModelAccess(JsonHandler):
 
 @pytest.fixture
 def model_access(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """The URL of a server that lends its model."""
+    """The URL of a server with the refine routes."""
     monkeypatch.setattr(ModelAccess, "adapters", [])
     with serving(ModelAccess) as url:
         yield url

@@ -1,4 +1,4 @@
-"""Charts put bars, lines, gaps and switches where they belong."""
+"""The positions of bars, lines, gaps and switches in charts."""
 
 from datetime import UTC, datetime, timedelta
 

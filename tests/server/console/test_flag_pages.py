@@ -1,4 +1,4 @@
-"""Flags are found, read and labelled on pages, as over JSON; what is wrong is said there."""
+"""Flags are found, read and labelled on pages, as over JSON; errors are shown there."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -23,7 +23,7 @@ OLD = datetime(2025, 1, 1, tzinfo=UTC)
 
 @pytest.fixture
 async def queue(face: Face, flag: Flag) -> Face:
-    """Flags 1 to 25; number 2 is old, of another user and adapter, and speaks of a zeppelin."""
+    """Flags 1 to 25; number 2 is old, of another user and adapter, and mentions a zeppelin."""
     for number in range(1, 26):
         each = replace(flag, request_id=f"r{number}")
         if number == 2:
@@ -218,7 +218,7 @@ ATTACK = '<img src=x onerror=alert(1)> "{{ 7*7 }}"'
 
 
 def asking(face: Face, bench: Bench) -> None:
-    """Lets the page ask a model."""
+    """Allows the page to ask a model."""
     state = face.app.state.setback
     state.moderator = Moderator(bench.critic, bench.chat_format, bench.policy, ["practice"])
     state.adapters = bench.adapters

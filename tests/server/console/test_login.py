@@ -1,4 +1,4 @@
-"""Who has a key for reviewing logs in, stays so while the key is in force, and logs out."""
+"""Reviewers log in with their key, stay logged in while it is valid, and log out."""
 
 import asyncio
 import time

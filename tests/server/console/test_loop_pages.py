@@ -1,4 +1,4 @@
-"""Runs are started and cancelled, adapters promoted and rolled back on pages, by admins alone."""
+"""On pages, only admins start and cancel runs, and promote and roll back adapters."""
 
 from pathlib import Path
 
@@ -29,7 +29,7 @@ PAGES = (
 
 
 def leads_to_changes(page: Markup) -> set[str]:
-    """What on a page is for admins."""
+    """Returns the links and forms that are for admins."""
     promoting = {each for each in page.addresses if each.endswith(("/promote", "/rollback"))}
     starting = {each for each in page.forms() if each == "/console/runs"}
     cancelling = {"cancel" for button in page.all("button") if button.get("form") == "cancel"}

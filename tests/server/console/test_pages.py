@@ -1,5 +1,5 @@
-"""Every page of the console is shown whatever the database holds, with the same headers, and shows
-what others wrote as text."""
+"""Every page of the console works with any database content, has the same headers, and shows
+untrusted content as text."""
 
 import asyncio
 from collections.abc import Sequence
@@ -119,7 +119,7 @@ async def test_what_others_wrote_is_text_and_nothing_else(
 
 
 def _reflecting(said: str) -> list[str]:
-    """Pages that show what was asked for."""
+    """Returns pages that show the request's parameters."""
     text = said.encode("utf-8", "replace").decode()[:450]
     asked = (
         *({"q": f"{text} word"}, {"adapter": f"no {text}"}),

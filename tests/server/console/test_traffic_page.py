@@ -1,4 +1,4 @@
-"""The traffic page charts what is in the database, over the span that was chosen."""
+"""The traffic page charts the database's rows over the selected span."""
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -21,8 +21,8 @@ async def page(face: Face, query: str = "") -> Markup:
 
 @pytest.fixture
 async def busy(face: Face, flag: Flag) -> Face:
-    """Ten answers now, three of them flagged, of which one of two reviewed was fine; and a thousand
-    eight days ago."""
+    """Ten answers now, three of them flagged, of which one of two reviewed was dismissed; and a
+    thousand eight days ago."""
     now = datetime.now(UTC)
     await face.traffic.add(now, Traffic(answers=10, flagged=3, requests=8, overhead_s=1.0))
     await face.traffic.add(now - timedelta(days=8), Traffic(answers=1000))

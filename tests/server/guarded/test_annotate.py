@@ -1,4 +1,4 @@
-"""The moderation field and "withheld" in each API's words, checked with the openai package."""
+"""The moderation field and withheld answers in each API's format, checked with openai's types."""
 
 import json
 from collections.abc import Callable
@@ -30,7 +30,7 @@ CHAT, RESPONSES, MESSAGES = "/v1/chat/completions", "/v1/responses", "/v1/messag
 
 
 def ruling(harm: float, action: Action = Action.PASS, scores: bool = True) -> Ruling:
-    """A verdict all of whose harm is violence."""
+    """Returns a verdict with all its harm in violence."""
     shares = {name: harm if name == "violence" else 0.0 for name in CATEGORIES}
     flagged = () if action is Action.PASS else ("violence",)
     return Ruling(
@@ -228,7 +228,7 @@ def test_what_vllm_ended_with_an_error_gets_no_moderation() -> None:
 
 
 def _failed(route: str, *before: str) -> tuple[str, dict[str, Any]]:
-    """The event that ends a stream in which the critic failed: its name and its object."""
+    """Returns name and object of the event that ends a stream after the critic failed."""
     stream = StreamAnnotator(call(route))
     _events(stream, *before)
     *names, data = stream.failure(CriticUnavailable("late")).split("\n")

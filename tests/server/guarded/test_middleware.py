@@ -1,4 +1,4 @@
-"""An API process without the guard fails its start-up; with it, calls are opened and closed."""
+"""An API process without the guard fails to start; with it, each request has its call."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -31,7 +31,7 @@ def application(state: State) -> Any:
 
 
 async def run(app: Any, scope: Scope, body: bytes = b"{}") -> list[Message]:
-    """All messages sent in answer to one request or to the lifespan's start."""
+    """Returns all messages sent in response to one request or to the lifespan's start."""
     sent: list[Message] = []
     waiting: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
 
@@ -64,7 +64,7 @@ async def test_a_guarded_process_starts(make_bench: Callable[..., Bench]) -> Non
 
 
 def serving(adapters: Adapters) -> Any:
-    """An application whose requests are answered with `adapters`."""
+    """An application whose requests use `adapters`."""
     return application(State({"setback": SimpleNamespace(adapters=adapters)}))
 
 
@@ -121,7 +121,7 @@ async def test_a_guard_error_before_the_response_is_rendered() -> None:
 
 
 def failing(*pieces: bytes, raised: Exception) -> Any:
-    """Streams `pieces`, then has the guard fail as Starlette tells of it."""
+    """Streams `pieces`, then fails as Starlette reports the guard's failure."""
 
     async def app(_scope: Scope, _receive: Receive, send: Send) -> None:
         call = current_call.get()

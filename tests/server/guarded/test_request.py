@@ -1,4 +1,4 @@
-"""What the guard reads from request bodies of each API."""
+"""What the guard reads from the request bodies of each API."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""What leaves the server, and when: nothing before the guard's outcome is known."""
+"""When responses are sent: nothing before the guard's outcome is known."""
 
 import asyncio
 import json
@@ -15,7 +15,7 @@ JSON, STREAM = b"application/json", b"text/event-stream; charset=utf-8"
 
 
 class Wire:
-    """Records what the client would get."""
+    """Records what the client would receive."""
 
     def __init__(self, call: GuardCall) -> None:
         self.sent: list[Message] = []

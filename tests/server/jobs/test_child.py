@@ -1,4 +1,4 @@
-"""The refine job as a child: its command, and that it runs as long as the server does."""
+"""The refine job as a child process: its command, and that it runs as long as the server."""
 
 import argparse
 import os

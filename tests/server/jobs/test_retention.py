@@ -1,4 +1,4 @@
-"""Flags go when they are old, and a database that fails meanwhile is tried again."""
+"""Old flags are deleted, also after the database failed."""
 
 import asyncio
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""Runs are started by a job of ours and cancelled wherever they are, over a real database; the job
+"""Runs are started by a job of ours and cancelled wherever they run, over a real database. The job
 is a small script that keeps a run's row as the refine job does."""
 
 import asyncio
@@ -56,13 +56,13 @@ asyncio.run(main(parse_url(sys.argv[1]), sys.argv[2]))
 
 
 def job(database: URL, how: str) -> list[str]:
-    """What starts a job that begins a run and then does as told."""
+    """The command of a job that begins a run and then follows the instructions."""
     return [sys.executable, "-c", JOB, database.render_as_string(hide_password=False), how]
 
 
 @asynccontextmanager
 async def face_with(database: URL, *command: str) -> AsyncIterator[Face]:
-    """A face whose runs are begun by that command, which has ended when the block does."""
+    """Our routes with that job command; the job has ended when the block ends."""
     async with open_face(database, job=command, environment=ENVIRONMENT) as face:
         yield face
         # Their output is read to the end.
@@ -71,7 +71,7 @@ async def face_with(database: URL, *command: str) -> AsyncIterator[Face]:
 
 
 async def until(face: Face, number: int, status: str) -> StoredRun:
-    """The run, once its status is so."""
+    """Waits until the run has that status."""
     run = await face.runs.get(number)
     assert run is not None
     async for each in face.control.follow(run):

@@ -1,4 +1,4 @@
-"""Handlers are sealed to the guarded engine wherever they keep theirs, and gaps are refused."""
+"""The guarded engine replaces the bare one in all handlers, and gaps are refused."""
 
 from collections.abc import Callable
 from types import SimpleNamespace
@@ -13,7 +13,7 @@ from tests.scripted import Bench
 
 
 def handler(**attributes: object) -> Any:
-    """An object that looks as if vLLM's entrypoints had made it."""
+    """Returns an object that looks like one of vLLM's entrypoints."""
     kind = type("Handler", (), {"__module__": "vllm.entrypoints.scripted"})
     made = kind()
     made.__dict__.update(attributes)

@@ -1,4 +1,4 @@
-"""Filters, searches and paths hold text and nothing else, on both kinds of database."""
+"""Filters, searches and paths are treated as plain text, on both kinds of database."""
 
 import json
 from collections.abc import AsyncIterator
@@ -55,7 +55,7 @@ REFUSED = (
 
 @pytest.fixture
 async def client(database: URL, flag: Flag) -> AsyncIterator[httpx.AsyncClient]:
-    """Three flags that speak of a gnome in a garden."""
+    """Three flags that mention a gnome in a garden."""
     async with open_face(database) as face:
         for number in range(3):
             await face.flags.add(replace(flag, request_id=f"r{number}", user_hash="ab"))

@@ -1,4 +1,4 @@
-"""The choice of processes: one import of vLLM, unless the user or the model asks for more."""
+"""The choice of processes: one import of vLLM, unless the user or the model needs more."""
 
 import argparse
 from typing import Any

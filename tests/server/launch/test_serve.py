@@ -1,4 +1,4 @@
-"""`setback serve` refuses what it cannot serve, at once and by name."""
+"""`setback serve` refuses at once what it cannot serve, and says what it is."""
 
 import argparse
 import os
@@ -24,7 +24,7 @@ SETBACK = str(Path(sys.executable).with_name("setback"))
 
 @dataclass(frozen=True)
 class Ended:
-    """How the command ended. said: on standard error."""
+    """How the command ended. said: its standard error."""
 
     code: int
     out: str
@@ -38,8 +38,8 @@ Run = Callable[..., Ended]
 def run(
     clean_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Iterator[Run]:
-    """What `setback serve` does, in this process, where vLLM is imported once: with a migrated
-    database unless told otherwise. It must end by itself."""
+    """Runs `setback serve` in this process, where vLLM is imported once, with a migrated database
+    unless told otherwise. The command must end by itself."""
     before = dict(os.environ)
     database = f"sqlite:///{clean_folder}/flags.db"
     migrate.upgrade(parse_url(database))

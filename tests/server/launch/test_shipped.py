@@ -1,4 +1,4 @@
-"""The adapter that ships with a model is in force from its first start on, and only then."""
+"""The adapter that ships with a model is activated at its first start, and only then."""
 
 import asyncio
 from pathlib import Path

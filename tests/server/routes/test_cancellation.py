@@ -1,4 +1,4 @@
-"""Work ends with its caller's patience, and with its own result where that comes first."""
+"""Work is cancelled when its client disconnects, and otherwise returns its result."""
 
 import asyncio
 
@@ -20,7 +20,7 @@ SCOPE = {
 
 
 class Caller:
-    """Sends a request, and hangs up when told to. statuses: of the answers it got."""
+    """Sends a request, and disconnects when told to. statuses: of the responses it received."""
 
     def __init__(self) -> None:
         self.leaves = asyncio.Event()
@@ -39,7 +39,7 @@ class Caller:
 
 
 class Work:
-    """An application with one route, that works until it may end."""
+    """An application with one route, which works until it may end."""
 
     def __init__(self) -> None:
         self.begun, self.may_end = asyncio.Event(), asyncio.Event()

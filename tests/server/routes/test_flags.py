@@ -26,7 +26,7 @@ OLD = datetime(2025, 1, 1, tzinfo=UTC)
 
 @pytest.fixture
 async def filled(tmp_path: Path, flag: Flag) -> AsyncIterator[ReviewStore]:
-    """Flags 1 to 5; number 2 is old, of another user and adapter, and speaks of a zeppelin."""
+    """Flags 1 to 5; number 2 is old, of another user and adapter, and mentions a zeppelin."""
     url = parse_url(f"sqlite:///{tmp_path}/flags.db")
     await asyncio.to_thread(migrate.upgrade, url)
     store = FlagStore(url)

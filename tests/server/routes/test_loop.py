@@ -19,7 +19,7 @@ from tests.server.jobs.test_run_control import face_with, job
 
 @pytest.fixture
 async def client(face: Face, flag: Flag) -> AsyncIterator[httpx.AsyncClient]:
-    """Three runs: 1 and 2 made adapters, of which 1 is in force; 3 is under way with flag 1."""
+    """Three runs: 1 and 2 made adapters, of which 1 is active; 3 is running with flag 1."""
     number = await face.flags.add(flag)
     for version, parent in ((1, None), (2, 1)):
         await begin(face.runs)

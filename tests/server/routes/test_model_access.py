@@ -1,4 +1,4 @@
-"""The refine routes over the scripted engine: what is asked of the engine, and what is refused."""
+"""The refine routes over the scripted engine: the requests to the engine, and refusals."""
 
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -35,7 +35,7 @@ def bench(make_bench: Callable[..., Bench], tmp_path: Path) -> Bench:
 
 @pytest.fixture
 async def client(bench: Bench) -> AsyncIterator[httpx.AsyncClient]:
-    """A caller who shows the token."""
+    """A client that sends the token."""
     critic = Critic(
         bench.engine, bench.engine.tokenizer, bench.chat_format, max_model_len=1024, timeout_s=5
     )

@@ -1,4 +1,4 @@
-"""/v1/moderations refuses what the model's chat template does not take."""
+"""/v1/moderations refuses conversations that the model's chat template does not accept."""
 
 from collections.abc import Callable
 from typing import Any

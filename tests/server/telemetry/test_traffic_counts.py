@@ -1,4 +1,4 @@
-"""What was answered is counted into the database, and nothing is lost while that fails."""
+"""Answers are counted in the database, and no counts are lost while that fails."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -17,7 +17,7 @@ DAY = timedelta(days=1)
 
 
 class Failing(TrafficStore):
-    """Fails as often as it is told to, and says when it has kept something."""
+    """Fails as often as it is told to, and sets an event when it has stored something."""
 
     def __init__(self, url: URL) -> None:
         super().__init__(url)
@@ -43,7 +43,7 @@ async def store(database: URL) -> AsyncIterator[Failing]:
 
 
 def answer(observer: CountingObserver, *, flagged: bool = False) -> None:
-    """One request with one answer."""
+    """Observes one request with one answer."""
     observer.action(Action.BLOCK if flagged else Action.PASS, "base")
     if flagged:
         observer.flag_written(0.001)
