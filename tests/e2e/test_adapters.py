@@ -275,7 +275,7 @@ def test_wrong_refine_requests_are_named(
     ("method", "path"),
     [("GET", "model"), ("POST", "answers"), ("POST", "verdicts"), ("DELETE", "adapters/1")],
 )
-def test_without_the_token_nothing_is_lent(
+def test_without_the_token_the_model_is_not_accessible(
     swapping: Server, method: str, path: str, token: str
 ) -> None:
     headers = {TOKEN_HEADER.encode(): token.encode("latin-1")}

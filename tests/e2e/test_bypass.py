@@ -25,7 +25,7 @@ def let_out(server: Server, tried: list[Attempt], n: int) -> tuple[int, int]:
     return sum(figure.hits for figure in figures), sum(figure.n for figure in figures)
 
 
-def test_what_follows_an_answers_end_does_not_hide_it(server: Server, full: bool) -> None:
+def test_text_after_an_answers_end_does_not_hide_harm(server: Server, full: bool) -> None:
     tried = [way for way in ways() if way.name.startswith(LONGER)]
     assert len(tried) == 5
     hits, n = let_out(server, tried, 200 if full else 9)

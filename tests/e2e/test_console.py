@@ -41,7 +41,7 @@ def harmful_of(loop: Loop) -> list[StoredFlag]:
     return [flag for flag in loop.flags() if flag.harm > 0.9]
 
 
-def test_who_has_a_key_logs_in(loop: Loop, browser: Browser) -> None:
+def test_a_key_logs_in(loop: Loop, browser: Browser) -> None:
     browser.open("/console")
     browser.wait_for_path("/console/login")
     browser.press("sb-wrong\n")
@@ -106,7 +106,7 @@ def test_a_run_killed_in_every_stage_is_finished_from_the_console(
         assert fmean(loop.harms(like)) < 0.85 * fmean(before)
 
 
-def test_what_reviewers_said_is_what_was_learned(loop: Loop) -> None:
+def test_training_follows_the_reviewers_labels(loop: Loop) -> None:
     examples = loop.examples(1)
     fine = {flag.id for flag in loop.flags(status="dismissed")}
     assert {example.kind for example in examples if example.flag_id in fine} == {Kind.FINE_CRITIQUE}
@@ -175,7 +175,7 @@ def test_every_page_is_for_everybody(
     assert browser.complaints() == []
 
 
-def test_a_reviewer_may_not_steer(loop: Loop, browser: Browser) -> None:
+def test_a_reviewer_may_not_do_what_admins_do(loop: Loop, browser: Browser) -> None:
     browser.look(DESKTOP, LIGHT)
     browser.forget()
     browser.open("/console/runs")

@@ -74,7 +74,9 @@ def test_no_made_up_request_is_too_much(server: Server, path: str, full: bool) -
 
 @pytest.mark.parametrize("path", [*READING, "/v1/moderations"])
 @pytest.mark.usefixtures("unharmed")
-def test_nor_is_it_for_several_processes(strict_server: Server, path: str, full: bool) -> None:
+def test_several_processes_are_not_shared_either(
+    strict_server: Server, path: str, full: bool
+) -> None:
     assert sent_to(strict_server, path, MANY if full else EXAMPLES) & {200, 400}
 
 
@@ -124,7 +126,9 @@ FAILS: tuple[tuple[str, dict[str, Any]], ...] = (
 
 @pytest.mark.parametrize(("path", "wrong"), FAILS, ids=range(len(FAILS)))
 @pytest.mark.usefixtures("unharmed")
-def test_what_vllm_fails_on_is_refused(server: Server, path: str, wrong: dict[str, Any]) -> None:
+def test_requests_that_vllm_fails_on_are_refused(
+    server: Server, path: str, wrong: dict[str, Any]
+) -> None:
     with server.http() as http:
         refused = http.post(path, json={"model": MODEL_NAME, **wrong})
     assert refused.status_code == 400, refused.text

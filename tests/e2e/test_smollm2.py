@@ -39,7 +39,7 @@ def test_an_everyday_request_is_answered_in_english(smollm2: Server, request_: s
     assert len(words & {"a", "and", "the", "to", "is", "you", "of", "in", "can"}) >= 2
 
 
-def test_a_stream_is_let_out(smollm2: Server) -> None:
+def test_a_stream_is_released(smollm2: Server) -> None:
     stream = smollm2.openai().chat.completions.create(
         model="smollm2",
         messages=[{"role": "user", "content": "How do I bake bread?"}],

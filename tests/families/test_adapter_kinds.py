@@ -103,7 +103,7 @@ def no_such_layer(path: Path) -> None:
     save_file(renamed, path / WEIGHTS)
 
 
-def test_what_does_not_fit_the_base_is_never_in_force(served: Served, tmp_path: Path) -> None:
+def test_adapters_that_do_not_fit_the_base_are_never_active(served: Served, tmp_path: Path) -> None:
     adapted(served, tmp_path / "adapter", r=4, target_modules=["q_proj"])
     no_such_layer(tmp_path / "adapter")
     url = served.server.database

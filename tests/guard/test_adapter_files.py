@@ -124,7 +124,7 @@ def test_a_configuration_that_peft_did_not_write_is_refused(tmp_path: Path, conf
 
 
 @pytest.mark.parametrize("name", ["adapter_model.bin", "optimizer.pt", "train.jsonl"])
-def test_what_is_no_part_of_an_adapter_is_not_sealed(tmp_path: Path, name: str) -> None:
+def test_a_directory_with_other_files_is_not_sealed(tmp_path: Path, name: str) -> None:
     for file in (CONFIG, WEIGHTS, name):
         (tmp_path / file).write_text('{"peft_type": "LORA", "r": 4}')
     with pytest.raises(AdapterRefused, match=f"holds {name}"):

@@ -107,7 +107,7 @@ async def test_a_request_with_an_adapter_of_its_own_keeps_it(bench: Bench) -> No
     assert bench.call.adapter == "setback-2"
 
 
-async def test_nobody_pushes_in_before_others(bench: Bench) -> None:
+async def test_callers_cannot_raise_their_priority(bench: Bench) -> None:
     prompt_ids = bench.chat_format.conversation([{"role": "user", "content": "Hello."}])
     prompt = {"type": "token", "prompt_token_ids": prompt_ids}
     await bench.generate(prompt, options={"priority": -5})
@@ -302,7 +302,7 @@ async def test_a_candidate_spoiled_after_it_was_loaded_does_not_become_active(
     assert bench.observed.refused == [2]
 
 
-async def test_a_mended_adapter_is_taken_later(
+async def test_a_repaired_adapter_is_loaded_later(
     bench: Bench, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     weights = adapter_path(folder, 2) / WEIGHTS

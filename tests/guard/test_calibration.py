@@ -69,7 +69,7 @@ async def test_every_adapter_has_its_own_and_others_have_none() -> None:
     )
 
 
-async def test_what_is_in_force_and_not_calibrated_is_named_once(
+async def test_an_uncalibrated_active_adapter_is_reported_once(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(logging.getLogger("vllm"), "propagate", True)
@@ -85,7 +85,7 @@ async def test_what_is_in_force_and_not_calibrated_is_named_once(
     assert "the base" in warned[0]
 
 
-async def test_verdicts_are_scaled_before_anything_is_decided(
+async def test_verdicts_are_calibrated_before_the_decision(
     make_bench: Callable[..., Bench], tokenizer: Any
 ) -> None:
     bench = make_bench(Script(harm=lambda prompt: 0.4, category="hate"))

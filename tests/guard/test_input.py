@@ -55,7 +55,7 @@ async def test_a_flagged_request_ends_generation_before_it_is_done(
 
 
 @pytest.mark.parametrize(("kind", "stream"), WAYS)
-async def test_it_is_judged_while_the_answer_is_made_and_let_out_once_it_passed(
+async def test_the_input_is_judged_during_generation_and_then_released(
     make_bench: MakeBench, kind: RequestOutputKind, stream: StreamMode
 ) -> None:
     reads, draft = Gate(), Gate()

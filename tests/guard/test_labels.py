@@ -61,7 +61,7 @@ class Words:
         return [self.known[text]] if text in self.known else [ord(char) for char in text]
 
 
-def test_a_begun_reply_is_scored_by_the_mean_of_its_words() -> None:
+def test_labels_after_a_reply_prefix_use_the_mean_over_their_words() -> None:
     words: Any = Words()
     labels = harm_labels(words, WORDS)
     assert labels.tokens == {"yes": (1, 2), "no": (3,)}

@@ -80,7 +80,7 @@ def test_it_is_found_and_only_it(name: str, written: str, around: str) -> None:
 
 
 @pytest.mark.parametrize("written", ORDINARY)
-def test_what_is_not_personal_stays(written: str) -> None:
+def test_other_text_stays(written: str) -> None:
     assert REDACTOR.redact(written) == written
 
 
@@ -99,7 +99,7 @@ def test_what_is_not_personal_stays(written: str) -> None:
         ("a@example.org,b@example.org", "<EMAIL_ADDRESS>,<EMAIL_ADDRESS>"),
     ],
 )
-def test_what_stands_next_to_it_stays(written: str, redacted: str) -> None:
+def test_text_next_to_personal_data_stays(written: str, redacted: str) -> None:
     assert REDACTOR.redact(written) == redacted
 
 
@@ -114,12 +114,12 @@ def test_of_what_overlaps_nothing_is_left() -> None:
     assert REDACTOR.redact("202-555-0143.x@example.org") == "<EMAIL_ADDRESS>"
 
 
-def test_what_only_shows_beside_something_else_is_found() -> None:
+def test_overlapping_personal_data_is_found() -> None:
     both = "202 555 0143 4111 1111 1111 1111"
     assert REDACTOR.redact(both) == "<PHONE_NUMBER> <CREDIT_CARD>"
 
 
-def test_many_numbers_hide_none() -> None:
+def test_personal_data_is_found_among_many_numbers() -> None:
     padding = "1/2 " * 40_000
     assert REDACTOR.redact(f"{padding}+44 20 7946 0018") == f"{padding}<PHONE_NUMBER>"
 
@@ -255,7 +255,9 @@ class BrokenRedactor(Redactor):
         raise LookupError(text)
 
 
-async def test_what_cannot_be_redacted_is_not_stored_and_not_let_out(store: FlagStore) -> None:
+async def test_without_redaction_flags_are_not_stored_and_answers_withheld(
+    store: FlagStore,
+) -> None:
     with pytest.raises(StoreUnavailable, match="could not be redacted: LookupError") as raised:
         await recorded(store, BrokenRedactor("US"))
     assert EMAIL not in str(raised.value)

@@ -143,7 +143,7 @@ async def test_without_a_usable_revision_it_is_blocked(
     assert bench.observed.revisions == [outcome]
 
 
-async def test_a_revisions_end_does_not_talk_the_critic_out_of_its_beginning(
+async def test_a_revisions_harmless_end_does_not_hide_its_beginning(
     make_bench: MakeBench,
 ) -> None:
     def talked_out(prompt: str) -> float:
@@ -196,7 +196,7 @@ async def test_an_analysis_that_takes_too_long_is_cut_and_the_answer_still_comes
     assert bench.observed.revisions == ["used"]
 
 
-async def test_who_leaves_during_a_revision_leaves_the_flag_behind(make_bench: MakeBench) -> None:
+async def test_a_disconnect_during_a_revision_still_stores_the_flag(make_bench: MakeBench) -> None:
     def revises(prompt: str) -> tuple[str]:
         if prompts.REVISE in prompt:
             script.draft_gate = revising

@@ -70,7 +70,7 @@ def test_a_chat_prompt_is_known_whether_or_not_the_model_is_to_think(
     assert ChatFormat(tokenizer, THINKING).is_chat_prompt(tokenizer.encode(rendered))
 
 
-def test_what_is_no_chat_prompt_is_told_apart(chat_format: ChatFormat) -> None:
+def test_other_prompts_are_not_chat_prompts(chat_format: ChatFormat) -> None:
     assert chat_format.is_chat_prompt(chat_format.conversation([{"role": "user", "content": "A"}]))
     assert not chat_format.is_chat_prompt(chat_format.encode("Once upon a time"))
     assert not chat_format.is_chat_prompt([])

@@ -21,7 +21,7 @@ def test_neighbouring_windows_overlap(length: int, size: int) -> None:
     assert all(len(one & other) >= size // 4 for one, other in zip(cut, cut[1:], strict=False))
 
 
-def test_what_fits_is_one_window() -> None:
+def test_a_text_that_fits_is_one_window() -> None:
     assert [list(w) for w in overlapping_windows([1, 2, 3], 3)] == [[1, 2, 3]]
     assert [list(w) for w in overlapping_windows([], 3)] == [[]]
 
@@ -35,7 +35,7 @@ def test_windows_grow_to_their_limit() -> None:
 
 
 @given(judged=st.integers(0, 300), new=st.integers(0, 300), most=st.integers(1, 80))
-def test_no_verdict_covers_more_than_it_is_trusted_with(judged: int, new: int, most: int) -> None:
+def test_no_verdict_covers_more_than_the_limit(judged: int, new: int, most: int) -> None:
     windows, length = Windows(first=8, growth=2, most=most), judged + new
     ends = [judged, *windows.cuts(judged, length), length]
     assert all(0 <= later - one <= most for one, later in zip(ends, ends[1:], strict=False))

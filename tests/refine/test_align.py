@@ -152,7 +152,7 @@ def test_the_hint_is_never_learned(alignment: Alignment) -> None:
         assert (told in asked) == (each.kind in (Kind.GUIDED, Kind.REVISION))
 
 
-def test_what_confuses_the_base_is_asked_without_the_hint_and_circles_are_not_learned(
+def test_confusing_hints_are_left_out_and_repetitions_dropped(
     alignment: Alignment,
 ) -> None:
     run = alignment.align(AlignedServer())

@@ -281,7 +281,7 @@ def test_a_candidate_is_calibrated_and_measured_on_its_scale(loop: Loop, flag: F
     assert found.calibration.apply(0.2) > 0.5 > found.calibration.apply(0.02)
 
 
-def test_what_was_learned_is_not_learned_again(loop: Loop, flag: Flag) -> None:
+def test_used_flags_are_not_used_again(loop: Loop, flag: Flag) -> None:
     loop.write(harms(flag))
     loop.trained_before(1)
     loop.cycle(ScriptedServer(), replay=40)

@@ -1,4 +1,4 @@
-"""Lines of files as people make them: no reader of lines splits at Unicode's other line separators."""
+"""Lines of files as people make them: no reader splits lines at other separators of Unicode."""
 
 import json
 from dataclasses import replace
@@ -29,13 +29,13 @@ def test_lines_end_at_line_feeds_only(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("bytes_", [b"\xef\xbb\xbfa\r\nb\r\n", b"a\nb", b"\xef\xbb\xbfa\nb\n"])
-def test_a_byte_order_mark_and_windows_line_ends_are_no_text(tmp_path: Path, bytes_: bytes) -> None:
+def test_a_byte_order_mark_and_crlf_are_ignored(tmp_path: Path, bytes_: bytes) -> None:
     path = tmp_path / "file"
     path.write_bytes(bytes_)
     assert read_lines(path) == ["a", "b"]
 
 
-def test_what_a_run_learned_is_read_back_whatever_was_said(tmp_path: Path) -> None:
+def test_a_runs_examples_are_read_back_whatever_their_text(tmp_path: Path) -> None:
     example = Example(Kind.SAFE, ({"role": "user", "content": ODD},), ODD, flag_id=1)
     written = write_dataset(tmp_path, [example, replace(example, flag_id=2)], {})
     assert read_examples(written.path) == [example, replace(example, flag_id=2)]

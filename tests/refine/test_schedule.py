@@ -37,7 +37,7 @@ def test_a_duration_is_a_number_and_a_unit(text: str, duration: timedelta) -> No
 
 
 @pytest.mark.parametrize("text", ["", "6", "h", "0m", "-1h", "6 h", "six hours", "1w"])
-def test_what_is_no_duration_is_refused_with_an_example(text: str) -> None:
+def test_an_invalid_duration_is_refused_with_an_example(text: str) -> None:
     with pytest.raises(ValueError, match="such as 6h"):
         parse_duration(text)
 
@@ -51,7 +51,7 @@ async def leases(tmp_path: Path) -> AsyncIterator[Leases]:
     await store.close()
 
 
-async def test_two_jobs_at_once_one_works_and_the_other_is_told_who(leases: Leases) -> None:
+async def test_of_two_jobs_one_runs_and_the_other_learns_its_holder(leases: Leases) -> None:
     async with leased(leases, LONG_S):
         with pytest.raises(LeaseHeld, match="pid .* holds the lease 'refine'"):
             async with leased(leases, LONG_S):
@@ -120,7 +120,7 @@ async def test_a_job_that_ends_amid_a_renewal_frees_the_lease_at_once(
         await asyncio.wait_for(job(turns), LOCK_TIMEOUT_S / 2)
 
 
-async def test_it_repeats_after_failures_and_says_them(leases: Leases) -> None:
+async def test_it_repeats_after_failures_and_reports_them(leases: Leases) -> None:
     said: list[str] = []
     turns = iter([ServerUnavailable("no answer"), LeaseHeld("host-a pid 7 holds it"), None])
     third = asyncio.Event()

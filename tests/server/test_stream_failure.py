@@ -209,7 +209,7 @@ async def test_without_a_failure_the_same_stream_comes_to_its_end(
 
 @ROUTE
 @FAILURE
-async def test_where_nothing_is_out_it_is_a_true_503(
+async def test_before_the_first_chunk_a_failure_is_a_503(
     make_bench: MakeBench, fails: Failing, code: str, message: str, route: str
 ) -> None:
     answer = await asked(fails(make_bench, StreamMode.BUFFER), route)

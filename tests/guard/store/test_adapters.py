@@ -99,7 +99,7 @@ async def test_rolling_back_again_goes_further_back(runs: RunStore, adapters: Ad
     assert history[0].reason == "worse"
 
 
-async def test_a_rejected_adapter_is_not_on_the_way_back(
+async def test_a_rejected_adapter_is_not_on_the_rollback_path(
     runs: RunStore, adapters: AdapterStore
 ) -> None:
     first, second, third = [await make(runs, adapters) for _ in range(3)]
@@ -132,7 +132,7 @@ async def test_rollbacks_at_once_each_go_one_step(database: URL, runs: RunStore)
         ([1, None], [None]),
     ],
 )
-def test_the_way_back(activated: list[int | None], way: list[int | None]) -> None:
+def test_the_rollback_path(activated: list[int | None], way: list[int | None]) -> None:
     assert rollback_path(activated) == way
 
 

@@ -83,9 +83,7 @@ async def test_no_more_than_two_minutes_are_kept(
     assert await minutes(database) == [(2, 1), (3, 1)]
 
 
-async def test_what_goes_with_its_key_and_what_has_none(
-    database: URL, usage: UsageStore, key: int
-) -> None:
+async def test_bodies_with_and_without_a_key(database: URL, usage: UsageStore, key: int) -> None:
     await usage.take(key, 9, NOON)
     engine = connect(database)
     async with engine.begin() as connection:

@@ -233,7 +233,7 @@ def test_an_answer_that_leaves_no_room_comes_without_a_critique(session: Session
 
 
 @pytest.mark.parametrize("steps", [1, 5, 12, 13])
-def test_who_leaves_takes_everything_along(session: Session, steps: int) -> None:
+def test_an_aborted_request_leaves_nothing_behind(session: Session, steps: int) -> None:
     """Also in the step in which the critique runs."""
     (prompt,) = session.prompts(Kind.EVERYDAY, 1)
     name = session.add(prompt, session.plan, max_tokens=12, ignore_eos=True)

@@ -131,7 +131,7 @@ async def test_half_a_character_reaches_the_server(run: Run) -> None:
     assert run.server.bodies[0][1]["input"] == "half \ud83d"
 
 
-async def test_what_is_kept_is_not_sent_again(run: Run) -> None:
+async def test_stored_verdicts_are_not_requested_again(run: Run) -> None:
     first = await run(*ROWS)
     run.server.bodies.clear()
     second = await run(*ROWS)
@@ -213,7 +213,7 @@ async def test_a_policy_that_changes_midway_ends_the_run_and_nothing_is_kept(run
     assert len(run.server.bodies) == len(ROWS)
 
 
-async def test_a_busy_server_is_asked_again_when_it_says(run: Run) -> None:
+async def test_a_busy_server_is_retried_after_the_stated_pause(run: Run) -> None:
     run.server.refusals = [refusal(429, {"retry-after": "7"}), refusal(503), refusal(503)]
     result = await run(ROWS[0])
     assert flags(result) == [True]

@@ -145,7 +145,7 @@ async def test_measures_survive_json() -> None:
     assert {figure["name"] for figure in row["figures"]} >= {"help: all", HELD_OUT, INJECTION}
 
 
-async def test_what_was_measured_is_read_again_but_the_held_out_flags(tmp_path: Path) -> None:
+async def test_stored_measures_are_reused_except_for_held_out_flags(tmp_path: Path) -> None:
     model = Parrot()
 
     async def once(revision: str, held_out: Sequence[Case]) -> Measures:
@@ -161,7 +161,7 @@ async def test_what_was_measured_is_read_again_but_the_held_out_flags(tmp_path: 
     assert [n for call, _, n in model.calls if call == "answers"] == [2, 3, 3, 3]
 
 
-async def test_what_is_active_changes_so_it_is_not_kept(tmp_path: Path) -> None:
+async def test_measures_of_the_adapter_named_active_are_not_stored(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="version"):
         await evaluator(Parrot()).measure_once(tmp_path, Critic("active"))
 

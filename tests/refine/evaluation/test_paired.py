@@ -19,13 +19,13 @@ def test_newcombe_s_own_example() -> None:
     assert (found.value, found.low, found.high) == pytest.approx((0.2, 0.0569, 0.3404), abs=1e-4)
 
 
-def test_what_is_lost_mirrors_what_is_gained() -> None:
+def test_losses_mirror_gains() -> None:
     lost = paired_difference(*table(36, 2, 12, 0))
     mirrored = paired_difference(*table(36, 12, 2, 0)).negated
     assert (lost.low, lost.high) == pytest.approx((mirrored.low, mirrored.high))
 
 
-def test_both_perfect_still_leaves_doubt() -> None:
+def test_two_perfect_results_still_have_an_interval() -> None:
     found = paired_difference([True] * 50, [True] * 50)
     assert found.value == 0
     assert -0.08 < found.low < -0.06

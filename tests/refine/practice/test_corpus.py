@@ -100,7 +100,7 @@ def test_the_teacher_misses_only_what_it_overlooks_or_is_fooled_by() -> None:
     assert 0.02 < len(missed) / harmful < 0.15
 
 
-def test_overlooked_harm_is_named_now_and_then() -> None:
+def test_overlooked_harm_is_sometimes_recognised() -> None:
     """So that the base model flags some of it, and the refine loop can start."""
     overlooked = {task for task in TASKS if task.overlooked}
     assert {task.category for task in overlooked} != {task.category for task in TASKS}

@@ -153,7 +153,7 @@ def test_a_split_can_be_written_as_labelled_lines(
     }
 
 
-def test_what_is_learned_follows_from_the_seed_and_is_of_the_align_split_alone() -> None:
+def test_examples_depend_on_the_seed_and_use_only_the_align_split() -> None:
     learned = examples.of_corpus(seed=1)
     assert learned == examples.of_corpus(seed=1) != examples.of_corpus(seed=2)
     kinds = Counter(example.kind for example in learned)

@@ -108,7 +108,7 @@ def test_a_missing_figure_rejects(name: str, of: str) -> None:
     assert any(name in reason and "not measured" in reason for reason in decision.failed)
 
 
-def test_a_figure_of_a_users_file_that_is_missing_rejects() -> None:
+def test_a_missing_figure_of_a_users_file_rejects() -> None:
     active = measures(BASE)
     more = {**active.series, "help: file": Series((True, True))}
     decision = judged(replace(active, series=more), measures(LEARNED))
@@ -167,7 +167,7 @@ def test_a_candidate_that_reads_as_the_base_or_not_at_all_is_rejected(
         ({INJECTION: 0.4}, "injection"),
     ],
 )
-def test_what_a_bad_candidate_lost_is_named(shares: dict[str, float], named: str) -> None:
+def test_the_losses_of_a_bad_candidate_are_named(shares: dict[str, float], named: str) -> None:
     decision = judged(measures(BASE), measures({**LEARNED, **shares}))
     assert not decision.promote
     assert any(named in reason for reason in decision.failed)

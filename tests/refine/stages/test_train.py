@@ -119,7 +119,7 @@ def test_groups_hold_rows_of_one_length_each_row_once_and_the_same_for_a_seed() 
     assert sum(abs(one - other) for one, other in pairwise(means)) > 40 * len(means)
 
 
-def test_a_batch_is_learned_in_parts_without_padding_that_no_row_needs() -> None:
+def test_a_batch_is_trained_in_parts_without_unneeded_padding() -> None:
     from refine.stages.train import collate, split_batch
 
     rows = [
@@ -133,7 +133,7 @@ def test_a_batch_is_learned_in_parts_without_padding_that_no_row_needs() -> None
     assert parts[0]["input_ids"][0].tolist() == [0, 1, 1, 1]
 
 
-def test_a_batch_taken_in_parts_is_learned_as_a_whole_one(
+def test_gradients_of_parts_equal_those_of_the_whole_batch(
     plan: TrainPlan, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     import torch

@@ -192,7 +192,7 @@ async def test_every_response_tells_what_is_left(
     assert "retry-after" not in (await processes[0].get(secret)).headers
 
 
-async def test_who_hammers_does_not_reach_the_database(
+async def test_refused_requests_do_not_reach_the_database(
     database: URL, process: Process, clock: Clock
 ) -> None:
     _, secret = await make(database, (process,), 1)
@@ -205,7 +205,7 @@ async def test_who_hammers_does_not_reach_the_database(
     assert await process.statuses(secret, 1) == [200]
 
 
-async def test_hammering_leaves_the_key_as_much_as_waiting(
+async def test_refused_requests_do_not_use_up_the_limit(
     database: URL, processes: tuple[Process, Process], clock: Clock
 ) -> None:
     _, secret = await make(database, processes, 6)
@@ -225,7 +225,7 @@ async def test_keys_without_a_limit_touch_no_database(database: URL, process: Pr
     assert not any(name.startswith(PREFIX) for name in response.headers)
 
 
-async def test_what_is_refused_for_its_role_or_needs_no_key_is_not_counted(
+async def test_requests_refused_by_role_or_without_keys_are_not_counted(
     database: URL, process: Process
 ) -> None:
     _, secret = await make(database, (process,), 1)
@@ -237,7 +237,7 @@ async def test_what_is_refused_for_its_role_or_needs_no_key_is_not_counted(
     assert process.usage.asked == 0
 
 
-async def test_a_browser_that_logged_in_is_not_limited(database: URL, process: Process) -> None:
+async def test_console_sessions_are_not_rate_limited(database: URL, process: Process) -> None:
     key, secret = await make(database, (process,), 1)
     login = Request({"type": "http", "scheme": "http", "path": "/", "headers": []})
     process.sessions.begin(login, response := Response(), key)
@@ -249,7 +249,7 @@ async def test_a_browser_that_logged_in_is_not_limited(database: URL, process: P
     assert [(await process.get(secret, "/console/flags")).status_code for _ in "12"] == [200, 429]
 
 
-async def test_while_the_database_fails_requests_are_let_through(
+async def test_while_the_database_fails_requests_pass(
     database: URL, process: Process, caplog: pytest.LogCaptureFixture
 ) -> None:
     key, secret = await make(database, (process,), 1)

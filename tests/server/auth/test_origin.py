@@ -82,7 +82,7 @@ async def test_without_keys_nothing_is_changed_from_elsewhere(face: Face, flag: 
     assert await state(face) == before
 
 
-async def test_a_session_is_not_lent_to_other_sites(face: Face, flag: Flag) -> None:
+async def test_other_sites_cannot_use_a_session(face: Face, flag: Flag) -> None:
     await fill(face, flag, "oddity")
     async with face.browser("admin") as client:
         before = await state(face)
@@ -147,9 +147,9 @@ def test_this_machine_is_known_by_its_names(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", OTHER_NAMES)
-def test_any_other_name_is_anothers(name: str) -> None:
+def test_any_other_name_is_a_foreign_host(name: str) -> None:
     assert has_foreign_host(Headers({"host": name}))
 
 
-def test_no_name_is_anothers() -> None:
+def test_local_names_are_not_foreign_hosts() -> None:
     assert has_foreign_host(Headers({}))

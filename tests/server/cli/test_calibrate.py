@@ -105,7 +105,7 @@ def test_the_base_can_be_calibrated_beside_the_adapter(server: str) -> None:
 
 
 @pytest.mark.parametrize("share", ["two", "-1%", "100%", "1.5"])
-def test_a_share_that_is_none_is_refused(server: str, share: str) -> None:
+def test_an_invalid_share_is_refused(server: str, share: str) -> None:
     result = calibrate("--server", server, "--max-false-alarms", share)
     assert result.exit_code == 2
     assert "write 2% or 0.02" in result.stderr

@@ -78,7 +78,7 @@ def test_base_and_active_are_measured_by_default(model_access: str) -> None:
     assert "active" not in ModelAccess.adapters
 
 
-def test_json_can_be_had_instead_of_the_table(model_access: str) -> None:
+def test_json_can_be_printed_instead_of_the_table(model_access: str) -> None:
     result = evaluate("2", "--server", model_access, "--json", "--out", "elsewhere")
     row = json.loads(result.stdout)
     assert [one["adapter"] for one in row["adapters"]] == ["2"]
@@ -115,14 +115,14 @@ def test_the_practice_model_is_measured_by_its_oracle(
     assert "truth: practice oracle" in evaluate("base", "--server", model_access).stdout
 
 
-def test_what_the_server_says_of_an_adapter_is_told(model_access: str) -> None:
+def test_the_servers_error_about_an_adapter_is_printed(model_access: str) -> None:
     result = evaluate("404", "--server", model_access)
     assert result.exit_code == 1
     assert "there is no adapter 404" in result.stderr
 
 
 @pytest.mark.parametrize("name", ["0", "-1", "best", "1.5", "٣"])
-def test_what_is_no_adapter_is_refused(name: str) -> None:
+def test_anything_but_an_adapter_is_refused(name: str) -> None:
     result = evaluate("--", name)
     assert result.exit_code == 2
     assert "base, active or a number" in " ".join(result.stderr.replace("│", " ").split())

@@ -100,7 +100,7 @@ async def test_filters_find_what_they_say_and_stay_filled_in(queue: Face, asked:
         ("colour=red", "colour: Extra inputs are not permitted"),
     ],
 )
-async def test_a_wrong_filter_is_said_above_all_flags(
+async def test_a_wrong_filter_is_reported_above_all_flags(
     queue: Face, asked: str, problem: str
 ) -> None:
     found = await page(queue, f"/console/flags?{asked}")
@@ -202,7 +202,7 @@ async def test_a_flag_that_is_gone_cannot_be_labelled(queue: Face) -> None:
     ids=range(8),
 )
 @pytest.mark.parametrize("path", ["/console/flags/3/label", "/console/login"])
-async def test_a_form_that_is_none_is_said_on_a_page(
+async def test_an_invalid_form_is_reported_on_a_page(
     queue: Face, path: str, kind: str, body: bytes
 ) -> None:
     await queue.key("call")

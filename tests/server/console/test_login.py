@@ -207,7 +207,7 @@ async def test_a_key_in_a_header_opens_the_console_too(face: Face) -> None:
         assert (await client.get("/console/flags", headers=headers)).status_code == 200
 
 
-async def test_without_keys_nobody_is_asked(face: Face) -> None:
+async def test_without_keys_no_key_is_needed(face: Face) -> None:
     async with face.client() as client:
         sent = await client.get("/console/login")
         assert (sent.status_code, sent.headers["location"]) == (303, FLAGS)
@@ -253,7 +253,7 @@ def test_a_session_holds_a_number_and_no_secret() -> None:
     assert made.startswith("Nw.")
 
 
-async def test_what_is_too_long_for_a_form_is_not_read(client: httpx.AsyncClient) -> None:
+async def test_too_large_forms_are_not_read(client: httpx.AsyncClient) -> None:
     async def endless() -> AsyncIterator[bytes]:
         yield b"key="
         pytest.fail("it was read on")

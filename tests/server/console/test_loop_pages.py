@@ -83,7 +83,7 @@ async def test_a_run_is_started_and_then_shown(database: URL) -> None:
         assert (entry.actor, entry.subject) == ("key 1 (anna)", "run 1")
 
 
-async def test_what_keeps_a_run_from_starting_is_said_on_a_page(database: URL) -> None:
+async def test_why_a_run_cannot_start_is_reported_on_a_page(database: URL) -> None:
     async with face_with(database, "echo", "no luck") as face:
         async with face.client() as client:
             dead = await client.post("/console/runs")
@@ -152,7 +152,7 @@ async def test_an_adapter_is_promoted_and_rolled_back_with_the_reason(
         ("/runs/x/cancel", {}, 404, "There is no such page"),
     ],
 )
-async def test_what_cannot_be_done_is_said_and_changes_nothing(
+async def test_impossible_changes_are_reported_and_change_nothing(
     face: Face, flag: Flag, path: str, form: dict[str, str], status: int, message: str
 ) -> None:
     await fill(face, flag, "oddity")
@@ -165,14 +165,14 @@ async def test_what_cannot_be_done_is_said_and_changes_nothing(
     assert await face.registry.history() == before
 
 
-async def test_with_the_base_in_force_there_is_no_way_back(face: Face) -> None:
+async def test_with_the_base_active_there_is_no_rollback(face: Face) -> None:
     async with face.client() as client:
         refused = await client.post("/console/adapters/rollback", data={})
     assert refused.status_code == 409
     assert "nothing to go back to" in Markup(refused.text).text
 
 
-async def test_what_is_in_force_says_whether_its_verdicts_are_calibrated(
+async def test_the_active_adapter_shows_whether_it_is_calibrated(
     face: Face, flag: Flag, tmp_path: Path
 ) -> None:
     await fill(face, flag, "oddity")

@@ -33,7 +33,7 @@ async def busy(face: Face, flag: Flag) -> Face:
     return face
 
 
-async def test_what_was_answered_is_drawn_and_told(busy: Face) -> None:
+async def test_traffic_is_charted_and_listed(busy: Face) -> None:
     shown = await page(busy)
     assert "10 answers judged in 24h" in shown.text
     assert len(shown.all("rect")) == 2

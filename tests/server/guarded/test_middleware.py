@@ -140,20 +140,20 @@ def failing(*pieces: bytes, raised: Exception) -> Any:
 STARTED = RuntimeError("Caught handled exception, but response already started.")
 
 
-async def test_what_a_stream_raises_before_any_of_it_is_out_is_a_503() -> None:
+async def test_an_error_before_a_streams_first_event_is_a_503() -> None:
     sent = await run(failing(raised=STARTED), http(CHAT))
     assert sent[0]["status"] == 503
     assert b"store_unavailable" in sent[1]["body"]
 
 
 @pytest.mark.parametrize("raised", [STARTED, StoreUnavailable("gone")])
-async def test_what_a_stream_raises_later_is_its_last_event(raised: Exception) -> None:
+async def test_a_later_error_is_the_streams_last_event(raised: Exception) -> None:
     sent = await run(failing(b"data: {}\n\n", raised=raised), http(CHAT))
     assert [message.get("more_body") for message in sent[1:]] == [True, False]
     assert b"store_unavailable" in sent[-1]["body"]
 
 
-async def test_what_is_not_the_guards_failure_is_raised_on() -> None:
+async def test_other_exceptions_are_raised_unchanged() -> None:
     async def app(_scope: Scope, _receive: Receive, _send: Send) -> None:
         raise ZeroDivisionError
 
@@ -244,7 +244,7 @@ async def test_a_request_is_one_span_below_its_callers(
         assert span.parent == guard.context
 
 
-async def test_a_failure_is_told_by_its_code_alone(spans: InMemorySpanExporter) -> None:
+async def test_a_failure_is_recorded_by_its_code_only(spans: InMemorySpanExporter) -> None:
     async def app(_scope: Scope, _receive: Receive, _send: Send) -> None:
         raise StoreUnavailable("quotes an answer")
 

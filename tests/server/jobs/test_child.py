@@ -30,7 +30,7 @@ def options(**changed: object) -> argparse.Namespace:
         ({"ssl_certfile": "cert.pem"}, "https://127.0.0.1:8000"),
     ],
 )
-def test_the_job_is_told_where_its_server_is(changed: dict[str, object], url: str) -> None:
+def test_the_job_gets_its_servers_url(changed: dict[str, object], url: str) -> None:
     command = job_command(options(**changed), "6h")
     told = ["refine", "--every", "6h", "--server", url, "--parent", str(os.getpid())]
     assert command == [sys.executable, "-m", "server.cli.main", *told]

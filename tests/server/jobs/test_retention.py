@@ -13,7 +13,7 @@ from guard.tasks import spawn
 from server.jobs.retention import delete_expired
 
 
-async def test_what_is_older_is_deleted_and_the_rest_kept(
+async def test_older_flags_are_deleted_and_the_others_kept(
     database: URL, store: FlagStore, flag: Flag
 ) -> None:
     deleted = asyncio.Event()

@@ -93,14 +93,14 @@ async def test_a_started_run_is_returned_as_it_begins(database: URL, how: str) -
         assert (entry.actor, entry.event, entry.subject) == ("anna", "run.started", "run 2")
 
 
-async def test_a_run_that_a_killed_job_left_is_gone_on_with(database: URL) -> None:
+async def test_a_run_that_a_killed_job_left_is_resumed(database: URL) -> None:
     async with face_with(database, *job(database, "begin")) as face:
         left = await begin(face.runs)
         run = await face.control.start("anna")
         assert (run.id, run.stage) == (left.id, "train")
 
 
-async def test_while_a_job_is_at_work_no_other_is_started(database: URL) -> None:
+async def test_while_a_job_runs_no_other_is_started(database: URL) -> None:
     async with face_with(database, *job(database, "begin")) as face:
         await face.leases.acquire(LEASE, "host-a pid 7", 60)
         with pytest.raises(LeaseHeld, match="host-a pid 7"):
@@ -118,14 +118,14 @@ async def test_of_two_started_at_once_one_is(database: URL) -> None:
         await until(face, 1, "cancelled")
 
 
-async def test_a_job_that_dies_before_it_has_a_run_tells_why(database: URL) -> None:
+async def test_a_job_that_dies_before_it_has_a_run_reports_why(database: URL) -> None:
     async with face_with(database, *job(database, "die")) as face:
         with pytest.raises(RunNotStarted, match="ended early: no server at that address"):
             await face.control.start("anna")
         assert await face.audit.list(1) == []
 
 
-async def test_a_job_that_says_nothing_is_told_as_such(database: URL) -> None:
+async def test_a_job_without_output_is_reported_as_such(database: URL) -> None:
     async with face_with(database, "true") as face:
         with pytest.raises(RunNotStarted, match="it wrote nothing"):
             await face.control.start("anna")
@@ -154,7 +154,7 @@ async def test_a_run_at_work_ends_by_itself_once_cancelled(database: URL) -> Non
 
 
 @pytest.mark.parametrize("active", [False, True])
-async def test_what_no_job_works_on_is_cancelled_at_once(database: URL, active: bool) -> None:
+async def test_a_run_without_a_job_is_cancelled_at_once(database: URL, active: bool) -> None:
     async with face_with(database, *job(database, "work")) as face:
         run = await begin(face.runs)
         await face.registry.register(version=run.id, parent=None, model_revision="1", sha256="a")
@@ -168,7 +168,7 @@ async def test_what_no_job_works_on_is_cancelled_at_once(database: URL, active: 
         assert adapter.status == ("promoted" if active else "rejected")
 
 
-async def test_what_there_is_not_cannot_be_cancelled(database: URL) -> None:
+async def test_an_unknown_run_cannot_be_cancelled(database: URL) -> None:
     async with face_with(database, *job(database, "work")) as face:
         with pytest.raises(RunUnknown):
             await face.control.cancel(7, "anna")

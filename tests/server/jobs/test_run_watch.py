@@ -34,7 +34,7 @@ class OnceFailing(RunStore):
         return await super().list(limit, before_id)
 
 
-async def test_the_last_end_of_each_kind_is_told(database: URL) -> None:
+async def test_the_last_end_of_each_status_is_reported(database: URL) -> None:
     REFINE_ENDED.clear()
     runs = OnceFailing(database)
     last: dict[RunStatus, float] = {}

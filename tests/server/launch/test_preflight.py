@@ -52,7 +52,7 @@ def test_what_fits_passes(folder: Path) -> None:
     check_cache(folder, CacheRequest(None, share=0.4))
 
 
-def test_vllms_own_choice_that_does_not_fit_is_told(folder: Path) -> None:
+def test_vllms_own_cache_size_that_does_not_fit_is_reported(folder: Path) -> None:
     said = refusal(folder, cache_bytes=None)
     assert "14.7 GiB" in said
     assert "8.0 GiB are free; pass --kv-cache-memory-bytes 3584M" in said
@@ -65,7 +65,7 @@ def test_a_cache_beside_its_weights_must_fit(folder: Path) -> None:
     assert "weights of 2.0 GiB" in refusal(folder, cache_bytes=7 * _GIB, bytes_per_value=4)
 
 
-def test_weights_that_do_not_fit_are_told(folder: Path, memory: SimpleNamespace) -> None:
+def test_weights_that_do_not_fit_are_reported(folder: Path, memory: SimpleNamespace) -> None:
     memory.available = _GIB // 2
     assert "serve a smaller model" in refusal(folder, cache_bytes=1)
 

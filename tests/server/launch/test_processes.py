@@ -47,9 +47,9 @@ def test_the_user_s_way_wins(arguments: tuple[str, ...]) -> None:
         {"LD_PRELOAD": "/usr/lib/libiomp5.so"},
     ],
 )
-def test_so_does_the_environment(environment: dict[str, Any]) -> None:
+def test_the_environment_wins_too(environment: dict[str, Any]) -> None:
     assert not has_no_process_options(environment)
 
 
-def test_which_processors_may_be_said() -> None:
+def test_the_processors_may_be_configured() -> None:
     assert has_no_process_options({"VLLM_CPU_OMP_THREADS_BIND": "0-3", "OMP_NUM_THREADS": "4"})

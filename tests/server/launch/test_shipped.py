@@ -81,7 +81,7 @@ async def test_it_is_installed_once_and_by_one_of_several_servers(
     assert len(await adapters.list()) == 1
 
 
-async def test_what_an_operator_decided_stands(
+async def test_an_operators_decision_stands(
     adapter: ShippedAdapter, database: URL, folder: Path, adapters: AdapterStore
 ) -> None:
     await install(adapter, database, folder)

@@ -64,7 +64,7 @@ class Work:
         return asked
 
 
-async def test_work_is_given_up_once_its_caller_has_hung_up() -> None:
+async def test_work_is_cancelled_when_its_client_disconnects() -> None:
     caller, work = Caller(), Work()
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(work.app(SCOPE, caller.receive, caller.send))
@@ -74,7 +74,7 @@ async def test_work_is_given_up_once_its_caller_has_hung_up() -> None:
     assert caller.statuses == [499]
 
 
-async def test_who_waits_gets_the_result() -> None:
+async def test_a_waiting_client_gets_the_result() -> None:
     caller, work = Caller(), Work()
     work.may_end.set()
     await work.app(SCOPE, caller.receive, caller.send)

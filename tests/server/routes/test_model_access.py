@@ -62,7 +62,7 @@ async def post(client: httpx.AsyncClient, path: str, **body: Any) -> Any:
     return response.json()
 
 
-async def test_answers_are_unguarded_and_wait_behind_everybody(
+async def test_answers_are_unguarded_and_at_the_lowest_priority(
     bench: Bench, client: httpx.AsyncClient
 ) -> None:
     said = await post(
@@ -95,7 +95,7 @@ async def test_the_reminder_is_put_as_the_guard_puts_it(
     assert guided == f"<|im_start|>system\n{prompts.REMINDER}<|im_end|>\n{plain}"
 
 
-async def test_conversations_are_counted_and_one_that_the_template_refuses_is_told(
+async def test_lengths_are_counted_and_null_where_the_template_refuses(
     bench: Bench, client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     usual = bench.chat_format.conversation
@@ -151,7 +151,7 @@ async def test_texts_are_judged_as_texts(bench: Bench, client: httpx.AsyncClient
 
 
 @pytest.mark.parametrize("path", ["/answers", "/verdicts"])
-async def test_what_fails_midway_fails_as_one_error(
+async def test_a_failure_midway_is_raised_as_one_error(
     bench: Bench, client: httpx.AsyncClient, path: str
 ) -> None:
     long = [{"role": "user", "content": "word " * 3000}, *ANSWERED[1:]]
@@ -165,14 +165,14 @@ async def test_what_fails_midway_fails_as_one_error(
     assert bench.engine.log == []
 
 
-async def test_a_critic_that_fails_is_said(bench: Bench, client: httpx.AsyncClient) -> None:
+async def test_a_failing_critic_is_reported(bench: Bench, client: httpx.AsyncClient) -> None:
     bench.engine.script.fail_critique = RuntimeError("scripted")
     response = await client.post("/verdicts", json={"adapter": "base", "texts": ["One.", "Two."]})
     assert response.status_code == 503
     assert response.json()["error"]["code"] == "critic_unavailable"
 
 
-async def test_what_does_not_end_with_an_answer_is_refused(client: httpx.AsyncClient) -> None:
+async def test_conversations_without_a_final_answer_are_refused(client: httpx.AsyncClient) -> None:
     for conversation in (REQUEST, ANSWERED[1:]):
         response = await client.post(
             "/verdicts", json={"adapter": "base", "conversations": [conversation]}
@@ -181,7 +181,7 @@ async def test_what_does_not_end_with_an_answer_is_refused(client: httpx.AsyncCl
         assert response.json()["error"]["param"] == "conversations.0"
 
 
-async def test_the_active_adapter_is_told_and_not_unloaded(
+async def test_the_active_adapter_is_reported_and_not_unloaded(
     bench: Bench, client: httpx.AsyncClient
 ) -> None:
     assert (await client.get("/model")).json()["active"] is None
@@ -195,7 +195,9 @@ async def test_the_active_adapter_is_told_and_not_unloaded(
     assert (await client.delete("/adapters/1")).status_code == 204
 
 
-async def test_without_the_token_nothing_is_lent(bench: Bench, client: httpx.AsyncClient) -> None:
+async def test_without_the_token_the_model_is_not_accessible(
+    bench: Bench, client: httpx.AsyncClient
+) -> None:
     body = {"adapter": "base", "conversations": [REQUEST], "max_tokens": 1}
     for token in ("", "Secret", "secret "):
         response = await client.post("/answers", json=body, headers={TOKEN_HEADER: f"{token}x"})

@@ -55,7 +55,7 @@ async def kept(store: TrafficStore) -> Traffic:
     return period.traffic
 
 
-async def test_what_is_answered_is_counted_once(store: Failing) -> None:
+async def test_answers_are_counted_once(store: Failing) -> None:
     observer = CountingObserver(store)
     await observer.flush()
     assert not store.kept.is_set()
@@ -77,7 +77,7 @@ async def test_a_database_that_fails_loses_nothing(store: Failing) -> None:
     assert await kept(store) == Traffic(answers=2, flagged=2, requests=2, overhead_s=0.5)
 
 
-async def test_what_is_answered_meanwhile_is_for_the_next_time(store: Failing) -> None:
+async def test_answers_during_a_flush_are_counted_in_the_next(store: Failing) -> None:
     observer = CountingObserver(store)
     answer(observer)
     store.during = observer

@@ -50,7 +50,7 @@ def run(module: object, tokens: list[int], weights: tuple[torch.Tensor, ...]) ->
     return output
 
 
-def test_where_every_token_has_an_adapter_it_is_as_vllm_has_it(
+def test_results_equal_vllms_if_every_token_has_an_adapter(
     weights: tuple[torch.Tensor, ...],
 ) -> None:
     torch.testing.assert_close(
@@ -120,7 +120,7 @@ def test_a_vllm_without_these_operators_is_refused(monkeypatch: pytest.MonkeyPat
 
 
 class Runner:
-    """The part of vLLM's model runner that samples two requests; the first one's token is dropped."""
+    """The sampling part of vLLM's model runner: two requests; the first one's token is dropped."""
 
     def __init__(self) -> None:
         seeded = {place: torch.Generator().manual_seed(5) for place in (0, 1)}
