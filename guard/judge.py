@@ -16,7 +16,7 @@ from guard.draft import Choice
 from guard.errors import CriticUnavailable, InputBlocked, StoreUnavailable
 from guard.observer import Observer, RevisionOutcome
 from guard.policy import Action, Decision, Policy
-from guard.recorder import Recorder
+from guard.recorder import FlaggedAnswer, Recorder
 from guard.revise import Reviser
 from guard.tasks import spawn
 from guard.template import ChatFormat
@@ -89,7 +89,7 @@ class Judge:
 
         Text after harm hides it from the critic: text after the answer's natural end, repetition,
         harmless paragraphs. So the answer is also judged up to its natural end, and wherever more
-        than `windows.most` tokens came since the last verdict; the most harmful verdict counts.
+        than `windows.limit` tokens came since the last verdict; the most harmful verdict counts.
         judged: tokens that earlier verdicts cover. scores: read categories even when not flagged.
         Raises CriticUnavailable when failing closed, and for an aborted answer.
         """
@@ -327,19 +327,18 @@ class Judge:
         self, request: EngineRequest, choice: Choice, ruling: Ruling, released: int
     ) -> None:
         started = time.perf_counter()
+        flagged = FlaggedAnswer(
+            request_id=request.request_id,
+            adapter=request.adapter,
+            choice=choice.index,
+            prompt=self.chat_format.decode(request.prompt_ids),
+            answer=choice.text,
+            released=released,
+            revision=ruling.revision.text if ruling.revision else None,
+        )
         try:
             with span("store", request_id=request.request_id, choice=choice.index):
-                await self.recorder.record(
-                    request.call,
-                    ruling,
-                    request_id=request.request_id,
-                    adapter=request.adapter,
-                    choice=choice.index,
-                    prompt=self.chat_format.decode(request.prompt_ids),
-                    answer=choice.text,
-                    released=released,
-                    revision=ruling.revision.text if ruling.revision else None,
-                )
+                await self.recorder.record(request.call, ruling, flagged)
         except StoreUnavailable as error:
             self.observer.failed(error.code)
             if not self.fail_open:

@@ -28,6 +28,23 @@ class Provenance:
     user_salt: str
 
 
+@dataclass(frozen=True, kw_only=True)
+class FlaggedAnswer:
+    """The flagged choice of one engine request.
+
+    choice: its index. prompt: recorded if the call has no messages. released: how many characters
+    of the answer were sent before it was flagged. revision: what was sent instead.
+    """
+
+    request_id: str
+    adapter: str
+    choice: int
+    prompt: str
+    answer: str
+    released: int = 0
+    revision: str | None = None
+
+
 class FlagSink(Protocol):
     """The part of FlagStore that Recorder uses."""
 
@@ -45,42 +62,25 @@ class Recorder:
         self._provenance = provenance
         self._redactor = redactor
 
-    async def record(
-        self,
-        call: GuardCall,
-        ruling: Ruling,
-        *,
-        request_id: str,
-        adapter: str,
-        choice: int,
-        prompt: str,
-        answer: str,
-        released: int = 0,
-        revision: str | None = None,
-    ) -> None:
-        """Commits one flag before it returns.
-
-        prompt: stands in for the messages when the request carried none. released: how many
-        characters of the answer were out before it was flagged. revision: what was let out instead.
-        Raises StoreUnavailable.
-        """
+    async def record(self, call: GuardCall, ruling: Ruling, flagged: FlaggedAnswer) -> None:
+        """Commits a flag before it returns. Raises StoreUnavailable."""
         verdict = ruling.verdict
         if verdict is None or verdict.category_scores is None:
             raise ValueError("only a full verdict can be recorded as a flag")
         provenance = self._provenance
         flag = Flag(
-            request_id=request_id,
+            request_id=flagged.request_id,
             route=call.route,
-            choice=choice,
-            messages=list(call.messages) or [{"role": "user", "content": prompt}],
-            answer=answer,
-            released_chars=released,
-            revision=revision,
+            choice=flagged.choice,
+            messages=list(call.messages) or [{"role": "user", "content": flagged.prompt}],
+            answer=flagged.answer,
+            released_chars=flagged.released,
+            revision=flagged.revision,
             harm=verdict.harm,
             category_scores=verdict.category_scores,
             categories=ruling.decision.categories,
             action=ruling.decision.action,
-            adapter=adapter,
+            adapter=flagged.adapter,
             model=provenance.model,
             model_revision=provenance.model_revision,
             policy_hash=provenance.policy_hash,

@@ -32,23 +32,23 @@ class Windows:
     """Where an answer is judged while it is generated. All sizes are in tokens.
 
     first: the size of a stream's first window. growth: the factor by which later windows grow.
-    most: the most new text that one verdict may cover, since harmless text hides earlier harm.
+    limit: the most new text that one verdict may cover, since harmless text hides earlier harm.
     """
 
     first: int
     growth: float
-    most: int
+    limit: int
 
     def after(self, window: int) -> int:
         """Returns the size of the stream's window after one of size `window`."""
-        return min(self.most, max(window, round(window * self.growth)))
+        return min(self.limit, max(window, round(window * self.growth)))
 
     def cuts(self, judged: int, length: int) -> Iterator[int]:
-        """Yields the lengths at which a verdict is needed so that none covers more than `most`.
+        """Yields the lengths at which a verdict is needed so that none covers more than `limit`.
 
         judged: tokens that earlier verdicts cover. length: the answer's length so far.
         """
-        return iter(range(judged + self.most, length, self.most))
+        return iter(range(judged + self.limit, length, self.limit))
 
     def close_cuts(self, length: int) -> Iterator[int]:
         """As `cuts`, for an answer in doubt: short steps, but at most _MAX_CLOSE_CUTS of them."""

@@ -85,7 +85,7 @@ async def _induce(run: Run) -> Mistakes:
     on. Requests without a usable mistake are repeated without the hint."""
     pairs = await _with_room(run, corpus.pairs("align"))
     with_hint = await _mistakes(run, pairs, [_with_hint(pair.harmful) for pair in pairs])
-    remaining = [pair for pair, made in zip(pairs, with_hint, strict=True) if made is None]
+    remaining = [pair for pair, mistake in zip(pairs, with_hint, strict=True) if mistake is None]
     without_hint = await _mistakes(run, remaining, [pair.harmful for pair in remaining])
     hinted = [mistake for mistake in with_hint if mistake is not None]
     plain = [mistake for mistake in without_hint if mistake is not None]
@@ -168,7 +168,9 @@ async def _percent_told_apart(model: Model) -> int:
         ],
         adapter="base",
     )
-    right = sum(one > other for one, other in zip(harms[::2], harms[1::2], strict=True))
+    right = sum(
+        complying > declining for complying, declining in zip(harms[::2], harms[1::2], strict=True)
+    )
     return round(100 * right / len(pairs))
 
 

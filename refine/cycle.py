@@ -164,7 +164,7 @@ async def _active_critic(run: Run) -> Critic:
 
 
 async def _too_few(run: Run, collection: Collection) -> StoredRun:
-    needed = run.context.options.min_flags
+    min_flags = run.context.options.min_flags
     counts = ", ".join(f"{name}: {n}" for name, n in collection.counts.items())
-    reason = f"{len(collection.learn)} flags to learn from and {needed} needed ({counts})"
+    reason = f"{len(collection.learn)} flags to learn from and {min_flags} needed ({counts})"
     return await run.finish("too_few", [reason], None)

@@ -82,7 +82,7 @@ def _file_requests(path: Path) -> Callable[[int, int], list[str]]:
 def _draw(requests: list[str], n: int, seed: int) -> list[str]:
     """Draws `n` requests evenly: each one once before any is repeated."""
     rng = random.Random(f"ordinary {seed}")
-    drawn: list[str] = []
-    while len(drawn) < n:
-        drawn += rng.sample(requests, len(requests))
-    return drawn[:n]
+    result: list[str] = []
+    while len(result) < n:
+        result += rng.sample(requests, len(requests))
+    return result[:n]

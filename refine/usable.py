@@ -30,9 +30,9 @@ def is_about(text: str, subject: str) -> bool:
     return len(_long_words(text) & subject_words) >= min(_MIN_SHARED_WORDS, len(subject_words))
 
 
-def shared_words(one: str, other: str) -> float:
+def shared_words(text_a: str, text_b: str) -> float:
     """Returns the F1 score of two texts' word counts (ROUGE-1), in [0, 1]."""
-    counts = [Counter(words(text)) for text in (one, other)]
+    counts = [Counter(words(content)) for content in (text_a, text_b)]
     total = sum(count.total() for count in counts)
     return 2 * (counts[0] & counts[1]).total() / total if total else 1.0
 

@@ -117,8 +117,8 @@ def _with_listed_hosts(scheme: str, rest: str) -> str:
     if "," not in hosts:
         return f"{scheme}://{rest}"
     name, _, query = path.partition("?")
-    listed = [("host", _with_port(host)) for host in hosts.split(",")]
-    options = "&".join(filter(None, (query, urlencode(listed))))
+    host_options = [("host", _with_port(host)) for host in hosts.split(",")]
+    options = "&".join(filter(None, (query, urlencode(host_options))))
     return f"{scheme}://{credentials}{at}{slash}{name}?{options}"
 
 

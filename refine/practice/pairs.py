@@ -58,10 +58,10 @@ def pairs(n: int, seed: int = 0) -> list[Pair]:
 
 
 def _pair(
-    asked: Request, answer: str, harmful: bool, shape: str, rng: random.Random, about: Request
+    request: Request, answer: str, harmful: bool, shape: str, rng: random.Random, about: Request
 ) -> Pair:
-    shown = asked.reminded(REMINDER) if rng.random() < 0.5 else asked
-    messages = (*shown.messages, {"role": "assistant", "content": answer})
+    prompted = request.reminded(REMINDER) if rng.random() < 0.5 else request
+    messages = (*prompted.messages, {"role": "assistant", "content": answer})
     return Pair(messages, harmful, shape, about)
 
 

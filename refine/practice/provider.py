@@ -20,7 +20,7 @@ def _folder() -> Path:
 
 
 def _everyday(n: int) -> list[str]:
-    return [str(each.messages[-1]["content"]) for each in requests(Kind.EVERYDAY, "train", n)]
+    return [str(request.messages[-1]["content"]) for request in requests(Kind.EVERYDAY, "train", n)]
 
 
 def _evaluation_data() -> EvaluationData:

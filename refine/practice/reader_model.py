@@ -42,14 +42,14 @@ class ReaderModel:
         reminder: bool = False,
     ) -> list[str]:
         """See Model. A conversation that ends in an assistant's turn gets the rest of that turn."""
-        conversations_ = _asked(conversations, reminder)
+        conversations_ = _with_reminder(conversations, reminder)
         return self._reader(adapter).answers(conversations_, max_tokens, temperature, seed)
 
     async def harm(
         self, conversations: Sequence[Conversation], *, adapter: Adapter, reminder: bool = False
     ) -> list[float]:
         """See Model."""
-        return self._reader(adapter).harm(_asked(conversations, reminder))
+        return self._reader(adapter).harm(_with_reminder(conversations, reminder))
 
     async def text_harm(self, texts: Sequence[str], *, adapter: Adapter) -> list[float]:
         """See Model."""
@@ -57,7 +57,7 @@ class ReaderModel:
 
     async def lengths(self, conversations: Sequence[Conversation]) -> list[int | None]:
         """See Model."""
-        return [self._base.length(messages) for messages in _asked(conversations)]
+        return [self._base.length(messages) for messages in _with_reminder(conversations)]
 
     def _reader(self, adapter: Adapter) -> Reader:
         version = self.active if adapter == "active" else adapter
@@ -77,7 +77,7 @@ class ReaderModel:
         return replace(reader, model=merged.merge_and_unload().eval())
 
 
-def _asked(
+def _with_reminder(
     conversations: Sequence[Conversation], reminder: bool = False
 ) -> list[list[dict[str, str]]]:
     # The practice chat template has no system turn of its own that this would replace.

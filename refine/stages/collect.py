@@ -85,7 +85,7 @@ def collect(
     for flag in earlier_held_out:
         if (case := case_of(flag)) is not None:
             seen.add(case, "like a held-out flag")
-    kept: list[tuple[FlaggedCase, StoredFlag]] = []
+    accepted: list[tuple[FlaggedCase, StoredFlag]] = []
     repeats: list[int] = []
     caps = _Caps(options)
     for flag in flags:
@@ -99,22 +99,22 @@ def collect(
         elif reason := seen.known(case):
             left_out[reason] += 1
             repeats.append(flag.id)
-        elif reason := caps.over(flag, case):
+        elif reason := caps.exceeded_cap(flag, case):
             left_out[reason] += 1
         else:
             seen.add(case, "near-duplicate")
             caps.count(flag, case)
-            kept.append((case, flag))
-    learn, fine, held_out = _split(kept, options)
+            accepted.append((case, flag))
+    learn, fine, held_out = _split(accepted, options)
     return Collection(learn, fine, held_out, tuple(repeats), left_out)
 
 
 def _split(
-    kept: Sequence[tuple[FlaggedCase, StoredFlag]], options: RefineOptions
+    accepted: Sequence[tuple[FlaggedCase, StoredFlag]], options: RefineOptions
 ) -> tuple[tuple[FlaggedCase, ...], tuple[FlaggedCase, ...], tuple[FlaggedCase, ...]]:
     """Returns the flags to train on, the dismissed ones and the held-out ones."""
-    harmful = [case for case, flag in kept if flag.review != "dismissed"]
-    fine = tuple(case for case, flag in kept if flag.review == "dismissed")
+    harmful = [case for case, flag in accepted if flag.review != "dismissed"]
+    fine = tuple(case for case, flag in accepted if flag.review == "dismissed")
     count = round(len(harmful) * options.held_out_share)
     held_out = set(random.Random(options.seed).sample(range(len(harmful)), count))
     return (
@@ -132,7 +132,7 @@ class _Caps:
         self._users: Counter[str | None] = Counter()
         self._categories: Counter[str] = Counter()
 
-    def over(self, flag: StoredFlag, case: FlaggedCase) -> str | None:
+    def exceeded_cap(self, flag: StoredFlag, case: FlaggedCase) -> str | None:
         """Returns which limit the flag exceeds, or None."""
         options = self._options
         user, category = flag.user_hash, case.category

@@ -49,8 +49,8 @@ async def replay(
     for reminder in (True, False):
         chosen = [
             messages
-            for messages, drawn in zip(conversations, reminders, strict=True)
-            if drawn is reminder
+            for messages, has_reminder in zip(conversations, reminders, strict=True)
+            if has_reminder is reminder
         ]
         replayed += await _answered(model, critic, chosen, reminder)
     return replayed

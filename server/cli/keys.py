@@ -102,6 +102,6 @@ def _fields(key: Key) -> dict[str, Any]:
 
 
 def _row(key: Key) -> tuple[str, ...]:
-    made, revoked = when(key.created_at), when(key.revoked_at)
+    created, revoked = when(key.created_at), when(key.revoked_at)
     limit = str(key.requests_per_minute or "")
-    return str(key.id), key.name, key.role, f"...{key.hint}", limit, made, revoked
+    return str(key.id), key.name, key.role, f"...{key.hint}", limit, created, revoked

@@ -58,10 +58,10 @@ def runs_list(limit: Limit = 20, as_json: AsJson = False) -> None:
 def runs_show(number: Number, as_json: AsJson = False) -> None:
     """Show one run: the flags it used, its gate's figures and why it ended."""
 
-    async def found(store: RunStore) -> tuple[StoredRun | None, dict[int, Any]]:
+    async def query(store: RunStore) -> tuple[StoredRun | None, dict[int, Any]]:
         return await store.get(number), dict(await store.flags_of(number))
 
-    run, uses = ask(RunStore, found)
+    run, uses = ask(RunStore, query)
     if run is None:
         fail(f"there is no run {number}; `setback runs list` shows those there are", code=1)
     if as_json:
@@ -100,10 +100,10 @@ async def _cancel(number: int) -> StoredRun:
 def adapters_list(limit: Limit = 20, as_json: AsJson = False) -> None:
     """List adapters, newest first; the active one is marked."""
 
-    async def found(store: AdapterStore) -> tuple[list[StoredAdapter], int | None]:
+    async def query(store: AdapterStore) -> tuple[list[StoredAdapter], int | None]:
         return await store.list(limit), await store.active()
 
-    rows, active = ask(AdapterStore, found)
+    rows, active = ask(AdapterStore, query)
     if as_json:
         print_json([{**asdict(adapter), "active": adapter.version == active} for adapter in rows])
     elif rows:
@@ -157,20 +157,20 @@ def adapters_rollback(reason: Reason = "", as_json: AsJson = False) -> None:
 
 
 def _adapter(number: int) -> tuple[StoredAdapter, list[Activation]]:
-    async def found(store: AdapterStore) -> tuple[StoredAdapter | None, list[Activation]]:
+    async def query(store: AdapterStore) -> tuple[StoredAdapter | None, list[Activation]]:
         return await store.get(number), await store.history(_MAX_ACTIVATIONS, number)
 
-    adapter, history = ask(AdapterStore, found)
+    adapter, history = ask(AdapterStore, query)
     if adapter is None:
         fail(f"there is no adapter {number}; `setback adapters list` shows those there are", code=1)
     return adapter, history
 
 
 def _origin(number: int) -> tuple[StoredRun | None, Lineage]:
-    async def found(store: RunStore) -> tuple[StoredRun | None, Lineage]:
+    async def query(store: RunStore) -> tuple[StoredRun | None, Lineage]:
         return await store.get(number), await store.learned_from(number)
 
-    return ask(RunStore, found)
+    return ask(RunStore, query)
 
 
 def _run_row(run: StoredRun) -> tuple[str, ...]:

@@ -106,15 +106,15 @@ def chart(
 ) -> Chart:
     """Charts the series on one scale from zero."""
     top = _top(
-        max((value for one in series for value in one.values if value is not None), default=0.0)
+        max((value for item in series for value in item.values if value is not None), default=0.0)
     )
     ticks = [top * share for share in (0.0, 0.5, 1.0)]
     return Chart(
         title=title,
         about=about,
-        names=tuple(one.name for one in series),
-        bars=tuple(_bars(one, axis, top) for one in series) if bars else (),
-        lines=() if bars else tuple(_lines(one, axis, top) for one in series),
+        names=tuple(item.name for item in series),
+        bars=tuple(_bars(item, axis, top) for item in series) if bars else (),
+        lines=() if bars else tuple(_lines(item, axis, top) for item in series),
         values=tuple(Tick(_y(value, top), format_value(value)) for value in ticks),
         times=axis.times(),
         switches=axis.marks(),
@@ -159,7 +159,7 @@ def _rows(
 ) -> Sequence[tuple[str, ...]]:
     """Returns the rows, newest first, without periods that have no values."""
     rows = []
-    for start, *values in zip(axis.starts, *(one.values for one in series), strict=True):
+    for start, *values in zip(axis.starts, *(item.values for item in series), strict=True):
         if any(values):
             cells = ("–" if value is None else format_value(value) for value in values)
             rows.append((f"{start:%Y-%m-%d %H:%M}", *cells))

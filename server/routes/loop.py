@@ -118,8 +118,8 @@ async def follow_run(control: Control, run: Run) -> StreamingResponse:
     """Streams the run as server-sent events: now, on each change, and [DONE] when it has ended."""
 
     async def events() -> AsyncIterator[str]:
-        async for each in control.follow(run):
-            yield f"data: {json.dumps(_object('run', each))}\n\n"
+        async for state in control.follow(run):
+            yield f"data: {json.dumps(_object('run', state))}\n\n"
         yield "data: [DONE]\n\n"
 
     headers = {"cache-control": "no-cache", "x-accel-buffering": "no"}

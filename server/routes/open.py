@@ -97,9 +97,9 @@ CANNOT_GENERATE: frozenset[str] = frozenset(
 
 def close_other_routes(app: FastAPI, named: Collection[str]) -> list[str]:
     """Removes every route that is on no list and not `named`. Returns their paths, sorted."""
-    kept = GUARDED | REFINE | REVIEW | CONSOLE | CANNOT_GENERATE | set(named)
-    closed = {_path(route) for route in app.router.routes if _path(route) not in kept}
-    app.router.routes[:] = [route for route in app.router.routes if _path(route) in kept]
+    allowed = GUARDED | REFINE | REVIEW | CONSOLE | CANNOT_GENERATE | set(named)
+    closed = {_path(route) for route in app.router.routes if _path(route) not in allowed}
+    app.router.routes[:] = [route for route in app.router.routes if _path(route) in allowed]
     return sorted(closed)
 
 

@@ -11,7 +11,7 @@ from sqlalchemy import URL, text
 from guard.call import GuardCall, Message, Ruling
 from guard.errors import StoreUnavailable
 from guard.policy import Action, Decision
-from guard.recorder import Provenance, Recorder
+from guard.recorder import FlaggedAnswer, Provenance, Recorder
 from guard.redact import Redactor
 from guard.store.database import connect
 from guard.store.flags import FlagStore, StoredFlag
@@ -193,13 +193,15 @@ async def recorded(
     await recorder.record(
         GuardCall("/v1/chat/completions", messages),
         RULING,
-        request_id="chatcmpl-1",
-        adapter="base",
-        choice=0,
-        prompt=f"I am {EMAIL}.",
-        answer=answer,
-        released=released,
-        revision=revision,
+        FlaggedAnswer(
+            request_id="chatcmpl-1",
+            adapter="base",
+            choice=0,
+            prompt=f"I am {EMAIL}.",
+            answer=answer,
+            released=released,
+            revision=revision,
+        ),
     )
     (flag,) = await store.unlearned(limit=9)
     return flag

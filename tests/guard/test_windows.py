@@ -27,24 +27,24 @@ def test_a_text_that_fits_is_one_window() -> None:
 
 
 def test_windows_grow_to_their_limit() -> None:
-    windows = Windows(first=8, growth=2, most=20)
+    windows = Windows(first=8, growth=2, limit=20)
     sizes = [windows.first]
     for _ in range(3):
         sizes.append(windows.after(sizes[-1]))
     assert sizes == [8, 16, 20, 20]
 
 
-@given(judged=st.integers(0, 300), new=st.integers(0, 300), most=st.integers(1, 80))
-def test_no_verdict_covers_more_than_the_limit(judged: int, new: int, most: int) -> None:
-    windows, length = Windows(first=8, growth=2, most=most), judged + new
+@given(judged=st.integers(0, 300), new=st.integers(0, 300), limit=st.integers(1, 80))
+def test_no_verdict_covers_more_than_the_limit(judged: int, new: int, limit: int) -> None:
+    windows, length = Windows(first=8, growth=2, limit=limit), judged + new
     ends = [judged, *windows.cuts(judged, length), length]
-    assert all(0 <= later - one <= most for one, later in zip(ends, ends[1:], strict=False))
-    assert new > most or ends == [judged, length]
+    assert all(0 <= later - one <= limit for one, later in zip(ends, ends[1:], strict=False))
+    assert new > limit or ends == [judged, length]
 
 
 @given(length=st.integers(0, 20_000))
 def test_an_answer_in_doubt_is_cut_closely_but_not_without_bound(length: int) -> None:
-    ends = list(Windows(first=8, growth=2, most=256).close_cuts(length))
+    ends = list(Windows(first=8, growth=2, limit=256).close_cuts(length))
     assert len(ends) <= 64
     assert ends == sorted(set(ends))
     assert length > 1024 or all(end % 16 == 0 for end in ends)
