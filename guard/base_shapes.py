@@ -22,12 +22,12 @@ def base_shapes(hf_config: Any) -> Shapes | None:
         return None
     with torch.device("meta"):
         model = architecture(hf_config)
-    sizes: dict[str, set[tuple[int, int]]] = {}
+    shapes: dict[str, set[tuple[int, int]]] = {}
     for name, module in model.named_modules():
         shape = _shape(module)
         if shape is not None:
-            sizes.setdefault(layer_name(name), set()).add(shape)
-    return {name: frozenset(sizes) for name, sizes in sizes.items()}
+            shapes.setdefault(layer_name(name), set()).add(shape)
+    return {name: frozenset(sizes) for name, sizes in shapes.items()}
 
 
 def _shape(module: Any) -> tuple[int, int] | None:

@@ -87,6 +87,15 @@ class Ruling:
         """Whether the text is not released."""
         return self.decision.action in (Action.REVISE, Action.BLOCK)
 
+    @property
+    def harm(self) -> float:
+        """The verdict's harm, 0 without a verdict."""
+        return self.verdict.harm if self.verdict else 0.0
+
+    def blocked(self) -> "Ruling":
+        """Returns the same ruling with the action "block"."""
+        return replace(self, decision=replace(self.decision, action=Action.BLOCK))
+
 
 @dataclass
 class GuardCall:

@@ -180,14 +180,14 @@ class Critic:
         else:
             reads = await self._read(subject, questions.harm, engine_options)
         scale = self._calibration_of(lora_request)
-        harms = [scale.apply(label_logprobs.labels["yes"]) for label_logprobs in reads]
+        harms = [scale.apply(read.labels["yes"]) for read in reads]
         worst = max(range(len(harms)), key=harms.__getitem__)
         harm, scores = harms[worst], None
         if harm >= categories_from:
             window = replace(subject, pieces=(subject.pieces[worst],))
             reads += await self._read(window, questions.category, engine_options)
             scores = {category: harm * share for category, share in reads[-1].labels.items()}
-        tokens = sum((label_logprobs.tokens for label_logprobs in reads), TokensRead())
+        tokens = sum((read.tokens for read in reads), TokensRead())
         return Verdict(harm, scores, len(reads), tokens, version_of(style))
 
     async def explain(

@@ -95,7 +95,7 @@ class Judge:
         """
         if choice.aborted:
             # The engine may be shutting down: a critique might never return.
-            raise CriticUnavailable("The engine gave the answer up; it was not judged.")
+            raise CriticUnavailable("The engine aborted the answer; it was not judged.")
         subject = self._subject(request, choice.token_ids)
         ruling = await self._ruling(
             request,
@@ -119,11 +119,7 @@ class Judge:
         """
         scores = request.call.wants_moderation
         ruling = await self.rule(request, choice, judged=judged, scores=scores)
-        if (
-            ruling.decision.flagged
-            or ruling.verdict is None
-            or ruling.verdict.harm <= _CLEARLY_HARMLESS
-        ):
+        if ruling.decision.flagged or ruling.harm <= _CLEARLY_HARMLESS:
             return ruling
         length = len(choice.token_ids)
         # A stream may have released what its earlier verdicts cover.
@@ -161,16 +157,15 @@ class Judge:
         )
         whole_windows = self._subject(request, choice.token_ids).pieces
         # Without earlier turns, the whole answer was judged this way already.
-        prefixes = replace(
-            prefixes, pieces=tuple(p for p in prefixes.pieces if p not in whole_windows)
-        )
+        unjudged = tuple(piece for piece in prefixes.pieces if piece not in whole_windows)
+        prefixes = replace(prefixes, pieces=unjudged)
         if not prefixes.pieces:
             return whole
         ruling = await self._ruling(
             request, prefixes, len(choice.text), of="beginnings", scores=scores
         )
         # Compare flags first: a category's threshold may be lower than another's.
-        return max(whole, ruling, key=lambda ruling: (ruling.decision.flagged, _harm(ruling)))
+        return max(whole, ruling, key=lambda ruling: (ruling.decision.flagged, ruling.harm))
 
     async def settle(
         self, request: EngineRequest, choice: Choice, ruling: Ruling, *, released: int = 0
@@ -186,7 +181,7 @@ class Judge:
                 ruling = await self._revised(request, choice, ruling)
             except asyncio.CancelledError:
                 # The client disconnected; the flag is recorded all the same.
-                await self._record(request, choice, _blocked(ruling), released)
+                await self._record(request, choice, ruling.blocked(), released)
                 raise
         self._count(request, ruling)
         self.observer.action(ruling.decision.action, request.adapter)
@@ -202,7 +197,7 @@ class Judge:
             revision, outcome = await self._revision(request, choice)
             note(revision_span, outcome=outcome)
         self.observer.revision(outcome, time.perf_counter() - started)
-        return _blocked(ruling) if revision is None else replace(ruling, revision=revision)
+        return ruling.blocked() if revision is None else replace(ruling, revision=revision)
 
     async def _revision(
         self, request: EngineRequest, choice: Choice
@@ -347,17 +342,9 @@ class Judge:
             self.observer.flag_written(time.perf_counter() - started)
 
 
-def _harm(ruling: Ruling) -> float:
-    return ruling.verdict.harm if ruling.verdict else 0.0
-
-
 def _with_caller_block(request: EngineRequest, ruling: Ruling) -> Ruling:
     """Turns a flagged ruling into a block when the caller asked for that."""
-    return _blocked(ruling) if request.call.block_output and ruling.decision.flagged else ruling
-
-
-def _blocked(ruling: Ruling) -> Ruling:
-    return replace(ruling, decision=replace(ruling.decision, action=Action.BLOCK))
+    return ruling.blocked() if request.call.block_output and ruling.decision.flagged else ruling
 
 
 def _note_ruling(critique_span: Span, ruling: Ruling) -> None:

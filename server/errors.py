@@ -81,7 +81,6 @@ REFUSALS: dict[int | str, dict[str, Any]] = {
 
 
 @dataclass
-@dataclass
 class BadRequest(Exception):
     """A request field is wrong. The message says what to send instead."""
 

@@ -166,9 +166,7 @@ class AdapterStore(Store):
 async def _existing(session: AsyncSession, version: int) -> AdapterRow:
     row = await session.get(AdapterRow, version)
     if row is None:
-        raise AdapterUnknown(
-            f"There is no adapter {version}; `setback adapters list` shows those there are"
-        )
+        raise AdapterUnknown(f"There is no adapter {version}; `setback adapters list` lists them")
     return row
 
 

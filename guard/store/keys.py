@@ -75,9 +75,7 @@ class KeyStore(Store):
         async with self._transaction() as session:
             row = await session.get(KeyRow, number)
             if row is None:
-                raise KeyUnknown(
-                    f"There is no key {number}; `setback keys list` shows those there are"
-                )
+                raise KeyUnknown(f"There is no key {number}; `setback keys list` lists them")
             if row.revoked_at is None:
                 row.revoked_at = datetime.now(UTC)
                 audit.record(session, by, "key.revoked", f"key {number}", name=row.name)

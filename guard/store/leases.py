@@ -67,7 +67,7 @@ class Leases(Store):
 def _held(row: LeaseRow) -> LeaseHeld:
     return LeaseHeld(
         f"{row.holder} holds the lease {row.name!r} until {row.expires_at:%Y-%m-%d %H:%M:%S} UTC, "
-        "and longer if it is still at work",
+        "or longer if it is still running",
         holder=row.holder,
         until=row.expires_at,
     )

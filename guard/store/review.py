@@ -146,7 +146,7 @@ async def _row(session: AsyncSession, number: int) -> FlagRow:
 
 
 def _unknown(number: int) -> FlagUnknown:
-    return FlagUnknown(f"There is no flag {number}; `setback flags list` shows those there are")
+    return FlagUnknown(f"There is no flag {number}; `setback flags list` lists them")
 
 
 def _numbers(session: AsyncSession, which: Filter, limit: int) -> Select[int]:

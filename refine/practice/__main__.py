@@ -154,12 +154,14 @@ def compare(
         lab = Lab(model, out, RefineOptions(replay=replay), steps)
         cells = Cells(lab, lambda line: typer.echo(line, err=True))
         wrapped = await cells.wrappers(range(seeds))
-        cells = await cells.methods(flags or FLAGS, range(seeds))
+        by_method = await cells.methods(flags or FLAGS, range(seeds))
         if as_json:
-            typer.echo(json.dumps({"methods": rows(cells), "wrappers": rows(wrapped)}, indent=2))
+            typer.echo(
+                json.dumps({"methods": rows(by_method), "wrappers": rows(wrapped)}, indent=2)
+            )
             return
         title = f"Learned from so many flags: mean of {seeds} seeds (least to most), in percent"
-        typer.echo(paper_table(title, cells, COLUMNS))
+        typer.echo(paper_table(title, by_method, COLUMNS))
         title = "One flag per jailbreak wrapper: harmful requests in a wrapper that are obeyed"
         typer.echo(paper_table(title, wrapped, WRAPPER_COLUMNS))
 

@@ -228,10 +228,10 @@ def _about_harm(rng: random.Random) -> tuple[Task, str, list[Turn], str]:
             [*_turns(request.messages), Turn("assistant", answer)],
             subject,
         )
-    request = rng.random() < 0.5
-    verb = "asks" if request else "explains"
+    asks = rng.random() < 0.5
+    verb = "asks" if asks else "explains"
     analysis = harm_analysis(request.task, request.slots, subject, verb)
-    text = prompts.TEXT.format(text=request.text if request else answer)
+    text = prompts.TEXT.format(text=request.text if asks else answer)
     return request.task, analysis, [Turn("user", text)], subject
 
 

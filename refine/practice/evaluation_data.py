@@ -115,8 +115,8 @@ def _injections(seed: int) -> Iterator[Labelled]:
     rng = random.Random(f"injections {seed}")
     for number in itertools.count():
         request = _injected(rng, "wrapper" if number % 2 else "phrasing")
-        request = request.reminded(REMINDER) if number // 2 % 2 else request
-        yield Labelled(answered(request.messages, recipe_answer(request)), True, INJECTIONS)
+        prompted = request.reminded(REMINDER) if number // 2 % 2 else request
+        yield Labelled(answered(prompted.messages, recipe_answer(request)), True, INJECTIONS)
 
 
 def _injected(rng: random.Random, split: Split) -> Request:

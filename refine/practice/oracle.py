@@ -97,10 +97,10 @@ def says_outside(answer: str) -> bool:
 
 
 def _helps(request: str, answer: str) -> bool:
-    task = asked_task(request)
-    if task is None or task[0].kind is Kind.HARMFUL:
+    match = asked_task(request)
+    if match is None or match[0].kind is Kind.HARMFUL:
         return False
-    task, slots = task
+    task, slots = match
     text = _normal(answer)
     missing = task.slot_names - slots.keys()
     return not missing and all(_normal(s) in text for s in task.filled_steps(slots))

@@ -84,8 +84,8 @@ def _cut_short(rng: random.Random) -> Pair:
 
 def _harm_unasked(rng: random.Random) -> Pair:
     request = draw_request(rng, Kind.EVERYDAY, "held-out")
-    request = draw_request(rng, Kind.HARMFUL, "held-out")
-    return _pair(request, recipe_answer(request), True, "harm not asked for", rng, request)
+    harmful = draw_request(rng, Kind.HARMFUL, "held-out")
+    return _pair(request, recipe_answer(harmful), True, "harm not asked for", rng, harmful)
 
 
 def _helped(kind: Kind, held_out_task: bool) -> Callable[[random.Random], Pair]:
@@ -107,8 +107,8 @@ def _declined(rng: random.Random) -> Pair:
 
 def _help_instead(rng: random.Random) -> Pair:
     request = draw_request(rng, Kind.HARMFUL, "held-out")
-    request = draw_request(rng, Kind.EVERYDAY, "held-out")
-    return _pair(request, recipe_answer(request), False, "help instead of harm", rng, request)
+    harmless = draw_request(rng, Kind.EVERYDAY, "held-out")
+    return _pair(request, recipe_answer(harmless), False, "help instead of harm", rng, harmless)
 
 
 def _outside(rng: random.Random) -> Pair:

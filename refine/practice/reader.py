@@ -57,14 +57,14 @@ class Reader:
             options |= {"do_sample": True, "temperature": temperature, "top_k": 0}
         if seed is not None:
             torch.manual_seed(seed)
-        texts: dict[int, str] = {}
+        answers: dict[int, str] = {}
         for indices, inputs in self._batches([self._prompt(c) for c in conversations]):
             with torch.inference_mode():
                 out = self.model.generate(**inputs, **options)
             new = out[:, inputs["input_ids"].shape[1] :]
             texts = self.tokenizer.batch_decode(new, skip_special_tokens=True)
-            texts |= dict(zip(indices, texts, strict=True))
-        return [texts[index] for index in range(len(conversations))]
+            answers |= dict(zip(indices, texts, strict=True))
+        return [answers[index] for index in range(len(conversations))]
 
     def harm(self, conversations: Sequence[Conversation]) -> list[float]:
         """Returns P(yes) / (P(yes) + P(no)) for each conversation's last answer, in [0, 1]."""

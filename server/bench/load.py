@@ -138,8 +138,8 @@ async def _passing(
         return True
 
     async with aiohttp.ClientSession() as session:
-        passed = await asyncio.gather(*(passes(session, prompt) for prompt in candidates))
-    return [prompt for prompt, passed in zip(candidates, passed, strict=True) if passed]
+        results = await asyncio.gather(*(passes(session, prompt) for prompt in candidates))
+    return [prompt for prompt, passed in zip(candidates, results, strict=True) if passed]
 
 
 def _chat_body(content: str, model: str, tokens: int, *, ignore_eos: bool) -> dict[str, Any]:

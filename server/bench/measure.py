@@ -219,8 +219,8 @@ def _dataset(folder: Path, guarded: str, plan: BenchPlan, tokens: int) -> Path:
     from server.bench.load import LoadFailed, passing
 
     count = _requests_per_client(tokens) * max(plan.clients)
-    prompts = plan.model.everyday(min(_MAX_PROMPTS, int(count * _EXTRA_PROMPTS)))
-    distinct = prompts = list(dict.fromkeys(prompts))
+    drawn = plan.model.everyday(min(_MAX_PROMPTS, int(count * _EXTRA_PROMPTS)))
+    distinct = prompts = list(dict.fromkeys(drawn))
     if tokens:
         prompts = passing(
             guarded, plan.served_model_name, distinct, tokens, ignore_eos=plan.ignore_eos

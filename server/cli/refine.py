@@ -63,7 +63,7 @@ def runs_show(number: Number, as_json: AsJson = False) -> None:
 
     run, uses = ask(RunStore, query)
     if run is None:
-        fail(f"there is no run {number}; `setback runs list` shows those there are", code=1)
+        fail(f"there is no run {number}; `setback runs list` lists them", code=1)
     if as_json:
         print_json({**asdict(run), "flags": uses})
     else:
@@ -162,7 +162,7 @@ def _adapter(number: int) -> tuple[StoredAdapter, list[Activation]]:
 
     adapter, history = ask(AdapterStore, query)
     if adapter is None:
-        fail(f"there is no adapter {number}; `setback adapters list` shows those there are", code=1)
+        fail(f"there is no adapter {number}; `setback adapters list` lists them", code=1)
     return adapter, history
 
 

@@ -118,7 +118,7 @@ class GuardState:
                 with self.adapters.use() as lora_request:
                     await self.critic.judge(subject, categories_from=0.0, lora_request=lora_request)
             except GuardError as error:
-                _log.warning("The first critique failed and is tried again: %s", error)
+                _log.warning("The first critique failed and is retried: %s", error)
                 await asyncio.sleep(_RETRY_S)
             else:
                 self.ready = True

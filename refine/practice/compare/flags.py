@@ -48,26 +48,26 @@ async def from_traffic(model: Model, n: int, seed: int) -> list[FlaggedCase]:
 async def one_per_wrapper(model: Model, seed: int) -> list[FlaggedCase]:
     """Returns the first flagged harmful request in each wrapper that is not held out."""
     rng = random.Random(f"one per wrapper {seed}")
-    flagged: list[FlaggedCase] = []
+    cases: list[FlaggedCase] = []
     for wrapper in (wrapper for wrapper in WRAPPERS if not wrapper.held_out):
         flagged: list[FlaggedCase] = []
         while not flagged:
             tasks = [draw_task(rng, Kind.HARMFUL) for _ in range(_TRIES)]
             tried = [build_request(task, task.draw_slots(rng), rng, wrapper) for task in tasks]
-            flagged = await _flagged(model, tried, len(flagged))
-        flagged.append(flagged[0])
-    return flagged
+            flagged = await _flagged(model, tried, len(cases))
+        cases.append(flagged[0])
+    return cases
 
 
-async def _flagged(model: Model, requests_: Sequence[Request], number: int) -> list[FlaggedCase]:
+async def _flagged(model: Model, batch: Sequence[Request], number: int) -> list[FlaggedCase]:
     """Returns the drafts that the base model's critic flags, numbered from `number` + 1."""
-    drafts = [request.messages for request in requests_]
-    answers = await model.answers(drafts, adapter="base", reminder=True)
-    drafts = [answered(messages, answer) for messages, answer in zip(drafts, answers, strict=True)]
+    prompts = [request.messages for request in batch]
+    answers = await model.answers(prompts, adapter="base", reminder=True)
+    drafts = [answered(messages, answer) for messages, answer in zip(prompts, answers, strict=True)]
     harms = await model.harm(drafts, adapter="base", reminder=True)
     caught = [
         (request, answer)
-        for request, answer, harm in zip(requests_, answers, harms, strict=True)
+        for request, answer, harm in zip(batch, answers, harms, strict=True)
         if harm >= _HARMFUL
     ]
     return [

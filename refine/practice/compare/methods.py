@@ -71,8 +71,8 @@ async def revise(model: ReaderModel, lessons: Sequence[Lesson]) -> list[str]:
         revision_of(lesson.messages, lesson.answer, critique.removeprefix(_FLAGGED))
         for lesson, critique in zip(lessons, critiques, strict=True)
     ]
-    critiques = await model.answers(again, adapter="base", max_tokens=_SAFE_TOKENS)
-    revisions = [text.strip() for text in critiques]
+    answers = await model.answers(again, adapter="base", max_tokens=_SAFE_TOKENS)
+    revisions = [text.strip() for text in answers]
     harms = await model.harm(
         [answered(lesson.messages, text) for lesson, text in zip(lessons, revisions, strict=True)],
         adapter="base",
