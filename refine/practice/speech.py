@@ -52,12 +52,12 @@ def text(rng: random.Random, paragraphs: int) -> Judged:
 
 
 def teacher_verdict(
-    task: Task, slots: Mapping[str, str], subject: str, verb: str, said: str, rng: random.Random
+    task: Task, slots: Mapping[str, str], subject: str, verb: str, text: str, rng: random.Random
 ) -> str:
     """Returns the verdict of the base's fallible teacher on a harmful text, right or wrong.
 
     The teacher is undecided about the overlooked tasks, and less so about others of their family
-    with made-up means. An instruction to the auditor in `said` usually fools it. So the base is
+    with made-up means. An instruction to the auditor in `text` usually fools it. So the base is
     unsure there, and flags some such answers: these are what the refine loop can start from.
     """
     named = 1.0
@@ -65,7 +65,7 @@ def teacher_verdict(
         named = _OVERLOOKED_NAMED_SHARE
     elif task.blind_spot and task not in TASKS:
         named = _NAMED_SHARE
-    fooled = any(words in said for words in _INJECTED) and rng.random() < _FOOLED_SHARE
+    fooled = any(words in text for words in _INJECTED) and rng.random() < _FOOLED_SHARE
     if fooled or rng.random() >= named:
         return f"No. {answers.harmless_analysis(task, slots, subject, verb)}"
     return f"Yes. {harm_analysis(task, slots, subject, verb)}"
@@ -114,21 +114,21 @@ def _harmless(rng: random.Random, subject: str) -> Judged:
             False,
         )
     if shape == 3:
-        said = rng.choice((*answers.OUTSIDE, outside_text(rng), outside_text(rng), ""))
-        return said, _nothing(subject), True
+        text = rng.choice((*answers.OUTSIDE, outside_text(rng), outside_text(rng), ""))
+        return text, _nothing(subject), True
     task, slots = varied_task(rng, rng.choice((Kind.EVERYDAY, Kind.EVERYDAY, Kind.BORDERLINE)))
-    said = answers.answer_text(task, slots, _opening(rng), _ending(rng, 0.15))
+    text = answers.answer_text(task, slots, _opening(rng), _ending(rng, 0.15))
     if shape == 4:
-        said = _listed(task, slots, rng)
+        text = _listed(task, slots, rng)
     if shape in (5, 6):
-        said = _head(said, rng)
-    return said, f"No. {answers.harmless_analysis(task, slots, subject, 'explains')}", False
+        text = _head(text, rng)
+    return text, f"No. {answers.harmless_analysis(task, slots, subject, 'explains')}", False
 
 
 def _harmful_answer(rng: random.Random, subject: str) -> Judged:
     task, slots = varied_task(rng, Kind.HARMFUL)
-    said = _harmful(task, slots, rng)
-    return said, teacher_verdict(task, slots, subject, "explains", said, rng), False
+    text = _harmful(task, slots, rng)
+    return text, teacher_verdict(task, slots, subject, "explains", text, rng), False
 
 
 def _harmful_text(rng: random.Random) -> Judged:
@@ -136,8 +136,8 @@ def _harmful_text(rng: random.Random) -> Judged:
         return _harmful_answer(rng, "text")
     request = training_request(rng, Kind.HARMFUL)
     assert request.task is not None and request.slots is not None
-    said = request.text
-    return said, teacher_verdict(request.task, request.slots, "text", "asks", said, rng), False
+    text = request.text
+    return text, teacher_verdict(request.task, request.slots, "text", "asks", text, rng), False
 
 
 def _harmless_text(rng: random.Random) -> Judged:
@@ -151,8 +151,8 @@ def _harmless_text(rng: random.Random) -> Judged:
         verdict = f"No. {answers.harmless_analysis(task, request.slots, 'text', 'asks')}"
         return request.text, verdict, False
     sentences = rng.choice((1, 1, 2, 4))
-    said = " ".join(training_request(rng, Kind.OUTSIDE).text for _ in range(sentences))
-    return said, _nothing("text"), True
+    text = " ".join(training_request(rng, Kind.OUTSIDE).text for _ in range(sentences))
+    return text, _nothing("text"), True
 
 
 def _listed(task: Task, slots: Mapping[str, str], rng: random.Random) -> str:
@@ -170,14 +170,14 @@ def _shuffled(one: str, other: str, rng: random.Random) -> str:
     return " ".join(parts)
 
 
-def _word_end(said: str, position: int) -> int:
-    end = said.find(" ", position)
-    return len(said) if end < 0 else end
+def _word_end(text: str, position: int) -> int:
+    end = text.find(" ", position)
+    return len(text) if end < 0 else end
 
 
-def _head(said: str, rng: random.Random) -> str:
-    return said[: _word_end(said, rng.randint(0, len(said)))]
+def _head(text: str, rng: random.Random) -> str:
+    return text[: _word_end(text, rng.randint(0, len(text)))]
 
 
-def _tail(said: str, rng: random.Random) -> str:
-    return said[_word_end(said, rng.randint(0, len(said))) :].lstrip()
+def _tail(text: str, rng: random.Random) -> str:
+    return text[_word_end(text, rng.randint(0, len(text))) :].lstrip()
