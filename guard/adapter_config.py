@@ -1,9 +1,9 @@
-"""Whether the engine computes what a PEFT adapter asks for. Owns the fields of PEFT's configuration
-and the names and shapes of its weights, and the words in which an adapter is refused. Knows no
-manifest (adapter_files.py), and nothing of how the base's shapes are found (base_shapes.py).
+"""Checks whether the engine computes what a PEFT adapter needs. Owns the fields of PEFT's
+configuration, the names and shapes of its weights, and the messages that refuse an adapter. Does
+not read the manifest (adapter_files.py) or derive the base model's shapes (base_shapes.py).
 
-vLLM refuses some of what it does not compute, and passes over the rest: fields that it does not
-know, weights of layers that the base does not have, and weights that are smaller than the base's.
+vLLM refuses some of what it does not compute and silently ignores the rest: fields it does not
+know, weights of layers the base model lacks, and weights smaller than the base model's.
 """
 
 import json
@@ -18,9 +18,9 @@ CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
 
 Shapes = Mapping[str, frozenset[tuple[int, int]]]
-"""Of each module, its inputs and outputs; by the end of its name, which several may share."""
+"""Input and output sizes by layer_name(); modules of different sizes may share a name."""
 
-_NOT_COMPUTED = {
+_UNSUPPORTED = {
     "alora_invocation_tokens": "aLoRA (alora_invocation_tokens)",
     "arrow_config": "Arrow routing (arrow_config)",
     "ensure_weight_tying": "adapters of tied weights (ensure_weight_tying)",
@@ -35,34 +35,34 @@ _NOT_COMPUTED = {
     "use_dora": "DoRA (use_dora)",
     "use_qalora": "QALoRA (use_qalora)",
 }
-"""What changes an answer and is more than the product of two small matrices."""
+"""What changes an answer and is more than the product of two low-rank matrices."""
 
-_WITHOUT_EFFECT = frozenset(
+_NO_EFFECT = frozenset(
     {
         *("auto_mapping", "base_model_name_or_path", "inference_mode", "peft_type", "peft_version"),
         *("revision", "task_type", "runtime_config"),
-        # How it was trained.
+        # How the adapter was trained.
         *("corda_config", "eva_config", "loftq_config", "lora_dropout", "lora_ga_config"),
         *("megatron_core", "qalora_group_size", "velora_config"),
-        # Where the weights go, which their names say.
+        # Where the weights go, which the tensor names say as well.
         *("exclude_modules", "fan_in_fan_out", "layers_pattern", "layers_to_transform"),
         "target_modules",
     }
 )
-_COMPUTED = frozenset({"alpha_pattern", "lora_alpha", "r", "rank_pattern", "use_rslora"})
-_PLAIN_STARTS = frozenset({"eva", "gaussian", "lora_ga", "mica", "orthogonal"})
-"""Other named starts change the base's weights, which the engine serves as they are."""
+_SUPPORTED = frozenset({"alpha_pattern", "lora_alpha", "r", "rank_pattern", "use_rslora"})
+_PLAIN_INITS = frozenset({"eva", "gaussian", "lora_ga", "mica", "orthogonal"})
+"""Other named initialisations change the base weights, which the engine serves unchanged."""
 
-_TENSOR = re.compile(
+_TENSOR_NAME = re.compile(
     r"(?:base_model\.model\.)?(?P<module>.+)\.(?P<kind>lora(?:_embedding)?)_(?P<side>[AB])(?:\.weight)?"
 )
-_MERGE = "merge it into the base, or train a plain LoRA adapter"
+_MERGE_ADVICE = "merge it into the base, or train a plain LoRA adapter"
 
 
 def check_adapter(path: Path, name: str, base: Shapes | None = None) -> int:
-    """The largest rank of the PEFT adapter in `path`.
+    """Returns the largest rank of the PEFT adapter in `path`.
 
-    name: what a refusal calls it. base: the modules of the model that it is for, if they are known.
+    name: how messages call the adapter. base: the modules of its base model, if known.
     Raises AdapterRefused for an adapter that the engine would not apply as PEFT does.
     """
     config = _config(path, name)
@@ -90,32 +90,32 @@ def _largest_rank(config: Mapping[str, Any]) -> int:
 
 def _check_fields(config: Mapping[str, Any], name: str) -> None:
     for field, value in sorted(config.items()):
-        if not value or field in _WITHOUT_EFFECT | _COMPUTED:
+        if not value or field in _NO_EFFECT | _SUPPORTED:
             continue
-        if field in _NOT_COMPUTED:
+        if field in _UNSUPPORTED:
             raise AdapterRefused(
-                f"{name} has {_NOT_COMPUTED[field]}, which is not served; {_MERGE}"
+                f"{name} has {_UNSUPPORTED[field]}, which is not served; {_MERGE_ADVICE}"
             )
         if field == "bias":
             _check_bias(value, name)
         elif field == "init_lora_weights":
-            _check_start(value, name)
+            _check_init(value, name)
         else:
             raise AdapterRefused(
                 f"{name}: {CONFIG} sets {field}, which this version does not know; if it changes "
-                f"nothing in what the adapter computes, take it out, else {_MERGE}"
+                f"nothing in what the adapter computes, take it out, else {_MERGE_ADVICE}"
             )
 
 
 def _check_bias(value: object, name: str) -> None:
     if value != "none":
         raise AdapterRefused(
-            f"{name} has trained biases (bias: {value}), which are not served; {_MERGE}"
+            f"{name} has trained biases (bias: {value}), which are not served; {_MERGE_ADVICE}"
         )
 
 
-def _check_start(value: object, name: str) -> None:
-    if isinstance(value, str) and value.lower() not in _PLAIN_STARTS:
+def _check_init(value: object, name: str) -> None:
+    if isinstance(value, str) and value.lower() not in _PLAIN_INITS:
         raise AdapterRefused(
             f"{name} was trained on a base that its start changed (init_lora_weights: {value}); "
             "save it with PEFT's path_initial_model_for_weight_conversion"
@@ -123,7 +123,7 @@ def _check_start(value: object, name: str) -> None:
 
 
 def _shapes(path: Path, name: str) -> dict[str, list[int]]:
-    """Of each tensor, by the file's header."""
+    """Returns each tensor's shape, from the file's header."""
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -138,15 +138,17 @@ def _check_tensors(
 ) -> None:
     modules: dict[tuple[str, str], dict[str, list[int]]] = {}
     for tensor, shape in shapes.items():
-        found = _TENSOR.fullmatch(tensor)
+        match = _TENSOR_NAME.fullmatch(tensor)
         if tensor.endswith(".base_layer.weight"):
             raise AdapterRefused(
                 f"{name}: {WEIGHTS} holds the base's own {tensor}, which would be passed over; if "
                 "the base is unchanged, save it with PEFT's save_embedding_layers=False"
             )
-        if found is None or len(shape) != 2:
-            raise AdapterRefused(f"{name}: {WEIGHTS} holds {tensor}, which is not served; {_MERGE}")
-        modules.setdefault((found["module"], found["kind"]), {})[found["side"]] = shape
+        if match is None or len(shape) != 2:
+            raise AdapterRefused(
+                f"{name}: {WEIGHTS} holds {tensor}, which is not served; {_MERGE_ADVICE}"
+            )
+        modules.setdefault((match["module"], match["kind"]), {})[match["side"]] = shape
     if not modules:
         raise AdapterRefused(f"{name}: {WEIGHTS} holds no weights")
     for (module, _), pair in sorted(modules.items()):
@@ -160,14 +162,14 @@ def _check_tensors(
 
 
 def _check_module(module: str, shape: tuple[int, int], name: str, base: Shapes) -> None:
-    # Of experts some bases have modules and some one tensor of all: their names tell nothing.
+    # Base models store experts as modules or as one fused tensor, so names cannot be compared.
     if ".experts." in module:
         return
-    there = base.get(layer_name(module))
-    if there is None:
+    known_sizes = base.get(layer_name(module))
+    if known_sizes is None:
         raise AdapterRefused(f"{name} adapts {module}, which the served model does not have")
-    if shape not in there:
-        sizes = " or ".join(f"{inputs} to {outputs}" for inputs, outputs in sorted(there))
+    if shape not in known_sizes:
+        sizes = " or ".join(f"{inputs} to {outputs}" for inputs, outputs in sorted(known_sizes))
         raise AdapterRefused(
             f"{name} adapts {module} from {shape[0]} to {shape[1]} values; the served model's is "
             f"from {sizes}"
@@ -175,13 +177,13 @@ def _check_module(module: str, shape: tuple[int, int], name: str, base: Shapes) 
 
 
 def layer_name(module: str) -> str:
-    """The part of a module's name that does not depend on what the layers are put into."""
-    _, found, after = module.rpartition("layers.")
-    return found + after if found else module.rpartition(".")[2]
+    """Returns the part of a module's name that does not depend on the enclosing modules."""
+    _, separator, after = module.rpartition("layers.")
+    return separator + after if separator else module.rpartition(".")[2]
 
 
 def _rank_of(module: str, config: Mapping[str, Any]) -> int:
-    """As PEFT finds it: the first pattern that is the end of the module's name."""
+    """Returns a module's rank as PEFT does: by the first pattern that ends the module's name."""
     for pattern, rank in (config.get("rank_pattern") or {}).items():
         if re.match(rf"(.*\.)?({pattern})$", module):
             return int(rank)

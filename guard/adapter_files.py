@@ -1,10 +1,10 @@
-"""An adapter on disk: numbered, sealed by a manifest, never changed afterwards. Owns the manifest
-and the check that a directory is what was registered. What PEFT's files may ask for is
-adapter_config.py's. Loads nothing into an engine (adapters.py) and knows no registry
+"""Adapters on disk: numbered directories that a manifest seals and that never change afterwards.
+Owns the manifest and the check that a directory is the one that was registered. Does not know what
+PEFT's files may contain (adapter_config.py), the engine (adapters.py) or the registry
 (store/adapters.py).
 
-A sealed directory holds PEFT's adapter_config.json and adapter_model.safetensors, perhaps a
-README.md, and manifest.json with the hash of each.
+A sealed directory holds PEFT's adapter_config.json and adapter_model.safetensors, optionally a
+README.md, and manifest.json with the SHA-256 of each.
 """
 
 import hashlib
@@ -21,18 +21,18 @@ from guard.errors import AdapterRefused
 from guard.prompts import CritiqueStyle
 
 MANIFEST = "manifest.json"
-# Nothing that could run code when it is read, as pickled weights could.
+# No file type that can run code when it is loaded, as pickled weights can.
 _ALLOWED = frozenset({CONFIG, WEIGHTS, "README.md"})
 
 
 @dataclass(frozen=True)
 class AdapterManifest:
-    """What an adapter is and what it is made of.
+    """What an adapter is and which files it has.
 
-    version, run: its number, and the run that made it. parent: the adapter it was trained on from.
-    model, model_revision: the base it fits. rank: its largest LoRA rank. critique: the style in
-    which it was trained to be asked for verdicts.
-    created_at: ISO 8601, UTC. files: SHA-256 in hex by name, this manifest excepted.
+    version, run: its number and the run that made it. parent: the adapter it was trained from.
+    model, model_revision: the base model it fits. rank: its largest LoRA rank.
+    critique: the critique style it was trained with.
+    created_at: ISO 8601, UTC. files: SHA-256 in hex by file name, except the manifest.
     """
 
     version: int
@@ -47,12 +47,12 @@ class AdapterManifest:
 
 
 def adapter_path(folder: Path, version: int) -> Path:
-    """Where the adapter of that number lives in `folder`."""
+    """Returns the directory of an adapter in `folder`."""
     return folder / f"{version:04d}"
 
 
 def manifest_sha256(path: Path) -> str:
-    """The hash of the adapter's manifest, in hex: what the registry keeps of an adapter."""
+    """Returns the manifest's SHA-256 in hex, which the registry stores."""
     return _sha256(path / MANIFEST)
 
 
@@ -62,34 +62,36 @@ def seal(
     version: int,
     parent: int | None,
     model: str,
-    revision: str,
+    model_revision: str,
     critique: CritiqueStyle = CritiqueStyle.YES_NO,
 ) -> AdapterManifest:
-    """Writes the manifest of the PEFT adapter in `path`; all of it is on disk on return.
+    """Writes the manifest of the PEFT adapter in `path`. All files are on disk on return.
 
-    Rename the directory to adapter_path() after that: what is not there is not half there.
-    Raises AdapterRefused when the directory holds anything that no LoRA adapter of ours would, or
-    an adapter that the engine would not apply as PEFT does.
+    Rename the directory to adapter_path() afterwards, so that no partial adapter appears there.
+    Raises AdapterRefused when the directory holds any other file, or an adapter that the engine
+    would not apply as PEFT does.
     """
     name = f"Adapter {version} in {path}"
-    found = _files(path, name) - {MANIFEST}
-    if strange := sorted(found - _ALLOWED):
-        raise AdapterRefused(f"{name} holds {strange[0]}, which is no part of a safe LoRA adapter")
-    if missing := sorted({CONFIG, WEIGHTS} - found):
+    files = _files(path, name) - {MANIFEST}
+    if unexpected := sorted(files - _ALLOWED):
+        raise AdapterRefused(
+            f"{name} holds {unexpected[0]}, which is no part of a safe LoRA adapter"
+        )
+    if missing := sorted({CONFIG, WEIGHTS} - files):
         raise AdapterRefused(f"{name}: {missing[0]} is missing")
     manifest = AdapterManifest(
         version=version,
         parent=parent,
         run=version,
         model=model,
-        model_revision=revision,
+        model_revision=model_revision,
         rank=check_adapter(path, name),
         created_at=datetime.now(UTC).isoformat(timespec="seconds"),
-        files={file: _sha256(path / file) for file in sorted(found)},
+        files={file: _sha256(path / file) for file in sorted(files)},
         critique=critique,
     )
     (path / MANIFEST).write_text(json.dumps(asdict(manifest), indent=2) + "\n", "utf-8")
-    for flushed in (*(path / file for file in (*found, MANIFEST)), path):
+    for flushed in (*(path / file for file in (*files, MANIFEST)), path):
         _flush(flushed)
     return manifest
 
@@ -103,23 +105,23 @@ def verify(
     max_rank: int,
     base: Shapes | None = None,
 ) -> AdapterManifest:
-    """The manifest of the adapter in `path`, once every byte of it is what was registered.
+    """Returns the manifest of the adapter in `path`, after checking every file against it.
 
-    sha256: the manifest's hash, from the registry. model_revision: of the base that is served.
-    base: that base's modules, where they are known.
+    sha256: the manifest's hash, from the registry. model_revision: of the served base model.
+    base: that model's modules, if known.
     Raises AdapterRefused, which names the adapter and what is wrong. Reads all files: call it in a
     thread.
     """
     name = f"Adapter {version} in {path}"
     if not path.is_dir():
         raise AdapterRefused(f"{name} is missing")
-    found = _files(path, name)
-    if MANIFEST not in found or _sha256(path / MANIFEST) != sha256:
+    files = _files(path, name)
+    if MANIFEST not in files or _sha256(path / MANIFEST) != sha256:
         raise AdapterRefused(f"{name}: {MANIFEST} is missing or not the one that was registered")
     manifest = _read(path, name)
     if manifest.version != version:
         raise AdapterRefused(f"{name} says that it is adapter {manifest.version}")
-    _check_files(path, name, found - {MANIFEST}, manifest.files)
+    _check_files(path, name, files - {MANIFEST}, manifest.files)
     if manifest.model_revision != model_revision:
         raise AdapterRefused(
             f"{name} was made for revision {manifest.model_revision} of {manifest.model}; "
@@ -134,18 +136,18 @@ def verify(
 
 
 def _files(path: Path, name: str) -> set[str]:
-    """Names of what the directory holds; raises AdapterRefused unless all are plain files."""
-    found = set()
+    """Returns the names of the directory's files. Raises AdapterRefused for links and folders."""
+    names = set()
     for entry in path.iterdir():
         if entry.is_symlink() or not entry.is_file():
             raise AdapterRefused(f"{name}: {entry.name} is not a plain file")
-        found.add(entry.name)
-    return found
+        names.add(entry.name)
+    return names
 
 
-def _check_files(path: Path, name: str, found: set[str], sealed: Mapping[str, str]) -> None:
-    for file in sorted(found | sealed.keys() | {CONFIG, WEIGHTS}):
-        if file not in found:
+def _check_files(path: Path, name: str, files: set[str], sealed: Mapping[str, str]) -> None:
+    for file in sorted(files | sealed.keys() | {CONFIG, WEIGHTS}):
+        if file not in files:
             raise AdapterRefused(f"{name}: {file} is missing")
         if file not in sealed or file not in _ALLOWED:
             raise AdapterRefused(f"{name}: {file} does not belong there")

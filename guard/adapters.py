@@ -1,10 +1,9 @@
-"""The adapter that this process answers with, and its swap while serving. Owns what the engine is
-told to load and let go, the count of who uses what, and the refusal of adapters that are not what
-was registered. Does not decide which adapter is active (store/adapters.py) or check files
-(adapter_files.py).
+"""The adapter that this process serves, and its swap without a restart. Owns which adapters the
+engine loads and unloads, the use count of each, and the refusal of adapters whose files changed.
+Does not decide which adapter is active (store/adapters.py) or check files (adapter_files.py).
 
-Several API processes share an engine, and each has its own Adapters. What one lets go while
-another still uses it, vLLM loads again from its path: so files stay where they are.
+Several API processes share an engine, each with its own Adapters. When one process unloads an
+adapter that another still uses, vLLM reloads it from its path, so the files must stay in place.
 """
 
 import asyncio
@@ -29,32 +28,32 @@ from guard.tasks import keep_refreshing, spawn
 _log = logging.getLogger("vllm.setback")
 
 BASE_ADAPTER = "base"
-"""What answers are said to come from when no LoRA adapter is active."""
+"""The adapter name of answers that come from the base model alone."""
 
-_FIRST_ID = 1 << 20
-"""vLLM counts the ids of --lora-modules up from 1, and two adapters of one id would be mixed up."""
+_FIRST_LORA_ID = 1 << 20
+"""vLLM numbers --lora-modules from 1, and it would mix up two adapters with the same id."""
 
 _RETRY_S = 60.0
 
 
 class Registry(Protocol):
-    """The part of AdapterStore that is needed here."""
+    """The part of AdapterStore that Adapters uses."""
 
     async def preferred(self) -> list[int | None]:
-        """The version to serve, then those to fall back to in turn; None is the base."""
+        """Returns the version to serve, then its fallbacks in order; None is the base model."""
 
     async def get(self, version: int) -> StoredAdapter | None:
-        """The adapter as registered."""
+        """Returns the adapter as registered."""
 
 
 @dataclass(frozen=True)
 class AdapterLimits:
     """What this server can load.
 
-    folder: where adapters lie, see adapter_path. model_revision: of the served base.
-    max_rank: 0 when the engine runs without LoRA. slots: adapters that the engine holds at once.
-    base_critique: how verdicts are read of the base alone. base_shapes: the base's modules, as far
-    as they are known; may take seconds, and is called in a thread.
+    folder: where adapters are stored, see adapter_path(). model_revision: of the served base model.
+    max_rank: 0 when the engine runs without LoRA. slots: adapters the engine holds at once.
+    base_critique: the base model's critique style. base_shapes: returns the base model's modules,
+    if known; it may take seconds and is called in a thread.
     """
 
     folder: Path
@@ -67,10 +66,10 @@ class AdapterLimits:
 
 @dataclass
 class _Loaded:
-    """An adapter that the engine was told to load.
+    """An adapter that the engine has loaded.
 
-    critique: how verdicts are read of it. users: what is under way on it. retired: it was active,
-    and goes with its last user.
+    critique: its critique style. users: requests that use it. retired: it was active before, and is
+    unloaded with its last user.
     """
 
     version: int
@@ -81,19 +80,19 @@ class _Loaded:
 
 
 def adapter_name(lora_request: LoRARequest | None) -> str:
-    """How flags, headers and metrics call an adapter."""
+    """Returns the adapter's name in flags, headers and metrics."""
     return lora_request.lora_name if lora_request else BASE_ADAPTER
 
 
 def adapter_version(lora_request: LoRARequest | None) -> int | None:
-    """The version of an adapter of ours; None for the base and for adapters of others."""
-    if lora_request is None or lora_request.lora_int_id <= _FIRST_ID:
+    """Returns the version of an adapter that this server trained, or None for any other."""
+    if lora_request is None or lora_request.lora_int_id <= _FIRST_LORA_ID:
         return None
-    return int(lora_request.lora_int_id) - _FIRST_ID
+    return int(lora_request.lora_int_id) - _FIRST_LORA_ID
 
 
 class Adapters:
-    """Loads, swaps and lets go of adapters; one for each API process.
+    """Loads, swaps and unloads adapters. Each API process has one.
 
     Usage:
         await adapters.start()
@@ -111,18 +110,18 @@ class Adapters:
         self._observer = observer
         self._active: _Loaded | None = None
         self._loaded: dict[int, _Loaded] = {}
-        # Held while the engine loads or lets go; told when a slot may have become free.
-        self._turn = asyncio.Condition()
+        # Held while the engine loads or unloads; notified when a slot may have become free.
+        self._slots_changed = asyncio.Condition()
         self._refused: dict[int | None, float] = {}
 
     @property
     def active(self) -> int | None:
-        """The version that new requests get; None is the base alone."""
+        """The version that new requests get; None is the base model."""
         return self._active.version if self._active else None
 
     @property
     def active_name(self) -> str:
-        """How flags, headers and metrics call the active adapter."""
+        """The active adapter's name in flags, headers and metrics."""
         return adapter_name(self._active.request if self._active else None)
 
     @property
@@ -131,13 +130,13 @@ class Adapters:
         return self._limits.max_rank
 
     def critique_style(self, lora_request: LoRARequest | None) -> CritiqueStyle:
-        """How verdicts are read of an adapter that is in use; any that is not ours as the base."""
+        """Returns the critique style of a loaded adapter; the base model's for any other."""
         loaded = self._loaded.get(adapter_version(lora_request) or 0)
         return loaded.critique if loaded else self._limits.base_critique
 
     @contextmanager
     def use(self) -> Iterator[LoRARequest | None]:
-        """The active adapter, which stays loaded until the end of the block."""
+        """Yields the active adapter, which stays loaded for the block."""
         loaded = self._active
         if loaded is None:
             yield None
@@ -146,11 +145,11 @@ class Adapters:
         try:
             yield loaded.request
         finally:
-            self._done(loaded)
+            self._release(loaded)
 
     @asynccontextmanager
     async def of(self, version: int | None) -> AsyncIterator[LoRARequest | None]:
-        """That adapter, loaded for the block if it was not; None is the base alone.
+        """Yields an adapter, loaded for the block; None is the base model.
 
         Raises AdapterUnknown, AdapterRefused or StoreUnavailable.
         """
@@ -161,15 +160,15 @@ class Adapters:
         if loaded is None:
             loaded = await self._load(version)
         else:
-            # Not in turn: requests do not wait for the next adapter to be loaded.
+            # Without the lock: requests do not wait while another adapter loads.
             loaded.users += 1
         try:
             yield loaded.request
         finally:
-            self._done(loaded)
+            self._release(loaded)
 
     async def start(self) -> None:
-        """Loads the active adapter, or the last good one before it, or none.
+        """Loads the active adapter, or its newest usable predecessor, or none.
 
         Raises StoreUnavailable.
         """
@@ -179,38 +178,38 @@ class Adapters:
                 return
 
     async def watch(self, poll_s: float) -> None:
-        """Follows the registry until cancelled; failures are logged and tried again."""
+        """Follows the registry until cancelled. Logs failures and retries."""
         await keep_refreshing(self.refresh, poll_s, "which adapter is active")
 
     async def refresh(self) -> None:
-        """Looks at the registry once, and serves what it says is active if that can be served.
+        """Reads the registry once and switches to its active adapter if that can be served.
 
         Raises StoreUnavailable.
         """
         version = (await self._registry.preferred())[0]
-        if version == self.active or self._lately_refused(version):
+        if version == self.active or self._recently_refused(version):
             return
         if await self._switch(version):
             self._observer.adapter_active(version, swapped=True)
 
     async def unload(self, version: int) -> None:
-        """Takes an adapter out of the engine once nothing uses it.
+        """Unloads an adapter once nothing uses it.
 
-        Raises AdapterUnknown, AdapterConflict for the active one, StoreUnavailable.
+        Raises AdapterUnknown, AdapterConflict for the active adapter, or StoreUnavailable.
         """
         await self._registered(version)
         if version == self.active:
             raise AdapterConflict(f"Adapter {version} is active and stays loaded")
         if version in self._loaded:
             self._loaded[version].retired = True
-            await self._settle(self._loaded[version])
+            await self._unload_retired(self._loaded[version])
 
-    def _lately_refused(self, version: int | None) -> bool:
-        at = self._refused.get(version)
-        return at is not None and time.monotonic() - at < _RETRY_S
+    def _recently_refused(self, version: int | None) -> bool:
+        refused_at = self._refused.get(version)
+        return refused_at is not None and time.monotonic() - refused_at < _RETRY_S
 
     async def _switch(self, version: int | None) -> bool:
-        """Gives new requests that adapter; False, logged and counted, when it was refused."""
+        """Makes an adapter active for new requests. Logs, counts and returns False if refused."""
         try:
             loaded = None if version is None else await self._load(version, check_again=True)
         except (AdapterRefused, AdapterUnknown) as error:
@@ -219,30 +218,30 @@ class Adapters:
             self._observer.adapter_refused(version)
             _log.error("%s. Serving %s instead.", error, self.active_name)
             return False
-        before, self._active = self._active, loaded
+        previous, self._active = self._active, loaded
         if loaded is not None:
             loaded.retired = False
-            self._done(loaded)
-        if before is not None:
-            before.retired = True
-            self._settle_if_idle(before)
+            self._release(loaded)
+        if previous is not None:
+            previous.retired = True
+            self._unload_soon(previous)
         _log.info("Serving %s from now on", self.active_name)
         return True
 
-    def _done(self, loaded: _Loaded) -> None:
+    def _release(self, loaded: _Loaded) -> None:
         loaded.users -= 1
-        self._settle_if_idle(loaded)
+        self._unload_soon(loaded)
 
-    def _settle_if_idle(self, loaded: _Loaded) -> None:
+    def _unload_soon(self, loaded: _Loaded) -> None:
         if not loaded.users and loaded is not self._active:
-            spawn(self._settle(loaded))
+            spawn(self._unload_retired(loaded))
 
-    async def _settle(self, loaded: _Loaded) -> None:
-        """Lets go of what was active before; a candidate stays, since its next batch comes soon."""
-        async with self._turn:
+    async def _unload_retired(self, loaded: _Loaded) -> None:
+        """Unloads a former active adapter. A candidate stays: its next batch comes soon."""
+        async with self._slots_changed:
             if loaded.retired:
                 await self._remove_if_idle(loaded)
-            self._turn.notify_all()
+            self._slots_changed.notify_all()
 
     async def _remove_if_idle(self, loaded: _Loaded) -> None:
         idle = not loaded.users and loaded is not self._active
@@ -251,33 +250,32 @@ class Adapters:
             await self._engine.remove_lora(loaded.request.lora_int_id)
 
     async def _load(self, version: int, *, check_again: bool = False) -> _Loaded:
-        """The adapter, loaded, with one use counted, which the caller ends.
+        """Returns the adapter, loaded and with one use counted; the caller ends that use.
 
-        check_again: look at its files although it is loaded, since the engine may yet read them.
+        check_again: check its files even if it is loaded, because the engine may reload them.
         """
-        async with self._turn:
-            # An engine with more adapters than slots would drop one that is in use.
-            while version not in self._loaded and not await self._room():
-                await self._turn.wait()
+        async with self._slots_changed:
+            # With more adapters than slots, the engine would evict one that is in use.
+            while version not in self._loaded and not await self._has_free_slot():
+                await self._slots_changed.wait()
             if check_again or version not in self._loaded:
                 request, critique = await self._verified(version)
             if version not in self._loaded:
-                await self._tell_engine(version, request)
+                await self._load_into_engine(version, request)
                 self._loaded[version] = _Loaded(version, request, critique)
             loaded = self._loaded[version]
             loaded.users += 1
             return loaded
 
-    async def _room(self) -> bool:
-        """Whether the engine has a slot to spare, after letting go of what is idle if needed."""
+    async def _has_free_slot(self) -> bool:
+        """Whether the engine has a free slot, after unloading idle adapters if needed."""
         for loaded in list(self._loaded.values()):
             if len(self._loaded) >= self._limits.slots:
                 await self._remove_if_idle(loaded)
         return len(self._loaded) < self._limits.slots
 
     async def _verified(self, version: int) -> tuple[LoRARequest, CritiqueStyle]:
-        """What to tell the engine about an adapter whose every byte was checked just now, and how
-        it is asked for verdicts."""
+        """Checks every file of an adapter. Returns its LoRA request and its critique style."""
         stored = await self._registered(version)
         limits = self._limits
         if not limits.max_rank:
@@ -299,7 +297,7 @@ class Adapters:
             )
         except OSError as error:
             raise AdapterRefused(f"Adapter {version} in {path} cannot be read: {error}") from error
-        request = LoRARequest(f"setback-{version}", _FIRST_ID + version, str(path))
+        request = LoRARequest(f"setback-{version}", _FIRST_LORA_ID + version, str(path))
         return request, manifest.critique
 
     async def _registered(self, version: int) -> StoredAdapter:
@@ -308,12 +306,12 @@ class Adapters:
             raise AdapterUnknown(f"There is no adapter {version}")
         return stored
 
-    async def _tell_engine(self, version: int, request: LoRARequest) -> None:
+    async def _load_into_engine(self, version: int, request: LoRARequest) -> None:
         try:
-            done = await self._engine.add_lora(request)
+            loaded = await self._engine.add_lora(request)
         except Exception as error:
             raise AdapterRefused(
                 f"Adapter {version} could not be loaded by the engine: {error}"
             ) from error
-        if not done:
+        if not loaded:
             raise AdapterRefused(f"Adapter {version} was not taken by the engine")

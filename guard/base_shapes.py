@@ -1,5 +1,5 @@
-"""The shapes of a model's modules, from its configuration alone. Owns that derivation; the weights
-are never read.
+"""The shapes of a base model's modules. Owns their derivation from the model's configuration. Does
+not read the weights.
 """
 
 from typing import Any
@@ -8,10 +8,10 @@ from guard.adapter_config import Shapes, layer_name
 
 
 def base_shapes(hf_config: Any) -> Shapes | None:
-    """Of every module that an adapter can change; None for an architecture that Transformers does
-    not have.
+    """Returns the shape of every module that an adapter can change, or None when Transformers does
+    not have the architecture.
 
-    hf_config: as Transformers loads it. Takes seconds: call it in a thread.
+    hf_config: a Transformers configuration. Takes seconds: call it in a thread.
     """
     import torch
     import transformers
@@ -22,16 +22,16 @@ def base_shapes(hf_config: Any) -> Shapes | None:
         return None
     with torch.device("meta"):
         model = architecture(hf_config)
-    found: dict[str, set[tuple[int, int]]] = {}
+    shapes: dict[str, set[tuple[int, int]]] = {}
     for name, module in model.named_modules():
         shape = _shape(module)
         if shape is not None:
-            found.setdefault(layer_name(name), set()).add(shape)
-    return {name: frozenset(shapes) for name, shapes in found.items()}
+            shapes.setdefault(layer_name(name), set()).add(shape)
+    return {name: frozenset(sizes) for name, sizes in shapes.items()}
 
 
 def _shape(module: Any) -> tuple[int, int] | None:
-    """Inputs and outputs of a layer."""
+    """Returns a layer's input and output sizes, or None for other modules."""
     import torch
     from transformers.pytorch_utils import Conv1D
 

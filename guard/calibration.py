@@ -1,24 +1,24 @@
-"""From what a model says of harm to how often it is right: the scale that belongs to one adapter.
-Owns the formula; how it is fitted is refine/calibrate's, where it is kept store/calibrations.py's.
+"""Turns a model's score for harm into a calibrated probability. Each adapter has its own scale.
+Owns the formula. Does not fit it (refine/calibrate) or store it (store/calibrations.py).
 """
 
 import math
 from dataclasses import dataclass
 
-_LEAST = 1e-9
+_EPSILON = 1e-9
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """Platt's scaling of log-odds: `slope` is one over the temperature, `intercept` the bias."""
+    """Platt scaling of log-odds: `slope` is the inverse temperature, `intercept` the bias."""
 
     slope: float = 1.0
     intercept: float = 0.0
 
     def apply(self, harm: float) -> float:
-        """The calibrated probability, in [0, 1]; it keeps the order of verdicts."""
+        """Returns the calibrated probability, in [0, 1]. The order of verdicts stays the same."""
         if self == UNCALIBRATED:
-            # To the digit: thresholds may be 0 and 1.
+            # Exactly, since thresholds may be 0 or 1.
             return harm
         return probability(self.slope * log_odds(harm) + self.intercept)
 
@@ -26,12 +26,12 @@ class Calibration:
 UNCALIBRATED = Calibration()
 
 
-def log_odds(share: float) -> float:
-    """Of a probability, which is kept off 0 and 1 by a billionth."""
-    kept = min(max(share, _LEAST), 1 - _LEAST)
-    return math.log(kept / (1 - kept))
+def log_odds(p: float) -> float:
+    """Returns the log-odds of a probability, which is clipped to keep them finite."""
+    clipped = min(max(p, _EPSILON), 1 - _EPSILON)
+    return math.log(clipped / (1 - clipped))
 
 
 def probability(odds: float) -> float:
-    """Of log-odds of any size, without overflow."""
+    """Returns the probability for log-odds of any size, without overflow."""
     return (1 + math.tanh(odds / 2)) / 2

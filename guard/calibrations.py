@@ -1,6 +1,6 @@
-"""The calibrations that this process applies: read from the database at the start and looked up
-again now and then, so that a fit counts without a restart. Owns which one is in force for whom; the
-formula is calibration.py's, the rows store/calibrations.py's.
+"""The calibrations that this process applies. Owns which one applies to which adapter; re-reads the
+database regularly, so that a new fit takes effect without a restart. Does not know the formula
+(calibration.py) or the rows (store/calibrations.py).
 """
 
 import logging
@@ -18,14 +18,14 @@ _log = logging.getLogger("vllm.setback")
 
 
 class Source(Protocol):
-    """The part of CalibrationStore that is needed here."""
+    """The part of CalibrationStore that Calibrations uses."""
 
     async def in_force(self, model_revision: str) -> Mapping[int | None, StoredCalibration]:
-        """The newest fit of each adapter of that base, and of the base alone (None)."""
+        """Returns the newest fit of each adapter of that base model, and of the base (None)."""
 
 
 class Calibrations:
-    """Those of one base model, by adapter. active: the version in force, None for the base.
+    """The calibrations of one base model. active: returns the active version, None for the base.
 
     Usage:
         await calibrations.refresh()
@@ -39,37 +39,37 @@ class Calibrations:
         self._source = source
         self._model_revision = model_revision
         self._active = active
-        self._found: Mapping[int | None, StoredCalibration] = {}
+        self._by_adapter: Mapping[int | None, StoredCalibration] = {}
         self._warned: set[int | None] = set()
 
     def of(self, lora_request: LoRARequest | None) -> Calibration:
-        """That of an adapter of ours or of the base; the identity where nothing was fitted."""
+        """Returns an adapter's calibration; UNCALIBRATED where nothing was fitted."""
         version = adapter_version(lora_request)
         if lora_request is not None and version is None:
             return UNCALIBRATED
-        found = self.fit_of(version)
-        return UNCALIBRATED if found is None else found.calibration
+        fit = self.fit_of(version)
+        return UNCALIBRATED if fit is None else fit.calibration
 
     def fit_of(self, version: int | None) -> StoredCalibration | None:
-        """What was fitted for an adapter of ours, or for the base alone; None where nothing was."""
-        return self._found.get(version)
+        """Returns the fit of an adapter, or of the base model (None), if there is one."""
+        return self._by_adapter.get(version)
 
     async def refresh(self) -> None:
-        """Reads them again, and warns once of what is in force and has none.
+        """Reads the fits again. Warns once when the active adapter has none.
 
         Raises StoreUnavailable.
         """
-        self._found = await self._source.in_force(self._model_revision)
+        self._by_adapter = await self._source.in_force(self._model_revision)
         version = self._active()
-        if version not in self._found and version not in self._warned:
+        if version not in self._by_adapter and version not in self._warned:
             self._warned.add(version)
-            named = "the base" if version is None else f"adapter {version}"
+            name = "the base" if version is None else f"adapter {version}"
             _log.warning(
                 "The verdicts of %s are not calibrated: a threshold of 0.5 need not mean that "
                 "half of what it flags is harmful. See `setback calibrate`.",
-                named,
+                name,
             )
 
     async def watch(self, poll_s: float) -> None:
-        """Reads them again and again until cancelled; failures are logged and tried again."""
+        """Refreshes until cancelled. Logs failures and retries."""
         await keep_refreshing(self.refresh, poll_s, "how verdicts are calibrated")

@@ -1,5 +1,5 @@
-"""One guarded request as it travels from the HTTP face to the engine and back. Owns what the
-caller asked of the guard and what the guard found; decides nothing.
+"""One guarded request, from the HTTP layer to the engine and back. Owns what the caller asked of
+the guard and what the guard found. Decides nothing.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,10 +16,10 @@ Message = dict[str, str]
 
 
 class StreamMode(StrEnum):
-    """When a stream's text is let out, from the most lenient to the strictest.
+    """When a stream's text is released, from the most lenient to the strictest.
 
     ASYNC: at once; verdicts follow and can end the stream, so flagged text may have been seen.
-    WINDOW: once a verdict covers it. BUFFER: once the verdict on the whole answer is there.
+    WINDOW: once a verdict covers it. BUFFER: once the whole answer has a verdict.
     """
 
     ASYNC = "async"
@@ -27,14 +27,14 @@ class StreamMode(StrEnum):
     BUFFER = "buffer"
 
     def or_stricter(self, other: "StreamMode | None") -> "StreamMode":
-        """The stricter of both."""
-        order = tuple(StreamMode)
-        return max(self, other or self, key=order.index)
+        """Returns the stricter of the two modes."""
+        modes = tuple(StreamMode)
+        return max(self, other or self, key=modes.index)
 
 
 @dataclass(frozen=True)
 class Replacement:
-    """What stands in for a withheld answer: a refusal, or the model's own revision of it.
+    """The text sent instead of a withheld answer: a refusal, or the model's own revision.
 
     tokens: how many were generated for it.
     """
@@ -45,32 +45,36 @@ class Replacement:
 
 
 @dataclass(frozen=True)
-class Opening:
-    """An empty thought, for a server that tells thoughts from answers: what comes before its end is
-    no answer to it. text, token_ids: of the whole. end: the text of its last token, the end mark.
+class EmptyReasoning:
+    """Empty reasoning that must precede a replacement when the server parses reasoning: otherwise
+    the parser would take the replacement for reasoning.
+
+    text, token_ids: the whole of it. end: the text of its last token, the end mark.
     """
 
     text: str
     token_ids: tuple[int, ...]
     end: str
 
-    def before(self, replacement: Replacement, shown_ids: Sequence[int]) -> Replacement:
-        """The replacement with what makes it an answer. shown_ids: what is out before it."""
+    def prepend_to(self, replacement: Replacement, shown_ids: Sequence[int]) -> Replacement:
+        """Returns the replacement as an answer, after the tokens that the client saw already."""
         if self.token_ids[-1] in shown_ids:
             return replacement
-        text, ids = (self.end, self.token_ids[-1:]) if shown_ids else (self.text, self.token_ids)
+        text, token_ids = (
+            (self.end, self.token_ids[-1:]) if shown_ids else (self.text, self.token_ids)
+        )
         return replace(
-            replacement, text=text + replacement.text, token_ids=ids + replacement.token_ids
+            replacement, text=text + replacement.text, token_ids=token_ids + replacement.token_ids
         )
 
 
 @dataclass(frozen=True)
 class Ruling:
-    """What was found and decided about one text: a draft or the input.
+    """The verdict and the decision on one text: an answer or the input.
 
-    verdict is None when the critique failed and failures are configured to let answers out.
+    verdict: None when the critique failed and the guard fails open.
     checked: how many characters of the text, from its start, the verdict covers.
-    revision: what is let out instead, once the action "revise" succeeded.
+    revision: what is sent instead, once the action "revise" succeeded.
     """
 
     verdict: Verdict | None
@@ -80,21 +84,30 @@ class Ruling:
 
     @property
     def withheld(self) -> bool:
-        """Whether the text is not let out."""
+        """Whether the text is not released."""
         return self.decision.action in (Action.REVISE, Action.BLOCK)
+
+    @property
+    def harm(self) -> float:
+        """The verdict's harm, 0 without a verdict."""
+        return self.verdict.harm if self.verdict else 0.0
+
+    def blocked(self) -> "Ruling":
+        """Returns the same ruling with the action "block"."""
+        return replace(self, decision=replace(self.decision, action=Action.BLOCK))
 
 
 @dataclass
 class GuardCall:
-    """The guard's side of one HTTP request; filled by the guarded engine.
+    """The guard's side of one HTTP request. The guarded engine fills it in.
 
-    wants_moderation: the caller asked for scores of input and output.
-    block_input, block_output: the caller asked that flagged text be blocked whatever the policy.
-    stream: how strictly the caller wants its stream held back; the setting holds if it is stricter.
-    output_rulings: by engine request id and choice index, since one call may make several of each.
-    adapter, version: what the whole call is answered with; see pin().
-    flowing: whether a stream began to be let out, which it may before any ruling is final.
-    inputs_awaited: verdicts on what was asked that are still out; nothing is let out before them.
+    wants_moderation: the caller asked for moderation scores of input and output.
+    block_input, block_output: the caller wants flagged text blocked, whatever the policy says.
+    stream: the stream mode the caller asked for; the server's mode applies if it is stricter.
+    adapter, version: what the whole call is answered with, see pin().
+    output_rulings: by engine request id and choice index, since a call may have several of each.
+    streaming_started: a stream's first chunk was released, perhaps before any final ruling.
+    pending_input_verdicts: input critiques still running; nothing is released before they end.
     """
 
     route: str
@@ -108,40 +121,42 @@ class GuardCall:
     version: int | None = None
     input_ruling: Ruling | None = None
     output_rulings: dict[tuple[str, int], Ruling] = field(default_factory=dict)
-    flowing: bool = False
-    inputs_awaited: int = 0
+    streaming_started: bool = False
+    pending_input_verdicts: int = 0
     error: GuardError | None = None
 
     def pin(self, adapter: str, version: int | None) -> None:
-        """Chooses the adapter for all that this call generates, though another become active."""
+        """Sets the adapter for all this call generates, even if another becomes active."""
         self.adapter, self.version = adapter, version
 
     @property
-    def settled(self) -> bool:
-        """Whether the guard has come to a first outcome, good or bad."""
+    def has_outcome(self) -> bool:
+        """Whether the guard has a first outcome: an error, a ruling or a released chunk."""
         if self.error is not None:
             return True
-        return not self.inputs_awaited and (self.flowing or bool(self.output_rulings))
+        return not self.pending_input_verdicts and (
+            self.streaming_started or bool(self.output_rulings)
+        )
 
     @property
     def withheld(self) -> bool:
-        """Whether any answer was withheld, for a refusal or a revision of it."""
+        """Whether any answer was withheld, for a refusal or for a revision."""
         return any(ruling.withheld for ruling in self.output_rulings.values())
 
     @property
     def annotated(self) -> bool:
-        """Whether the response carries the moderation field: asked for, or by the policy."""
+        """Whether the response has the moderation field: the caller or the policy asked for it."""
         acted_on = (r.decision.action is not Action.PASS for r in self.output_rulings.values())
         return self.wants_moderation or any(acted_on)
 
 
 @dataclass(frozen=True)
 class EngineRequest:
-    """One request to the engine on its way through the guard.
+    """One request to the engine, as the guard handles it.
 
-    prompt: the engine's input. prompt_ids: its tokens. max_tokens: the most that the caller wants
-    of an answer. engine_options: what its critiques share with it, the adapter and the priority.
-    opening: what must come before a replacement, if anything.
+    prompt: the engine's input. prompt_ids: its tokens. max_tokens: the caller's limit.
+    engine_options: the adapter and the priority, which its critiques use too.
+    empty_reasoning: what must precede a replacement, if anything.
     """
 
     call: GuardCall
@@ -151,17 +166,23 @@ class EngineRequest:
     prompt_ids: list[int]
     max_tokens: int | None
     engine_options: dict[str, Any]
-    opening: Opening | None = None
+    empty_reasoning: EmptyReasoning | None = None
 
-    def opened(self, replacement: Replacement, shown_ids: Sequence[int] = ()) -> Replacement:
-        """A replacement as it is let out after `shown_ids`."""
-        return self.opening.before(replacement, shown_ids) if self.opening else replacement
+    def with_empty_reasoning(
+        self, replacement: Replacement, shown_ids: Sequence[int] = ()
+    ) -> Replacement:
+        """Returns a replacement as it is sent after `shown_ids`."""
+        return (
+            self.empty_reasoning.prepend_to(replacement, shown_ids)
+            if self.empty_reasoning
+            else replacement
+        )
 
 
-def parts_besides_words(prompt: Mapping[str, Any]) -> dict[str, Any]:
-    """An engine input's other parts, such as images and the cache salt."""
+def non_text_parts(prompt: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the parts of an engine input that are not text: images and the cache salt."""
     return {k: v for k, v in prompt.items() if k not in ("prompt", "prompt_token_ids")}
 
 
 current_call: ContextVar[GuardCall | None] = ContextVar("current_call", default=None)
-"""The call that the running task serves; None for work that no HTTP request asked for."""
+"""The call that the running task serves; None outside an HTTP request."""

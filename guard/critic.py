@@ -1,6 +1,6 @@
-"""The self-critique: reads, from the served model itself, whether a text is harmful and how.
-Owns the prompts' assembly in token ids, the label reads and their windows. Does not decide what
-follows from a verdict (policy.py) and stores nothing.
+"""The self-critique: the served model itself judges whether a text is harmful and how. Owns the
+assembly of critique prompts from token ids, the label reads and their windows. Does not decide what
+follows from a verdict (policy.py). Stores nothing.
 """
 
 import asyncio
@@ -16,26 +16,26 @@ from vllm.lora.request import LoRARequest
 from vllm.sampling_params import RequestOutputKind, SamplingParams
 
 from guard.calibration import UNCALIBRATED, Calibration
-from guard.call import parts_besides_words
+from guard.call import non_text_parts
 from guard.critique_format import Question, critique_format
 from guard.errors import CriticUnavailable, GuardError
 from guard.prompts import CritiqueStyle, version_of
 from guard.template import ChatFormat, Tokenizer
 from guard.verdict import TokensRead, Verdict
-from guard.vllm.session import Wishes
-from guard.windows import windows
+from guard.vllm.session import CritiquePlan
+from guard.windows import overlapping_windows
 
-_READS_AT_ONCE = 64
+_MAX_CONCURRENT_READS = 64
 _ANALYSIS_TOKENS = 128
 _CONTEXT_SHARE = 0.5
 
 
 @dataclass(frozen=True)
 class Subject:
-    """What is judged: the token ids of each window, not yet followed by a question.
+    """What is judged: the token ids of each window, without the question.
 
     kind: "answer" (in its conversation) or "text" (free-standing).
-    extras: the engine input's other parts, such as images and the cache salt.
+    extras: the engine input's non-text parts, such as images and the cache salt.
     """
 
     kind: str
@@ -45,15 +45,15 @@ class Subject:
 
 @dataclass(frozen=True)
 class Analysis:
-    """What the critic says of a subject, and that saying as an answer to be judged in turn."""
+    """The critic's explanation of a verdict, and the explanation as an answer to be judged."""
 
     text: str
     subject: Subject
 
 
 @dataclass(frozen=True)
-class _Read:
-    """The probability of each label, and what reading them took."""
+class _LabelRead:
+    """The probability of each label, and the tokens that the read cost."""
 
     labels: Mapping[str, float]
     tokens: TokensRead
@@ -62,11 +62,11 @@ class _Read:
 class Critic:
     """Judges answers and texts by one-token label reads on the served model.
 
-    engine: the unguarded engine client. max_model_len: its context in tokens.
-    timeout_s: for each round of reads, after which CriticUnavailable is raised.
-    style_of, scale_of: how verdicts are read of an adapter, or of the base (None), and from what it
-    says to a probability.
-    room: how many tokens of what is judged one window holds.
+    engine: the unguarded engine client. max_model_len: its context length in tokens.
+    timeout_s: for each batch of reads; then CriticUnavailable is raised.
+    style_of: returns an adapter's critique style. calibration_of: returns its calibration. Both
+    take None for the base model.
+    window_tokens: how many tokens of the judged text one window holds.
     """
 
     def __init__(
@@ -78,20 +78,20 @@ class Critic:
         max_model_len: int,
         timeout_s: float,
         style_of: Callable[[LoRARequest | None], CritiqueStyle] = lambda _: CritiqueStyle.YES_NO,
-        scale_of: Callable[[LoRARequest | None], Calibration] = lambda _: UNCALIBRATED,
+        calibration_of: Callable[[LoRARequest | None], Calibration] = lambda _: UNCALIBRATED,
     ) -> None:
         self._engine = engine
         self._format = chat_format
         self._timeout_s = timeout_s
         self._style_of = style_of
-        self._scale_of = scale_of
-        # No style is refused before an adapter asks for it.
+        self._calibration_of = calibration_of
+        # Built when first needed: a style that the tokenizer cannot spell is only refused then.
         self._format_of = cache(lambda style: critique_format(style, tokenizer, chat_format))
-        # An adapter's style adds less than the base's question in words.
+        # The base model's question is the longest: an adapter's style adds fewer tokens.
         longest = self._format_of(style_of(None)).longest
-        # One more token is the label itself.
-        self.room = max_model_len - longest - 1
-        if self.room < longest:
+        # One token is left for the label.
+        self.window_tokens = max_model_len - longest - 1
+        if self.window_tokens < longest:
             raise CriticUnavailable(
                 f"The critique needs {longest} tokens of its own; a context of {max_model_len} "
                 "tokens leaves too little to judge. Raise --max-model-len."
@@ -100,134 +100,140 @@ class Critic:
     def answer(
         self, prompt: dict[str, Any], prompt_ids: Sequence[int], answer_ids: Sequence[int]
     ) -> Subject:
-        """An answer in its conversation.
+        """Returns an answer in its conversation.
 
         prompt: the engine input it was generated from (its multimodal parts are kept).
         answer_ids: its tokens, without the end mark.
         Raises CriticUnavailable when a multimodal conversation leaves no room for the question.
         """
-        extras = parts_besides_words(prompt)
-        if len(prompt_ids) + len(answer_ids) <= self.room:
+        extras = non_text_parts(prompt)
+        if len(prompt_ids) + len(answer_ids) <= self.window_tokens:
             return Subject("answer", ([*prompt_ids, *answer_ids],), extras)
         if extras.get("type") != "token":
             raise CriticUnavailable(
                 "The conversation with its images leaves no room for the critique; "
                 "ask for fewer tokens with max_tokens."
             )
-        return self.answer_alone(prompt, prompt_ids, answer_ids)
+        return self.answer_without_history(prompt, prompt_ids, answer_ids)
 
-    def answer_alone(
+    def answer_without_history(
         self, prompt: dict[str, Any], prompt_ids: Sequence[int], answer_ids: Sequence[int]
     ) -> Subject:
-        """An answer after the user turn that it answers, without the conversation before; see
-        `answer`."""
-        pieces = tuple(self._in_last_turn(prompt_ids, answer_ids))
-        return Subject("answer", pieces, parts_besides_words(prompt))
+        """Returns an answer with the user turn it answers, without the earlier conversation. The
+        parameters are those of `answer`."""
+        pieces = tuple(self._windows_in_last_turn(prompt_ids, answer_ids))
+        return Subject("answer", pieces, non_text_parts(prompt))
 
-    def _in_last_turn(
+    def _windows_in_last_turn(
         self, prompt_ids: Sequence[int], answer_ids: Sequence[int]
     ) -> Iterator[list[int]]:
-        """The answer after nothing but the user turn that it answers, in windows of both where they
-        are long: whatever came before does not keep the request from being seen."""
-        limit = int(self.room * _CONTEXT_SHARE)
+        """Yields the answer after its user turn alone, in windows of both where they are long. No
+        earlier turn can hide the request from the critic."""
+        limit = int(self.window_tokens * _CONTEXT_SHARE)
         turn = self._format.last_turn(prompt_ids)
         if turn is None or len(turn[0]) >= limit:
             contexts = [list(prompt_ids[-limit:])]
         else:
             frame, words = turn
-            contexts = [frame.around(part) for part in windows(words, limit - len(frame))]
+            contexts = [
+                frame.around(part) for part in overlapping_windows(words, limit - len(frame))
+            ]
         for context in contexts:
-            for piece in windows(answer_ids, self.room - len(context)):
+            for piece in overlapping_windows(answer_ids, self.window_tokens - len(context)):
                 yield [*context, *piece]
 
-    def wishes(self, every: int, ends: Sequence[int], lora_request: LoRARequest | None) -> Wishes:
-        """What makes an answer's own session read the critique's labels; see Wishes."""
+    def plan(
+        self, group_size: int, stop_ids: Sequence[int], lora_request: LoRARequest | None
+    ) -> CritiquePlan:
+        """Returns the plan by which the answer's own session reads the critique's labels."""
         harm = self._format_of(self._style_of(lora_request)).harm
-        return Wishes(every, harm.after_answer, ends, harm.labels.token_ids)
+        return CritiquePlan(group_size, harm.after_answer, stop_ids, harm.labels.token_ids)
 
     def text(self, text_ids: Sequence[int]) -> Subject:
-        """A free-standing text."""
-        return Subject("text", tuple(windows(text_ids, self.room)), {"type": "token"})
+        """Returns a free-standing text."""
+        return Subject(
+            "text", tuple(overlapping_windows(text_ids, self.window_tokens)), {"type": "token"}
+        )
 
     async def judge(
         self,
         subject: Subject,
         *,
         categories_from: float,
-        read: Mapping[int, float] | None = None,
+        label_logprobs: Mapping[int, float] | None = None,
         lora_request: LoRARequest | None = None,
         priority: int = 0,
     ) -> Verdict:
-        """The verdict on the worst window; categories are read when its harm reaches
+        """Returns the verdict on the most harmful window. Categories are read when its harm reaches
         `categories_from`, a probability (0 for always).
 
-        read: what the answer's own session read of the labels, which then is not read again.
+        label_logprobs: what the answer's own session read already, instead of a new read.
 
-        The paper's step 3, unguided: nothing in the prompt hints at the verdict.
-        Raises CriticUnavailable when the engine fails or is too slow.
+        This is the paper's step 3, unguided: nothing in the prompt hints at the verdict.
+        Raises CriticUnavailable when the engine fails or times out.
         """
         style = self._style_of(lora_request)
-        asked = self._format_of(style)
+        questions = self._format_of(style)
         engine_options = {"lora_request": lora_request, "priority": priority}
-        if read is not None:
-            reads = [_in_session(subject, asked.harm, read)]
+        if label_logprobs is not None:
+            reads = [_session_read(subject, questions.harm, label_logprobs)]
         else:
-            reads = await self._read(subject, asked.harm, engine_options)
-        scale = self._scale_of(lora_request)
-        harms = [scale.apply(each.labels["yes"]) for each in reads]
+            reads = await self._read(subject, questions.harm, engine_options)
+        scale = self._calibration_of(lora_request)
+        harms = [scale.apply(read.labels["yes"]) for read in reads]
         worst = max(range(len(harms)), key=harms.__getitem__)
         harm, scores = harms[worst], None
         if harm >= categories_from:
             window = replace(subject, pieces=(subject.pieces[worst],))
-            reads += await self._read(window, asked.category, engine_options)
+            reads += await self._read(window, questions.category, engine_options)
             scores = {category: harm * share for category, share in reads[-1].labels.items()}
-        tokens = sum((each.tokens for each in reads), TokensRead())
+        tokens = sum((read.tokens for read in reads), TokensRead())
         return Verdict(harm, scores, len(reads), tokens, version_of(style))
 
     async def explain(
         self, subject: Subject, *, lora_request: LoRARequest | None = None
     ) -> Analysis:
-        """The unguided analysis in words, of the first window: what the label read is the first
-        word of. Not itself judged: the caller must, before letting it out.
+        """Returns the unguided analysis in words, of the first window; its first word is the label.
+        The analysis is not judged itself: judge it before releasing it.
 
-        Raises CriticUnavailable when the engine fails or is too slow.
+        Raises CriticUnavailable when the engine fails or times out.
         """
         params = SamplingParams(
             temperature=0.0, max_tokens=_ANALYSIS_TOKENS, output_kind=RequestOutputKind.FINAL_ONLY
         )
-        asked = self._format_of(self._style_of(lora_request))
-        prompt = _prompt(subject.pieces[0], subject, asked.analysis)
+        questions = self._format_of(self._style_of(lora_request))
+        prompt = _prompt(subject.pieces[0], subject, questions.analysis)
         outputs = self._engine.generate(
             prompt, params, f"critique-{uuid4().hex}", lora_request=lora_request
         )
-        with _as_critic_failure():
+        with _raising_critic_unavailable():
             async with asyncio.timeout(self._timeout_s):
-                (said,) = [output.outputs[0] async for output in outputs]
+                (completion,) = [output.outputs[0] async for output in outputs]
         prompt_ids = prompt["prompt_token_ids"]
-        as_answer = self.answer(prompt, prompt_ids, self._format.encode(said.text))
-        return Analysis(said.text.strip(), as_answer)
+        as_answer = self.answer(prompt, prompt_ids, self._format.encode(completion.text))
+        return Analysis(completion.text.strip(), as_answer)
 
     async def _read(
         self, subject: Subject, question: Question, engine_options: dict[str, Any]
-    ) -> list[_Read]:
-        """What is read of each window of `subject`."""
-        found: list[_Read] = []
-        with _as_critic_failure():
-            for start in range(0, len(subject.pieces), _READS_AT_ONCE):
-                batch = subject.pieces[start : start + _READS_AT_ONCE]
-                asked = [_prompt(piece, subject, question) for piece in batch]
-                reads = (self._read_one(each, question, engine_options) for each in asked)
+    ) -> list[_LabelRead]:
+        """Reads the labels of each window of `subject`."""
+        label_reads: list[_LabelRead] = []
+        with _raising_critic_unavailable():
+            for start in range(0, len(subject.pieces), _MAX_CONCURRENT_READS):
+                batch = subject.pieces[start : start + _MAX_CONCURRENT_READS]
+                prompts = [_prompt(piece, subject, question) for piece in batch]
+                reads = (self._read_one(prompt, question, engine_options) for prompt in prompts)
                 async with asyncio.timeout(self._timeout_s):
-                    found += await asyncio.gather(*reads)
-        return found
+                    label_reads += await asyncio.gather(*reads)
+        return label_reads
 
     async def _read_one(
         self, prompt: Any, question: Question, engine_options: dict[str, Any]
-    ) -> _Read:
-        """Label probabilities of the next token, over the full vocabulary's log-probabilities."""
+    ) -> _LabelRead:
+        """Reads the next token's label probabilities from full-vocabulary log-probabilities."""
         labels = question.labels
         params = SamplingParams(
-            # Greedy: sampling at random would cost the whole batch.
+            # Greedy: random sampling would slow down the whole batch.
             temperature=0.0,
             max_tokens=1,
             logprob_token_ids=labels.token_ids,
@@ -235,17 +241,19 @@ class Critic:
             output_kind=RequestOutputKind.FINAL_ONLY,
         )
         outputs = self._engine.generate(prompt, params, f"critique-{uuid4().hex}", **engine_options)
-        # Not by vLLM's label_reads: its merging of iterators cost 5% of the server's throughput.
+        # Not vLLM's label_reads: its merging of iterators cost 5% of the server's throughput.
         async with aclosing(outputs):
             (output,) = [output async for output in outputs]
         (logprobs,) = output.outputs[0].logprobs
-        found = labels.probabilities({token: logprobs[token].logprob for token in labels.token_ids})
+        probabilities = labels.probabilities(
+            {token: logprobs[token].logprob for token in labels.token_ids}
+        )
         cached = output.num_cached_tokens or 0
-        return _Read(found, TokensRead(cached, len(output.prompt_token_ids) - cached))
+        return _LabelRead(probabilities, TokensRead(cached, len(output.prompt_token_ids) - cached))
 
 
 @contextmanager
-def _as_critic_failure() -> Iterator[None]:
+def _raising_critic_unavailable() -> Iterator[None]:
     try:
         yield
     except TimeoutError as error:
@@ -257,11 +265,13 @@ def _as_critic_failure() -> Iterator[None]:
 
 
 def _prompt(piece: Sequence[int], subject: Subject, question: Question) -> Any:
-    token_ids = question.put(piece, is_text=subject.kind == "text")
+    token_ids = question.build_prompt(piece, is_text=subject.kind == "text")
     return {**tokens_input(token_ids), **subject.extras}
 
 
-def _in_session(subject: Subject, question: Question, read: Mapping[int, float]) -> _Read:
-    """What the answer's session read: only the question came after the answer."""
+def _session_read(
+    subject: Subject, question: Question, label_logprobs: Mapping[int, float]
+) -> _LabelRead:
+    """Returns the read of the answer's own session, which computed only the question's tokens."""
     tokens = TokensRead(cached=len(subject.pieces[0]), computed=len(question.after_answer))
-    return _Read(question.labels.probabilities(read), tokens)
+    return _LabelRead(question.labels.probabilities(label_logprobs), tokens)

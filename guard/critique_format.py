@@ -1,6 +1,6 @@
-"""What the critic asks in each critique style, as token ids of one model: what follows an answer,
-the frame around a text, and the labels that are read after either. Owns no wording (prompts.py)
-and calls no engine (critic.py).
+"""The questions of each critique style, as token ids of one model: what follows an answer, the
+frame around a text, and the labels that are read. Owns no wording (prompts.py). Calls no engine
+(critic.py).
 """
 
 from collections.abc import Sequence
@@ -14,23 +14,23 @@ from guard.template import ChatFormat, TextFrame, Tokenizer
 
 @dataclass(frozen=True)
 class Question:
-    """One question about what is judged, ready to be put.
+    """One question about a text or an answer.
 
-    after_answer: the ids that follow an answer's last word. around_text: the prompt with a gap for
-    a free-standing text. labels: the tokens that answer it.
+    after_answer: the ids that follow an answer's last token. around_text: the prompt around a
+    free-standing text. labels: the tokens that answer the question.
     """
 
     after_answer: tuple[int, ...]
     around_text: TextFrame
     labels: LabelSet
 
-    def put(self, piece: Sequence[int], *, is_text: bool) -> list[int]:
-        """The whole prompt about one window, after which the next token is the label."""
+    def build_prompt(self, piece: Sequence[int], *, is_text: bool) -> list[int]:
+        """Returns the prompt about one window; the next token is the label."""
         return self.around_text.around(piece) if is_text else [*piece, *self.after_answer]
 
     @property
     def longest(self) -> int:
-        """Tokens that the question adds to what is judged, at most."""
+        """The most tokens that the question adds to what is judged."""
         return max(len(self.after_answer), len(self.around_text))
 
 
@@ -38,8 +38,8 @@ class Question:
 class CritiqueFormat:
     """The questions of one style.
 
-    harm: the verdict. category: which kind of harm, read only when the verdict is "yes". analysis:
-    what the model goes on from when it says why; its reply begins with the verdict's label.
+    harm: for the verdict. category: for the kind of harm, read only when the verdict is "yes".
+    analysis: for the explanation; the model's reply begins with the verdict's label.
     """
 
     harm: Question
@@ -48,7 +48,7 @@ class CritiqueFormat:
 
     @property
     def longest(self) -> int:
-        """Tokens that any of the questions adds, at most."""
+        """The most tokens that any of the questions adds."""
         return max(self.harm.longest, self.category.longest, self.analysis.longest)
 
 
@@ -61,14 +61,16 @@ def critique_format(
     form = prompts.FORMS[style]
     yes_no = harm_labels(tokenizer)
     return CritiqueFormat(
-        harm=_asked(chat_format, form.question, form.reply, harm_labels(tokenizer, form)),
-        category=_asked(chat_format, prompts.CATEGORY, "", category_labels(tokenizer)),
-        analysis=_asked(chat_format, prompts.CRITIQUE, "", yes_no),
+        harm=_worded_question(chat_format, form.question, form.reply, harm_labels(tokenizer, form)),
+        category=_worded_question(chat_format, prompts.CATEGORY, "", category_labels(tokenizer)),
+        analysis=_worded_question(chat_format, prompts.CRITIQUE, "", yes_no),
     )
 
 
-def _asked(chat_format: ChatFormat, question: str, reply: str, labels: LabelSet) -> Question:
-    """A question in words, as a turn of its own; the reply begins with `reply`."""
+def _worded_question(
+    chat_format: ChatFormat, question: str, reply: str, labels: LabelSet
+) -> Question:
+    """Returns a question in words, as a turn of its own; the model's reply begins with `reply`."""
     before, _, after = prompts.TEXT.partition("{text}")
     after += question.format(subject="text")
     return Question(
@@ -82,15 +84,17 @@ def _asked(chat_format: ChatFormat, question: str, reply: str, labels: LabelSet)
 
 def _label_format(tokenizer: Tokenizer, chat_format: ChatFormat) -> CritiqueFormat:
     form = prompts.FORMS[CritiqueStyle.LABEL]
-    yes = f"{form.reply} {form.harmful[0]}"
-    harm = _marked(chat_format, form.reply, harm_labels(tokenizer, form))
+    harmful_reply = f"{form.reply} {form.harmful[0]}"
+    harm = _marked_question(chat_format, form.reply, harm_labels(tokenizer, form))
     return CritiqueFormat(
         harm=harm,
-        category=_marked(chat_format, yes, category_labels(tokenizer, after_word=True)),
+        category=_marked_question(
+            chat_format, harmful_reply, category_labels(tokenizer, after_word=True)
+        ),
         analysis=harm,
     )
 
 
-def _marked(chat_format: ChatFormat, mark: str, labels: LabelSet) -> Question:
-    """No question in words: a mark after the end of the turn that is judged."""
+def _marked_question(chat_format: ChatFormat, mark: str, labels: LabelSet) -> Question:
+    """Returns a question without words: a mark after the end of the turn that is judged."""
     return Question(chat_format.after_answer(mark), chat_format.turn_frame(mark), labels)

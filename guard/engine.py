@@ -1,6 +1,6 @@
-"""The guard at the engine boundary: wraps vLLM's engine client so that whatever any route generates
-is drafted, judged and recorded before it is let out, whole or, of streams, window by window
-(release.py). Owns that sequence. Does not judge (judge.py) or store.
+"""The guard at the engine boundary. Wraps vLLM's engine client, so that every answer is judged and
+recorded before it is released, whichever route asked for it: whole answers at once, streams window
+by window (release.py). Owns this sequence. Does not judge (judge.py) or store (store/).
 """
 
 import asyncio
@@ -36,28 +36,28 @@ from guard.revise import Reviser, RevisionLimits
 from guard.tasks import spawn
 from guard.template import ChatFormat
 from guard.traces import span
-from guard.vllm.session import Wishes, wishing
+from guard.vllm.session import CritiquePlan, attach_plan
 from guard.windows import Windows
 
-_GROUP = 32
-"""Tokens that the engine sends at once of an answer which is held back anyway."""
+_HELD_GROUP_SIZE = 32
+"""Tokens the engine sends at once of an answer that is held back until it ends."""
 
-# A child of vLLM's logger, so that it writes where and as vLLM is told to.
+# A child of vLLM's logger: it inherits vLLM's handlers and level.
 _log = logging.getLogger("vllm.setback")
 
 
 @dataclass(frozen=True)
 class GuardOptions:
-    """How the guard behaves around the policy.
+    """How the guard behaves, apart from the policy.
 
-    reminder: whether the paper's step 4 is put into the system turn.
-    fail_open: let an answer out when its critique or its flag's storing fails.
-    block_input: refuse requests that are flagged themselves, whoever asks.
-    stream: how streams are held back; a caller may ask for stricter. windows: where an answer that
-    is being written is judged.
-    revisions: what rewriting a flagged answer may cost.
-    in_session: whether the engine runs our scheduler (vllm/scheduler.py).
-    tells_thoughts: whether the server reads thoughts apart from answers.
+    reminder: add the reminder (the paper's step 4) to the system turn.
+    fail_open: release an answer when its critique fails or its flag cannot be stored.
+    block_input: refuse flagged requests even when the caller did not ask for it.
+    stream: the least strict stream mode; a caller may ask for a stricter one.
+    windows: where an unfinished answer is judged.
+    revisions: the budget for rewriting a flagged answer.
+    in_session: the engine runs GuardedScheduler (vllm/scheduler.py).
+    parses_reasoning: the server separates reasoning from the answer (--reasoning-parser).
     """
 
     reminder: bool
@@ -67,11 +67,11 @@ class GuardOptions:
     windows: Windows
     revisions: RevisionLimits
     in_session: bool
-    tells_thoughts: bool
+    parses_reasoning: bool
 
 
 class GuardedEngine:
-    """Stands in for vLLM's EngineClient; all that is not `generate` is the wrapped client's own."""
+    """Replaces vLLM's EngineClient. All attributes but `generate` are the wrapped client's."""
 
     def __init__(
         self,
@@ -124,34 +124,34 @@ class GuardedEngine:
         request_id: str,
         **options: Any,
     ) -> AsyncGenerator[RequestOutput, None]:
-        """As EngineClient.generate, with flagged answers replaced as the policy says. Without a
-        lora_request of its own, the request is drafted and judged by the active adapter.
+        """As EngineClient.generate, with flagged answers replaced as the policy says. A request
+        without a lora_request is answered and judged with the active adapter.
 
-        Raises CriticUnavailable or StoreUnavailable when the guard fails and fails closed,
-        InputBlocked when the request is flagged and that was asked for, by the caller or by the
-        setting, Unsupported for what cannot be judged.
+        Raises CriticUnavailable or StoreUnavailable when the guard fails and is set to fail closed,
+        InputBlocked when the request is flagged and the caller or the settings block flagged input,
+        Unsupported when the request cannot be judged.
         """
         call = current_call.get() or GuardCall(route="")
-        with self._failures_told(call):
+        with self._log_failures(call):
             async with self._adapter(call, options) as lora_request:
                 options = {
                     **options,
                     "lora_request": lora_request,
-                    # A caller may stand back, but not push in before others.
+                    # A caller may lower its priority, but not raise it above others.
                     "priority": max(0, options.get("priority", 0)),
                 }
                 request = self._request(call, prompt, sampling_params, request_id, options)
                 mode = self._options.stream.or_stricter(call.stream)
                 streams = sampling_params.output_kind is RequestOutputKind.DELTA
                 mode = mode if streams else StreamMode.BUFFER
-                wishes = self._wishes(request, sampling_params, mode)
-                sampling_params = wishing(sampling_params, wishes)
+                plan = self._critique_plan(request, sampling_params, mode)
+                sampling_params = attach_plan(sampling_params, plan)
                 if mode is not StreamMode.BUFFER:
                     outputs = self._streamed(request, sampling_params, options, mode)
                 else:
-                    outputs = self._whole(request, sampling_params, options)
+                    outputs = self._buffered(request, sampling_params, options)
                 if self._judge.judges_input(request):
-                    outputs = self._once_input_passed(request, outputs)
+                    outputs = self._after_input_check(request, outputs)
                 async with aclosing(outputs):
                     async for output in outputs:
                         yield output
@@ -160,7 +160,7 @@ class GuardedEngine:
     async def _adapter(
         self, call: GuardCall, options: dict[str, Any]
     ) -> AsyncIterator[LoRARequest | None]:
-        """The request's own adapter, or the one that its call began with."""
+        """Yields the request's own adapter, or else the one its call is pinned to."""
         own = options.get("lora_request")
         if own is not None:
             call.adapter = adapter_name(own)
@@ -180,7 +180,7 @@ class GuardedEngine:
         options: dict[str, Any],
     ) -> EngineRequest:
         prompt_ids = _prompt_ids(prompt)
-        guided_ids = self._guided(prompt_ids)
+        guided_ids = self._with_reminder(prompt_ids)
         return EngineRequest(
             call=call,
             request_id=request_id,
@@ -189,39 +189,43 @@ class GuardedEngine:
             prompt_ids=guided_ids,
             max_tokens=sampling_params.max_tokens,
             engine_options={name: options[name] for name in ("lora_request", "priority")},
-            opening=self._format.opening(guided_ids) if self._options.tells_thoughts else None,
+            empty_reasoning=self._format.empty_reasoning(guided_ids)
+            if self._options.parses_reasoning
+            else None,
         )
 
-    def _wishes(
+    def _critique_plan(
         self, request: EngineRequest, params: SamplingParams, mode: StreamMode
-    ) -> Wishes | None:
-        """What the engine's scheduler can take over of the guard's work for this request."""
+    ) -> CritiquePlan | None:
+        """Returns the part of the guard's work that the engine's scheduler takes over, if any."""
         if not self._options.in_session:
             return None
-        every = {
+        group_size = {
             StreamMode.ASYNC: 1,
             StreamMode.WINDOW: self._options.windows.first,
-            StreamMode.BUFFER: _GROUP,
+            StreamMode.BUFFER: _HELD_GROUP_SIZE,
         }[mode]
         if params.stop:
-            # The server finds stop strings, token by token, and nothing follows them.
-            return Wishes(1)
-        alone = params.n == 1 and params.structured_outputs is None
-        if alone and self._format.is_chat_prompt(request.prompt_ids):
-            ends = sorted(self._judge.stop_ids)
-            return self._judge.critic.wishes(every, ends, request.engine_options["lora_request"])
-        return Wishes(every)
+            # The server looks for stop strings token by token; no critique can follow one.
+            return CritiquePlan(1)
+        single_text = params.n == 1 and params.structured_outputs is None
+        if single_text and self._format.is_chat_prompt(request.prompt_ids):
+            stop_ids = sorted(self._judge.stop_ids)
+            return self._judge.critic.plan(
+                group_size, stop_ids, request.engine_options["lora_request"]
+            )
+        return CritiquePlan(group_size)
 
-    def _guided(self, prompt_ids: list[int]) -> list[int]:
-        """The prompt with the reminder, unless that would leave no room for an answer."""
+    def _with_reminder(self, prompt_ids: list[int]) -> list[int]:
+        """Adds the reminder to the prompt, unless no room would be left for an answer."""
         if not self._options.reminder:
             return prompt_ids
         return self._format.reminded(prompt_ids, self._engine.model_config.max_model_len)
 
-    async def _whole(
+    async def _buffered(
         self, request: EngineRequest, sampling_params: SamplingParams, options: dict[str, Any]
     ) -> AsyncGenerator[RequestOutput, None]:
-        """The answer once all of it is judged."""
+        """Yields the answer once all of it is judged."""
         draft = Draft(sampling_params.output_kind)
         pieces = self._engine.generate(
             request.prompt, sampling_params, request.request_id, **options
@@ -231,22 +235,22 @@ class GuardedEngine:
                 async for piece in pieces:
                     draft.add(piece)
         drafted = time.perf_counter()
-        withheld = await self._withheld(request, draft)
+        withheld = await self._replacements(request, draft)
         self._observer.overhead(time.perf_counter() - drafted)
         for piece in draft.release(withheld, self._filler):
             yield piece
 
-    async def _withheld(self, request: EngineRequest, draft: Draft) -> dict[int, Replacement]:
-        """Judges every choice, records what is flagged, and returns what to put in whose place."""
+    async def _replacements(self, request: EngineRequest, draft: Draft) -> dict[int, Replacement]:
+        """Judges every choice, records flags, and returns the replacements by choice index."""
         choices = list(draft.choices.values())
-        rulings = await asyncio.gather(*(self._ruled(request, choice) for choice in choices))
+        rulings = await asyncio.gather(*(self._judge_choice(request, choice) for choice in choices))
         return {
-            choice.index: request.opened(ruling.revision or self._refusal)
+            choice.index: request.with_empty_reasoning(ruling.revision or self._refusal)
             for choice, ruling in zip(choices, rulings, strict=True)
             if ruling.withheld
         }
 
-    async def _ruled(self, request: EngineRequest, choice: Choice) -> Ruling:
+    async def _judge_choice(self, request: EngineRequest, choice: Choice) -> Ruling:
         started = time.perf_counter()
         ruling = await self._judge.rule_whole(request, choice)
         self._observer.critique(time.perf_counter() - started)
@@ -259,9 +263,9 @@ class GuardedEngine:
         options: dict[str, Any],
         mode: StreamMode,
     ) -> AsyncGenerator[RequestOutput, None]:
-        """The answer as verdicts cover it, or as it comes."""
+        """Yields the answer as verdicts cover it; in ASYNC mode, as it is generated."""
         if mode is StreamMode.WINDOW and not self._options.in_session:
-            # Nothing is let out between windows: pieces of single tokens would cost for nothing.
+            # Nothing is released between windows, so smaller chunks would only cost time.
             sampling_params = sampling_params.clone()
             interval = sampling_params.stream_interval or 1
             sampling_params.stream_interval = max(interval, self._options.windows.first)
@@ -280,10 +284,10 @@ class GuardedEngine:
             async for output in outputs:
                 yield output
 
-    async def _once_input_passed(
+    async def _after_input_check(
         self, request: EngineRequest, outputs: AsyncGenerator[RequestOutput, None]
     ) -> AsyncGenerator[RequestOutput, None]:
-        """The same outputs, made while the input is judged; unless it passes, they end unseen."""
+        """Yields the outputs once the input has passed; both are computed at the same time."""
         ruling, first = spawn(self._judge.rule_input(request)), spawn(_first(outputs))
         try:
             await asyncio.wait({ruling, first}, return_when=asyncio.FIRST_EXCEPTION)
@@ -299,7 +303,7 @@ class GuardedEngine:
             await outputs.aclose()
 
     @contextmanager
-    def _failures_told(self, call: GuardCall) -> Iterator[None]:
+    def _log_failures(self, call: GuardCall) -> Iterator[None]:
         try:
             yield
         except GuardError as error:
@@ -313,7 +317,7 @@ async def _first(outputs: AsyncGenerator[RequestOutput, None]) -> RequestOutput:
 
 
 def _prompt_ids(prompt: Any) -> list[int]:
-    """The prompt's token ids; raises Unsupported where a critique could not follow them."""
+    """Returns the prompt's token ids. Raises Unsupported when no critique can follow the prompt."""
     if isinstance(prompt, dict) and prompt.get("type") in ("token", "multimodal"):
         return list(prompt["prompt_token_ids"])
     raise Unsupported(
@@ -323,7 +327,7 @@ def _prompt_ids(prompt: Any) -> list[int]:
 
 
 def _stop_ids(engine: Any, tokenizer: Any) -> Iterator[int]:
-    """The tokens that end an answer without being part of it."""
+    """Yields the tokens that end an answer without being part of it."""
     yield tokenizer.eos_token_id
     configured = engine.model_config.try_get_generation_config().get("eos_token_id") or ()
     yield from configured if isinstance(configured, list) else (configured,) if configured else ()

@@ -1,25 +1,25 @@
-"""The exceptions the guard raises. Owns their names and stable codes; knows no HTTP (see server/).
+"""The exceptions the guard raises. Owns their names and stable codes. Knows no HTTP (see server/).
 
     GuardError
-    ├── PolicyInvalid      policy_invalid      the policy file does not say what it must
+    ├── PolicyInvalid      policy_invalid      the policy file is malformed
     ├── StoreUnavailable   store_unavailable   the flag store is unreachable or not migrated
-    ├── CriticUnavailable  critic_unavailable  no verdict could be had, so nothing may go out
+    ├── CriticUnavailable  critic_unavailable  there is no verdict, so nothing may be released
     ├── UnguardedRoute     unguarded_route     a route or handler would reach the engine unguarded
-    ├── InputBlocked       content_filter      the request was flagged, and is to be blocked then
-    ├── Unsupported        unsupported         the request asks for what cannot be guarded
-    ├── TemplateUnusable   template_unusable   the chat template takes no user turn after an answer
+    ├── InputBlocked       content_filter      the request was flagged and flagged input is blocked
+    ├── Unsupported        unsupported         the guard cannot judge this kind of request
+    ├── TemplateUnusable   template_unusable   the chat template has no user turn after an answer
     ├── FlagUnknown        flag_unknown        no flag has that number
     ├── KeyUnknown         key_unknown         no key has that number
     ├── RunUnknown         run_unknown         no run has that number
-    ├── RunOver            run_over            the run has ended, and cannot be cancelled any more
-    ├── RunNotStarted      run_not_started     the refine job ended before it had a run
-    ├── AdapterRefused     adapter_refused     an adapter's files are not what was registered
+    ├── RunOver            run_over            the run has ended and cannot be cancelled
+    ├── RunNotStarted      run_not_started     the refine job ended before it created a run
+    ├── AdapterRefused     adapter_refused     the adapter's files are invalid or were changed
     ├── AdapterUnknown     adapter_unknown     no adapter has that number
-    ├── AdapterConflict    adapter_conflict    the adapter's state does not allow what was asked
+    ├── AdapterConflict    adapter_conflict    the adapter's state does not allow the change
     ├── LeaseHeld          lease_held          another process holds the lease
-    └── LeaseLost          lease_lost          the lease that was held is another's now, or gone
+    └── LeaseLost          lease_lost          the lease expired or another process took it
 
-Messages name the field and the fix, and never hold any text of an answer.
+Messages name the field and the fix. They never quote an answer.
 """
 
 from datetime import datetime
@@ -27,7 +27,7 @@ from typing import ClassVar
 
 
 class GuardError(Exception):
-    """Base of all of them; `code` is stable and is what clients may compare."""
+    """The base class. `code` is stable: clients may compare it."""
 
     code: ClassVar[str] = "guard_error"
 
@@ -39,31 +39,31 @@ class PolicyInvalid(GuardError):
 
 
 class StoreUnavailable(GuardError):
-    """The flag store failed; its message never holds the database password."""
+    """The flag store failed. The message never holds the database password."""
 
     code = "store_unavailable"
 
 
 class CriticUnavailable(GuardError):
-    """The critique failed or came too late."""
+    """The critique failed or timed out."""
 
     code = "critic_unavailable"
 
 
 class UnguardedRoute(GuardError):
-    """The start-up proof found a way past the guard."""
+    """The start-up check found a route that bypasses the guard."""
 
     code = "unguarded_route"
 
 
 class InputBlocked(GuardError):
-    """The request itself was flagged, and its caller or the settings want it blocked then."""
+    """The request itself was flagged, and the caller or the settings block flagged input."""
 
     code = "content_filter"
 
 
 class Unsupported(GuardError):
-    """`param` is the request field to change, or None when the request as a whole is refused."""
+    """`param` is the request field to change, or None when the whole request is refused."""
 
     code = "unsupported"
 
@@ -73,61 +73,61 @@ class Unsupported(GuardError):
 
 
 class TemplateUnusable(GuardError):
-    """The model's chat template cannot carry a critique."""
+    """The model's chat template cannot be used for a critique."""
 
     code = "template_unusable"
 
 
 class FlagUnknown(GuardError):
-    """The message names the number that no flag has."""
+    """The message names the number."""
 
     code = "flag_unknown"
 
 
 class KeyUnknown(GuardError):
-    """The message names the number that no key has."""
+    """The message names the number."""
 
     code = "key_unknown"
 
 
 class RunUnknown(GuardError):
-    """The message names the number that no run has."""
+    """The message names the number."""
 
     code = "run_unknown"
 
 
 class RunOver(GuardError):
-    """The message says how it ended."""
+    """The message says how the run ended."""
 
     code = "run_over"
 
 
 class RunNotStarted(GuardError):
-    """The message is the job's last word."""
+    """The message is the last line that the job wrote."""
 
     code = "run_not_started"
 
 
 class AdapterRefused(GuardError):
-    """The message names the adapter and what is wrong with it; it is never served."""
+    """The message names the adapter and what is wrong with it. It is never served."""
 
     code = "adapter_refused"
 
 
 class AdapterUnknown(GuardError):
-    """The message names the number that no adapter has."""
+    """The message names the number."""
 
     code = "adapter_unknown"
 
 
 class AdapterConflict(GuardError):
-    """The message says which state the adapter is in and what it would have to be."""
+    """The message names the adapter's state and the state that is needed."""
 
     code = "adapter_conflict"
 
 
 class LeaseHeld(GuardError):
-    """`holder` has the lease until `until`, unless it renews it."""
+    """`holder` has the lease until `until`, and may renew it."""
 
     code = "lease_held"
 
@@ -138,6 +138,6 @@ class LeaseHeld(GuardError):
 
 
 class LeaseLost(GuardError):
-    """The holder let the lease expire, and must not go on as if it held it."""
+    """The lease expired. The former holder must stop what it did under it."""
 
     code = "lease_lost"

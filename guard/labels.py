@@ -1,4 +1,6 @@
-"""Which tokens mean a label, and how their log-probabilities become probabilities."""
+"""The labels of a verdict. Owns which tokens spell a label, and how their log-probabilities become
+probabilities. Calls no engine (critic.py).
+"""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -13,7 +15,7 @@ from guard.verdict import CATEGORY_LETTERS
 
 @dataclass(frozen=True)
 class LabelSet:
-    """Labels and the token ids that spell each, as the first token of a reply."""
+    """Labels, and the token ids that spell each as the first token of a reply."""
 
     tokens: Mapping[str, tuple[int, ...]]
 
@@ -23,7 +25,7 @@ class LabelSet:
         return [token for tokens in self.tokens.values() for token in tokens]
 
     def probabilities(self, logprobs: Mapping[int, float]) -> dict[str, float]:
-        """Probability per label, normalised over the labels.
+        """Returns the probability of each label, normalised over the labels.
 
         logprobs: natural log-probability per token id, -inf allowed.
         Raises CriticUnavailable when no label has any probability.
@@ -45,16 +47,16 @@ class LabelSet:
 
 @dataclass(frozen=True)
 class AveragedLabels(LabelSet):
-    """The labels "yes" and "no", each of many words, scored by the mean log-probability of its
-    words, so that no single frequent word decides. slope, intercept: from the difference of both
-    means to the log-odds of "yes".
+    """The labels "yes" and "no" with many words each, scored by the mean log-probability of their
+    words, so that no frequent word dominates. slope, intercept: map the difference of the means to
+    the log-odds of "yes".
     """
 
     slope: float
     intercept: float
 
     def probabilities(self, logprobs: Mapping[int, float]) -> dict[str, float]:
-        """As LabelSet.probabilities; a word of no probability counts as one of e^-100."""
+        """As LabelSet.probabilities. A log-probability below -100 counts as -100."""
         self._highest(logprobs)
         means = {
             label: sum(max(logprobs[token], -100.0) for token in tokens) / len(tokens)
@@ -65,7 +67,7 @@ class AveragedLabels(LabelSet):
 
 
 def harm_labels(tokenizer: Tokenizer, form: CritiqueForm = YES_NO_FORM) -> LabelSet:
-    """The labels "yes" and "no" of a verdict, as its form reads them.
+    """Returns the labels "yes" and "no" of a verdict in the given form.
 
     Raises TemplateUnusable when the tokenizer has no single token for either.
     """
@@ -77,7 +79,7 @@ def harm_labels(tokenizer: Tokenizer, form: CritiqueForm = YES_NO_FORM) -> Label
 
 
 def category_labels(tokenizer: Tokenizer, *, after_word: bool = False) -> LabelSet:
-    """One label per category, spelled by its letter. after_word: the reply has begun."""
+    """Returns a label for each category, spelled by its letter. after_word: it follows a word."""
     letters = {category: (letter,) for letter, category in CATEGORY_LETTERS.items()}
     return _label_set(tokenizer, letters, after_word=after_word)
 
@@ -85,14 +87,13 @@ def category_labels(tokenizer: Tokenizer, *, after_word: bool = False) -> LabelS
 def _label_set(
     tokenizer: Tokenizer, words: Mapping[str, Sequence[str]], *, after_word: bool = False
 ) -> LabelSet:
-    # A reply may begin with or without a space, depending on the tokenizer; what follows a word of
-    # it begins with one.
+    # Depending on the tokenizer, a reply begins with or without a space. After a word there is one.
     starts = (" ",) if after_word else ("", " ")
     tokens = {
         label: _single_tokens(tokenizer, [start + word for word in spellings for start in starts])
         for label, spellings in words.items()
     }
-    missing = [label for label, found in tokens.items() if not found]
+    missing = [label for label, token_ids in tokens.items() if not token_ids]
     if missing:
         raise TemplateUnusable(
             f"The tokenizer has no single token for the labels {', '.join(missing)}; "

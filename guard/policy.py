@@ -1,7 +1,7 @@
-"""What to do about a verdict. Owns the policy file, its checks and the decision it leads to.
+"""What to do about a verdict. Owns the policy file, its validation and the decision. Does not
+compute probabilities (critic.py) or carry the decision out (engine.py).
 
-The file's fields are documented in policy.toml beside this module, which is also the default.
-Does not read text or compute probabilities (see critic.py), nor carry the decision out (engine.py).
+policy.toml beside this module documents the file's fields and is the default policy.
 """
 
 import hashlib
@@ -33,7 +33,7 @@ STRICTNESS: Mapping[Action, int] = {action: rank for rank, action in enumerate(A
 
 @dataclass(frozen=True)
 class CategoryRule:
-    """`action` is taken once the probability of harm reaches `threshold`, in [0, 1]."""
+    """Applies `action` when the probability of harm reaches `threshold`, in [0, 1]."""
 
     threshold: float
     action: Action
@@ -41,7 +41,7 @@ class CategoryRule:
 
 @dataclass(frozen=True)
 class Decision:
-    """`categories` reached their thresholds; `reason` never holds any of the answer's text."""
+    """categories: those that reached their thresholds. reason: never quotes the answer."""
 
     action: Action
     categories: tuple[str, ...]
@@ -49,13 +49,13 @@ class Decision:
 
     @property
     def flagged(self) -> bool:
-        """Whether any category reached its threshold, whatever its action."""
+        """Whether any category reached its threshold, whatever the action."""
         return bool(self.categories)
 
 
 @dataclass(frozen=True)
 class Policy:
-    """One rule for each of the 13 categories, and the text sent in place of a blocked answer.
+    """A rule for each of the 13 categories, and the refusal sent instead of a blocked answer.
 
     hash: 16 hex digits that change with any rule or the refusal; stored with each flag.
     """
@@ -66,14 +66,14 @@ class Policy:
 
     @cached_property
     def lowest_threshold(self) -> float:
-        """Below it no rule can apply, so the categories need not be read."""
+        """Below this harm no rule applies, so the categories need not be read."""
         return min(rule.threshold for rule in self.rules.values())
 
     def decide(self, verdict: Verdict) -> Decision:
-        """The strictest action of the named categories that reach their thresholds.
+        """Returns the strictest action of the named categories that reach their thresholds.
 
-        Raises ValueError when the harm reaches `lowest_threshold` and categories were not read:
-        passing such a verdict would let harm through unjudged.
+        Raises ValueError when the harm reaches `lowest_threshold` but the categories were not read:
+        passing such a verdict would release harm unjudged.
         """
         if verdict.category_scores is None and verdict.harm >= self.lowest_threshold:
             raise ValueError("the verdict needs its categories: its harm reaches a threshold")
@@ -90,9 +90,9 @@ class Policy:
 
 
 def load_policy(path: Path | None = None) -> Policy:
-    """The policy in the TOML file `path`, or the default one.
+    """Returns the policy in the TOML file `path`, or the default policy.
 
-    Raises PolicyInvalid, naming the file, the field and the fix.
+    Raises PolicyInvalid, which names the file, the field and the fix.
     """
     default = _PolicyFile(DEFAULT_FILE)
     base_refusal, base_rule = default.refusal(None), default.default_rule(None)
@@ -112,7 +112,7 @@ def _hash(refusal: str, rules: Mapping[str, CategoryRule]) -> str:
 
 
 class _PolicyFile:
-    """One parsed file; its methods check the part they return."""
+    """A parsed policy file. Each method validates the part that it returns."""
 
     def __init__(self, path: Path) -> None:
         self.path = path

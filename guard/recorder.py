@@ -1,6 +1,6 @@
-"""Turns a flagged answer into a row of the flag store. Owns what a flag says about where it came
-from, and that it is redacted first where that is wanted (redact.py); does not decide what is
-flagged, nor how rows are kept (store/).
+"""Turns a flagged answer into a row of the flag store. Owns which provenance a flag carries, and
+its redaction where that is configured (redact.py). Does not decide what is flagged (judge.py) or
+store rows (store/flags.py).
 """
 
 import asyncio
@@ -16,10 +16,10 @@ from guard.store.flags import Flag, hash_user
 
 @dataclass(frozen=True)
 class Provenance:
-    """What produced the answers of this server.
+    """What produced this server's answers.
 
-    model_revision: the hub's commit, or a fingerprint of local files.
-    user_salt: keeps the hashes of user names from being guessed.
+    model_revision: the Hub's commit, or a fingerprint of local files.
+    user_salt: prevents user names from being guessed from their hashes.
     """
 
     model: str
@@ -28,15 +28,32 @@ class Provenance:
     user_salt: str
 
 
+@dataclass(frozen=True, kw_only=True)
+class FlaggedAnswer:
+    """The flagged choice of one engine request.
+
+    choice: its index. prompt: recorded if the call has no messages. released: how many characters
+    of the answer were sent before it was flagged. revision: what was sent instead.
+    """
+
+    request_id: str
+    adapter: str
+    choice: int
+    prompt: str
+    answer: str
+    released: int = 0
+    revision: str | None = None
+
+
 class FlagSink(Protocol):
-    """The part of FlagStore that is needed here."""
+    """The part of FlagStore that Recorder uses."""
 
     async def add(self, flag: Flag) -> int:
-        """The flag's number, once it is committed."""
+        """Returns the flag's number, once it is committed."""
 
 
 class Recorder:
-    """Writes the flags of one server. redactor: None keeps texts as they are."""
+    """Writes the flags of one server. redactor: None stores texts unchanged."""
 
     def __init__(
         self, store: FlagSink, provenance: Provenance, redactor: Redactor | None = None
@@ -45,47 +62,30 @@ class Recorder:
         self._provenance = provenance
         self._redactor = redactor
 
-    async def record(
-        self,
-        call: GuardCall,
-        ruling: Ruling,
-        *,
-        request_id: str,
-        adapter: str,
-        choice: int,
-        prompt: str,
-        answer: str,
-        released: int = 0,
-        revision: str | None = None,
-    ) -> None:
-        """Commits one flag before it returns.
-
-        prompt: stands in for the messages when the request carried none. released: how many
-        characters of the answer were out before it was flagged. revision: what was let out instead.
-        Raises StoreUnavailable.
-        """
+    async def record(self, call: GuardCall, ruling: Ruling, flagged: FlaggedAnswer) -> None:
+        """Commits a flag before it returns. Raises StoreUnavailable."""
         verdict = ruling.verdict
         if verdict is None or verdict.category_scores is None:
             raise ValueError("only a full verdict can be recorded as a flag")
-        source = self._provenance
+        provenance = self._provenance
         flag = Flag(
-            request_id=request_id,
+            request_id=flagged.request_id,
             route=call.route,
-            choice=choice,
-            messages=list(call.messages) or [{"role": "user", "content": prompt}],
-            answer=answer,
-            released_chars=released,
-            revision=revision,
+            choice=flagged.choice,
+            messages=list(call.messages) or [{"role": "user", "content": flagged.prompt}],
+            answer=flagged.answer,
+            released_chars=flagged.released,
+            revision=flagged.revision,
             harm=verdict.harm,
             category_scores=verdict.category_scores,
             categories=ruling.decision.categories,
             action=ruling.decision.action,
-            adapter=adapter,
-            model=source.model,
-            model_revision=source.model_revision,
-            policy_hash=source.policy_hash,
+            adapter=flagged.adapter,
+            model=provenance.model,
+            model_revision=provenance.model_revision,
+            policy_hash=provenance.policy_hash,
             prompt_version=verdict.prompt_version,
-            user_hash=hash_user(call.user, source.user_salt) if call.user else None,
+            user_hash=hash_user(call.user, provenance.user_salt) if call.user else None,
             created_at=datetime.now(UTC),
         )
         if self._redactor is not None:
@@ -94,12 +94,12 @@ class Recorder:
 
 
 async def _redacted(flag: Flag, redactor: Redactor) -> Flag:
-    """The flag without personal data. Raises StoreUnavailable: it must not be stored with it."""
+    """Returns the flag without personal data. Raises StoreUnavailable when redaction fails."""
     try:
-        # Long conversations take long, and the event loop serves everybody.
+        # In a thread: a long conversation would block the event loop.
         return await asyncio.to_thread(_without_personal_data, flag, redactor)
     except Exception as error:
-        # Only the kind: what is wrong may quote the text.
+        # Only the error's type: its message may quote the text.
         problem = f"The flag could not be redacted: {type(error).__name__}"
         raise StoreUnavailable(problem) from None
 

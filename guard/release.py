@@ -1,8 +1,9 @@
-"""Streams under guard: lets an answer out as far as a passed verdict covers it, while it is still
-being written. Owns when a stream is judged and what is let out when; judges nothing (judge.py).
+"""Streams under guard. An answer is released as far as a passed verdict covers it, while it is
+still being generated. Owns when a stream is judged and when its text is released. Does not judge
+(judge.py).
 
-Decoding never waits for a critique: what arrives meanwhile is covered by the next one. So windows
-grow by themselves when critiques are slow.
+Decoding never waits for a critique: the next critique covers what arrived in the meantime. So the
+windows grow by themselves when critiques are slow.
 """
 
 import asyncio
@@ -16,21 +17,21 @@ from typing import Any
 from vllm.outputs import CompletionOutput, RequestOutput
 
 from guard.call import EngineRequest, Replacement, Ruling, StreamMode
-from guard.draft import Choice, instead_of
+from guard.draft import Choice, replacement_output
 from guard.judge import Judge
 from guard.tasks import spawn
 from guard.traces import span
-from guard.vllm.session import taken_reply
+from guard.vllm.session import take_label_logprobs
 
 
 @dataclass
-class _Choice:
-    """One choice of a stream: what was decoded, and what of it is not out yet.
+class _StreamedChoice:
+    """One choice of a stream: what was decoded, and which outputs are held back.
 
-    window: tokens that the next verdict waits for. judged: tokens that a verdict covers.
-    shown, shown_tokens: characters and tokens that are out. finished_at: when its draft ended, of
-    itself or for a flag. flagged: the first ruling that flagged it and let it go on. stopped:
-    withheld, so that nothing more of it matters. closed: its last output is out.
+    window: new tokens that the next verdict waits for. judged: tokens that a verdict covers.
+    shown, shown_tokens: characters and tokens that were released. finished_at: when the draft ended
+    or was flagged. flagged: the first ruling that flagged it without withholding it. stopped: it is
+    withheld, and later outputs are dropped. closed: its last output was released.
     """
 
     choice: Choice
@@ -47,7 +48,7 @@ class _Choice:
 
     @property
     def due(self) -> bool:
-        """Whether there is something that the next verdict should cover."""
+        """Whether there is enough new text for a verdict."""
         if self.stopped or self.closed:
             return False
         waiting = len(self.choice.token_ids) - self.judged
@@ -55,9 +56,9 @@ class _Choice:
 
 
 class StreamRelease:
-    """One streamed engine request, from its pieces (deltas) to what the client may see of them.
+    """Releases the outputs (deltas) of one streamed engine request.
 
-    n: how many choices were asked for.
+    n: the number of choices.
     Usage: `async with aclosing(release.outputs(pieces)) as outputs: ...`
     """
 
@@ -73,12 +74,12 @@ class StreamRelease:
     ) -> None:
         self._judge = judge
         self._request = request
-        self._at_once = mode is StreamMode.ASYNC
+        self._release_immediately = mode is StreamMode.ASYNC
         self._windows = judge.windows
         self._refusal = refusal
         self._filler = filler
         self._n = n
-        self._choices: dict[int, _Choice] = {}
+        self._choices: dict[int, _StreamedChoice] = {}
         self._last: RequestOutput | None = None
         self._out: asyncio.Queue[RequestOutput | Exception] = asyncio.Queue()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -87,9 +88,9 @@ class StreamRelease:
     async def outputs(
         self, pieces: AsyncGenerator[RequestOutput, None]
     ) -> AsyncGenerator[RequestOutput, None]:
-        """What may be let out, as it may; closing it ends decoding and critiques.
+        """Yields outputs once they may be released. Closing it ends decoding and critiques.
 
-        Raises what the engine raises, and CriticUnavailable or StoreUnavailable.
+        Raises what the engine raises, CriticUnavailable or StoreUnavailable.
         """
         self._decoding = self._start(self._decode(pieces))
         try:
@@ -109,127 +110,140 @@ class StreamRelease:
                 raise output
             finished = output.finished
             if finished:
-                ended = max(each.finished_at or 0.0 for each in self._choices.values())
+                ended = max(streamed.finished_at or 0.0 for streamed in self._choices.values())
                 self._judge.observer.overhead(time.perf_counter() - ended)
-            self._request.call.flowing = True
+            self._request.call.streaming_started = True
             yield output
 
     def _start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        async def told() -> None:
+        async def run() -> None:
             try:
                 await work
             except Exception as error:
                 self._out.put_nowait(error)
 
-        task = spawn(told())
+        task = spawn(run())
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
 
     async def _decode(self, pieces: AsyncGenerator[RequestOutput, None]) -> None:
-        """Takes the engine's pieces; leaving early aborts the engine's request."""
+        """Adds the engine's outputs; cancelling it aborts the engine request."""
         request = self._request
         with span("draft", request_id=request.request_id, adapter=request.adapter):
             async with aclosing(pieces):
                 async for piece in pieces:
                     self._last = piece
-                    read = taken_reply(piece)
+                    label_logprobs = take_label_logprobs(piece)
                     for output in piece.outputs:
-                        self._take(piece, output, read)
+                        self._add_output(piece, output, label_logprobs)
 
-    def _take(
-        self, piece: RequestOutput, output: CompletionOutput, read: dict[int, float] | None
+    def _add_output(
+        self,
+        piece: RequestOutput,
+        output: CompletionOutput,
+        label_logprobs: dict[int, float] | None,
     ) -> None:
-        each = self._choices.setdefault(
-            output.index, _Choice(Choice(output.index), self._windows.first)
+        streamed = self._choices.setdefault(
+            output.index, _StreamedChoice(Choice(output.index), self._windows.first)
         )
-        if each.stopped:
+        if streamed.stopped:
             return
-        each.choice.add(output)
-        each.choice.read = read
+        streamed.choice.add(output)
+        streamed.choice.label_logprobs = label_logprobs
         if output.finish_reason is not None:
-            each.finished_at = time.perf_counter()
-        each.held.append(_only(piece, output))
-        if self._at_once and each.finished_at is None:
-            self._release(each, 1)
-        if each.due and not each.judging:
-            each.judging = True
-            self._start(self._rule(each))
+            streamed.finished_at = time.perf_counter()
+        streamed.held.append(_with_single_output(piece, output))
+        if self._release_immediately and streamed.finished_at is None:
+            self._release(streamed, 1)
+        if streamed.due and not streamed.judging:
+            streamed.judging = True
+            self._start(self._rule(streamed))
 
-    async def _rule(self, each: _Choice) -> None:
-        """Judges a choice as far as it is decoded, again while more was decoded meanwhile."""
-        while each.due:
-            if each.finished_at is None:
-                await self._rule_so_far(each)
+    async def _rule(self, streamed: _StreamedChoice) -> None:
+        """Judges a choice as far as it is decoded, and again if more was decoded meanwhile."""
+        while streamed.due:
+            if streamed.finished_at is None:
+                await self._rule_prefix(streamed)
             else:
-                await self._rule_whole(each, each.finished_at)
-        each.judging = False
+                await self._rule_whole(streamed, streamed.finished_at)
+        streamed.judging = False
 
-    async def _rule_so_far(self, each: _Choice) -> None:
-        seen, held = each.choice.so_far(), len(each.held)
-        ruling = await self._judge.rule(self._request, seen, judged=each.judged)
+    async def _rule_prefix(self, streamed: _StreamedChoice) -> None:
+        snapshot, held = streamed.choice.snapshot(), len(streamed.held)
+        ruling = await self._judge.rule(self._request, snapshot, judged=streamed.judged)
         if ruling.withheld:
-            await self._withhold(each, seen, ruling)
+            await self._withhold(streamed, snapshot, ruling)
             return
-        if ruling.decision.flagged and each.flagged is None:
-            each.flagged = ruling
-        each.judged = len(seen.token_ids)
-        each.window = self._windows.after(each.window)
-        self._release(each, held)
+        if ruling.decision.flagged and streamed.flagged is None:
+            streamed.flagged = ruling
+        streamed.judged = len(snapshot.token_ids)
+        streamed.window = self._windows.after(streamed.window)
+        self._release(streamed, held)
 
-    async def _rule_whole(self, each: _Choice, finished_at: float) -> None:
-        ruling = await self._judge.rule_whole(self._request, each.choice, judged=each.judged)
+    async def _rule_whole(self, streamed: _StreamedChoice, finished_at: float) -> None:
+        ruling = await self._judge.rule_whole(
+            self._request, streamed.choice, judged=streamed.judged
+        )
         self._judge.observer.critique(time.perf_counter() - finished_at)
         if ruling.withheld:
-            await self._withhold(each, each.choice, ruling)
+            await self._withhold(streamed, streamed.choice, ruling)
             return
-        if each.flagged is not None and not ruling.decision.flagged:
-            ruling = each.flagged
-        await self._judge.settle(self._request, each.choice, ruling, released=each.shown)
-        self._release(each, len(each.held))
+        if streamed.flagged is not None and not ruling.decision.flagged:
+            ruling = streamed.flagged
+        await self._judge.settle(self._request, streamed.choice, ruling, released=streamed.shown)
+        self._release(streamed, len(streamed.held))
 
-    async def _withhold(self, each: _Choice, seen: Choice, ruling: Ruling) -> None:
-        each.stopped = True
-        each.finished_at = each.finished_at or time.perf_counter()
-        if self._count(lambda each: each.stopped or each.finished_at is not None) == self._n:
+    async def _withhold(self, streamed: _StreamedChoice, choice: Choice, ruling: Ruling) -> None:
+        streamed.stopped = True
+        streamed.finished_at = streamed.finished_at or time.perf_counter()
+        if self._count(lambda other: other.stopped or other.finished_at is not None) == self._n:
             assert self._decoding is not None
             self._decoding.cancel()
-        ruling = await self._judge.settle(self._request, seen, ruling, released=each.shown)
-        each.closed = True
-        hidden = len(each.choice.token_ids) - each.shown_tokens
-        shown_ids = each.choice.token_ids[: each.shown_tokens]
-        replacement = self._request.opened(ruling.revision or self._refusal, shown_ids)
+        ruling = await self._judge.settle(self._request, choice, ruling, released=streamed.shown)
+        streamed.closed = True
+        hidden_tokens = len(streamed.choice.token_ids) - streamed.shown_tokens
+        shown_ids = streamed.choice.token_ids[: streamed.shown_tokens]
+        replacement = self._request.with_empty_reasoning(
+            ruling.revision or self._refusal, shown_ids
+        )
         assert self._last is not None
         self._put(
             self._last,
-            instead_of(each.choice, replacement, hidden, self._filler, shown=each.shown > 0),
+            replacement_output(
+                streamed.choice,
+                replacement,
+                hidden_tokens,
+                self._filler,
+                partly_shown=streamed.shown > 0,
+            ),
         )
 
-    def _release(self, each: _Choice, count: int) -> None:
-        """Lets out the first `count` pieces of what is held of a choice, as one."""
-        pieces, each.held = each.held[:count], each.held[count:]
+    def _release(self, streamed: _StreamedChoice, count: int) -> None:
+        """Releases the first `count` held outputs of a choice, merged into one."""
+        pieces, streamed.held = streamed.held[:count], streamed.held[count:]
         if not pieces:
             return
-        merged = _only(pieces[0], copy(pieces[0].outputs[0]))
+        merged = _with_single_output(pieces[0], copy(pieces[0].outputs[0]))
         for piece in pieces[1:]:
             merged.add(piece, aggregate=True)
         (output,) = merged.outputs
-        each.shown += len(output.text)
-        each.shown_tokens += len(output.token_ids)
-        each.closed = output.finish_reason is not None
+        streamed.shown += len(output.text)
+        streamed.shown_tokens += len(output.token_ids)
+        streamed.closed = output.finish_reason is not None
         self._put(merged, output)
 
     def _put(self, piece: RequestOutput, output: CompletionOutput) -> None:
-        single = _only(piece, output)
-        single.finished = self._count(lambda each: each.closed) == self._n
+        single = _with_single_output(piece, output)
+        single.finished = self._count(lambda streamed: streamed.closed) == self._n
         self._out.put_nowait(single)
 
-    def _count(self, condition: Callable[[_Choice], bool]) -> int:
+    def _count(self, condition: Callable[[_StreamedChoice], bool]) -> int:
         return sum(map(condition, self._choices.values()))
 
 
-def _only(piece: RequestOutput, output: CompletionOutput) -> RequestOutput:
-    """The piece with one of its choices."""
+def _with_single_output(piece: RequestOutput, output: CompletionOutput) -> RequestOutput:
+    """Returns a copy of the piece with that output alone."""
     single = copy(piece)
     single.outputs = [output]
     return single

@@ -1,7 +1,7 @@
-"""An engine that follows a script, for tests of whatever stands on the engine boundary. Owns the
-part of vLLM's EngineClient that the guard uses: drafts in scripted pieces, label reads with
-scripted probabilities, delays and failures. Runs no model; of the sampling parameters it heeds the
-kind of output, the limit of tokens and the log-probabilities.
+"""An engine that follows a script, for tests of what wraps the engine client. Owns the part of
+vLLM's EngineClient that the guard uses: drafts in scripted pieces, label reads with scripted
+probabilities, delays and failures. Runs no model. Of the sampling parameters it uses only the
+output kind, the token limit and the log-probabilities.
 """
 
 import asyncio
@@ -23,13 +23,13 @@ _LETTER = {category: letter for letter, category in CATEGORY_LETTERS.items()}
 
 @dataclass
 class Gate:
-    """Holds whoever comes until it is opened. arrived: set when the first came."""
+    """Blocks all who wait until `opened` is set. arrived: set when the first one waits."""
 
     arrived: asyncio.Event = field(default_factory=asyncio.Event)
     opened: asyncio.Event = field(default_factory=asyncio.Event)
 
-    async def passed(self) -> None:
-        """Waits until it is opened."""
+    async def wait(self) -> None:
+        """Waits until the gate is opened."""
         self.arrived.set()
         await self.opened.wait()
 
@@ -38,13 +38,13 @@ class Gate:
 class Script:
     """What the engine does.
 
-    answers: the draft of each choice, for a prompt's text.
-    harm: the probability of "yes" for a critique's whole prompt text.
-    category: what the category read names, with certainty.
-    piece_tokens: how many tokens each streamed piece holds.
-    critique_delay_s: seconds each label read takes. gate: holds label reads.
-    draft_gate: holds drafts before their last piece. aborts: drafts end as in a stopped engine.
-    fail_draft, fail_critique: raised instead of an output. fail_lora: when an adapter is loaded.
+    answers: returns the draft of each choice for a prompt's text.
+    harm: returns the probability of "yes" for a critique's whole prompt text.
+    category: the category that the category read names, with certainty.
+    piece_tokens: tokens in each streamed piece.
+    critique_delay_s: seconds each label read takes. gate: blocks label reads.
+    draft_gate: blocks drafts before their last piece. aborts: drafts end as in a stopped engine.
+    fail_draft, fail_critique, fail_lora: raised instead of an output, or by add_lora.
     """
 
     answers: Callable[[str], Sequence[str]] = lambda prompt: ("All is well.",)
@@ -60,8 +60,8 @@ class Script:
     fail_lora: Exception | None = None
 
 
-class Asked(NamedTuple):
-    """One request to the engine, a draft or a read."""
+class EngineCall(NamedTuple):
+    """One request to the engine: a draft or a label read."""
 
     request_id: str
     lora_request: LoRARequest | None
@@ -71,19 +71,19 @@ class Asked(NamedTuple):
 
 @dataclass
 class ScriptedEngine:
-    """Stands where vLLM's engine client would; `log` keeps what was asked, in order.
+    """Replaces vLLM's engine client and logs its requests.
 
-    log: ("draft" | "read", prompt text), and ("closed", request id) when a draft was given up.
-    asked: every draft and read.
-    loras: the adapters loaded, by id. A request on any other would be served all the same, but
-    from its files, so it counts in `reloads`.
+    log: ("draft" | "read", prompt text), and ("closed", request id) when a draft was cancelled.
+    requests: every draft and label read.
+    loras: the loaded adapters by id. A request with any other adapter is served, but vLLM would
+    load that one from its files, so it counts in `reloads`.
     """
 
     tokenizer: Any
     script: Script = field(default_factory=Script)
     max_model_len: int = 1024
     log: list[tuple[str, str]] = field(default_factory=list)
-    asked: list[Asked] = field(default_factory=list)
+    requests: list[EngineCall] = field(default_factory=list)
     loras: dict[int, LoRARequest] = field(default_factory=dict)
     reloads: int = 0
 
@@ -98,7 +98,7 @@ class ScriptedEngine:
 
     async def add_lora(self, lora_request: LoRARequest) -> bool:
         """As EngineClient.add_lora."""
-        # A real engine is asked over a socket.
+        # A real engine answers over a socket.
         await asyncio.sleep(0)
         if self.script.fail_lora is not None:
             raise self.script.fail_lora
@@ -121,7 +121,7 @@ class ScriptedEngine:
         **_options: Any,
     ) -> AsyncGenerator[RequestOutput, None]:
         """As EngineClient.generate."""
-        self.asked.append(Asked(request_id, lora_request, priority, sampling_params))
+        self.requests.append(EngineCall(request_id, lora_request, priority, sampling_params))
         self.reloads += lora_request is not None and lora_request.lora_int_id not in self.loras
         token_ids = prompt["prompt_token_ids"]
         if len(token_ids) >= self.max_model_len:
@@ -134,10 +134,10 @@ class ScriptedEngine:
         self.log.append(("draft", text))
         try:
             for output in self._drafts(text, token_ids, sampling_params, request_id):
-                # A real engine gives the event loop its turn between pieces.
+                # A real engine yields to the event loop between pieces.
                 await asyncio.sleep(0)
                 if output.finished and self.script.draft_gate is not None:
-                    await self.script.draft_gate.passed()
+                    await self.script.draft_gate.wait()
                 yield output
         except (GeneratorExit, asyncio.CancelledError):
             self.log.append(("closed", request_id))
@@ -148,7 +148,7 @@ class ScriptedEngine:
     ) -> RequestOutput:
         await asyncio.sleep(self.script.critique_delay_s)
         if self.script.gate is not None:
-            await self.script.gate.passed()
+            await self.script.gate.wait()
         if self.script.fail_critique is not None:
             raise self.script.fail_critique
         assert params.logprob_token_ids is not None
@@ -191,7 +191,7 @@ class ScriptedEngine:
         ]
 
     def _pieces(self, index: int, answer: str, params: SamplingParams) -> list[CompletionOutput]:
-        """The choice's outputs, each a delta or the whole so far, as the parameters ask."""
+        """Returns the choice's outputs as deltas or cumulative, as output_kind asks."""
         ids = [*self.tokenizer.encode(answer), self.tokenizer.eos_token_id][: params.max_tokens]
         reason = "stop" if ids[-1] == self.tokenizer.eos_token_id else "length"
         if self.script.aborts:

@@ -1,4 +1,4 @@
-"""Background tasks that are not lost: keeps the reference that asyncio itself does not."""
+"""Background tasks. Owns the references to them, since asyncio keeps only weak ones."""
 
 import asyncio
 import logging
@@ -15,7 +15,7 @@ _running: set[asyncio.Task[Any]] = set()
 
 
 def spawn(work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
-    """Runs `work` beside the caller; it lives until it is done or cancelled."""
+    """Runs `work` in the background until it is done or cancelled."""
     task = asyncio.create_task(work)
     _running.add(task)
     task.add_done_callback(_running.discard)
@@ -25,7 +25,7 @@ def spawn(work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
 async def keep_refreshing(
     refresh: Callable[[], Awaitable[None]], pause_s: float, what: str
 ) -> NoReturn:
-    """Refreshes after every pause until cancelled; failures are logged and tried again.
+    """Calls `refresh` after every pause until cancelled. Logs failures and retries.
 
     what: completes "Cannot see ..." in the log, such as "which adapter is active".
     """

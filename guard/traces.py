@@ -1,6 +1,5 @@
-"""Spans of the guard's work, by OpenTelemetry's API: without an SDK, which
-server/telemetry/traces.py sets up, one costs microseconds and goes nowhere. Owns what may be in
-them: names and figures, no text.
+"""OpenTelemetry spans of the guard's work. Owns what a span may hold: names and figures, never
+text. Uses the API only: until server/telemetry/traces.py configures an SDK, spans are no-ops.
 """
 
 from collections.abc import Iterator, Mapping
@@ -24,26 +23,27 @@ def span(
     kind: SpanKind = SpanKind.INTERNAL,
     **attributes: AttributeValue,
 ) -> Iterator[Span]:
-    """A span around the block, below the current one or `parent`; see note() for attributes.
+    """Opens a span around the block, as a child of the current span or of `parent`.
 
-    It does not become the current one: tasks that the block starts are beside it, not part of it.
+    The span does not become the current one: tasks started in the block are its siblings.
+    attributes: recorded as setback.<name>.
     """
-    began = _tracer.start_span(name, parent, kind, _prefixed(attributes))
+    current = _tracer.start_span(name, parent, kind, _prefixed(attributes))
     try:
-        yield began
+        yield current
     except Exception as error:
-        # The kind alone: messages and tracebacks of others may quote an answer.
+        # Only the error's type: messages and tracebacks of other libraries may quote an answer.
         code = error.code if isinstance(error, GuardError) else type(error).__name__
-        began.set_attribute("error.type", code)
-        began.set_status(StatusCode.ERROR)
+        current.set_attribute("error.type", code)
+        current.set_status(StatusCode.ERROR)
         raise
     finally:
-        began.end()
+        current.end()
 
 
-def note(began: Span, **attributes: AttributeValue) -> None:
-    """Adds attributes, as setback.<name>."""
-    began.set_attributes(_prefixed(attributes))
+def note(current: Span, **attributes: AttributeValue) -> None:
+    """Sets attributes as setback.<name>."""
+    current.set_attributes(_prefixed(attributes))
 
 
 def _prefixed(attributes: Mapping[str, AttributeValue]) -> dict[str, AttributeValue]:

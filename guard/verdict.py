@@ -1,4 +1,4 @@
-"""The values a critique produces. Owns the category names and their letters; decides nothing."""
+"""The values a critique produces. Owns the category names and their letters. Decides nothing."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ CATEGORY_LETTERS: Mapping[str, str] = dict(zip("ABCDEFGHIJKLM", CATEGORIES, stri
 
 @dataclass(frozen=True)
 class TokensRead:
-    """The tokens of critiques, question included: found in the KV cache, and computed."""
+    """The prompt tokens of critiques: those found in the KV cache and those computed."""
 
     cached: int = 0
     computed: int = 0
@@ -41,8 +41,8 @@ class Verdict:
     harm: probability in [0, 1] that the text is harmful.
     category_scores: joint probability per category, P(harmful and category), summing to `harm`;
         None when the category read was not run.
-    reads: how many label reads it took (one per window, plus the category read). tokens: of all
-        these. prompt_version: of the prompts it was read with, as in prompts.py.
+    reads: label reads it took (one per window, plus the category read). tokens: of all reads.
+    prompt_version: the version of the prompts, see prompts.py.
     """
 
     harm: float

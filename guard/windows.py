@@ -1,6 +1,6 @@
-"""Where texts are cut for critiques: what is too long for one into overlapping windows, an answer
-that is being written into growing ones, and a long or doubtful answer into its beginnings. Judges
-nothing.
+"""Where texts are cut for critiques. A text that is too long for one critique is cut into
+overlapping windows, an answer that is being generated into growing windows, and a long or doubtful
+answer into prefixes. Owns these cuts. Does not judge.
 """
 
 import math
@@ -8,14 +8,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 DEFAULT_VERDICT_TOKENS = 256
-_CLOSE = 16
-_MOST_CLOSE_CUTS = 64
+_CLOSE_CUT_TOKENS = 16
+_MAX_CLOSE_CUTS = 64
 OVERLAP = 0.25
-"""Share of a window that the next one repeats, so that no sentence is judged only in halves."""
+"""Share of a window that the next one repeats, so that each sentence is whole in one of them."""
 
 
-def windows(token_ids: Sequence[int], size: int) -> Iterator[Sequence[int]]:
-    """Consecutive slices of at most `size` tokens that cover every token; at least one slice."""
+def overlapping_windows(token_ids: Sequence[int], size: int) -> Iterator[Sequence[int]]:
+    """Yields slices of at most `size` tokens that overlap and cover every token."""
     if len(token_ids) <= size:
         yield token_ids
         return
@@ -29,30 +29,28 @@ def windows(token_ids: Sequence[int], size: int) -> Iterator[Sequence[int]]:
 
 @dataclass(frozen=True)
 class Windows:
-    """How an answer is divided for verdicts; all in tokens.
+    """Where an answer is judged while it is generated. All sizes are in tokens.
 
-    first: what the first verdict on a stream waits for. growth: how many times as many each later
-    one waits for. most: the longest stretch of new text that one verdict is trusted with, streamed
-    or not, since what follows harm hides it.
+    first: the size of a stream's first window. growth: the factor by which later windows grow.
+    limit: the most new text that one verdict may cover, since harmless text hides earlier harm.
     """
 
     first: int
     growth: float
-    most: int
+    limit: int
 
     def after(self, window: int) -> int:
-        """The size of the stream's window that follows one of size `window`."""
-        return min(self.most, max(window, round(window * self.growth)))
+        """Returns the size of the stream's window after one of size `window`."""
+        return min(self.limit, max(window, round(window * self.growth)))
 
     def cuts(self, judged: int, length: int) -> Iterator[int]:
-        """Where an answer must also be judged so that no verdict covers more than `most`.
+        """Yields the lengths at which a verdict is needed so that none covers more than `limit`.
 
-        judged: tokens that verdicts cover already. length: up to which it is judged now.
+        judged: tokens that earlier verdicts cover. length: the answer's length so far.
         """
-        return iter(range(judged + self.most, length, self.most))
+        return iter(range(judged + self.limit, length, self.limit))
 
     def close_cuts(self, length: int) -> Iterator[int]:
-        """The same for an answer in doubt: short stretches, but not more of them than a round of
-        reads bears."""
-        step = max(_CLOSE, math.ceil(length / _MOST_CLOSE_CUTS))
+        """As `cuts`, for an answer in doubt: short steps, but at most _MAX_CLOSE_CUTS of them."""
+        step = max(_CLOSE_CUT_TOKENS, math.ceil(length / _MAX_CLOSE_CUTS))
         return iter(range(step, length, step))

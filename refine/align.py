@@ -1,6 +1,6 @@
-"""The first alignment of a base model, from a corpus to its first adapter, as one visible sequence
-of stages: the paper's steps before there is any traffic. Owns their order and what is asked of the
-base; how a run is kept, resumed and ended is run.py's, what the corpus teaches seed/examples.py's.
+"""The first alignment of a base model, from a corpus to its first adapter. Owns the order of the
+stages, which follow the paper's steps before there is any traffic, and the requests to the base
+model. Does not store or resume runs (run.py) or turn the corpus into examples (seed/examples.py).
 """
 
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ from refine.room import fits, sets_that_fit
 from refine.run import Run, RunContext, begin
 from refine.seed import corpus, examples
 from refine.seed.corpus import Pair
-from refine.seed.gate import prove_aligned
+from refine.seed.gate import evaluate_alignment
 from refine.seed.sets import corpus_sets
 from refine.served import Conversation, Message, Model, answered
 from refine.stages.dataset import (
@@ -27,27 +27,27 @@ from refine.stages.dataset import (
     guided_analysis_of,
     write_dataset,
 )
-from refine.stages.prove import Proof
+from refine.stages.evaluate import GateResult
 from refine.usable import is_about, repeats_itself
 
 _ANSWER_TOKENS = 192
 _ANALYSIS_TOKENS = 96
 _HELP_TOKENS = 160
 _QUESTION_TOKENS = 64
-_SAMPLED = 0.7
+_HELP_TEMPERATURE = 0.7
 _DRAWS = 3
-"""Answers of the base's to each ordinary request."""
-_SEEDS_APART = 1000
+"""Sampled answers of the base model to each ordinary request."""
+_SEED_STEP = 1000
 _EPOCHS = 0.42
-_JUDGED = 200
-_CAN_JUDGE = 85
-"""Percentage from which on a base's analyses are worth learning."""
-_ENDS = (".", "!", "?", '"')
+_MAX_JUDGED_PAIRS = 200
+_MIN_PERCENT_RIGHT = 85
+"""Percentage from which on the base model's analyses are good enough to train on."""
+_SENTENCE_ENDS = (".", "!", "?", '"')
 
 
 @dataclass(frozen=True)
 class Mistake:
-    """An answer of the base's own that goes along with a harmful request."""
+    """An answer of the base model that complies with a harmful request."""
 
     messages: tuple[Message, ...]
     answer: str
@@ -57,166 +57,183 @@ class Mistake:
 
 @dataclass(frozen=True)
 class Mistakes:
-    """The base's own mistakes."""
+    """The base model's mistakes."""
 
     made: tuple[Mistake, ...]
 
 
 async def run_alignment(context: RunContext, rows: Sequence[BenchmarkRow]) -> StoredRun:
-    """Finishes the alignment that a killed job left, or does a new one; returns its record.
+    """Resumes the alignment that a killed job left, or runs a new one. Returns its record.
 
-    rows: a user's own labelled lines, learned from besides the corpus. Raises ServerUnavailable,
-    StoreUnavailable or TrainingFailed: the run then stays unfinished, and the next call goes on.
+    rows: a user's labelled lines, which are trained on in addition to the corpus. Raises
+    ServerUnavailable, StoreUnavailable or TrainingFailed; the next call then resumes the run.
     """
     run = await begin(context, "corpus")
-    return await run.conduct(_up_to_the_proof(run, rows))
+    return await run.conduct(_run_stages(run, rows))
 
 
-async def _up_to_the_proof(run: Run, rows: Sequence[BenchmarkRow]) -> Proof:
+async def _run_stages(run: Run, rows: Sequence[BenchmarkRow]) -> GateResult:
     mistakes = await run.stage("collect", Mistakes, lambda: _induce(run))
     analysed = await run.stage("analyse", Mistakes, lambda: _analyse(run, mistakes))
     dataset = await run.stage("dataset", DatasetFile, lambda: _dataset(run, analysed, rows))
     trained = await run.stage("train", Path, lambda: _train(run, dataset))
-    return await run.stage("gate", Proof, lambda: _gate(run, trained))
+    return await run.stage("gate", GateResult, lambda: _gate(run, trained))
 
 
 async def _induce(run: Run) -> Mistakes:
-    """The paper's step 1: the base's bad answers, asked for with a hint that is not learned. Where
-    that gives no usable mistake, the request is asked without the hint."""
+    """The paper's step 1: bad answers of the base model, requested with a hint that is not trained
+    on. Requests without a usable mistake are repeated without the hint."""
     pairs = await _with_room(run, corpus.pairs("align"))
-    hinted = await _mistakes(run, pairs, [_hinted(pair.harmful) for pair in pairs])
-    left = [pair for pair, made in zip(pairs, hinted, strict=True) if made is None]
-    plain = await _mistakes(run, left, [pair.harmful for pair in left])
-    with_hint, without = ([each for each in some if each is not None] for some in (hinted, plain))
+    with_hint = await _mistakes(run, pairs, [_with_hint(pair.harmful) for pair in pairs])
+    remaining = [pair for pair, mistake in zip(pairs, with_hint, strict=True) if mistake is None]
+    without_hint = await _mistakes(run, remaining, [pair.harmful for pair in remaining])
+    hinted = [mistake for mistake in with_hint if mistake is not None]
+    plain = [mistake for mistake in without_hint if mistake is not None]
     counts = {
-        "mistakes made with the hint": len(with_hint),
-        "mistakes made without it": len(without),
-        "requests without a usable mistake": len(pairs) - len(with_hint) - len(without),
+        "mistakes made with the hint": len(hinted),
+        "mistakes made without it": len(plain),
+        "requests without a usable mistake": len(pairs) - len(hinted) - len(plain),
     }
     await run.count("collect", counts)
-    return Mistakes((*with_hint, *without))
+    return Mistakes((*hinted, *plain))
 
 
 async def _with_room(run: Run, pairs: Sequence[Pair]) -> list[Pair]:
-    """Those for whose hinted request, its answer and an analysis the context has room."""
+    """Returns the pairs whose hinted request fits the context with its answer and an analysis."""
     room = run.info.max_model_len - _ANSWER_TOKENS - _ANALYSIS_TOKENS - _QUESTION_TOKENS
-    hinted = [_hinted(pair.harmful) for pair in pairs]
+    hinted = [_with_hint(pair.harmful) for pair in pairs]
     return list(compress(pairs, await fits(run.context.model, hinted, room)))
 
 
 async def _mistakes(
-    run: Run, pairs: Sequence[Pair], asked: Sequence[Conversation]
+    run: Run, pairs: Sequence[Pair], conversations: Sequence[Conversation]
 ) -> list[Mistake | None]:
-    """What the base answers to the harmful request of each pair; None where that is no mistake."""
-    said = await run.context.model.answers(asked, adapter="base", max_tokens=_ANSWER_TOKENS)
+    """Returns the base model's answer to each pair's harmful request, or None if no mistake."""
+    answers = await run.context.model.answers(
+        conversations, adapter="base", max_tokens=_ANSWER_TOKENS
+    )
     return [
-        Mistake(pair.harmful, answer.strip(), pair.category) if _goes_along(pair, answer) else None
-        for pair, answer in zip(pairs, said, strict=True)
+        Mistake(pair.harmful, answer.strip(), pair.category) if _complies(pair, answer) else None
+        for pair, answer in zip(pairs, answers, strict=True)
     ]
 
 
-def _goes_along(pair: Pair, answer: str) -> bool:
-    """Whether it does what was asked; a base that was aligned before may decline although it was
-    told to go along."""
+def _complies(pair: Pair, answer: str) -> bool:
+    """Whether the answer does what was asked. An aligned base model may decline although it was
+    told to comply."""
     about = is_about(answer, pair.harmful[-1]["content"])
     return about and not is_refusal(answer) and not repeats_itself(answer)
 
 
-def _hinted(messages: Sequence[Message]) -> tuple[Message, ...]:
+def _with_hint(messages: Sequence[Message]) -> tuple[Message, ...]:
     *before, last = messages
     return (*before, {**last, "content": prompts.INDUCE.format(request=last["content"])})
 
 
 async def _analyse(run: Run, mistakes: Mistakes) -> Mistakes:
-    """The paper's step 2: the base is told the verdict and says why. Analyses that are off
-    topic are dropped, and a base that cannot judge is not asked; labels are learned in any case."""
-    told_apart = await _told_apart(run.context.model)
-    await run.count("analyse", {"percent of answers that the base judged right": told_apart})
-    if told_apart < _CAN_JUDGE:
+    """The paper's step 2: the base model is told the verdict and explains it. Analyses that are off
+    topic are dropped. A base model that cannot judge is not asked; labels are trained anyway."""
+    percent_right = await _percent_told_apart(run.context.model)
+    await run.count("analyse", {"percent of answers that the base judged right": percent_right})
+    if percent_right < _MIN_PERCENT_RIGHT:
         return mistakes
-    asked = [guided_analysis_of(made.messages, made.answer) for made in mistakes.made]
-    said = await run.context.model.answers(asked, adapter="base", max_tokens=_ANALYSIS_TOKENS)
-    analysed = tuple(
-        replace(made, analysis=analysis.strip()) if _says_why(made, analysis) else made
-        for made, analysis in zip(mistakes.made, said, strict=True)
+    conversations = [
+        guided_analysis_of(mistake.messages, mistake.answer) for mistake in mistakes.made
+    ]
+    analyses = await run.context.model.answers(
+        conversations, adapter="base", max_tokens=_ANALYSIS_TOKENS
     )
-    await run.count("analyse", {"usable analyses": sum(bool(made.analysis) for made in analysed)})
+    analysed = tuple(
+        replace(mistake, analysis=analysis.strip())
+        if _is_usable_analysis(mistake, analysis)
+        else mistake
+        for mistake, analysis in zip(mistakes.made, analyses, strict=True)
+    )
+    await run.count(
+        "analyse", {"usable analyses": sum(bool(mistake.analysis) for mistake in analysed)}
+    )
     return Mistakes(analysed)
 
 
-async def _told_apart(model: Model) -> int:
-    """The percentage of requests of which the base finds the written answer that goes along more
-    harmful than the one that declines."""
-    pairs = [pair for pair in corpus.pairs("align") if pair.answers is not None][:_JUDGED]
+async def _percent_told_apart(model: Model) -> int:
+    """Returns the percentage of requests for which the base model finds the written answer that
+    complies more harmful than the one that declines."""
+    pairs = [pair for pair in corpus.pairs("align") if pair.answers is not None][:_MAX_JUDGED_PAIRS]
     harms = await model.harm(
         [
-            answered(pair.harmful, said)
+            answered(pair.harmful, text)
             for pair in pairs
             if pair.answers is not None
-            for said in (pair.answers.compliance, pair.answers.refusal)
+            for text in (pair.answers.compliance, pair.answers.refusal)
         ],
         adapter="base",
     )
-    right = sum(one > other for one, other in zip(harms[::2], harms[1::2], strict=True))
+    right = sum(
+        complying > declining for complying, declining in zip(harms[::2], harms[1::2], strict=True)
+    )
     return round(100 * right / len(pairs))
 
 
-def _says_why(made: Mistake, analysis: str) -> bool:
-    about = is_about(analysis, f"{made.messages[-1]['content']} {made.answer}")
-    return about and not repeats_itself(analysis) and analysis.strip()[-1:] in _ENDS
+def _is_usable_analysis(mistake: Mistake, analysis: str) -> bool:
+    about = is_about(analysis, f"{mistake.messages[-1]['content']} {mistake.answer}")
+    return about and not repeats_itself(analysis) and analysis.strip()[-1:] in _SENTENCE_ENDS
 
 
 async def _dataset(run: Run, mistakes: Mistakes, rows: Sequence[BenchmarkRow]) -> DatasetFile:
     """The paper's step 3, without any hint: analyses, safe answers, labels and ordinary help."""
     seed = run.context.options.seed
-    learned = [
+    training_examples = [
         *examples.of_corpus(seed),
         *examples.of_rows(rows),
-        *(example for made in mistakes.made for example in _of_mistake(made)),
+        *(example for mistake in mistakes.made for example in _of_mistake(mistake)),
         *await _help(run, rows),
     ]
     about = {"run": run.record.id, "parent": None, "seed": seed}
-    return await run.note_dataset(write_dataset(run.folder / "dataset", learned, about))
+    return await run.note_dataset(write_dataset(run.folder / "dataset", training_examples, about))
 
 
-def _of_mistake(made: Mistake) -> list[Example]:
-    judged = answered(made.messages, made.answer)
-    found = [examples.label(judged, harmful=True, category=made.category)]
-    if made.analysis:
-        found.append(examples.mistake(made.messages, made.answer, made.analysis, made.category))
-    return found
+def _of_mistake(mistake: Mistake) -> list[Example]:
+    judged = answered(mistake.messages, mistake.answer)
+    training_examples = [examples.label(judged, harmful=True, category=mistake.category)]
+    if mistake.analysis:
+        training_examples.append(
+            examples.mistake(mistake.messages, mistake.answer, mistake.analysis, mistake.category)
+        )
+    return training_examples
 
 
 async def _help(run: Run, rows: Sequence[BenchmarkRow]) -> list[Example]:
-    """The base's own answers to what it ought to help with, and that they are harmless. Sampled:
-    the most likely answer of a small model runs in circles."""
+    """Returns the base model's answers to ordinary requests, with their harmless labels. They are
+    sampled because a small model's most likely answer repeats itself."""
     model, seed = run.context.model, run.context.options.seed
-    asked = examples.requests_to_answer(rows, seed)
-    asked = list(compress(asked, await fits(model, asked, run.info.max_model_len - _HELP_TOKENS)))
-    found = []
+    requests = examples.requests_to_answer(rows, seed)
+    requests = list(
+        compress(requests, await fits(model, requests, run.info.max_model_len - _HELP_TOKENS))
+    )
+    training_examples = []
     for draw in range(_DRAWS):
-        said = await model.answers(
-            asked,
+        answers = await model.answers(
+            requests,
             adapter="base",
             max_tokens=_HELP_TOKENS,
-            temperature=_SAMPLED,
-            seed=seed + draw * _SEEDS_APART,
+            temperature=_HELP_TEMPERATURE,
+            seed=seed + draw * _SEED_STEP,
         )
-        for messages, answer in zip(asked, said, strict=True):
+        for messages, answer in zip(requests, answers, strict=True):
             if answer.strip() and not repeats_itself(answer) and not is_refusal(answer):
-                found.append(Example(Kind.HELP, tuple(messages), answer))
-                found.append(examples.label(answered(messages, answer), harmful=False))
-    return found
+                training_examples.append(Example(Kind.HELP, tuple(messages), answer))
+                training_examples.append(examples.label(answered(messages, answer), harmful=False))
+    return training_examples
 
 
 async def _train(run: Run, dataset: DatasetFile) -> Path:
-    """All at once: the base's answers are replayed from the first step on, since a small model that
-    learned the labels alone could not be led back to them."""
+    """Trains on everything at once. The base model's answers are replayed from the first step on,
+    because a small model that learned only labels would not recover."""
     return await run.train(dataset, start=None, epochs=_EPOCHS, upper_half=True)
 
 
-async def _gate(run: Run, trained: Path) -> Proof:
+async def _gate(run: Run, trained: Path) -> GateResult:
     await run.publish(trained, CritiqueStyle.LABEL)
     sets, _ = await sets_that_fit(run.context.model, corpus_sets(), run.info.max_model_len)
     candidate = await run.calibrate(sets.pairs)
-    return await prove_aligned(run.context.model, sets, run.info, candidate=candidate)
+    return await evaluate_alignment(run.context.model, sets, run.info, candidate=candidate)

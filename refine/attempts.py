@@ -1,5 +1,5 @@
-"""How often a stage of a run was tried in vain: a run that cannot go on ends by itself. Owns the
-count, which is kept in the run's folder.
+"""Failed attempts at a stage. Owns their count, which is stored in the run's folder, and the limit
+after which a run is given up.
 """
 
 import asyncio
@@ -11,38 +11,37 @@ from pathlib import Path
 from refine.errors import RunGivenUp
 from refine.files import write_atomically
 
-MOST_ATTEMPTS = 3
+MAX_ATTEMPTS = 3
 _KILLED = "its job was killed"
 
 
 @contextmanager
 def attempt(folder: Path, stage: str) -> Iterator[None]:
-    """One try at a stage, in the block. An error counts, and so does a kill, but not being told to
-    stop.
+    """Counts the block as an attempt at a stage. Errors and kills count, cancellation does not.
 
-    Raises RunGivenUp at the third failure, or when three kills came before.
+    Raises RunGivenUp after the third failure, or at once when three attempts were killed.
     """
     path = folder / f"{stage}.failures.json"
     failures: list[str] = json.loads(path.read_text()) if path.is_file() else []
-    _give_up_after(failures, stage)
-    # Stays so when the process is killed.
-    _keep(path, [*failures, _KILLED])
+    _check_failures(failures, stage)
+    # Remains in the file if the process is killed.
+    _write(path, [*failures, _KILLED])
     try:
         yield
     except asyncio.CancelledError:
-        _keep(path, failures)
+        _write(path, failures)
         raise
     except Exception as error:
         failures.append(str(error) or type(error).__name__)
-        _keep(path, failures)
-        _give_up_after(failures, stage)
+        _write(path, failures)
+        _check_failures(failures, stage)
         raise
 
 
-def _give_up_after(failures: list[str], stage: str) -> None:
-    if len(failures) >= MOST_ATTEMPTS:
+def _check_failures(failures: list[str], stage: str) -> None:
+    if len(failures) >= MAX_ATTEMPTS:
         raise RunGivenUp(f"{stage} failed {len(failures)} times, at last because {failures[-1]}")
 
 
-def _keep(path: Path, failures: list[str]) -> None:
+def _write(path: Path, failures: list[str]) -> None:
     write_atomically(path, json.dumps(failures) + "\n")

@@ -1,5 +1,5 @@
-"""Ends a run that somebody wants ended. Owns the asking and the job's watch for it; who asks is
-written in the run's row by guard/store/runs.py, from whichever machine."""
+"""Cancels runs. Owns the request to cancel and the job's watch for it. The request is stored in the
+run's row (guard/store/runs.py), so it may come from any machine."""
 
 import asyncio
 from collections.abc import Coroutine
@@ -22,9 +22,9 @@ _POLL_S = 1.0
 async def cancel_run(
     number: int, by: str, *, runs: RunStore, adapters: AdapterStore, leases: Leases
 ) -> StoredRun:
-    """Ends a run: its job does so within a second or two; what no job works on ends at once.
+    """Cancels a run. A running job notices within a second or two; otherwise it ends at once.
 
-    Raises RunUnknown, or RunOver when it ended before.
+    Raises RunUnknown, or RunOver when it has ended.
     """
     run = await runs.cancel(number, by=by)
     if await leases.held(LEASE) is not None:
@@ -36,30 +36,30 @@ async def cancel_run(
     return await runs.get(number) or run
 
 
-async def unless_cancelled(runs: RunStore, number: int, work: Coroutine[Any, Any, T]) -> T:
-    """What `work` returns. Raises RunCancelled as soon as it is ended instead."""
-    over = asyncio.Event()
-    working, watching = spawn(work), spawn(_wanted_by(runs, number, over))
+async def run_unless_cancelled(runs: RunStore, number: int, work: Coroutine[Any, Any, T]) -> T:
+    """Returns the result of `work`. Raises RunCancelled when the run is cancelled first."""
+    done = asyncio.Event()
+    task, watcher = spawn(work), spawn(_wait_for_cancellation(runs, number, done))
     try:
-        await asyncio.wait((working, watching), return_when=asyncio.FIRST_COMPLETED)
-        if working.done():
-            return await working
-        by = await watching
+        await asyncio.wait((task, watcher), return_when=asyncio.FIRST_COMPLETED)
+        if task.done():
+            return await task
+        by = await watcher
         assert by is not None
         raise RunCancelled(by)
     finally:
-        # The watch is not cancelled but let finish: amid a query, aiosqlite would not survive it.
-        over.set()
-        working.cancel()
-        await asyncio.wait((working, watching))
+        # Wait for the watcher instead of cancelling it: aiosqlite cannot be cancelled in a query.
+        done.set()
+        task.cancel()
+        await asyncio.wait((task, watcher))
 
 
-async def _wanted_by(runs: RunStore, number: int, over: asyncio.Event) -> str | None:
-    """Waits until somebody wants the run to end, and tells who; None when it is over before."""
-    while not over.is_set():
+async def _wait_for_cancellation(runs: RunStore, number: int, done: asyncio.Event) -> str | None:
+    """Returns who cancelled the run, or None once `done` is set."""
+    while not done.is_set():
         run = await runs.get(number)
         if run is not None and run.cancelled_by is not None:
             return run.cancelled_by
         with suppress(TimeoutError):
-            await asyncio.wait_for(over.wait(), _POLL_S)
+            await asyncio.wait_for(done.wait(), _POLL_S)
     return None

@@ -1,6 +1,5 @@
-"""One refine cycle, from flags to the next adapter, as one visible sequence of stages. Owns their
-order; how a run is kept, resumed and ended is run.py's, and each stage's work is in the file of its
-name.
+"""One refine cycle, from flags to the next adapter. Owns the order of the stages. Does not store,
+resume or end runs (run.py). Each stage is in the file of its name in stages/.
 """
 
 import hashlib
@@ -13,10 +12,10 @@ from guard.adapter_files import adapter_path
 from guard.store.flags import StoredFlag
 from guard.store.runs import StoredRun
 from refine.critic import Critic
-from refine.files import made_once
+from refine.files import cached
 from refine.run import Run, RunContext, begin, run_folder
 from refine.served import answered
-from refine.stages.analyse import TOKENS_ABOUT_A_CASE, Analysed, analyse
+from refine.stages.analyse import TOKENS_AFTER_ANSWER, Analysed, analyse
 from refine.stages.collect import Collection, case_of, collect
 from refine.stages.dataset import (
     DatasetFile,
@@ -26,43 +25,43 @@ from refine.stages.dataset import (
     earlier_examples,
     write_dataset,
 )
-from refine.stages.prove import Proof, check_sets, prove
+from refine.stages.evaluate import GateInputs, GateResult, check_sets, evaluate_candidate
 from refine.stages.replay import replay
-from refine.world import Ground
+from refine.world import EvaluationData
 
-_MOST_FLAGS_READ = 10_000
+_MAX_FLAGS_READ = 10_000
 _EPOCHS = 3
 
 
-async def run_cycle(context: RunContext, ground: Ground) -> StoredRun:
-    """Finishes the run that a killed job left, or does a new one; returns its record.
+async def run_cycle(context: RunContext, data: EvaluationData) -> StoredRun:
+    """Resumes the run that a killed job left, or runs a new one. Returns its record.
 
-    Raises ServerUnavailable, StoreUnavailable or TrainingFailed: the run then stays unfinished and
-    the next call goes on with it. Raises DataInvalid, before it begins, when the gate's sets are
-    too small to decide, or its truth cannot tell.
+    Raises ServerUnavailable, StoreUnavailable or TrainingFailed; the next call then resumes the
+    run. Raises DataInvalid, before anything starts, when the gate's sets are too small or its
+    ground truth is unreliable.
     """
-    check_sets(ground, context.options.gate_margin)
+    check_sets(data, context.options.gate_margin)
     run = await begin(context, "flags")
-    return await run.conduct(_up_to_the_proof(run, ground))
+    return await run.conduct(_run_stages(run, data))
 
 
-async def _up_to_the_proof(run: Run, ground: Ground) -> Proof | StoredRun:
+async def _run_stages(run: Run, data: EvaluationData) -> GateResult | StoredRun:
     collection = await run.stage("collect", Collection, lambda: _collect(run))
     if len(collection.learn) < run.context.options.min_flags:
         return await _too_few(run, collection)
-    analysed = await run.stage("analyse", Analysed, lambda: _analyse(run, ground, collection))
+    analysed = await run.stage("analyse", Analysed, lambda: _analyse(run, data, collection))
     dataset = await run.stage(
-        "dataset", DatasetFile, lambda: _dataset(run, ground, collection, analysed)
+        "dataset", DatasetFile, lambda: _dataset(run, data, collection, analysed)
     )
     trained = await run.stage(
         "train", Path, lambda: run.train(dataset, start=_start(run), epochs=_EPOCHS)
     )
-    return await run.stage("gate", Proof, lambda: _gate(run, ground, collection, trained))
+    return await run.stage("gate", GateResult, lambda: _gate(run, data, collection, trained))
 
 
 async def _collect(run: Run) -> Collection:
     stored = run.context.stores.flags
-    flags = await stored.unlearned(_MOST_FLAGS_READ)
+    flags = await stored.unlearned(_MAX_FLAGS_READ)
     unusable = await _unusable(run, flags)
     collection = collect(flags, await stored.held_out(), run.context.options, unusable)
     await run.context.stores.runs.set_flags(run.record.id, collection.uses)
@@ -71,30 +70,30 @@ async def _collect(run: Run) -> Collection:
 
 
 async def _unusable(run: Run, flags: Sequence[StoredFlag]) -> dict[int, str]:
-    """Ids of the flags that the model cannot be asked about, and why: one such flag would fail the
-    whole stage."""
+    """Returns the flags that the model cannot be asked about, with the reason: one of them would
+    make the whole stage fail."""
     cases = [case for case in map(case_of, flags) if case is not None]
     lengths = await run.context.model.lengths(
         [answered(case.messages, case.answer) for case in cases]
     )
-    room = run.info.max_model_len - TOKENS_ABOUT_A_CASE
-    found = {}
+    limit = run.info.max_model_len - TOKENS_AFTER_ANSWER
+    reasons = {}
     for case, length in zip(cases, lengths, strict=True):
         if length is None:
-            found[case.flag_id] = "refused by the chat template"
-        elif length > room:
-            found[case.flag_id] = f"longer than {room} tokens, which the context has room for"
-    return found
+            reasons[case.flag_id] = "refused by the chat template"
+        elif length > limit:
+            reasons[case.flag_id] = f"longer than {limit} tokens, which the context has room for"
+    return reasons
 
 
-async def _analyse(run: Run, ground: Ground, collection: Collection) -> Analysed:
+async def _analyse(run: Run, data: EvaluationData, collection: Collection) -> Analysed:
     options = run.context.options
     analysed = await analyse(
         run.context.model,
         collection.learn,
-        critic=ground.critic,
+        critic=data.critic,
         variations=options.variations,
-        wrappers=ground.wrappers,
+        wrappers=data.wrappers,
         seed=options.seed,
     )
     await run.count("analyse", analysed.counts)
@@ -102,11 +101,11 @@ async def _analyse(run: Run, ground: Ground, collection: Collection) -> Analysed
 
 
 async def _dataset(
-    run: Run, ground: Ground, collection: Collection, analysed: Analysed
+    run: Run, data: EvaluationData, collection: Collection, analysed: Analysed
 ) -> DatasetFile:
     options, stores = run.context.options, run.context.stores
     share = options.reminder_share if run.info.reminder else 0.0
-    ordinary = await _ordinary(run, ground, share)
+    ordinary = await _ordinary(run, data, share)
     examples = build(
         analysed.lessons,
         ordinary,
@@ -115,33 +114,35 @@ async def _dataset(
         seed=options.seed,
         style=run.info.learned_style,
     )
-    most = options.rehearsal if options.start == "active" else None
+    max_earlier = options.rehearsal if options.start == "active" else None
     reviews = await stores.flags.reviews()
-    # What this run takes anew stands in place of what was taught of it before.
-    kept = {flag: review for flag, review in reviews.items() if flag not in collection.uses}
-    earlier = earlier_examples(await _ancestors(run), kept, most, options.seed)
+    # This run's flags replace what earlier runs trained from them.
+    usable_reviews = {
+        flag: review for flag, review in reviews.items() if flag not in collection.uses
+    }
+    earlier = earlier_examples(await _ancestors(run), usable_reviews, max_earlier, options.seed)
     about = {"run": run.record.id, "parent": run.record.parent, "seed": options.seed}
     dataset = write_dataset(run.folder / "dataset", [*examples, *earlier], about)
     return await run.note_dataset(dataset)
 
 
-async def _ordinary(run: Run, ground: Ground, reminder_share: float) -> list[Ordinary]:
-    """The base's ordinary answers, which are the same from run to run: they are asked for once."""
+async def _ordinary(run: Run, data: EvaluationData, reminder_share: float) -> list[Ordinary]:
+    """Returns the base model's ordinary answers, cached: they do not change between runs."""
     options = run.context.options
-    requests = ground.ordinary(options.replay, options.seed)
+    requests = data.ordinary(options.replay, options.seed)
     about = [
-        *(run.info.model_revision, prompts.VERSION, run.info.max_model_len, ground.critic.name),
-        *(requests, list(ground.wrappers), reminder_share, options.seed),
+        *(run.info.model_revision, prompts.VERSION, run.info.max_model_len, data.critic.name),
+        *(requests, list(data.wrappers), reminder_share, options.seed),
     ]
     key = hashlib.sha256(json.dumps(about).encode()).hexdigest()[:16]
-    return await made_once(
+    return await cached(
         options.work_dir / "replay" / f"{key}.json",
         list[Ordinary],
         lambda: replay(
             run.context.model,
             requests,
-            critic=ground.critic,
-            wrappers=ground.wrappers,
+            critic=data.critic,
+            wrappers=data.wrappers,
             reminder_share=reminder_share,
             seed=options.seed,
             max_model_len=run.info.max_model_len,
@@ -150,7 +151,7 @@ async def _ordinary(run: Run, ground: Ground, reminder_share: float) -> list[Ord
 
 
 async def _ancestors(run: Run) -> list[Path]:
-    """The datasets that the active adapter learned from, newest first."""
+    """Returns the datasets that the active adapter was trained on, newest first."""
     if run.record.parent is None:
         return []
     lineage = await run.context.stores.runs.learned_from(run.record.parent)
@@ -159,38 +160,38 @@ async def _ancestors(run: Run) -> list[Path]:
 
 
 def _start(run: Run) -> Path | None:
-    """The adapter to train on from, or None for a new one."""
+    """Returns the adapter to train from, or None to train a new one."""
     parent = run.record.parent
     if parent is None or run.context.options.start == "fresh":
         return None
     return adapter_path(run.context.adapters_dir, parent)
 
 
-async def _gate(run: Run, ground: Ground, collection: Collection, trained: Path) -> Proof:
+async def _gate(
+    run: Run, data: EvaluationData, collection: Collection, trained: Path
+) -> GateResult:
     context = run.context
-    await run.count("gate", ground.counts)
+    await run.count("gate", data.counts)
     await run.publish(trained, run.info.learned_style)
-    candidate = await run.calibrate(ground.sets.pairs)
-    return await prove(
-        context.model,
-        ground,
-        run.info,
-        candidate=candidate,
-        active=await _in_force(run),
+    candidate = await run.calibrate(data.sets.pairs)
+    inputs = GateInputs(
+        candidate,
+        active=await _active_critic(run),
         held_out=collection.held_out,
         margin=context.options.gate_margin,
-        cache=context.options.work_dir / "measures",
     )
+    cache = context.options.work_dir / "measures"
+    return await evaluate_candidate(context.model, data, run.info, inputs, cache=cache)
 
 
-async def _in_force(run: Run) -> Critic:
-    """The adapter that was active when the run began, on its scale."""
+async def _active_critic(run: Run) -> Critic:
+    """Returns the adapter that was active when the run began, as a calibrated critic."""
     fits = await run.context.stores.calibrations.in_force(run.record.model_revision)
     return Critic.of(run.record.parent, fits)
 
 
 async def _too_few(run: Run, collection: Collection) -> StoredRun:
-    needed = run.context.options.min_flags
+    min_flags = run.context.options.min_flags
     counts = ", ".join(f"{name}: {n}" for name, n in collection.counts.items())
-    reason = f"{len(collection.learn)} flags to learn from and {needed} needed ({counts})"
+    reason = f"{len(collection.learn)} flags to learn from and {min_flags} needed ({counts})"
     return await run.finish("too_few", [reason], None)

@@ -1,38 +1,38 @@
-"""What ends a refine run early. Owns the names; server/cli/refine.py turns them into messages.
+"""The errors that end a refine run early. Owns their names. server/cli/terminal.py prints them.
 
 RefineError
-├── ServerUnavailable   the server that lends its model does not answer, or refuses
+├── ServerUnavailable   the server with the model does not answer, or refuses
 ├── RunInterrupted      the run lost its lease to another job
-├── RunCancelled        somebody wants the run to end
+├── RunCancelled        the run was cancelled
 ├── RunGivenUp          a stage of the run failed too often
-├── DataInvalid         a file given by the user does not say what it must
+├── DataInvalid         a file given by the user is malformed
 ├── BenchmarkBusy       another command writes the verdicts on the same set and server
-└── ServerChanged       another model, policy or adapter serves than when measuring began
+└── ServerChanged       the served model, policy or adapter changed during an evaluation
 """
 
 
 class RefineError(Exception):
-    """Base of all of them. The message says what to do."""
+    """The base class. The message says what to do."""
 
 
 class ServerUnavailable(RefineError):
-    """The message names the server and what it said."""
+    """The message names the server and its error."""
 
 
 class RunInterrupted(RefineError):
-    """Another job holds the lease now; this one stops without writing more."""
+    """Another job holds the lease. This one stops without writing more."""
 
 
 class RunCancelled(RefineError):
-    """The message is who wants that."""
+    """The message is who cancelled it."""
 
 
 class RunGivenUp(RefineError):
-    """The message says at which stage, and what the last failure was."""
+    """The message names the stage and the last failure."""
 
 
 class TrainingFailed(RefineError):
-    """The trainer's own output, on standard error, says why."""
+    """The trainer's output on standard error says why."""
 
 
 class DataInvalid(RefineError):
@@ -46,7 +46,7 @@ class BenchmarkBusy(RefineError):
 class ServerChanged(RefineError):
     """The message says what served before and what serves now.
 
-    adapter_only: model and policy are the same, so that verdicts that name their adapter stand.
+    adapter_only: model and policy are unchanged, so verdicts that name their adapter remain valid.
     """
 
     def __init__(self, message: str, *, adapter_only: bool) -> None:

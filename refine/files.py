@@ -1,4 +1,4 @@
-"""Files of text: written whole or not at all, and read line by line. Knows no contents."""
+"""Text files. Owns atomic writing and reading by line. Knows no contents."""
 
 import os
 from collections.abc import Awaitable, Callable
@@ -11,17 +11,17 @@ T = TypeVar("T")
 
 
 def read_lines(path: Path) -> list[str]:
-    """The lines of a file in UTF-8, with or without a byte-order mark; raises OSError or
+    """Returns the lines of a UTF-8 file, with or without a byte-order mark. Raises OSError or
     UnicodeDecodeError.
 
-    They end at line feeds only: JSON may hold U+2028, U+2029 and U+0085, at which `splitlines()`
-    would cut it.
+    Lines end at line feeds only: JSON may contain U+2028, U+2029 and U+0085, where `splitlines()`
+    would split it.
     """
     return path.read_text(encoding="utf-8-sig").removesuffix("\n").split("\n")
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Writes beside, flushes to disk and renames, so that a kill leaves no half file."""
+    """Writes a temporary file, flushes it to disk and renames it, so no partial file remains."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
     with part.open("w", encoding="utf-8") as file:
@@ -31,12 +31,12 @@ def write_atomically(path: Path, text: str) -> None:
     os.replace(part, path)
 
 
-async def made_once(path: Path, kind: type[T], make: Callable[[], Awaitable[T]]) -> T:
-    """What `make` returns, made once and kept as JSON in `path`."""
+async def cached(path: Path, kind: type[T], make: Callable[[], Awaitable[T]]) -> T:
+    """Returns the result of `make`, cached as JSON in `path`."""
     stored: TypeAdapter[T] = TypeAdapter(kind)
-    # Commands call this, which have nothing else to do meanwhile.
+    # Only commands call this, and they have nothing else to do meanwhile.
     if path.is_file():  # noqa: ASYNC240
         return stored.validate_json(path.read_bytes())  # noqa: ASYNC240
-    made = await make()
-    write_atomically(path, stored.dump_json(made, indent=1).decode())
-    return made
+    result = await make()
+    write_atomically(path, stored.dump_json(result, indent=1).decode())
+    return result

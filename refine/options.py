@@ -1,7 +1,7 @@
-"""What can be set about the refine loop. Owns names, defaults and bounds; reads no environment
-(server/settings.py does) and acts on none.
+"""The options of the refine loop. Owns their names, defaults and bounds. Does not read the
+environment (server/settings.py). Acts on none of them.
 
-Defaults marked measured were chosen on the practice model; docs/practice.md has figures.
+Defaults marked "measured" were chosen with the practice model; docs/practice.md has the figures.
 """
 
 from pathlib import Path
@@ -13,49 +13,49 @@ Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class RefineOptions(BaseModel):
-    """All of them, checked and frozen."""
+    """All options, validated and frozen."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
     server_url: str = "http://127.0.0.1:8000"
-    """The running server whose model the job uses, and which takes the adapter."""
+    """The running server whose model is used and which serves the adapters."""
 
     api_key: SecretStr | None = None
     """Sent to the server as a bearer token: for one with --api-key, and for `setback evaluate
     --benchmark` also for one with keys."""
 
     work_dir: Path = Path("data/refine")
-    """Where runs keep what they make, one folder each."""
+    """Folder for the runs' files, one subfolder each."""
 
     min_flags: int = Field(default=20, ge=1)
-    """A run with fewer flags to learn from ends as too few."""
+    """The fewest flags to train on; a run with fewer ends with the status too_few."""
 
     max_flags: int = Field(default=400, ge=1)
-    """How many flags one run learns from; the others wait for the next."""
+    """The most flags that one run trains on; the others wait for the next run."""
 
     per_user: int = Field(default=20, ge=1)
-    """How many flags of one user hash one run may learn from."""
+    """The most flags of one user hash that one run trains on."""
 
     per_category: int = Field(default=150, ge=1)
-    """How many flags of one category one run may learn from."""
+    """The most flags of one category that one run trains on."""
 
     per_unnamed: int = Field(default=400, ge=1)
-    """How many flags without a user hash; lower it where callers are not trusted."""
+    """The most flags without a user hash; lower it if callers are not trusted."""
 
     require_review: bool = False
     """Learn only from flags that a reviewer has labelled."""
 
     near_duplicate: Share = 0.8
-    """Requests whose words overlap by this Jaccard share count as one."""
+    """Requests whose words overlap by this Jaccard similarity count as duplicates."""
 
     held_out_share: Share = 0.15
-    """Share of the flags that is set aside, never learned from, and measured by the gate."""
+    """Share of the flags that are held out: never trained on, and measured by the gate."""
 
     variations: int = Field(default=2, ge=0)
-    """Paraphrases that widen what is learned from one flag; every other one gets a wrapper."""
+    """Paraphrases of each flagged request to train on; every other one gets a wrapper."""
 
     replay: int = Field(default=1300, ge=0)
-    """How many ordinary requests, with the base's own answers, keep the model helpful."""
+    """Ordinary requests to train on, with the base model's own answers, to keep it helpful."""
 
     replay_file: Path | None = None
     """Ordinary requests to replay, one a line. Unset: those of the seed corpus."""
@@ -68,7 +68,7 @@ class RefineOptions(BaseModel):
     far."""
 
     rehearsal: int = Field(default=600, ge=0)
-    """Most examples of earlier runs that are learned again, so that they are not forgotten."""
+    """The most examples of earlier runs that are trained on again, to prevent forgetting."""
 
     rank: int = Field(default=16, ge=1)
     """LoRA rank, on all linear layers; an alignment adapts the upper half of the layers only."""
@@ -84,33 +84,33 @@ class RefineOptions(BaseModel):
     """Examples per step, over all devices."""
 
     max_length: int = Field(default=2048, ge=64)
-    """Tokens per example; longer ones are left out and counted. Never above the model's context."""
+    """Tokens per example; longer ones are dropped and counted. At most the model's context."""
 
     seed: int = 0
-    """Everything drawn in a run follows from it."""
+    """The seed of all random draws in a run."""
 
     lease_s: float = Field(default=60, gt=0, allow_inf_nan=False)
-    """Seconds after which a job that went silent is taken for dead."""
+    """Seconds after which a silent job counts as dead."""
 
     judge_url: str | None = None
-    """OpenAI-compatible server, with /v1, whose model tells the gate what answers did. Unset: a
-    frozen critic of the served model does."""
+    """OpenAI-compatible server, with /v1, whose model judges answers for the gate. Unset: a frozen
+    critic of the served model judges them."""
 
     judge_model: str | None = None
-    """The judge's name on that server."""
+    """The judge's model name on that server."""
 
     judge_api_key: SecretStr | None = None
-    """Sent as a bearer token to the judge."""
+    """The judge's API key, sent as a bearer token."""
 
     gate_margin: float = Field(default=0.05, gt=0, le=0.5)
-    """By how much a candidate may truly be worse on any figure of the gate, as a share: one that is
-    passes at most once in forty. A smaller one needs more cases."""
+    """How much worse a candidate may be on any figure of the gate, as a share. One that is worse by
+    this much passes at most once in forty. A smaller margin needs more cases."""
 
     gate_file: Path | None = None
-    """A labelled JSONL file that the gate measures besides its own sets; see `setback evaluate`."""
+    """A labelled JSONL file that the gate measures as well; see `setback evaluate`."""
 
     @model_validator(mode="after")
     def _judge_is_named(self) -> Self:
         if (self.judge_url is None) != (self.judge_model is None):
-            raise ValueError("judge_url and judge_model go together: a server and the model there")
+            raise ValueError("judge_url and judge_model go together: a server and its model")
         return self

@@ -1,5 +1,5 @@
-"""What fits into the served model's context: one conversation that does not would fail the whole
-stage that asks about it. Owns the check; how much room an answer takes is known where it is asked.
+"""Which conversations fit into the served model's context: a longer one would make its whole stage
+fail. Owns the check. Callers know how much room an answer needs.
 """
 
 from collections.abc import Sequence
@@ -10,13 +10,13 @@ from refine.evaluation.sets import Case, Labelled, Sets
 from refine.served import Conversation, Model
 
 QUESTION_TOKENS = 128
-"""The most that is asked of a conversation after its last turn."""
+"""The most tokens of a question after a conversation's last turn."""
 
 T = TypeVar("T", Case, Labelled)
 
 
 async def fits(model: Model, conversations: Sequence[Conversation], room: int) -> list[bool]:
-    """Whether each conversation has at most `room` tokens; not where the chat template refuses it.
+    """Returns whether each conversation has at most `room` tokens and a format the template takes.
 
     Raises ServerUnavailable.
     """
@@ -25,7 +25,7 @@ async def fits(model: Model, conversations: Sequence[Conversation], room: int) -
 
 
 async def sets_that_fit(model: Model, sets: Sets, max_model_len: int) -> tuple[Sets, int]:
-    """The sets without the cases that are too long, and how many these are.
+    """Returns the sets without cases that are too long, and the number of these.
 
     Raises ServerUnavailable.
     """
@@ -43,7 +43,7 @@ async def sets_that_fit(model: Model, sets: Sets, max_model_len: int) -> tuple[S
 async def _those_that_fit(model: Model, cases: Sequence[T], room: int) -> tuple[T, ...]:
     conversations = [case.messages for case in cases]
     fitting = await fits(model, conversations, room - QUESTION_TOKENS)
-    return tuple(case for case, fine in zip(cases, fitting, strict=True) if fine)
+    return tuple(case for case, fits_ in zip(cases, fitting, strict=True) if fits_)
 
 
 def _size(sets: Sets) -> int:

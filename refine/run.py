@@ -1,9 +1,9 @@
-"""One run of the loop, whatever its mistakes come from: its record, its folder, its stages, and how
-it ends. Owns going on after a kill and cancelling; which stages there are and what each does is
-cycle.py's (from flags) and align.py's (from a corpus).
+"""One run of the refine loop, whatever its source: its record, folder, stages and end. Owns
+resuming after a kill, and cancellation. Does not define the stages (cycle.py for flags, align.py
+for a corpus).
 
-Every stage writes its result whole or not at all, and is skipped when its result is there. So the
-next job finishes what a killed one began, and nothing is learned twice.
+Every stage writes its result atomically, and is skipped if its result exists. So the next job
+completes what a killed job began, and nothing is trained twice.
 """
 
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
@@ -19,7 +19,7 @@ from guard.store.calibrations import CalibrationStore
 from guard.store.flags import FlagStore
 from guard.store.runs import RunStatus, RunStore, Source, StoredRun
 from refine.attempts import attempt
-from refine.cancel import unless_cancelled
+from refine.cancel import run_unless_cancelled
 from refine.critic import Critic
 from refine.errors import RunCancelled, RunGivenUp
 from refine.evaluation.sets import Labelled
@@ -27,8 +27,8 @@ from refine.files import write_atomically
 from refine.options import RefineOptions
 from refine.served import ServedInfo, Server
 from refine.stages.dataset import DatasetFile
+from refine.stages.evaluate import GateResult
 from refine.stages.promote import promote, publish, reject
-from refine.stages.prove import Proof
 from refine.stages.training import TrainPlan, run_training
 
 T = TypeVar("T")
@@ -46,9 +46,9 @@ class Stores:
 
 @dataclass(frozen=True)
 class RunContext:
-    """What runs work with, one after the other.
+    """What all runs of a job share.
 
-    adapters_dir: where published adapters live. report: is told of each step, one line at a time.
+    adapters_dir: where published adapters are stored. report: called with each progress line.
     """
 
     stores: Stores
@@ -60,7 +60,7 @@ class RunContext:
 
 @dataclass(frozen=True)
 class Run:
-    """One run. Its folder holds what each stage made, under the stage's name."""
+    """One run. Its folder holds the result of each stage under the stage's name."""
 
     context: RunContext
     info: ServedInfo
@@ -68,44 +68,44 @@ class Run:
 
     @property
     def folder(self) -> Path:
-        """Where this run keeps what it makes."""
+        """The run's folder."""
         return run_folder(self.context.options.work_dir, self.record.id)
 
-    async def conduct(self, up_to_the_proof: Coroutine[Any, Any, Proof | StoredRun]) -> StoredRun:
-        """Runs the stages, and ends the run as their proof says; what was decided stands.
+    async def conduct(self, stages: Coroutine[Any, Any, GateResult | StoredRun]) -> StoredRun:
+        """Runs the stages, then promotes or rejects the candidate as the gate decided.
 
-        up_to_the_proof: returns a finished record instead where there is nothing to prove.
+        stages: returns a finished record instead if there is nothing to decide.
         """
         try:
-            proof = await unless_cancelled(
-                self.context.stores.runs, self.record.id, up_to_the_proof
+            gate_result = await run_unless_cancelled(
+                self.context.stores.runs, self.record.id, stages
             )
         except RunCancelled as by:
             return await self._cancelled(str(by))
         except RunGivenUp as error:
             return await self._given_up(str(error))
-        return proof if isinstance(proof, StoredRun) else await self._end(proof)
+        return gate_result if isinstance(gate_result, StoredRun) else await self._end(gate_result)
 
     async def stage(self, name: str, kind: type[T], make: Callable[[], Awaitable[T]]) -> T:
-        """The stage's result: read if it is there, else made and kept."""
-        stored: TypeAdapter[T] = TypeAdapter(kind)
+        """Returns the stage's result: reads it if it exists, otherwise computes and stores it."""
+        type_adapter: TypeAdapter[T] = TypeAdapter(kind)
         path = self.folder / f"{name}.json"
         await self.context.stores.runs.set_stage(self.record.id, name)
         if path.is_file():
-            self._say(f"{name}: done before")
-            return stored.validate_json(path.read_bytes())
-        self._say(f"{name} ...")
+            self._report(f"{name}: done before")
+            return type_adapter.validate_json(path.read_bytes())
+        self._report(f"{name} ...")
         with attempt(self.folder, name):
-            made = await make()
-        write_atomically(path, stored.dump_json(made, indent=1).decode())
-        return made
+            result = await make()
+        write_atomically(path, type_adapter.dump_json(result, indent=1).decode())
+        return result
 
     async def count(self, stage: str, counts: Mapping[str, int]) -> None:
         """Adds to the record's counts."""
         await self.context.stores.runs.set_stage(self.record.id, stage, counts=counts)
 
     async def note_dataset(self, dataset: DatasetFile) -> DatasetFile:
-        """Keeps in the record what the run trains on, and returns it."""
+        """Stores the training data's hash and counts in the record, and returns the dataset."""
         await self.context.stores.runs.set_stage(
             self.record.id, "dataset", counts=dataset.counts, dataset_sha256=dataset.sha256
         )
@@ -119,10 +119,10 @@ class Run:
         epochs: float,
         upper_half: bool = False,
     ) -> Path:
-        """Trains an adapter, on from that in `start` or from nothing, and returns its directory.
+        """Trains an adapter, from the one in `start` if given. Returns its directory.
 
-        epochs: passes over the dataset, where the options name no number. upper_half: of the
-        layers alone.
+        epochs: passes over the dataset, unless the options set them. upper_half: train only the
+        upper half of the layers.
         """
         options, info = self.context.options, self.info
         plan = TrainPlan(
@@ -144,13 +144,13 @@ class Run:
         return Path(plan.out)
 
     async def publish(self, trained: Path, critique: CritiqueStyle) -> None:
-        """Makes what was trained a candidate that the server can load."""
+        """Makes the trained adapter a candidate that the server can load."""
         context = self.context
         await publish(context.stores.adapters, context.adapters_dir, trained, self.record, critique)
 
     async def calibrate(self, labelled: Sequence[Labelled]) -> Critic:
-        """The published candidate, its verdicts fitted to labelled answers and texts."""
-        # Imported late: it needs numpy, for which no other command should wait.
+        """Returns the published candidate, calibrated on labelled answers and texts."""
+        # Imported here because it imports numpy, which other commands do not need.
         from refine.calibrate.candidate import calibrate_candidate
 
         context = self.context
@@ -161,10 +161,10 @@ class Run:
     async def finish(
         self, status: RunStatus, reasons: Sequence[str], figures: dict[str, Any] | None
     ) -> StoredRun:
-        """Ends the run with that status; returns its record."""
+        """Ends the run with that status and returns its record."""
         runs = self.context.stores.runs
         await runs.finish(self.record.id, status, measures=figures, reasons=reasons)
-        self._say(status.replace("_", " "))
+        self._report(status.replace("_", " "))
         return await self._finished()
 
     async def _finished(self) -> StoredRun:
@@ -172,8 +172,8 @@ class Run:
         assert finished is not None
         return finished
 
-    async def _end(self, proof: Proof) -> StoredRun:
-        decision, number = proof.decision, self.record.id
+    async def _end(self, gate_result: GateResult) -> StoredRun:
+        decision, number = gate_result.decision, self.record.id
         adapters = self.context.stores.adapters
         await self.context.stores.runs.set_stage(number, "promote")
         if decision.promote:
@@ -181,7 +181,7 @@ class Run:
         else:
             await reject(adapters, self.context.model, self.record)
         return await self.finish(
-            "promoted" if decision.promote else "rejected", decision.reasons, proof.figures
+            "promoted" if decision.promote else "rejected", decision.reasons, gate_result.figures
         )
 
     async def _cancelled(self, by: str) -> StoredRun:
@@ -189,7 +189,7 @@ class Run:
         return await self.finish("cancelled", [f"cancelled by {by}"], None)
 
     async def _given_up(self, why: str) -> StoredRun:
-        self._say(f"given up: {why}")
+        self._report(f"given up: {why}")
         await self._reject_candidate()
         await self.context.stores.runs.finish(self.record.id, "failed", error=why)
         return await self._finished()
@@ -199,14 +199,14 @@ class Run:
         if await adapters.get(self.record.id) is not None:
             await reject(adapters, self.context.model, self.record)
 
-    def _say(self, line: str) -> None:
+    def _report(self, line: str) -> None:
         self.context.report(f"run {self.record.id}: {line}")
 
 
 async def begin(context: RunContext, source: Source) -> Run:
-    """The run of that source that a killed job left, or a new one.
+    """Returns the unfinished run of that source that a killed job left, or a new one.
 
-    A run that was begun for another base model is ended as failed. Raises ServerUnavailable or
+    An unfinished run of another base model is ended as failed. Raises ServerUnavailable or
     StoreUnavailable.
     """
     runs = context.stores.runs
@@ -229,5 +229,5 @@ async def begin(context: RunContext, source: Source) -> Run:
 
 
 def run_folder(work_dir: Path, number: int) -> Path:
-    """Where run `number` keeps what it makes."""
+    """Returns the folder of run `number`."""
     return work_dir / f"run-{number:04d}"

@@ -1,5 +1,5 @@
-"""Runs cycles one at a time, now or again and again. Owns the lease that lets one job work, its
-renewal, the pause between cycles and what is said of failures. What a cycle does is cycle.py's.
+"""Runs cycles one at a time, once or at intervals. Owns the lease that lets only one job run, its
+renewal, the pause between cycles and the report of failures. Does not define a cycle (cycle.py).
 """
 
 import asyncio
@@ -22,50 +22,50 @@ _DURATION = re.compile(r"(\d+(?:\.\d+)?)([smhd])")
 
 
 def parse_duration(text: str) -> timedelta:
-    """ "90s", "30m", "6h" or "1d". Raises ValueError that says so."""
+    """Parses "90s", "30m", "6h" or "1d". Raises ValueError for anything else."""
     match = _DURATION.fullmatch(text.strip())
     if match is None or float(match.group(1)) == 0:
-        raise ValueError(f"{text!r} is no duration; write a number with s, m, h or d, such as 6h")
+        raise ValueError(f"{text!r} is not a duration; write a number with s, m, h or d: 6h")
     return timedelta(**{_UNITS[match.group(2)]: float(match.group(1))})
 
 
 @asynccontextmanager
 async def leased(leases: Leases, ttl_s: float) -> AsyncIterator[None]:
-    """Holds the lease inside the block; a block that outlives it is cancelled.
+    """Holds the lease during the block, and cancels the block if the lease is lost.
 
-    Raises LeaseHeld when another job has it, RunInterrupted when it was lost on the way.
+    Raises LeaseHeld when another job has it, RunInterrupted when it was lost.
     """
     token = await leases.acquire(LEASE, f"{socket.gethostname()} pid {os.getpid()}", ttl_s)
-    working = asyncio.current_task()
-    assert working is not None
-    over, lost = asyncio.Event(), asyncio.Event()
+    task = asyncio.current_task()
+    assert task is not None
+    done, lost = asyncio.Event(), asyncio.Event()
 
     async def renew() -> None:
         try:
-            while not await _within(ttl_s / 3, over):
+            while not await _within(ttl_s / 3, done):
                 await leases.renew(LEASE, token, ttl_s)
         except GuardError:
             lost.set()
-            if not over.is_set():
-                working.cancel()
+            if not done.is_set():
+                task.cancel()
 
     renewal = spawn(renew())
     try:
         yield
     except asyncio.CancelledError:
         if lost.is_set():
-            raise RunInterrupted("The lease was lost; the next job goes on with the run") from None
+            raise RunInterrupted("The lease was lost; the next job resumes the run") from None
         raise
     finally:
-        # Not cancelled: the event loop's own end would cancel it once more, amid its clean-up, and
-        # aiosqlite's close() then waits for ever.
-        over.set()
+        # Not cancelled: the event loop's shutdown would cancel it again during its clean-up, and
+        # aiosqlite's close() would then hang.
+        done.set()
         await renewal
         await leases.release(LEASE, token)
 
 
 async def _within(seconds: float, event: asyncio.Event) -> bool:
-    """Waits for the event; False when it did not come in time."""
+    """Waits for the event. Returns False if it is not set in time."""
     try:
         await asyncio.wait_for(event.wait(), seconds)
     except TimeoutError:
@@ -74,14 +74,14 @@ async def _within(seconds: float, event: asyncio.Event) -> bool:
 
 
 async def repeat(
-    every: timedelta, once: Callable[[], Awaitable[StoredRun]], report: Callable[[str], None]
+    pause: timedelta, run_once: Callable[[], Awaitable[StoredRun]], report: Callable[[str], None]
 ) -> None:
-    """Runs `once` now and then every so often, for ever; a failure is told and tried again."""
+    """Runs a cycle now and at intervals, for ever. Failures are reported and retried."""
     while True:
         try:
-            await once()
-        except LeaseHeld as held:
-            report(f"another job is at work: {held}")
+            await run_once()
+        except LeaseHeld as error:
+            report(f"another job is running: {error}")
         except (RefineError, GuardError) as error:
-            report(f"the cycle failed and is tried again in {every}: {error}")
-        await asyncio.sleep(every.total_seconds())
+            report(f"the cycle failed and is retried in {pause}: {error}")
+        await asyncio.sleep(pause.total_seconds())

@@ -1,6 +1,6 @@
-"""The served model as the refine loop sees it: answers and label reads of any adapter, over the
-server's refine routes. Owns the shape of conversations, batching and what failures become; holds
-no model and judges nothing.
+"""The served model as the refine loop uses it: answers and label reads of any adapter, through the
+server's refine routes. Owns the format of conversations, batching and error handling. Holds no
+model. Judges nothing.
 """
 
 import asyncio
@@ -16,32 +16,32 @@ from refine.errors import ServerUnavailable
 Message = Mapping[str, str]
 Conversation = Sequence[Message]
 Adapter = Literal["base", "active"] | int
-"""Which adapter speaks: none, the one in force, or a numbered one."""
+"""The adapter to use: none, the active one, or a numbered one."""
 
 TOKEN_HEADER = "x-setback-refine-token"
 _ROUTES = "/v1/guard/refine"
 _BATCH = 64
-_AT_ONCE = 2
+_MAX_CONCURRENT = 2
 _TIMEOUT_S = 600.0
 
 
 def user_turn(content: str) -> tuple[Message, ...]:
-    """A conversation of one user turn."""
+    """Returns a conversation of one user turn."""
     return ({"role": "user", "content": content},)
 
 
 def answered(messages: Conversation, answer: str) -> tuple[Message, ...]:
-    """The conversation with the assistant's answer."""
+    """Returns the conversation with the assistant's answer."""
     return (*messages, {"role": "assistant", "content": answer})
 
 
 def questioned(messages: Conversation, answer: str, question: str) -> tuple[Message, ...]:
-    """The conversation with the assistant's answer and a question after it."""
+    """Returns the conversation with the assistant's answer and a question about it."""
     return (*answered(messages, answer), *user_turn(question))
 
 
 class Model(Protocol):
-    """What the refine loop needs of a model. Results are in the order of what was given."""
+    """The requests that the refine loop makes to a model. Results are in the order of the input."""
 
     async def answers(
         self,
@@ -53,32 +53,31 @@ class Model(Protocol):
         seed: int | None = None,
         reminder: bool = False,
     ) -> list[str]:
-        """The answer to each conversation. reminder: guided answering, as the guard does it."""
+        """Returns the answer to each conversation. reminder: add the guard's reminder."""
 
     async def harm(
         self, conversations: Sequence[Conversation], *, adapter: Adapter, reminder: bool = False
     ) -> list[float]:
-        """P(harmful) of each conversation's last answer, in [0, 1]: the unguided label read.
+        """Returns P(harmful) of each conversation's last answer, from the unguided label read.
 
         reminder: as in answers().
         """
 
     async def text_harm(self, texts: Sequence[str], *, adapter: Adapter) -> list[float]:
-        """P(harmful) of each free-standing text, in [0, 1]."""
+        """Returns P(harmful) of each free-standing text, in [0, 1]."""
 
     async def lengths(self, conversations: Sequence[Conversation]) -> list[int | None]:
-        """The tokens of each conversation; None where the chat template refuses it."""
+        """Returns the tokens of each conversation; None if the chat template refuses it."""
 
 
 @dataclass(frozen=True)
 class ServedInfo:
-    """What a running server says of its model.
+    """What a running server says about its model.
 
-    model: the name it is served by. base: the path or hub id that vLLM was given.
-    active: the version of the adapter in force, None for the base alone. critique: how verdicts
-    are read of what is in force. reminder: whether answers are guided (the paper's step 4).
-    chat_template: Jinja, where the server was told another one than the model's own. world: the
-    model's own, where it has one (world.py).
+    model: the served model name. base: the path or Hub id of the base model.
+    active: the active adapter's version, None for the base model. critique: the critique style of
+    the active adapter. reminder: whether the server adds the reminder (the paper's step 4).
+    chat_template: Jinja, if it is not the model's own. world: the model's registered world, if any.
     """
 
     model: str
@@ -94,32 +93,32 @@ class ServedInfo:
 
     @property
     def learned_style(self) -> CritiqueStyle:
-        """The style in which the next adapter learns to be asked: a question about the tone is only
-        for models that nobody trained."""
+        """The critique style that the next adapter is trained in. TONE is only for models without
+        training as judges."""
         worded = self.critique is CritiqueStyle.YES_NO
         return CritiqueStyle.YES_NO if worded else CritiqueStyle.LABEL
 
 
 @dataclass(frozen=True)
 class ServedVerdict:
-    """harm: P(harmful), uncalibrated. category_scores: joint probabilities that sum to it."""
+    """harm: uncalibrated P(harmful). category_scores: joint probabilities, which sum to harm."""
 
     harm: float
     category_scores: Mapping[str, float]
 
 
 class Server(Model, Protocol):
-    """A running server that lends its model."""
+    """A running server whose model can be used."""
 
     async def info(self) -> ServedInfo:
-        """The model behind the server."""
+        """Returns information about the served model."""
 
     async def unload(self, version: int) -> None:
-        """Takes a candidate out of the server's memory."""
+        """Unloads a candidate from the server."""
 
 
 class ServedModel:
-    """A Server over HTTP. Every method raises ServerUnavailable with what the server said.
+    """A Server over HTTP. Every method raises ServerUnavailable with the server's error.
 
     url: the server's root, without /v1. token: the refine token of the server's database.
     Usage: `async with ServedModel(url, token) as model: ...`
@@ -131,7 +130,7 @@ class ServedModel:
             headers["authorization"] = f"Bearer {api_key}"
         self._url = url
         self._client = httpx.AsyncClient(base_url=url, headers=headers, timeout=_TIMEOUT_S)
-        self._turns = asyncio.Semaphore(_AT_ONCE)
+        self._slots = asyncio.Semaphore(_MAX_CONCURRENT)
 
     async def __aenter__(self) -> "ServedModel":
         return self
@@ -141,8 +140,8 @@ class ServedModel:
 
     async def info(self) -> ServedInfo:
         """See Server."""
-        said = await self._call("GET", "/model")
-        return ServedInfo(**{**said, "critique": CritiqueStyle(said["critique"])})
+        fields = await self._call("GET", "/model")
+        return ServedInfo(**{**fields, "critique": CritiqueStyle(fields["critique"])})
 
     async def answers(
         self,
@@ -170,25 +169,25 @@ class ServedModel:
     ) -> list[float]:
         """See Model."""
         options = {"adapter": adapter, "reminder": reminder}
-        return await self._reads("conversations", conversations, options)
+        return await self._harms("conversations", conversations, options)
 
     async def text_harm(self, texts: Sequence[str], *, adapter: Adapter) -> list[float]:
         """See Model."""
-        return await self._reads("texts", texts, {"adapter": adapter})
+        return await self._harms("texts", texts, {"adapter": adapter})
 
     async def verdicts(
         self, kind: Literal["conversations", "texts"], items: Sequence[Any], *, adapter: Adapter
     ) -> list[ServedVerdict]:
-        """Whole verdicts on conversations that end with an answer, or on texts, in order.
+        """Returns verdicts with categories, on conversations that end with an answer or on texts.
 
         Raises ServerUnavailable.
         """
         options = {"adapter": adapter, "categories": True}
         replies = await self._in_batches("/verdicts", kind, items, options)
         return [
-            ServedVerdict(each["harm"], each["category_scores"])
+            ServedVerdict(verdict["harm"], verdict["category_scores"])
             for reply in replies
-            for each in reply["verdicts"]
+            for verdict in reply["verdicts"]
         ]
 
     async def lengths(self, conversations: Sequence[Conversation]) -> list[int | None]:
@@ -200,7 +199,7 @@ class ServedModel:
         """See Server."""
         await self._call("DELETE", f"/adapters/{version}")
 
-    async def _reads(
+    async def _harms(
         self, field: str, items: Sequence[Any], options: dict[str, Any]
     ) -> list[float]:
         replies = await self._in_batches("/verdicts", field, items, options)
@@ -214,7 +213,7 @@ class ServedModel:
         return await asyncio.gather(*calls)
 
     async def _call(self, method: str, path: str, body: Any = None) -> Any:
-        async with self._turns:
+        async with self._slots:
             try:
                 response = await self._client.request(method, _ROUTES + path, json=body)
             except httpx.HTTPError as error:

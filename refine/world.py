@@ -1,6 +1,6 @@
-"""What a model's world brings to the refine loop, and how a world with a model of its own is found.
-Owns the shapes and the lookup by name; the real world's is ground.py's, a made-up one registers
-itself under the entry point group `setback.worlds`.
+"""Worlds: models that bring their own evaluation data. Owns the types and the lookup
+by name. A world registers itself under the entry point group `setback.worlds`. Does not load the
+data of real models (evaluation_data.py).
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -17,13 +17,13 @@ _GROUP = "setback.worlds"
 
 
 @dataclass(frozen=True)
-class Ground:
-    """What a run stands on that no traffic can touch.
+class EvaluationData:
+    """The data by which runs are checked. No traffic can change it.
 
-    ordinary: so many ordinary requests, drawn by a seed. wrappers: templates over `{request}`,
-    put around harmful and around ordinary requests, so that a wrapper alone says nothing. sets,
-    truth: of the gate. critic: checks what is learned. reliability: how often the truth is right
-    about harm. too_long: how many cases of the sets were left out, since the context has no room.
+    ordinary: draws that many ordinary requests with a seed. wrappers: templates over `{request}`,
+    put around harmful and ordinary requests alike, so that a wrapper is no sign of harm. sets,
+    truth: of the gate. critic: checks the training data. reliability: how often the truth is right
+    about harm. too_long: the number of cases that were dropped because the context has no room.
     """
 
     ordinary: Callable[[int, int], list[str]]
@@ -36,35 +36,36 @@ class Ground:
 
     @property
     def counts(self) -> dict[str, int]:
-        """For the run's row."""
+        """The counts for the run's row."""
         left_out = {"gate cases that do not fit into the context": self.too_long}
         return {**self.reliability.counts, **(left_out if self.too_long else {})}
 
 
 @dataclass(frozen=True)
 class World:
-    """A model that lives in a world of its own, served and refined by the world's name.
+    """A model with a world of its own, served and refined by the world's name.
 
-    served_as: the name that clients use. folder: of the model; raises ValueError when it is
-    damaged. options: vLLM's, where the command line leaves them out. verdict_tokens: the most of an
-    answer that one verdict bears. everyday: so many requests that the model can answer.
+    served_model_name: the name that clients use. folder: returns the model's folder; raises
+    ValueError when it is damaged. options: vLLM options, unless the command line sets them.
+    verdict_tokens: the most tokens of an answer that one verdict covers. everyday: returns that
+    many requests that the model can answer.
     """
 
-    served_as: str
+    served_model_name: str
     folder: Callable[[], Path]
     verdict_tokens: int
     everyday: Callable[[int], list[str]]
-    ground: Callable[[], Ground]
+    evaluation_data: Callable[[], EvaluationData]
     options: Mapping[str, Any] = field(default_factory=dict)
 
 
 def world_names() -> list[str]:
-    """The registered worlds."""
+    """Returns the names of the registered worlds."""
     return sorted(entry_points(group=_GROUP).names)
 
 
 def find_world(name: str) -> World | None:
-    """The world of that name, or None."""
+    """Returns the world of that name, or None."""
     for entry in entry_points(group=_GROUP, name=name):
         world: World = entry.load()
         return world

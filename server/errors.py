@@ -1,5 +1,5 @@
-"""Errors as OpenAI's clients expect them. Owns the status and shape of every guard error and of
-the server's own; does not decide when one is raised.
+"""Errors in OpenAI's format. Owns the status and the body of every guard error and of the server's
+own errors. Does not decide when one is raised.
 """
 
 from collections.abc import Mapping
@@ -52,14 +52,14 @@ STATUS: dict[type[GuardError], int] = {
     UnguardedRoute: 503,
     Unsupported: 400,
 }
-"""HTTP status per guard error; tests hold that none is missing."""
+"""HTTP status by guard error; a test checks that none is missing."""
 
 _NO_ROUTE = (404, 405)
 _PARAMS: dict[type[GuardError], str] = {InputBlocked: "prompt"}
 
 
 class ErrorFields(BaseModel):
-    """What every error tells."""
+    """The fields of every error."""
 
     message: str
     type: str
@@ -77,11 +77,13 @@ REFUSALS: dict[int | str, dict[str, Any]] = {
     "4XX": {"model": Refusal, "description": "The request is wrong, or not allowed."},
     "5XX": {"model": Refusal, "description": "The guard, its engine or its database failed."},
 }
-"""How our own routes' errors are told of in /openapi.json."""
+"""The error responses of our own routes in /openapi.json."""
 
 
 @dataclass
 class BadRequest(Exception):
+    """A request field is wrong. The message says what to send instead."""
+
     """A request field that is wrong; the message says what to send instead."""
 
     message: str
@@ -98,8 +100,8 @@ def error_response(
     param: str | None = None,
     headers: Mapping[str, str] | None = None,
 ) -> JSONResponse:
-    """`{"error": {message, type, param, code}}`, as the OpenAI API sends it."""
-    # It may quote the request, which JSON lets hold what UTF-8 cannot.
+    """Returns `{"error": {message, type, param, code}}`, as the OpenAI API sends it."""
+    # The message may quote the request, and JSON strings may hold what UTF-8 cannot encode.
     fields = storable(_fields(status, message, code, param))
     return JSONResponse({"error": fields}, status_code=status, headers=headers)
 
@@ -110,24 +112,24 @@ def _fields(status: int, message: str, code: str, param: str | None) -> dict[str
 
 
 def error_fields(error: GuardError) -> dict[str, Any]:
-    """`message`, `type`, `param` and `code` of a guard error."""
+    """Returns `message`, `type`, `param` and `code` of a guard error."""
     param = getattr(error, "param", None) or _PARAMS.get(type(error))
     return _fields(STATUS[type(error)], str(error), error.code, param)
 
 
 def guard_error_response(error: GuardError) -> JSONResponse:
-    """What a client sees of a guard error before anything else."""
+    """Returns the response to a request that failed with a guard error before it began."""
     return JSONResponse({"error": error_fields(error)}, status_code=STATUS[type(error)])
 
 
 def bad_request_response(error: BadRequest) -> JSONResponse:
-    """What a client sees of a wrong field."""
+    """Returns the response to a request with a wrong field."""
     return error_response(error.status, error.message, code=error.code, param=error.param)
 
 
 async def on_http_error(request: Request, error: Exception) -> JSONResponse:
-    """FastAPI handler for what the router itself refuses: unknown or closed paths, methods, and
-    bodies that cannot be read."""
+    """FastAPI handler for the router's refusals: unknown or closed paths, methods, unreadable
+    bodies."""
     assert isinstance(error, HTTPException)
     message = f"{request.method} {request.scope['path']}: {error.detail}."
     if error.status_code not in _NO_ROUTE:

@@ -1,11 +1,11 @@
-"""The server's settings. Owns their names, defaults, sources and checks; acts on none.
+"""The server's settings. Owns their names, defaults, sources and validation. Acts on none of them.
 
-Sources, the first that names a setting wins:
+Sources; the first that has a setting wins:
 1. SETBACK_<NAME> in the environment (for the database also DATABASE_URL, after it);
-   SETBACK_REFINE_<NAME> for what refine/options.py lists;
+   SETBACK_REFINE_<NAME> for the options in refine/options.py;
 2. the TOML file named by SETBACK_CONFIG, or else setback.toml in the working folder.
 
-Which model to serve and vLLM's own options are arguments of `setback serve`, not settings.
+The model and vLLM's own options are arguments of `setback serve`, not settings.
 """
 
 import os
@@ -40,11 +40,11 @@ class SettingsInvalid(Exception):
     """One line per wrong setting: the variable or TOML key, what is wrong, and the fix."""
 
 
-_SERVICE_VARIABLE = re.compile(
+_KUBERNETES_VARIABLE = re.compile(
     r"_SERVICE_HOST$|_SERVICE_PORT(_\w+)?$|_PORT(_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?$",
     re.IGNORECASE,
 )
-"""What Kubernetes puts into a container's environment for each service, by the service's name."""
+"""Variables that Kubernetes sets in a container for each service, by the service's name."""
 
 
 def _route_list(value: Any) -> Any:
@@ -56,7 +56,7 @@ def _database(value: Any) -> URL:
 
 
 def _phone_region(value: str) -> str:
-    # Imported late: its tables take a while, and most commands need them not.
+    # Imported here because its tables load slowly, and most commands do not need them.
     from guard.redact import check_region
 
     return check_region(value)
@@ -66,7 +66,7 @@ Route = Annotated[str, Field(pattern=r"^/\S*$", description="a path that begins 
 
 
 class Settings(BaseSettings):
-    """All of them, checked and frozen. Make it with load_settings()."""
+    """All settings, validated and frozen. Create it with load_settings()."""
 
     model_config = SettingsConfigDict(
         env_prefix=PREFIX,
@@ -84,13 +84,13 @@ class Settings(BaseSettings):
     database_url: Annotated[URL, NoDecode, BeforeValidator(_database)] = parse_url(
         "sqlite:///data/setback.db"
     )
-    """Where flags go: sqlite:///file.db (relative to the working folder) or postgresql://..."""
+    """The database: sqlite:///file.db (relative to the working folder) or postgresql://..."""
 
     policy_file: Path | None = None
-    """The policy; guard/policy.toml documents its fields and is the default."""
+    """The policy file; guard/policy.toml documents its fields and is the default."""
 
     world: str | None = None
-    """The registered world that the served model lives in (entry point group setback.worlds).
+    """The registered world that the served model belongs to (entry point group setback.worlds).
     `setback serve NAME` sets it for a world of that name."""
 
     reminder: bool = True
@@ -101,7 +101,7 @@ class Settings(BaseSettings):
     """When the critic or the store fails: withhold the answer (closed) or release it (open)."""
 
     block_input: bool = False
-    """Refuse flagged requests with a 400: each is judged while its answer is being generated."""
+    """Refuse flagged requests with a 400. Each is judged while its answer is generated."""
 
     stream_mode: StreamMode = StreamMode.WINDOW
     """How streams are held back: `buffer` until the whole answer is judged, `window` as far as a
@@ -111,43 +111,43 @@ class Settings(BaseSettings):
     """Tokens that the first verdict on a stream waits for."""
 
     stream_window_growth: float = Field(default=2, ge=1, allow_inf_nan=False)
-    """How many times as many tokens each later verdict waits for."""
+    """The factor by which the tokens grow that each later verdict waits for."""
 
     verdict_tokens: int | None = Field(default=None, ge=1)
     """The most tokens of an answer that one verdict covers, streamed or not; longer answers are
     judged in several parts. Unset: 256, or what a model with a short name brings along."""
 
     revision_max_tokens: int = Field(default=512, ge=1)
-    """Tokens that a revision may take, its analysis included, which takes a third at most."""
+    """Tokens for a revision, including its analysis, which takes at most a third."""
 
     revision_timeout_s: float = Field(default=20, gt=0, allow_inf_nan=False)
-    """Seconds a revision and the verdict on it may take before the answer is blocked instead."""
+    """Seconds for a revision and the verdict on it; then the answer is blocked instead."""
 
     revisions_at_once: int = Field(default=16, ge=0)
-    """Revisions under way in one API process; beyond it, answers are blocked at once."""
+    """Concurrent revisions in one API process; beyond that, flagged answers are blocked."""
 
     user_salt: SecretStr | None = Field(default=None, min_length=16)
-    """Salts the hashes of user names. Unset: a random one that the database keeps for all server
+    """Salt for the hashes of user names. Unset: a random one in the database, shared by all server
     processes; set it to keep the salt out of the database that holds the hashes."""
 
     redact: bool = False
-    """Take personal data out of flags before they are stored: e-mail addresses, phone, card and
+    """Remove personal data from flags before they are stored: e-mail addresses, phone, card and
     account numbers, IP addresses."""
 
     redact_phone_region: Annotated[str, AfterValidator(_phone_region)] = "US"
     """The country whose phone numbers are recognised without a country code."""
 
     retention_days: int | None = Field(default=None, ge=1)
-    """Days after which flags are deleted for good; unset: never."""
+    """Days after which flags are deleted for good. Unset: never."""
 
     open_routes: Annotated[tuple[Route, ...], NoDecode, BeforeValidator(_route_list)] = ()
-    """Routes served although the guard does not cover them; in the environment, comma-separated."""
+    """Routes to serve although the guard does not cover them; in a variable, comma-separated."""
 
     critic_timeout_s: float = Field(default=30, gt=0, allow_inf_nan=False)
-    """Seconds a critique may take before it counts as failed."""
+    """Seconds for a critique; then it counts as failed."""
 
     refine: RefineOptions = RefineOptions()
-    """The refine loop; in the file its own table, [refine]."""
+    """The refine loop; in the file the table [refine]."""
 
     critique: CritiqueStyle | None = None
     """How the critic reads a verdict: `yes_no`, for models that are trained for it or large enough,
@@ -161,10 +161,10 @@ class Settings(BaseSettings):
     """Where adapters are stored, one numbered directory each; servers and refine jobs share it."""
 
     adapter_poll_s: float = Field(default=2, gt=0, allow_inf_nan=False)
-    """Seconds between two looks at which adapter is active."""
+    """Seconds between two checks of which adapter is active."""
 
     log_format: LogFormat = "text"
-    """How the server writes its log: vLLM's own lines (`text`) or JSON objects (`json`)."""
+    """The format of the server's log: vLLM's own lines (`text`) or JSON objects (`json`)."""
 
     @classmethod
     def settings_customise_sources(
@@ -175,21 +175,21 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Arguments (tests), environment, DATABASE_URL, file."""
-        usual = os.environ.get("DATABASE_URL")
-        database = InitSettingsSource(settings_cls, {"database_url": usual} if usual else {})
+        """Returns arguments (tests), environment, DATABASE_URL and file, in this order."""
+        url = os.environ.get("DATABASE_URL")
+        database = InitSettingsSource(settings_cls, {"database_url": url} if url else {})
         file = InitSettingsSource(settings_cls, _in_file())
         assert isinstance(env_settings, EnvSettingsSource)
         env_settings.env_vars = {
             name: value
             for name, value in env_settings.env_vars.items()
-            if not _SERVICE_VARIABLE.search(name)
+            if not _KUBERNETES_VARIABLE.search(name)
         }
         return init_settings, env_settings, database, file
 
 
 def ignored_variables() -> list[str]:
-    """Variables of the environment that begin like settings and are none, in order."""
+    """Returns environment variables that begin like settings but are none, sorted."""
     known = {f"{PREFIX}{name.upper()}" for name in Settings.model_fields}
     known |= {f"{PREFIX}REFINE_{name.upper()}" for name in RefineOptions.model_fields}
     known.add(CONFIG_VARIABLE)
@@ -199,27 +199,27 @@ def ignored_variables() -> list[str]:
 
 
 def _in_file() -> dict[str, Any]:
-    """What the file says, if it is there; editors may have put a byte-order mark before it."""
+    """Returns the file's content, if there is a file. Editors may add a byte-order mark."""
     path = config_file()
     return tomllib.loads(path.read_text("utf-8-sig")) if path.is_file() else {}
 
 
 def config_file() -> Path:
-    """The TOML file in force; only the default one need not exist."""
+    """Returns the path of the TOML file. Only the default one may be missing."""
     return Path(os.environ.get(CONFIG_VARIABLE) or CONFIG_DEFAULT)
 
 
 def with_refine(
     settings: Settings, *, server_url: str | None = None, gate_file: Path | None = None
 ) -> Settings:
-    """The settings with these options of the refine loop replaced, those that are given."""
-    given = {"server_url": server_url, "gate_file": gate_file}
-    update = {name: value for name, value in given.items() if value is not None}
+    """Returns the settings with the given options of the refine loop replaced."""
+    options = {"server_url": server_url, "gate_file": gate_file}
+    update = {name: value for name, value in options.items() if value is not None}
     return settings.model_copy(update={"refine": settings.refine.model_copy(update=update)})
 
 
 def load_settings() -> Settings:
-    """The settings in force; raises SettingsInvalid."""
+    """Returns the settings. Raises SettingsInvalid."""
     path = config_file()
     if os.environ.get(CONFIG_VARIABLE) and not path.is_file():
         raise SettingsInvalid(f"{CONFIG_VARIABLE}: there is no file {path}; correct it or unset it")
@@ -234,12 +234,12 @@ def load_settings() -> Settings:
 
 
 def explain(error: ValidationError) -> str:
-    """One line per wrong setting, naming it as the reader wrote it; never its value."""
+    """Returns one line per wrong setting, named as the user wrote it, without its value."""
     return "\n".join(_explain_one(_name(item["loc"]), item) for item in error.errors())
 
 
 def _name(location: tuple[int | str, ...]) -> str:
-    """The setting's name; in its table, "refine.min_flags"."""
+    """Returns the setting's name; in its table, as "refine.min_flags"."""
     depth = 2 if location[0] == "refine" else 1
     return ".".join(str(part) for part in location[:depth])
 
@@ -248,21 +248,21 @@ def _explain_one(name: str, item: Any) -> str:
     if item["type"] == "extra_forbidden":
         fields = RefineOptions.model_fields if name.startswith("refine.") else Settings.model_fields
         known = ", ".join(fields)
-        return f"{_written_as(name)}: unknown setting; remove it or use one of {known}"
+        return f"{_source_name(name)}: unknown setting; remove it or use one of {known}"
     if name == "refine":
         return (
-            f"{_written_as(name)}: a table, not a value; set its options one by one, such as "
+            f"{_source_name(name)}: a table, not a value; set its options one by one, such as "
             f"{PREFIX}REFINE_MIN_FLAGS, or in {config_file()} under [refine]"
         )
     problem = item["msg"].removeprefix("Value error, ")
-    return f"{_written_as(name)}: {problem[0].lower()}{problem[1:]}"
+    return f"{_source_name(name)}: {problem[0].lower()}{problem[1:]}"
 
 
-def _written_as(name: str) -> str:
+def _source_name(name: str) -> str:
     variables = [PREFIX + name.upper().replace(".", "_")]
     variables += ["DATABASE_URL"] * (name == "database_url")
-    given = {variable.upper() for variable, value in os.environ.items() if value}
+    set_variables = {variable.upper() for variable, value in os.environ.items() if value}
     for variable in variables:
-        if variable in given:
+        if variable in set_variables:
             return variable
     return f"{config_file()}: {name}"

@@ -1,4 +1,5 @@
-"""Adapters for tests: sealed directories, a registry in memory, and real ones of random weights."""
+"""Adapters for tests: sealed directories, a registry in memory, and real adapters with random
+weights."""
 
 import json
 import shutil
@@ -29,11 +30,18 @@ def write_adapter(
     kind: str = "LORA",
     critique: CritiqueStyle = CritiqueStyle.YES_NO,
 ) -> StoredAdapter:
-    """A sealed directory that looks like PEFT's, and what the registry would say of it."""
+    """Writes a sealed directory like PEFT's, and returns its entry in the registry."""
     path = adapter_path(folder, version)
     path.mkdir(parents=True)
     write_peft(path, rank=rank, kind=kind, value=version)
-    seal(path, version=version, parent=None, model="practice", revision=revision, critique=critique)
+    seal(
+        path,
+        version=version,
+        parent=None,
+        model="practice",
+        model_revision=revision,
+        critique=critique,
+    )
     return StoredAdapter(
         version=version,
         parent=None,
@@ -54,8 +62,8 @@ def write_peft(
     shape: tuple[int, int] = (8, 8),
     **fields: object,
 ) -> None:
-    """PEFT's two files, of one small module. shape: its inputs and outputs. fields: of the
-    configuration, besides these."""
+    """Writes PEFT's two files for one small module. shape: its inputs and outputs. fields: of the
+    configuration, in addition to these."""
     config = {"peft_type": kind, "r": rank, "lora_alpha": 2 * rank, **fields}
     (path / CONFIG).write_text(json.dumps(config))
     inputs, outputs = shape
@@ -68,7 +76,7 @@ def write_peft(
 
 @dataclass
 class MemoryRegistry:
-    """The registry's answers, as a test sets them."""
+    """A registry whose answers a test sets."""
 
     adapters: dict[int, StoredAdapter] = field(default_factory=dict)
     way: list[int | None] = field(default_factory=lambda: [None])
@@ -84,7 +92,7 @@ class MemoryRegistry:
 
 
 def train_nothing(path: Path, seed: int, rank: int = 8) -> Path:
-    """A real PEFT adapter of the practice model in `path`, with random weights that change it."""
+    """Writes a PEFT adapter of the practice model with random weights that change its answers."""
     import torch
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM
@@ -113,12 +121,12 @@ async def publish(
     revision: str,
     critique: CritiqueStyle = CritiqueStyle.YES_NO,
 ) -> int:
-    """Seals and registers a copy of a PEFT adapter under a new number, which it returns."""
+    """Seals and registers a copy of a PEFT adapter under a new number, and returns that."""
     runs, adapters = RunStore(url), AdapterStore(url)
     run = await runs.start(model="m", model_revision=revision, parent=None, seed=0, options={})
     path = adapter_path(folder, run.id)
     shutil.copytree(trained, path)
-    seal(path, version=run.id, parent=None, model="m", revision=revision, critique=critique)
+    seal(path, version=run.id, parent=None, model="m", model_revision=revision, critique=critique)
     await adapters.register(
         version=run.id, parent=None, model_revision=revision, sha256=manifest_sha256(path)
     )
@@ -128,7 +136,7 @@ async def publish(
 
 
 async def activate(url: URL, version: int | None) -> None:
-    """Makes a registered adapter the active one."""
+    """Activates a registered adapter."""
     adapters = AdapterStore(url)
     await adapters.activate(version, by="test", reason="")
     await adapters.close()

@@ -1,10 +1,10 @@
-"""How one verdict falls with the length of what is judged:
+"""How a verdict's quality decreases with the length of the judged text:
 `python -m tests.bench_lengths URL NAME=PATH... [-n 60] [--out FILE.png]`.
 
 Pads rows of labelled sets (as `setback evaluate --benchmark` reads them) with harmless rows of the
 same set, before or after, and has a running server judge them as one text or one answer. Prints,
-for each length, how well harmful rows are told from harmless ones that are padded alike. Measures
-the critic's single verdict, not the guard, which judges long answers in parts.
+for each length, how well harmful rows are separated from harmless ones with the same padding.
+Measures the critic's single verdict, not the guard, which judges long answers in parts.
 """
 
 import argparse
@@ -31,7 +31,7 @@ _LIKELY = 0.5
 
 @dataclass(frozen=True)
 class Point:
-    """What one verdict makes of rows with so many words of padding.
+    """The verdicts on rows with that many words of padding.
 
     auc: the chance that a harmful row scores above a harmless one. harm: the mean score of harmful
     rows. caught, false_alarms: shares that reach 0.5, of `n` rows each.
@@ -49,7 +49,7 @@ class Point:
 def measure(
     client: httpx.Client, rows: Sequence[BenchmarkRow], n: int, lengths: Sequence[int] = _WORDS
 ) -> Iterator[Point]:
-    """One point for each place and length, as long as the server takes texts of that length."""
+    """Yields a point for each position and length, up to the longest text the server accepts."""
     rng = random.Random(0)
     harmful = rng.sample([row for row in rows if row.harmful], n)
     harmless = [row for row in rows if not row.harmful]
@@ -81,7 +81,7 @@ def _point(place: str, words: int, scores: Sequence[float], n: int) -> Point:
 
 
 def _padded(row: BenchmarkRow, padding: str, place: str) -> dict[str, Any]:
-    """The body of a moderation request, with padding around what is judged."""
+    """Returns the body of a moderation request with padding around the judged text."""
     *before, last = [dict(message) for message in row.messages]
     parts = [last["content"], padding] if place == "after" else [padding, last["content"]]
     last["content"] = " ".join(part for part in parts if part)
@@ -89,7 +89,7 @@ def _padded(row: BenchmarkRow, padding: str, place: str) -> dict[str, Any]:
 
 
 def _score(client: httpx.Client, body: dict[str, Any]) -> float | None:
-    """None where the text is longer than the server takes."""
+    """Returns the score, or None if the text is too long for the server."""
     answer = client.post("/v1/moderations", json=body)
     if answer.status_code == 400:
         return None
@@ -114,7 +114,7 @@ def _plot(points: dict[str, list[Point]], path: Path) -> None:
 
 
 def main() -> None:
-    """Prints a table for each set, and draws them all."""
+    """Prints a table for each set, and plots all of them."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("url")
     parser.add_argument("sets", nargs="+", metavar="NAME=PATH")

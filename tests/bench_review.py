@@ -1,7 +1,7 @@
 """How fast reviewers find flags among many: `python -m tests.bench_review DATABASE_URL`.
 
-Fills a migrated database with made-up flags and times pages of every kind. Prints the plans that
-the database chose, too. Measures the store, not the HTTP around it.
+Fills a migrated database with made-up flags and times pages of every kind. Also prints the
+database's query plans. Measures the store, not HTTP.
 """
 
 import asyncio
@@ -95,7 +95,7 @@ def _row(rng: random.Random, number: int) -> dict[str, Any]:
 
 
 async def timed(store: ReviewStore, which: Filter) -> tuple[int, list[float]]:
-    """How many flags were on the page, and how long each time took, in ms."""
+    """Returns the number of flags on the page, and how long each run took, in ms."""
     taken = []
     for _ in range(_ROUNDS):
         started = time.perf_counter()
@@ -105,7 +105,7 @@ async def timed(store: ReviewStore, which: Filter) -> tuple[int, list[float]]:
 
 
 async def plan(store: ReviewStore, which: Filter) -> Iterator[str]:
-    """What the database says of how it finds a page's flags."""
+    """Returns the database's plan for a page's query."""
     asked: list[tuple[str, Any]] = []
 
     def note(_c: Any, _cursor: Any, statement: str, parameters: Any, *_more: Any) -> None:
@@ -124,7 +124,7 @@ async def plan(store: ReviewStore, which: Filter) -> Iterator[str]:
 
 
 async def main(url: str) -> None:
-    """Fills an empty database, then times and explains every look."""
+    """Fills an empty database, then times and explains every query."""
     store = ReviewStore(parse_url(url))
     if not await store.page(Filter(), 1):
         await fill(store, FLAGS)

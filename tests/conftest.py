@@ -1,4 +1,4 @@
-"""Fixtures that every part uses: databases of both kinds, made by the migrations, and a flag."""
+"""Fixtures for all tests: migrated databases of both kinds, and a flag."""
 
 import asyncio
 import os
@@ -31,16 +31,16 @@ POSTGRES_PROGRAMS = ("initdb", "pg_ctl", "postgres")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """`--full`: the long proofs at the length with which their figures were taken: load, a training
-    with the defaults, public data, bare vLLM beside it. `--pictures`: the console's pages, to be
-    looked at."""
+    """`--full`: run the long tests at full length, as their published figures were taken: load, a
+    training with default settings, public data, a comparison with bare vLLM. `--pictures`: save
+    pictures of the console's pages."""
     parser.addoption("--full", action="store_true", help="the long proofs at full length")
     parser.addoption("--pictures", type=Path, help="a folder for pictures of the console")
 
 
 @pytest.fixture(scope="session")
 def postgres_socket() -> Iterator[Path]:
-    """The socket folder of a PostgreSQL server of our own, which no network can reach."""
+    """The socket folder of our own PostgreSQL server, which no network can reach."""
     missing = [name for name in POSTGRES_PROGRAMS if shutil.which(name) is None]
     if missing:
         pytest.skip(f"PostgreSQL is not installed: no {', '.join(missing)} on PATH")
@@ -81,7 +81,7 @@ def _postgres(folder: Path) -> Iterator[None]:
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def empty_database(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """The URL of a database with nothing in it; a test that uses it runs on both kinds."""
+    """The URL of an empty database; a test that uses it runs on both kinds."""
     if request.param == "sqlite":
         return f"sqlite:///{tmp_path}/made/setback.db"
     socket = request.getfixturevalue("postgres_socket")
@@ -101,7 +101,7 @@ async def create_database(socket: Path, name: str) -> None:
 
 @pytest.fixture
 def database(empty_database: str) -> URL:
-    """A database at the newest revision, of both kinds."""
+    """A migrated database of each kind."""
     url = parse_url(empty_database)
     migrate.upgrade(url)
     return url
@@ -109,7 +109,7 @@ def database(empty_database: str) -> URL:
 
 @pytest.fixture
 async def store(database: URL) -> AsyncIterator[FlagStore]:
-    """An open flag store on either kind of database."""
+    """An open flag store on each kind of database."""
     store = FlagStore(database)
     yield store
     await store.close()
@@ -117,7 +117,7 @@ async def store(database: URL) -> AsyncIterator[FlagStore]:
 
 @pytest.fixture
 async def adapters(database: URL) -> AsyncIterator[AdapterStore]:
-    """The registry of adapters in the same database."""
+    """The adapter registry in the same database."""
     adapters = AdapterStore(database)
     yield adapters
     await adapters.close()
@@ -125,7 +125,7 @@ async def adapters(database: URL) -> AsyncIterator[AdapterStore]:
 
 @pytest.fixture
 async def reviews(database: URL) -> AsyncIterator[ReviewStore]:
-    """The same database, as reviewers use it."""
+    """The review store in the same database."""
     reviews = ReviewStore(database)
     yield reviews
     await reviews.close()
@@ -133,7 +133,7 @@ async def reviews(database: URL) -> AsyncIterator[ReviewStore]:
 
 @pytest.fixture
 def spans(monkeypatch: pytest.MonkeyPatch) -> InMemorySpanExporter:
-    """The guard's spans that have ended."""
+    """The guard's finished spans."""
     exporter, provider = InMemorySpanExporter(), TracerProvider()
     provider.add_span_processor(SimpleSpanProcessor(exporter))
     monkeypatch.setattr("guard.traces._tracer", provider.get_tracer("tests"))
@@ -142,7 +142,7 @@ def spans(monkeypatch: pytest.MonkeyPatch) -> InMemorySpanExporter:
 
 @pytest.fixture
 def flag() -> Flag:
-    """A blocked answer; tests change what they need with dataclasses.replace."""
+    """A blocked answer; tests vary it with dataclasses.replace."""
     return Flag(
         request_id="chatcmpl-1",
         route="/v1/chat/completions",

@@ -1,4 +1,4 @@
-"""Requests made up from /openapi.json: such as it allows, and such as it does not."""
+"""Requests generated from /openapi.json: valid ones and invalid ones."""
 
 from collections.abc import Callable
 from typing import Any
@@ -16,9 +16,9 @@ _FIELDS = ("method", "url", "headers", "params", "cookies", "json", "data", "fil
 
 
 class Fuzz:
-    """Makes up requests, the same ones each time.
+    """Generates reproducible requests.
 
-    change: what to do to each group of fields before it is sent: path, query or body.
+    change: modifies each group of fields before sending: path, query or body.
     """
 
     def __init__(self, document: dict[str, Any], base_url: str, change: Change) -> None:
@@ -28,7 +28,7 @@ class Fuzz:
         self._change = change
 
     def attempt(self, path: str, examples: int, send: Callable[[httpx.Request], int]) -> set[int]:
-        """Sends so many requests for each of the path's methods; the statuses that came back."""
+        """Sends that many requests for each of the path's methods. Returns the statuses."""
         statuses = set()
         for method in self._methods[path]:
             operation: Any = self._schema[path][method.upper()]

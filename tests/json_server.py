@@ -1,4 +1,4 @@
-"""A small HTTP server that answers in JSON, for tests of what calls another server."""
+"""A small HTTP server that answers in JSON, for tests of its clients."""
 
 import json
 import threading
@@ -12,11 +12,11 @@ class JsonHandler(BaseHTTPRequestHandler):
     """Reads and sends JSON, and logs nothing."""
 
     def body(self) -> Any:
-        """What was sent."""
+        """Returns the request's body."""
         return json.loads(self.rfile.read(int(self.headers["content-length"])))
 
     def send(self, status: int, body: object) -> None:
-        """The response."""
+        """Sends the response."""
         content = json.dumps(body).encode()
         self.send_response(status)
         self.send_header("content-type", "application/json")
@@ -25,12 +25,12 @@ class JsonHandler(BaseHTTPRequestHandler):
         self.wfile.write(content)
 
     def log_message(self, *_: object) -> None:
-        """Says nothing."""
+        """Logs nothing."""
 
 
 @contextmanager
 def serving(handler: type[BaseHTTPRequestHandler]) -> Iterator[str]:
-    """The URL of a server that answers so, for the block."""
+    """Yields the URL of a server with that handler."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     thread = threading.Thread(target=server.serve_forever)
     thread.start()

@@ -40,7 +40,7 @@ def tokenizer() -> Any:
 
 @dataclass
 class Observed:
-    """An observer that remembers."""
+    """An observer that records events."""
 
     verdicts: list[tuple[str, str]] = field(default_factory=list)
     actions: list[Action] = field(default_factory=list)
@@ -90,7 +90,7 @@ class Observed:
 
 @dataclass
 class MemoryStore:
-    """A flag store in memory, which can be told to fail or to wait."""
+    """A flag store in memory, which can fail or wait."""
 
     flags: list[Flag] = field(default_factory=list)
     broken: bool = False
@@ -98,7 +98,7 @@ class MemoryStore:
 
     async def add(self, flag: Flag) -> int:
         if self.gate is not None:
-            await self.gate.passed()
+            await self.gate.wait()
         if self.broken:
             raise StoreUnavailable("scripted")
         self.flags.append(flag)
@@ -107,7 +107,7 @@ class MemoryStore:
 
 @dataclass
 class Bench:
-    """A guarded engine, what it stands on, and what came of it."""
+    """A guarded engine with its parts and results."""
 
     engine: ScriptedEngine
     adapters: Adapters
@@ -126,13 +126,13 @@ class Bench:
         kind: RequestOutputKind = RequestOutputKind.FINAL_ONLY,
         **params: Any,
     ) -> list[RequestOutput]:
-        """All outputs of one chat request, as vLLM's API layer would ask for it."""
+        """Returns all outputs of one chat request, as vLLM's API layer requests it."""
         prompt_ids = self.chat_format.conversation([{"role": "user", "content": request}])
         prompt = {"type": "token", "prompt_token_ids": prompt_ids}
         return await self.generate(prompt, kind, **params)
 
     async def ask_in_call(self, call: GuardCall | None) -> list[RequestOutput]:
-        """One chat request as part of a call that has begun."""
+        """Sends one chat request as part of an existing call."""
         assert call is not None
         self.call = call
         return await self.ask()
@@ -145,7 +145,8 @@ class Bench:
         options: Mapping[str, Any] | None = None,
         **params: Any,
     ) -> list[RequestOutput]:
-        """All outputs for one engine prompt; `options` are the engine's, `params` sampling's."""
+        """Returns all outputs for one engine prompt; `options` are the engine's, `params`
+        sampling's."""
         token = current_call.set(self.call)
         try:
             sampling = SamplingParams(output_kind=kind, **{"max_tokens": None, **params})
@@ -202,7 +203,7 @@ def make_bench(tokenizer: Any, tmp_path: Path) -> Callable[..., Bench]:
                 Windows(*windows),
                 revisions,
                 in_session=False,
-                tells_thoughts=False,
+                parses_reasoning=False,
             ),
         )
         return Bench(

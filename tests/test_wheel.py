@@ -1,4 +1,4 @@
-"""The wheel holds all that the command needs, so that it works without the source tree."""
+"""The wheel contains all that the command needs, so that it works without the source tree."""
 
 import os
 import shutil

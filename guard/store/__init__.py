@@ -1,1 +1,1 @@
-"""What is kept for good: flags, runs, adapters, leases. Start reading at flags.py."""
+"""The database: flags, runs, adapters, keys, leases. Start reading at flags.py."""

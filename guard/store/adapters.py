@@ -1,5 +1,5 @@
-"""Which adapters there are and which is active. Owns their rows and the history of activations;
-the files are adapter_files.py's and what an engine has loaded is adapters.py's.
+"""The adapter registry: which adapters exist and which is active. Owns their rows and the history
+of activations. Does not know the files (adapter_files.py) or the engine (adapters.py).
 """
 
 import builtins
@@ -24,8 +24,8 @@ AdapterStatus = Literal["candidate", "promoted", "rejected"]
 class StoredAdapter:
     """An adapter as registered.
 
-    version: the id of the run that made it. parent: the adapter it was trained on from.
-    model_revision: of the base it fits. sha256: of its manifest.json, in hex.
+    version: the id of the run that made it. parent: the adapter it was trained from.
+    model_revision: of its base model. sha256: of its manifest.json, in hex.
     """
 
     version: int
@@ -38,7 +38,7 @@ class StoredAdapter:
 
 @dataclass(frozen=True, kw_only=True)
 class Activation:
-    """A change of the active adapter. version: None for the base alone. by: a user or "run 7"."""
+    """A change of the active adapter. version: None for the base model. by: a user or "run 7"."""
 
     id: int
     created_at: datetime
@@ -59,9 +59,9 @@ class AdapterStore(Store):
     async def register(
         self, *, version: int, parent: int | None, model_revision: str, sha256: str
     ) -> StoredAdapter:
-        """The new candidate, or the one registered before with the same version and sha256.
+        """Registers a candidate. Returns the existing one if version and sha256 are the same.
 
-        Raises AdapterConflict when that version is another file.
+        Raises AdapterConflict when that version has another sha256.
         """
         async with self._transaction() as session:
             row = await session.get(AdapterRow, version)
@@ -81,7 +81,7 @@ class AdapterStore(Store):
             return _stored(row)
 
     async def get(self, version: int) -> StoredAdapter | None:
-        """The adapter of that number, or None."""
+        """Returns the adapter with that version, or None."""
         async with self._transaction() as session:
             row = await session.get(AdapterRow, version)
         return None if row is None else _stored(row)
@@ -89,7 +89,7 @@ class AdapterStore(Store):
     async def list(
         self, limit: int = 1000, before: int | None = None
     ) -> builtins.list[StoredAdapter]:
-        """At most `limit` adapters, newest first, of versions below `before` when given."""
+        """Returns at most `limit` adapters, newest first, of versions below `before` if given."""
         query = select(AdapterRow).order_by(AdapterRow.version.desc()).limit(limit)
         if before is not None:
             query = query.where(AdapterRow.version < before)
@@ -97,7 +97,7 @@ class AdapterStore(Store):
             return [_stored(row) for row in await session.scalars(query)]
 
     async def first_promoted(self, model_revision: str) -> int | None:
-        """The lowest version that was ever put in force on that base, or None."""
+        """Returns the lowest version that was ever active on that base model, or None."""
         query = (
             select(AdapterRow.version)
             .where(AdapterRow.model_revision == model_revision, AdapterRow.status == "promoted")
@@ -108,7 +108,7 @@ class AdapterStore(Store):
             return (await session.scalars(query)).first()
 
     async def set_status(self, version: int, status: AdapterStatus) -> None:
-        """Raises AdapterUnknown; AdapterConflict for a rejection of the active adapter."""
+        """Raises AdapterUnknown, or AdapterConflict when the active adapter is rejected."""
         async with self._transaction() as session:
             row = await _existing(session, version)
             if status == "rejected" and (await _preferred(session))[0] == version:
@@ -116,16 +116,16 @@ class AdapterStore(Store):
             row.status = status
 
     async def active(self) -> int | None:
-        """The version in force; None is the base alone."""
+        """Returns the active version; None is the base model."""
         return (await self.preferred())[0]
 
     async def preferred(self) -> builtins.list[int | None]:
-        """The active version, then what each rollback in turn would bring; ends with None."""
+        """Returns the active version, then what each rollback would activate; ends with None."""
         async with self._transaction() as session:
             return await _preferred(session)
 
     async def activate(self, version: int | None, *, by: str, reason: str) -> Activation:
-        """Makes `version` the active one; a candidate becomes promoted.
+        """Makes `version` active. A candidate becomes promoted.
 
         Raises AdapterUnknown, or AdapterConflict when the adapter was rejected.
         """
@@ -138,24 +138,24 @@ class AdapterStore(Store):
             return await _activate(session, version, by, reason)
 
     async def rollback(self, *, by: str, reason: str) -> Activation:
-        """Makes active what was so before the present adapter; repeated, goes further back.
+        """Activates what was active before the current adapter. Repeated calls go further back.
 
-        Raises AdapterConflict when there is nothing to go back to.
+        Raises AdapterConflict when the base model is active.
         """
         async with self._transaction() as session:
-            # Two rollbacks at once would else both go to the same adapter. They wait for each other
-            # at the first activation: the newest is another one after each of them.
+            # Lock the oldest activation, so that two concurrent rollbacks run one after the other.
+            # The newest row would not do: each rollback adds another one.
             first = select(ActivationRow.id).order_by(ActivationRow.id).limit(1)
             await session.execute(first.with_for_update())
-            back = await _preferred(session)
-            if len(back) < 2:
+            path = await _preferred(session)
+            if len(path) < 2:
                 raise AdapterConflict("The base alone is active; there is nothing to go back to")
-            return await _activate(session, back[1], by, reason)
+            return await _activate(session, path[1], by, reason)
 
     async def history(
         self, limit: int = 100, version: int | None = None
     ) -> builtins.list[Activation]:
-        """At most `limit` activations, newest first; of that adapter alone when given."""
+        """Returns at most `limit` activations, newest first, of one adapter if given."""
         query = select(ActivationRow).order_by(ActivationRow.id.desc()).limit(limit)
         if version is not None:
             query = query.where(ActivationRow.version == version)
@@ -166,9 +166,7 @@ class AdapterStore(Store):
 async def _existing(session: AsyncSession, version: int) -> AdapterRow:
     row = await session.get(AdapterRow, version)
     if row is None:
-        raise AdapterUnknown(
-            f"There is no adapter {version}; `setback adapters list` shows those there are"
-        )
+        raise AdapterUnknown(f"There is no adapter {version}; `setback adapters list` lists them")
     return row
 
 
@@ -188,27 +186,29 @@ async def _preferred(session: AsyncSession) -> builtins.list[int | None]:
     rejected = set(
         await session.scalars(select(AdapterRow.version).where(AdapterRow.status == "rejected"))
     )
-    return [version for version in way_back(list(activated)) if version not in rejected]
+    return [version for version in rollback_path(list(activated)) if version not in rejected]
 
 
-def way_back(activated: Sequence[int | None]) -> builtins.list[int | None]:
-    """From a history, oldest first: the active version, the one before it, ..., the base (None).
+def rollback_path(activated: Sequence[int | None]) -> builtins.list[int | None]:
+    """Returns the active version, the one before it, and so on to the base model (None).
 
-    Going back to the version before takes the present one off the way, so that a second step back
-    does not return to what the first one left.
+    activated: the history, oldest first. A rollback removes the version it leaves from the path, so
+    that a second rollback does not return to it.
     """
-    way: list[int | None] = [None]
+    path: list[int | None] = [None]
     for version in activated:
-        if len(way) > 1 and way[-2] == version:
-            way.pop()
-        elif way[-1] != version:
-            way.append(version)
-    return way[::-1]
+        if len(path) > 1 and path[-2] == version:
+            path.pop()
+        elif path[-1] != version:
+            path.append(version)
+    return path[::-1]
 
 
 def _stored(row: AdapterRow) -> StoredAdapter:
-    return StoredAdapter(**{name.name: getattr(row, name.name) for name in fields(StoredAdapter)})
+    return StoredAdapter(
+        **{field.name: getattr(row, field.name) for field in fields(StoredAdapter)}
+    )
 
 
 def _activation(row: ActivationRow) -> Activation:
-    return Activation(**{name.name: getattr(row, name.name) for name in fields(Activation)})
+    return Activation(**{field.name: getattr(row, field.name) for field in fields(Activation)})

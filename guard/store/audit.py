@@ -1,6 +1,6 @@
-"""The audit trail: who labelled, promoted, deleted and made keys, and when. Owns the table's rows.
+"""The audit trail: who labelled, promoted, deleted or created keys, and when. Owns the audit rows.
 
-An entry is written in the transaction of what it tells of, so that neither is without the other.
+An entry is written in the same transaction as the change it records.
 """
 
 from collections.abc import Mapping
@@ -17,11 +17,11 @@ from guard.store.text import storable
 
 
 @dataclass(frozen=True, kw_only=True)
-class Entry:
-    """One thing somebody did.
+class AuditEntry:
+    """One recorded action.
 
-    actor: a key's name, or who ran the command. event: what, as "flag.labelled". subject: to what,
-    as "flag 12". details: never any text of a flag.
+    actor: a key's name, or the user who ran the command. event: such as "flag.labelled".
+    subject: such as "flag 12". details: never quotes a flag's text.
     """
 
     id: int
@@ -36,19 +36,19 @@ class AuditStore(Store):
     """The trail of one database. Every method raises StoreUnavailable when the database fails."""
 
     async def add(self, actor: str, event: str, subject: str, **details: Any) -> None:
-        """Adds an entry of what is in no table here."""
+        """Adds an entry for a change outside this database."""
         async with self._transaction() as session:
             record(session, actor, event, subject, **details)
 
-    async def list(self, limit: int) -> list[Entry]:
-        """At most `limit` entries, newest first."""
+    async def list(self, limit: int) -> list[AuditEntry]:
+        """Returns at most `limit` entries, newest first."""
         query = select(AuditRow).order_by(AuditRow.id.desc()).limit(limit)
         async with self._transaction() as session:
             return [_entry(row) for row in await session.scalars(query)]
 
 
 def record(session: AsyncSession, actor: str, event: str, subject: str, **details: Any) -> None:
-    """Adds an entry to what the session is about to commit."""
+    """Adds an entry to the session's current transaction."""
     session.add(
         AuditRow(
             created_at=datetime.now(UTC),
@@ -60,5 +60,5 @@ def record(session: AsyncSession, actor: str, event: str, subject: str, **detail
     )
 
 
-def _entry(row: AuditRow) -> Entry:
-    return Entry(**{name.name: getattr(row, name.name) for name in fields(Entry)})
+def _entry(row: AuditRow) -> AuditEntry:
+    return AuditEntry(**{field.name: getattr(row, field.name) for field in fields(AuditEntry)})

@@ -1,5 +1,5 @@
-"""How the verdicts of each adapter, and of the base alone, are scaled. Owns their rows; the newest
-of an adapter counts. The formula is guard/calibration.py's.
+"""Stored calibrations. Owns their rows; the newest one of each adapter is in force. Does not know
+the formula (guard/calibration.py).
 """
 
 from collections.abc import Mapping
@@ -17,9 +17,9 @@ from guard.store.text import storable
 
 @dataclass(frozen=True, kw_only=True)
 class StoredCalibration:
-    """One fit. adapter: a version, None for the base alone. model_revision: of the base.
+    """One fit. adapter: a version, None for the base model. model_revision: of the base model.
 
-    rows: labelled rows that it was fitted on.
+    rows: the labelled examples it was fitted on.
     """
 
     adapter: int | None
@@ -34,26 +34,32 @@ class CalibrationStore(Store):
     """The fits in one database. Every method raises StoreUnavailable when the database fails."""
 
     async def add(
-        self, *, adapter: int | None, model_revision: str, fitted: Calibration, rows: int, by: str
+        self,
+        *,
+        adapter: int | None,
+        model_revision: str,
+        calibration: Calibration,
+        rows: int,
+        by: str,
     ) -> None:
-        """Puts a fit in force, in place of earlier ones of the same adapter and base."""
+        """Puts a fit in force, replacing earlier ones of the same adapter and base model."""
         async with self._transaction() as session:
             session.add(
                 CalibrationRow(
                     adapter=adapter,
                     model_revision=storable(model_revision),
-                    slope=fitted.slope,
-                    intercept=fitted.intercept,
+                    slope=calibration.slope,
+                    intercept=calibration.intercept,
                     rows=rows,
                     by=storable(by),
                     created_at=datetime.now(UTC),
                 )
             )
-            named = "the base" if adapter is None else f"adapter {adapter}"
-            audit.record(session, by, "calibrated", named)
+            subject = "the base" if adapter is None else f"adapter {adapter}"
+            audit.record(session, by, "calibrated", subject)
 
     async def in_force(self, model_revision: str) -> Mapping[int | None, StoredCalibration]:
-        """The newest fit of each adapter of that base, and of the base alone (None)."""
+        """Returns the newest fit of each adapter of that base model, and of the base (None)."""
         query = (
             select(CalibrationRow)
             .where(CalibrationRow.model_revision == model_revision)

@@ -1,7 +1,5 @@
-"""Connections to the store's database. Owns the engines' timeouts and what failures become; the
-URL's forms are url.py's.
-
-SQLite and PostgreSQL only. Knows no table; creates none (see migrate.py).
+"""Connections to the store's database, SQLite or PostgreSQL. Owns the timeouts and how failures
+become StoreUnavailable. Does not parse URLs (url.py) or create tables (migrate.py).
 """
 
 from asyncio import CancelledError
@@ -20,22 +18,22 @@ from guard.store.url import engine_arguments, without_driver
 
 STATEMENT_TIMEOUT_S = 15
 LOCK_TIMEOUT_S = 30
-"""How long a writer waits for its turn on SQLite, where the URL has no timeout of its own, or for a
-free connection on either."""
+"""How long a writer waits for SQLite's lock, unless the URL sets a timeout, or for a free
+connection."""
 
 
 def connect(url: URL, statement_timeout_s: float | None = STATEMENT_TIMEOUT_S) -> AsyncEngine:
-    """An engine for a URL from parse_url. Nothing is opened before its first use.
+    """Returns an engine for a URL from parse_url. It connects at the first use.
 
-    statement_timeout_s: how long PostgreSQL may take over one statement; None is for ever.
+    statement_timeout_s: PostgreSQL's statement timeout; None for no timeout.
     """
-    # Parameters stay out of errors and logs: they hold withheld answers.
+    # Parameters hold withheld answers: keep them out of errors and logs.
     common: dict[str, Any] = {"hide_parameters": True, "pool_timeout": LOCK_TIMEOUT_S}
     if url.get_backend_name() == "postgresql":
         url, arguments = engine_arguments(url)
         arguments["command_timeout"] = statement_timeout_s
         return create_async_engine(url, pool_pre_ping=True, connect_args=arguments, **common)
-    # SQLAlchemy takes a timeout from the URL itself.
+    # SQLAlchemy reads a timeout in the URL itself.
     timeouts = {} if "timeout" in url.query else {"timeout": LOCK_TIMEOUT_S}
     engine = create_async_engine(url, connect_args=timeouts, **common)
     event.listen(engine.sync_engine, "connect", _prepare_sqlite)
@@ -45,42 +43,42 @@ def connect(url: URL, statement_timeout_s: float | None = STATEMENT_TIMEOUT_S) -
 
 
 def _prepare_sqlite(connection: Any, _record: object) -> None:
-    # The driver would otherwise begin transactions itself, late, and never around DDL.
+    # The driver would begin transactions itself, too late, and never for DDL.
     connection.isolation_level = None
     cursor = connection.cursor()
-    # FULL: a commit that returned survives a power cut. A flag must.
+    # FULL: a committed flag must survive a power cut.
     for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
         cursor.execute(f"PRAGMA {pragma}")
     cursor.close()
 
 
 def _begin_sqlite(connection: Connection) -> None:
-    # IMMEDIATE waits for its turn; a reader that turns writer midway would fail instead.
+    # IMMEDIATE waits for the lock; a reader that becomes a writer midway would fail instead.
     connection.exec_driver_sql("BEGIN IMMEDIATE")
 
 
 def _unlock_sqlite(connection: Any, _record: object, error: BaseException | None) -> None:
-    # A closed connection keeps its lock for as long as a cancelled statement's cursor lives.
+    # A closed connection keeps its lock until a cancelled statement's cursor is collected.
     if isinstance(error, CancelledError):
         connection.rollback()
 
 
 def make_folder(url: URL) -> None:
-    """Makes the folder of an SQLite file; raises StoreUnavailable when that is not allowed."""
+    """Creates an SQLite file's folder. Raises StoreUnavailable when that fails."""
     if url.get_backend_name() == "sqlite" and url.database:
         with store_errors(url):
             Path(url.database).parent.mkdir(parents=True, exist_ok=True)
 
 
 def require_file(url: URL) -> None:
-    """Raises StoreUnavailable when an SQLite file is not there: SQLite would make an empty one."""
+    """Raises StoreUnavailable when an SQLite file is missing: SQLite would create an empty one."""
     if url.get_backend_name() == "sqlite" and not Path(str(url.database)).is_file():
         raise StoreUnavailable(f"There is no database {url.database}; run `setback db upgrade`")
 
 
 @contextmanager
 def store_errors(url: URL) -> Iterator[None]:
-    """Turns every failure of the database into StoreUnavailable, without password or row text."""
+    """Turns all database failures into StoreUnavailable, without password or row text."""
     try:
         yield
     except (SQLAlchemyError, PostgresError, InterfaceError, OSError) as error:

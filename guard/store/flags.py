@@ -1,7 +1,6 @@
-"""Writing flags, and reading them to learn from. Owns what a flag holds and its durability.
-
-add() returns only after the commit. Does not decide what is flagged (see policy.py). What people
-look for among flags and say of them is in review.py.
+"""Writing flags, and reading them for training. Owns what a flag holds and its durability: add()
+returns only after the commit. Does not decide what is flagged (policy.py) or how people search and
+label flags (review.py).
 """
 
 import asyncio
@@ -23,7 +22,7 @@ from guard.store.text import storable
 from guard.tasks import spawn
 
 Review = Literal["confirmed", "dismissed"]
-"""What a reviewer can say of a flag: harmful indeed, or fine after all."""
+"""A reviewer's label: harmful indeed, or a false alarm."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,11 +31,11 @@ class Flag:
 
     route: the path called, e.g. "/v1/chat/completions". choice: its index when n > 1.
     messages: the conversation as received, each {"role", "content"}; a raw prompt is one user turn.
-    answer: the draft, which the client may never have seen, as far as it was judged.
-    released_chars: how many of its characters were let out before it was flagged.
-    revision: the model's own other answer, which was let out instead; None for a refusal.
+    answer: the draft as far as it was judged; the client may not have seen it.
+    released_chars: how many of its characters were sent before it was flagged.
+    revision: the model's own revision, sent instead; None for a refusal.
     harm, category_scores, categories: the verdict, and the categories that reached a threshold.
-    adapter, model, model_revision, policy_hash, prompt_version: all that decided it.
+    adapter, model, model_revision, policy_hash, prompt_version: what the verdict depends on.
     user_hash: see hash_user; None when the request named no user.
     """
 
@@ -62,10 +61,10 @@ class Flag:
 
 @dataclass(frozen=True, kw_only=True)
 class StoredFlag(Flag):
-    """A flag with the number the store gave it; later ones have higher numbers.
+    """A flag with the number that the store gave it; later flags have higher numbers.
 
-    review, reviewer, reviewed_at: what a person said of it, or None.
-    corrected_category, corrected_answer: what a person said it should have been. note: and why.
+    review, reviewer, reviewed_at: a person's label, or None.
+    corrected_category, corrected_answer: the person's corrections. note: the person's remark.
     """
 
     id: int
@@ -78,7 +77,7 @@ class StoredFlag(Flag):
 
 
 def hash_user(user: str, salt: str) -> str:
-    """HMAC-SHA256 in hex: tells users apart without saying who they are."""
+    """Returns the HMAC-SHA256 in hex: it distinguishes users without revealing who they are."""
     return hmac.new(
         salt.encode(), user.encode("utf-8", "surrogatepass"), hashlib.sha256
     ).hexdigest()
@@ -99,7 +98,7 @@ class FlagStore(Store):
         self._writes: set[asyncio.Task[int]] = set()
 
     async def add(self, flag: Flag) -> int:
-        """The number of the flag, committed. A caller that is cancelled meanwhile loses nothing."""
+        """Commits a flag and returns its number. The commit survives the caller's cancellation."""
         write = spawn(self._write(flag))
         self._writes.add(write)
         write.add_done_callback(self._writes.discard)
@@ -117,24 +116,24 @@ class FlagStore(Store):
         return row.id
 
     async def get(self, number: int) -> StoredFlag | None:
-        """The flag of that number, or None."""
+        """Returns the flag with that number, or None."""
         async with self._transaction() as session:
             row = await session.get(FlagRow, number)
         return None if row is None else stored(row)
 
     async def unlearned(self, limit: int) -> list[StoredFlag]:
-        """At most `limit` flags that no promoted run took as they are labelled now, oldest first;
-        dismissed ones too."""
+        """Returns at most `limit` flags, oldest first, including dismissed ones, that no promoted
+        run used with their current label."""
         query = select(FlagRow).where(~_taken()).order_by(FlagRow.id).limit(limit)
         return await self._read(query)
 
     async def held_out(self) -> list[StoredFlag]:
-        """The flags that promoted runs set aside to be measured by, oldest first."""
+        """Returns the flags that promoted runs held out for evaluation, oldest first."""
         aside = _taken(RunFlagRow.use == "held_out")
         return await self._read(select(FlagRow).where(aside).order_by(FlagRow.id))
 
     async def reviews(self) -> dict[int, Review | None]:
-        """What was said of every flag that there is."""
+        """Returns the label of every flag, by number."""
         async with self._transaction() as session:
             rows = await session.execute(select(FlagRow.id, FlagRow.review))
             # Only labels are written there.
@@ -145,15 +144,15 @@ class FlagStore(Store):
             return [stored(row) for row in await session.scalars(query)]
 
     async def user_salt(self) -> str:
-        """The salt for hash_user that all processes on this database share."""
+        """Returns the salt for hash_user, shared by all processes on this database."""
         return await self._secret("user_salt", "set SETBACK_USER_SALT instead")
 
     async def refine_token(self) -> str:
-        """What a caller of the refine routes must show; who reads the database may call them."""
+        """Returns the token for the refine routes; read access to the database is enough for it."""
         return await self._secret("refine_token", "put any long random value there")
 
     async def console_secret(self) -> str:
-        """What the console's sessions are signed with, in all processes on this database."""
+        """Returns the key that signs console sessions, shared by all processes on this database."""
         return await self._secret("console_secret", "put any long random value there")
 
     async def _secret(self, name: str, fix: str) -> str:
@@ -164,15 +163,15 @@ class FlagStore(Store):
         return row.value
 
     async def close(self) -> None:
-        """Closes the connections once the writes under way are committed."""
+        """Closes the connections once pending writes are committed."""
         if self._writes:
             await asyncio.wait(self._writes)
         await super().close()
 
 
 def _taken(*conditions: ColumnElement[bool]) -> ColumnElement[bool]:
-    """Whether a promoted run took the flag, in a way that meets `conditions`, and nobody has found
-    it wrong since."""
+    """Whether a promoted run used the flag, in a way that meets `conditions`, and no one corrected
+    the flag since."""
     unchanged = or_(
         FlagRow.reviewed_at.is_(None),
         FlagRow.reviewed_at <= RunRow.created_at,
@@ -193,8 +192,8 @@ def _taken(*conditions: ColumnElement[bool]) -> ColumnElement[bool]:
 
 
 def stored(row: FlagRow) -> StoredFlag:
-    """The flag in a row."""
-    values = {name.name: getattr(row, name.name) for name in fields(StoredFlag)}
+    """Returns the flag in a row."""
+    values = {column.name: getattr(row, column.name) for column in fields(StoredFlag)}
     values["categories"] = tuple(row.categories)
     values["action"] = Action(row.action)
     return StoredFlag(**values)

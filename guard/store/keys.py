@@ -1,6 +1,5 @@
-"""The keys that callers show. Owns making, revoking and finding them; only their hashes are stored.
-
-Which route needs which role is server/auth/access.py's.
+"""API keys. Owns creating, revoking and finding them; stores only their hashes. Does not know which
+route needs which role (server/auth/access.py).
 """
 
 import hashlib
@@ -20,7 +19,7 @@ from guard.store.tables import KeyRow
 from guard.store.text import storable
 
 Role = Literal["call", "review", "admin"]
-"""What a key is for; each may do what the ones before it may."""
+"""What a key is for. Each role may do what the roles before it may."""
 
 ROLES: tuple[Role, ...] = get_args(Role)
 _PREFIX = "sb-"
@@ -29,10 +28,10 @@ _BYTES = 32
 
 @dataclass(frozen=True, kw_only=True)
 class Key:
-    """A key, without its secret.
+    """A key without its secret.
 
-    name: who or what it is for. hint: the end of its secret, to tell keys apart by.
-    requests_per_minute: how often it may be used, None for as often as it likes.
+    name: who or what it is for. hint: the last characters of its secret, to recognise it by.
+    requests_per_minute: its rate limit, None for no limit.
     """
 
     id: int
@@ -45,7 +44,7 @@ class Key:
     revoked_at: datetime | None
 
     def may(self, role: Role) -> bool:
-        """Whether it may do what is for `role`."""
+        """Whether the key may do what needs `role`."""
         return ROLES.index(self.role) >= ROLES.index(role)
 
 
@@ -55,7 +54,7 @@ class KeyStore(Store):
     async def make(
         self, name: str, role: Role, *, by: str, requests_per_minute: int | None = None
     ) -> tuple[Key, str]:
-        """A new key and its secret, which cannot be had again."""
+        """Creates a key and returns it with its secret, which is not stored."""
         secret = _PREFIX + secrets.token_urlsafe(_BYTES)
         row = KeyRow(
             name=storable(name),
@@ -72,20 +71,18 @@ class KeyStore(Store):
         return _stored(row), secret
 
     async def revoke(self, number: int, *, by: str) -> Key:
-        """Ends a key for good; again, changes nothing. Raises KeyUnknown."""
+        """Revokes a key for good. Revoking it again changes nothing. Raises KeyUnknown."""
         async with self._transaction() as session:
             row = await session.get(KeyRow, number)
             if row is None:
-                raise KeyUnknown(
-                    f"There is no key {number}; `setback keys list` shows those there are"
-                )
+                raise KeyUnknown(f"There is no key {number}; `setback keys list` lists them")
             if row.revoked_at is None:
                 row.revoked_at = datetime.now(UTC)
                 audit.record(session, by, "key.revoked", f"key {number}", name=row.name)
             return _stored(row)
 
     async def list(self) -> list[Key]:
-        """All keys ever made, oldest first."""
+        """Returns all keys, revoked ones included, oldest first."""
         async with self._transaction() as session:
             return [
                 _stored(row) for row in await session.scalars(select(KeyRow).order_by(KeyRow.id))
@@ -93,18 +90,18 @@ class KeyStore(Store):
 
 
 def find(keys: Iterable[Key], secret: str) -> Key | None:
-    """The key with that secret, unless it is revoked; takes as long whatever the secret."""
-    shown, found = _hash(secret), None
+    """Returns the key with that secret unless it is revoked. Takes the same time for any secret."""
+    sha256, match = _hash(secret), None
     for key in keys:
-        if hmac.compare_digest(key.sha256, shown) and key.revoked_at is None:
-            found = key
-    return found
+        if hmac.compare_digest(key.sha256, sha256) and key.revoked_at is None:
+            match = key
+    return match
 
 
 def _hash(secret: str) -> str:
-    # Secrets are random and long: a slow hash would protect nothing more.
+    # No slow hash: secrets are long and random already.
     return hashlib.sha256(secret.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def _stored(row: KeyRow) -> Key:
-    return Key(**{name.name: getattr(row, name.name) for name in fields(Key)})
+    return Key(**{field.name: getattr(row, field.name) for field in fields(Key)})

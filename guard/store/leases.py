@@ -1,5 +1,5 @@
-"""Leases: what only one process may do at a time. Owns their rows; a lease that is not renewed
-expires, so a dead holder blocks nobody for long. Clocks of the machines must agree to seconds.
+"""Leases: what only one process may do at a time. Owns their rows. A lease that is not renewed
+expires, so that a dead holder does not block others. The machines' clocks must agree to seconds.
 """
 
 from datetime import UTC, datetime, timedelta
@@ -23,14 +23,14 @@ class Leases(Store):
     """
 
     async def acquire(self, name: str, holder: str, ttl_s: float) -> str:
-        """The token to renew and release it by, for `ttl_s` seconds.
+        """Takes the lease for `ttl_s` seconds. Returns the token to renew and release it with.
 
-        holder: told to others, to find it by. Raises LeaseHeld.
+        holder: shown to others who want the lease. Raises LeaseHeld.
         """
         token, now = uuid4().hex, datetime.now(UTC)
-        values = {"holder": storable(holder), "token": token, "expires_at": _after(now, ttl_s)}
+        values = {"holder": storable(holder), "token": token, "expires_at": _later(now, ttl_s)}
         take = self._insert(LeaseRow).values(name=name, **values)
-        # In one statement, so that of several at once exactly one succeeds.
+        # One statement, so that exactly one of several concurrent callers succeeds.
         take = take.on_conflict_do_update(
             index_elements=[LeaseRow.name], set_=values, where=LeaseRow.expires_at <= now
         ).returning(LeaseRow.token)
@@ -43,22 +43,22 @@ class Leases(Store):
         raise _held(row)
 
     async def held(self, name: str) -> LeaseHeld | None:
-        """What acquire() would raise now, or None when the lease is free."""
+        """Returns what acquire() would raise now, or None when the lease is free."""
         async with self._transaction() as session:
             row = await session.get(LeaseRow, name)
         return None if row is None or row.expires_at <= datetime.now(UTC) else _held(row)
 
     async def renew(self, name: str, token: str, ttl_s: float) -> None:
-        """Holds on to it for `ttl_s` seconds from now. Raises LeaseLost when another took it."""
+        """Extends the lease to `ttl_s` seconds from now. Raises LeaseLost if another has it."""
         held = (LeaseRow.name == name, LeaseRow.token == token)
-        renewal = update(LeaseRow).where(*held).values(expires_at=_after(datetime.now(UTC), ttl_s))
+        renewal = update(LeaseRow).where(*held).values(expires_at=_later(datetime.now(UTC), ttl_s))
         async with self._transaction() as session:
             renewed = await session.scalar(renewal.returning(LeaseRow.token))
         if renewed is None:
             raise LeaseLost(f"The lease {name!r} was lost; another process may hold it now")
 
     async def release(self, name: str, token: str) -> None:
-        """Gives it up, if it is still held."""
+        """Releases the lease if it is still held."""
         held = (LeaseRow.name == name, LeaseRow.token == token)
         async with self._transaction() as session:
             await session.execute(delete(LeaseRow).where(*held))
@@ -67,11 +67,11 @@ class Leases(Store):
 def _held(row: LeaseRow) -> LeaseHeld:
     return LeaseHeld(
         f"{row.holder} holds the lease {row.name!r} until {row.expires_at:%Y-%m-%d %H:%M:%S} UTC, "
-        "and longer if it is still at work",
+        "or longer if it is still running",
         holder=row.holder,
         until=row.expires_at,
     )
 
 
-def _after(now: datetime, seconds: float) -> datetime:
+def _later(now: datetime, seconds: float) -> datetime:
     return now + timedelta(seconds=seconds)

@@ -1,6 +1,5 @@
-"""Brings the database to the newest schema, and tells whether it is there.
-
-Owns how Alembic is run; works from an installed wheel too. The revisions are in migrations/.
+"""Migrates the database, and checks that it is at the newest schema. Owns how Alembic is run, also
+from an installed wheel. The revisions are in migrations/.
 """
 
 from pathlib import Path
@@ -18,7 +17,7 @@ from guard.store import database
 
 
 def alembic_config(url: URL) -> Config:
-    """What Alembic's commands need to work on the database at `url`."""
+    """Returns the configuration for Alembic's commands on the database at `url`."""
     config = Config()
     folder = str(Path(migrations.__file__).parent)
     # Alembic reads % as the start of an interpolation.
@@ -28,10 +27,10 @@ def alembic_config(url: URL) -> Config:
 
 
 def upgrade(url: URL) -> str:
-    """Migrates to the newest revision and returns its name; makes SQLite's folder and file.
+    """Migrates to the newest revision and returns its name. Creates SQLite's folder and file.
 
-    Several processes may do it at once: one migrates, the others wait and find it done. Runs its
-    own event loop, so call it from none. Raises StoreUnavailable.
+    Processes may call it at the same time: one migrates, the others wait. Runs its own event loop,
+    so do not call it from a running one. Raises StoreUnavailable.
     """
     database.make_folder(url)
     config = alembic_config(url)
@@ -44,7 +43,7 @@ def upgrade(url: URL) -> str:
 
 
 def require_newest(connection: Connection) -> None:
-    """Raises StoreUnavailable, naming the fix, unless the schema is the one this code needs."""
+    """Raises StoreUnavailable, naming the fix, unless the schema is at the newest revision."""
     current = set(MigrationContext.configure(connection).get_current_heads())
     scripts = ScriptDirectory.from_config(alembic_config(connection.engine.url))
     if current == set(scripts.get_heads()):

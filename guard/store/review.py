@@ -1,5 +1,5 @@
-"""What people look for among flags, and what they say of them. Owns filters, pages, labels and
-deletion. Flags are written in flags.py; who may do what is the server's business.
+"""How people search and label flags. Owns filters, pages, labels and deletion. Does not write flags
+(flags.py) or check who may do what (server/auth).
 """
 
 import operator
@@ -20,7 +20,7 @@ from guard.store.tables import FlagCategoryRow, FlagRow, RunFlagRow
 from guard.store.text import storable
 
 Status = Literal["open", "confirmed", "dismissed"]
-"""What a reviewer said of a flag; open: nothing yet."""
+"""A flag's label; open: it has none yet."""
 
 _EXPORTED_AT_ONCE = 500
 _DELETED_AT_ONCE = 500
@@ -28,11 +28,11 @@ _DELETED_AT_ONCE = 500
 
 @dataclass(frozen=True, kw_only=True)
 class Filter:
-    """Which flags; all conditions that are given hold.
+    """Which flags to select. All given conditions must hold.
 
-    since, until: flagged at or after, and before. harm_from, harm_to: P(harmful), both included.
-    text: words, or beginnings of words, that are all in the conversation, the answer or the
-    revision. before_id: with a lower number. id: that one alone.
+    since, until: flagged at or after, and before. harm_from, harm_to: P(harmful), both inclusive.
+    text: words or word prefixes that must all occur in the conversation, the answer or the
+    revision. before_id: with a lower number. id: only that flag.
     """
 
     since: datetime | None = None
@@ -52,9 +52,9 @@ class Filter:
 
 @dataclass(frozen=True, kw_only=True)
 class Label:
-    """What a person says of a flag.
+    """A person's label of a flag.
 
-    category: the right one. answer: what should have been answered. note: anything to remember.
+    category: the correct category. answer: the correct answer. note: a remark.
     """
 
     review: Review
@@ -64,18 +64,18 @@ class Label:
 
 
 class ReviewStore(Store):
-    """The flags of one database, for people. Every method raises StoreUnavailable when the
+    """The flags of one database, for reviewers. Every method raises StoreUnavailable when the
     database fails."""
 
     async def get(self, number: int) -> StoredFlag:
-        """The flag of that number. Raises FlagUnknown."""
+        """Returns the flag with that number. Raises FlagUnknown."""
         async with self._transaction() as session:
             return stored(await _row(session, number))
 
     async def page(self, which: Filter, limit: int) -> list[StoredFlag]:
-        """At most `limit` flags, newest first; the next page is that before the last one's id."""
+        """Returns at most `limit` flags, newest first. For the next page, set before_id."""
         async with self._transaction() as session:
-            # First the numbers, from the indexes alone; then no more flags than are wanted.
+            # The numbers first, from the indexes alone, then only the flags on the page.
             numbers = _numbers(session, which, limit)
             query = select(FlagRow).where(FlagRow.id.in_(numbers)).order_by(FlagRow.id.desc())
             return [stored(row) for row in await session.scalars(query)]
@@ -83,18 +83,18 @@ class ReviewStore(Store):
     async def export(
         self, which: Filter, at_once: int = _EXPORTED_AT_ONCE
     ) -> AsyncIterator[StoredFlag]:
-        """All of them, newest first; `at_once` are held at a time."""
+        """Yields all matching flags, newest first, reading `at_once` at a time."""
         while flags := await self.page(which, at_once):
             for flag in flags:
                 yield flag
             which = replace(which, before_id=flags[-1].id)
 
     async def label(self, numbers: Sequence[int], label: Label, reviewer: str) -> list[StoredFlag]:
-        """Records what a person said, over all that was said before; of all of them or of none.
+        """Labels all the flags or none, replacing earlier labels.
 
         Raises FlagUnknown.
         """
-        said = storable(
+        values = storable(
             {
                 "review": label.review,
                 "reviewer": reviewer,
@@ -106,7 +106,7 @@ class ReviewStore(Store):
         async with self._transaction() as session:
             rows = [await _row(session, number) for number in dict.fromkeys(numbers)]
             for row in rows:
-                for name, value in said.items():
+                for name, value in values.items():
                     setattr(row, name, value)
                 row.reviewed_at = datetime.now(UTC)
                 details = {"review": label.review, "category": label.category}
@@ -119,7 +119,7 @@ class ReviewStore(Store):
             raise _unknown(number)
 
     async def delete(self, which: Filter, by: str) -> list[int]:
-        """Deletes them for good and returns their numbers; adapters trained on them stay."""
+        """Deletes matching flags for good and returns their numbers. Adapters are unaffected."""
         deleted: list[int] = []
         while True:
             async with self._transaction() as session:
@@ -128,8 +128,8 @@ class ReviewStore(Store):
                 ]
                 if not numbers:
                     return deleted
-                await search.forget(session, numbers)
-                # Its categories go with it.
+                await search.remove(session, numbers)
+                # The database deletes their categories with them.
                 await session.execute(delete(RunFlagRow).where(RunFlagRow.flag_id.in_(numbers)))
                 await session.execute(delete(FlagRow).where(FlagRow.id.in_(numbers)))
                 newest, oldest = numbers[0], numbers[-1]
@@ -146,7 +146,7 @@ async def _row(session: AsyncSession, number: int) -> FlagRow:
 
 
 def _unknown(number: int) -> FlagUnknown:
-    return FlagUnknown(f"There is no flag {number}; `setback flags list` shows those there are")
+    return FlagUnknown(f"There is no flag {number}; `setback flags list` lists them")
 
 
 def _numbers(session: AsyncSession, which: Filter, limit: int) -> Select[int]:
@@ -155,8 +155,8 @@ def _numbers(session: AsyncSession, which: Filter, limit: int) -> Select[int]:
 
 
 def _conditions(session: AsyncSession, which: Filter) -> Iterator[ColumnElement[bool]]:
-    # As flags are stored: no database takes a NUL in what is compared either.
-    compared: list[tuple[Any, Callable[[Any, Any], Any], Any]] = [
+    # Values as they are stored: databases reject a NUL in comparisons too.
+    conditions: list[tuple[Any, Callable[[Any, Any], Any], Any]] = [
         (FlagRow.created_at, operator.ge, which.since),
         (FlagRow.created_at, operator.lt, which.until),
         (FlagRow.adapter, operator.eq, storable(which.adapter)),
@@ -168,11 +168,15 @@ def _conditions(session: AsyncSession, which: Filter) -> Iterator[ColumnElement[
         (FlagRow.id, operator.lt, which.before_id),
         (FlagRow.id, operator.eq, which.id),
     ]
-    yield from (holds(column, given) for column, holds, given in compared if given is not None)
+    yield from (
+        operation(column, value) for column, operation, value in conditions if value is not None
+    )
     if which.status is not None:
         yield FlagRow.review == (None if which.status == "open" else which.status)
     if which.category is not None:
-        named = select(FlagCategoryRow.flag_id).where(FlagCategoryRow.category == which.category)
-        yield FlagRow.id.in_(named)
+        in_category = select(FlagCategoryRow.flag_id).where(
+            FlagCategoryRow.category == which.category
+        )
+        yield FlagRow.id.in_(in_category)
     if which.text is not None:
-        yield search.found(session, FlagRow.id, which.text)
+        yield search.matches(session, FlagRow.id, which.text)

@@ -1,5 +1,5 @@
-"""What the refine loop did and does. Owns the runs' rows, the flags each took and the lineage from
-an adapter back to the flags it learned from. Decides nothing (see refine/).
+"""Runs of the refine loop. Owns the runs' rows, the flags each run used, and an adapter's lineage
+back to the flags it was trained on. Decides nothing (refine/).
 """
 
 import builtins
@@ -20,21 +20,21 @@ from guard.store.text import storable
 RunStatus = Literal["running", "promoted", "rejected", "too_few", "failed", "cancelled"]
 Use = Literal["train", "held_out", "repeat"]
 Source = Literal["flags", "corpus", "shipped"]
-"""Where a run's mistakes come from: answers that were flagged, or a corpus of requests. The run of
-a shipped adapter is the note that it was installed."""
+"""Where a run's training data comes from: flagged answers, a corpus of requests, or, for the run
+that records the installation of a shipped adapter, nowhere."""
 
 STAGES = ("collect", "analyse", "dataset", "train", "gate", "promote")
-"""In their order; see refine/cycle.py."""
+"""In order; see refine/cycle.py."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class StoredRun:
-    """One turn of the refine loop.
+    """One run of the refine loop.
 
-    source: where its mistakes come from. stage: the one that is under way, or in which it ended.
+    source: where its data comes from. stage: the current stage, or the last one.
     parent: the adapter that was active when it began. measures, reasons: the gate's figures and
-    words. counts: by name, of all stages. error: why it failed. dataset_sha256: of what it trained
-    on, in hex. cancelled_by: who wants it to end; it is cancelled once its status says so.
+    reasons. counts: of all stages, by name. error: why it failed. dataset_sha256: of its training
+    data, in hex. cancelled_by: who asked for it to be cancelled; `status` says when it has been.
     """
 
     id: int
@@ -59,7 +59,7 @@ class StoredRun:
 
 @dataclass(frozen=True)
 class Lineage:
-    """What an adapter came from, newest first: its runs, and the flags they learned from."""
+    """An adapter's runs and the flags they trained on, newest first."""
 
     runs: tuple[int, ...]
     flags: tuple[int, ...]
@@ -79,7 +79,7 @@ class RunStore(Store):
         stage: str = "collect",
         source: Source = "flags",
     ) -> StoredRun:
-        """A new run, numbered as no run before it and as no run after it."""
+        """Creates a run. Its number is never used again."""
         now = datetime.now(UTC)
         row = RunRow(
             source=source,
@@ -109,7 +109,7 @@ class RunStore(Store):
         counts: Mapping[str, Any] | None = None,
         dataset_sha256: str | None = None,
     ) -> None:
-        """Notes that `stage` began; `counts` are added to those of earlier stages."""
+        """Records that `stage` began, and adds `counts` to those of earlier stages."""
         async with self._transaction() as session:
             row = await _existing(session, number)
             row.stage, row.updated_at = stage, datetime.now(UTC)
@@ -125,7 +125,7 @@ class RunStore(Store):
         reasons: Sequence[str] = (),
         error: str | None = None,
     ) -> None:
-        """Notes how a run ended, with every figure of its gate."""
+        """Records how a run ended, with all figures of its gate."""
         async with self._transaction() as session:
             row = await _existing(session, number)
             row.status, row.reasons, row.error = status, storable(reasons), storable(error)
@@ -133,29 +133,29 @@ class RunStore(Store):
             row.updated_at = row.finished_at = datetime.now(UTC)
 
     async def cancel(self, number: int, *, by: str) -> StoredRun:
-        """Asks for a run to end; whoever works on it sees to that.
+        """Requests a run's cancellation; the process that runs it cancels it.
 
-        Raises RunUnknown, or RunOver when it ended before.
+        Raises RunUnknown, or RunOver when it has ended.
         """
         async with self._transaction() as session:
             row = await session.get(RunRow, number)
             if row is None:
                 raise RunUnknown(f"There is no run {number}")
             if row.status != "running":
-                raise RunOver(f"Run {number} is over: {row.status}")
+                raise RunOver(f"Run {number} has ended: {row.status}")
             if row.cancelled_by is None:
                 row.cancelled_by = storable(by)
                 audit.record(session, by, "run.cancelled", f"run {number}")
             return _stored(row)
 
     async def get(self, number: int) -> StoredRun | None:
-        """The run of that number, or None."""
+        """Returns the run with that number, or None."""
         async with self._transaction() as session:
             row = await session.get(RunRow, number)
         return None if row is None else _stored(row)
 
     async def list(self, limit: int, before_id: int | None = None) -> builtins.list[StoredRun]:
-        """At most `limit` runs, newest first, below `before_id` when given."""
+        """Returns at most `limit` runs, newest first, below `before_id` if given."""
         query = select(RunRow).order_by(RunRow.id.desc()).limit(limit)
         if before_id is not None:
             query = query.where(RunRow.id < before_id)
@@ -163,8 +163,8 @@ class RunStore(Store):
             return [_stored(row) for row in await session.scalars(query)]
 
     async def unfinished(self, source: Source | None = None) -> StoredRun | None:
-        """The newest run, of any source or of that one, that has not ended: it is under way, or its
-        process was killed."""
+        """Returns the newest run that has not ended, of that source if given: it is running, or
+        its process was killed."""
         query = select(RunRow).where(RunRow.status == "running").order_by(RunRow.id.desc()).limit(1)
         if source is not None:
             query = query.where(RunRow.source == source)
@@ -173,7 +173,7 @@ class RunStore(Store):
         return None if row is None else _stored(row)
 
     async def set_flags(self, number: int, uses: Mapping[int, Use]) -> None:
-        """Notes which flags a run took, and for what, in place of what was noted before."""
+        """Records which flags a run uses, and for what, replacing earlier records."""
         async with self._transaction() as session:
             await session.execute(delete(RunFlagRow).where(RunFlagRow.run_id == number))
             session.add_all(
@@ -181,7 +181,7 @@ class RunStore(Store):
             )
 
     async def flags_of(self, number: int) -> dict[int, Use]:
-        """The flags that a run took, and for what, oldest first."""
+        """Returns the flags that a run uses, and for what, oldest first."""
         query = select(RunFlagRow).where(RunFlagRow.run_id == number).order_by(RunFlagRow.flag_id)
         async with self._transaction() as session:
             rows = await session.scalars(query)
@@ -189,7 +189,7 @@ class RunStore(Store):
             return {row.flag_id: row.use for row in rows}  # type: ignore[misc]
 
     async def learned_from(self, version: int) -> Lineage:
-        """The runs and flags behind an adapter, back through all its parents."""
+        """Returns the runs and flags behind an adapter, through all its parents."""
         async with self._transaction() as session:
             rows = await session.execute(select(AdapterRow.version, AdapterRow.parent))
             runs = _ancestry(version, dict(iter(rows)))
@@ -201,13 +201,13 @@ class RunStore(Store):
 
 
 def _ancestry(version: int, parents: Mapping[int, int | None]) -> list[int]:
-    """`version` if it is registered, its parent, and so on."""
-    found: list[int] = []
-    here: int | None = version
-    while here is not None and here in parents and here not in found:
-        found.append(here)
-        here = parents[here]
-    return found
+    """Returns `version` if it is registered, its parent, and so on."""
+    versions: list[int] = []
+    current: int | None = version
+    while current is not None and current in parents and current not in versions:
+        versions.append(current)
+        current = parents[current]
+    return versions
 
 
 async def _existing(session: AsyncSession, number: int) -> RunRow:

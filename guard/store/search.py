@@ -1,7 +1,5 @@
-"""Finding flags by words of their text. Owns the search index, which each database keeps in its own
-way: SQLite in an FTS5 table, PostgreSQL in tsvectors under a GIN index.
-
-Both hold the same words, cut here, so that a search finds the same on either.
+"""Full-text search of flags. Owns the search index: an FTS5 table in SQLite, tsvectors under a GIN
+index in PostgreSQL. Words are split here, so that both databases find the same flags.
 """
 
 import re
@@ -14,8 +12,8 @@ from sqlalchemy.orm import InstrumentedAttribute
 
 _INDEX = table("flag_search")
 _LONGEST_WORD = 64
-_MOST_CHARACTERS = 200_000
-"""Of all words of a flag together: PostgreSQL holds no more than 1 MiB of them in a row."""
+_MAX_WORD_CHARACTERS = 200_000
+"""For one flag; PostgreSQL holds at most 1 MiB of words in a row."""
 
 _NOT_TEXT = ("role", "type")
 
@@ -25,20 +23,20 @@ _ADD = {
     "VALUES (:flag, array_to_tsvector(string_to_array(:words, ' ')))",
 }
 _FLAG = {"sqlite": "rowid", "postgresql": "flag_id"}
-_MATCHES = {
-    "sqlite": "flag_search MATCH :asked",
-    "postgresql": "words @@ CAST(:asked AS tsquery)",
+_MATCH_CONDITIONS = {
+    "sqlite": "flag_search MATCH :query",
+    "postgresql": "words @@ CAST(:query AS tsquery)",
 }
 
 
-def words_of(written: str) -> list[str]:
-    """The different words of a text, in their order, without case."""
-    plain = unicodedata.normalize("NFKC", written).casefold()
+def words_of(content: str) -> list[str]:
+    """Returns the distinct words of a text in order, case-folded."""
+    plain = unicodedata.normalize("NFKC", content).casefold()
     return list(dict.fromkeys(word[:_LONGEST_WORD] for word in re.findall(r"[^\W_]+", plain)))
 
 
 def text_of(messages: Sequence[Mapping[str, object]], *answers: str | None) -> str:
-    """All that is written in a flag."""
+    """Returns all text in a flag."""
     return "\n".join((*_strings(list(messages)), *filter(None, answers)))
 
 
@@ -54,34 +52,34 @@ def _strings(value: object) -> Iterator[str]:
             yield from _strings(item)
 
 
-async def index(session: AsyncSession, flag: int, written: str) -> None:
-    """Makes a flag findable by the words of its text."""
+async def index(session: AsyncSession, flag: int, content: str) -> None:
+    """Adds a flag's text to the index."""
     words, size = [], 0
-    for word in words_of(written):
+    for word in words_of(content):
         size += len(word) + 1
-        if size > _MOST_CHARACTERS:
+        if size > _MAX_WORD_CHARACTERS:
             break
         words.append(word)
     statement = text(_ADD[_dialect(session)])
     await session.execute(statement, {"flag": flag, "words": " ".join(words)})
 
 
-def found(
-    session: AsyncSession, flag: InstrumentedAttribute[int], asked: str
+def matches(
+    session: AsyncSession, flag: InstrumentedAttribute[int], words: str
 ) -> ColumnElement[bool]:
-    """Whether a flag has all words asked for, or words that begin with them."""
+    """Whether a flag has all the words, or words that begin with them."""
     dialect = _dialect(session)
-    # Words are letters and digits only, so that the quotes always close.
+    # Words hold only letters and digits, so that the quoting is safe.
     if dialect == "sqlite":
-        query = " ".join(f'"{word}"*' for word in words_of(asked))
+        query = " ".join(f'"{word}"*' for word in words_of(words))
     else:
-        query = " & ".join(f"'{word}':*" for word in words_of(asked))
-    matching = text(_MATCHES[dialect]).bindparams(bindparam("asked", query))
+        query = " & ".join(f"'{word}':*" for word in words_of(words))
+    matching = text(_MATCH_CONDITIONS[dialect]).bindparams(bindparam("query", query))
     return flag.in_(select(literal_column(_FLAG[dialect])).select_from(_INDEX).where(matching))
 
 
-async def forget(session: AsyncSession, flags: Sequence[int]) -> None:
-    """Takes flags out of the index."""
+async def remove(session: AsyncSession, flags: Sequence[int]) -> None:
+    """Removes flags from the index."""
     key: ColumnElement[int] = column(_FLAG[_dialect(session)])
     await session.execute(_INDEX.delete().where(key.in_(flags)))
 

@@ -1,5 +1,5 @@
-"""What all stores share: one database, its transactions and the check that it is migrated. Owns
-the connection; knows no table.
+"""What all stores share. Owns the database connection, its transactions and the check that the
+schema is migrated. Knows no table.
 """
 
 from collections.abc import AsyncIterator
@@ -15,7 +15,7 @@ from guard.store import database, migrate
 
 
 class Store:
-    """Base of the stores. Every method raises StoreUnavailable when the database fails."""
+    """The base class of stores. Every method raises StoreUnavailable when the database fails."""
 
     def __init__(self, url: URL) -> None:
         self._url = url
@@ -23,7 +23,7 @@ class Store:
         self._sessions = async_sessionmaker(self._engine, expire_on_commit=False)
 
     async def check(self) -> None:
-        """Raises StoreUnavailable, naming the fix, unless reachable and migrated to the newest."""
+        """Raises StoreUnavailable, naming the fix, if unreachable or not at the newest schema."""
         async with self._transaction() as session:
             connection = await session.connection()
             await connection.run_sync(migrate.require_newest)
@@ -34,7 +34,7 @@ class Store:
 
     @asynccontextmanager
     async def _transaction(self) -> AsyncIterator[AsyncSession]:
-        # Each time: an open connection goes on writing to a file that somebody deleted.
+        # Every time: an open connection would go on writing to a deleted file.
         database.require_file(self._url)
         with database.store_errors(self._url):
             async with self._sessions.begin() as session:

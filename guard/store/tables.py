@@ -1,5 +1,5 @@
-"""The store's tables. Owns the schema; its history is in migrations/, its queries in the stores
-beside this file, whose values say what each column means.
+"""The store's tables. Owns the schema. Its history is in migrations/; the dataclasses of the stores
+document the columns.
 """
 
 from datetime import UTC, datetime
@@ -20,13 +20,13 @@ from sqlalchemy import (
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from sqlalchemy.types import TypeDecorator
 
-# SQLite counts up by itself only in a column of the exact type INTEGER.
+# SQLite auto-increments only a column of the exact type INTEGER.
 Number = BigInteger().with_variant(Integer, "sqlite")
 LARGEST_ID = 2**63 - 1
 
 
 class UtcDateTime(TypeDecorator[datetime]):
-    """Timezone-aware on both sides; SQLite alone would drop the zone."""
+    """A timezone-aware time. SQLite would drop the zone."""
 
     impl = DateTime(timezone=True)
     cache_ok = True
@@ -43,7 +43,7 @@ class UtcDateTime(TypeDecorator[datetime]):
 
 
 class Base(DeclarativeBase):
-    """Names every constraint, so that a migration can name it too."""
+    """Names every constraint, so that migrations can refer to it."""
 
     metadata = MetaData(
         naming_convention={
@@ -58,16 +58,16 @@ class Base(DeclarativeBase):
 
 
 class FlagRow(Base):
-    """One withheld or annotated answer. See flags.Flag for what each field means.
+    """One flagged answer; see flags.Flag.
 
-    Nothing but `id` is unique: a client may send the same x-request-id twice, and both flags count.
+    Only `id` is unique: a client may send the same x-request-id twice, and both flags count.
     """
 
     __tablename__ = "flags"
     __table_args__ = (
         Index(None, "created_at"),
         Index(None, "request_id"),
-        # All that lists filter by, so that no filter has to read the flags themselves.
+        # All filtered columns, so that no filter reads the flags themselves.
         Index(
             "ix_flags_filter",
             *("id", "created_at", "harm", "action", "adapter", "review", "user_hash"),
@@ -102,8 +102,8 @@ class FlagRow(Base):
 
 
 class FlagCategoryRow(Base):
-    """One of a flag's categories, to find flags by it. The words of flags are in search.py's own
-    table, which each database makes in its own way."""
+    """One of a flag's categories, for filtering. The search index is not defined here: each
+    database creates its own, see search.py."""
 
     __tablename__ = "flag_categories"
     __table_args__ = (Index(None, "flag_id"),)
@@ -115,7 +115,7 @@ class FlagCategoryRow(Base):
 
 
 class RunRow(Base):
-    """One turn of the refine loop. Its id is never given twice: adapters are numbered by it."""
+    """One run of the refine loop. Ids are never reused, since they number the adapters."""
 
     __tablename__ = "runs"
     __table_args__ = (Index(None, "status"), {"sqlite_autoincrement": True})
@@ -129,7 +129,7 @@ class RunRow(Base):
     finished_at: Mapped[datetime | None]
     model: Mapped[str]
     model_revision: Mapped[str]
-    # No foreign key: adapters refer to runs already, and a circle cannot be migrated back.
+    # No foreign key: adapters refer to runs already, and a cycle cannot be migrated back.
     parent: Mapped[int | None] = mapped_column(Number)
     seed: Mapped[int] = mapped_column(Number)
     options: Mapped[dict[str, Any]]
@@ -143,8 +143,8 @@ class RunRow(Base):
 
 
 class RunFlagRow(Base):
-    """A flag that a run took: to learn from ("train"), to be measured by ("held_out"), or no more
-    than a "repeat" of one of these."""
+    """A flag that a run used: for training ("train"), for evaluation ("held_out"), or not at all
+    because it is a duplicate of one of these ("repeat")."""
 
     __tablename__ = "run_flags"
     __table_args__ = (Index(None, "flag_id"),)
@@ -155,7 +155,7 @@ class RunFlagRow(Base):
 
 
 class AdapterRow(Base):
-    """An adapter; `version` is the id of the run that made it, so none is ever reused."""
+    """An adapter; `version` is the id of the run that made it, so it is never reused."""
 
     __tablename__ = "adapters"
 
@@ -170,7 +170,7 @@ class AdapterRow(Base):
 
 
 class ActivationRow(Base):
-    """A change of the active adapter; the newest row is in force. version None: the base alone."""
+    """A change of the active adapter; the newest row is in force. version None: the base model."""
 
     __tablename__ = "activations"
     __table_args__ = ({"sqlite_autoincrement": True},)
@@ -183,9 +183,9 @@ class ActivationRow(Base):
 
 
 class CalibrationRow(Base):
-    """A fit of an adapter's verdicts, or of the base's (adapter None); the newest of each counts.
+    """A calibration of an adapter, or of the base model (None); the newest of each is in force.
 
-    No foreign key: what was measured of an adapter outlives it.
+    No foreign key: a calibration outlives its adapter.
     """
 
     __tablename__ = "calibrations"
@@ -202,7 +202,7 @@ class CalibrationRow(Base):
 
 
 class KeyRow(Base):
-    """A key that callers show; see keys.Key."""
+    """An API key; see keys.Key."""
 
     __tablename__ = "keys"
     __table_args__ = ({"sqlite_autoincrement": True},)
@@ -218,7 +218,7 @@ class KeyRow(Base):
 
 
 class KeyUsageRow(Base):
-    """How often a limited key was used in one minute; see usage.Usage."""
+    """How often a rate-limited key was used in one minute; see usage.Usage."""
 
     __tablename__ = "key_usage"
 
@@ -230,7 +230,7 @@ class KeyUsageRow(Base):
 
 
 class AuditRow(Base):
-    """Something that somebody did; see audit.Entry."""
+    """One recorded action; see audit.AuditEntry."""
 
     __tablename__ = "audit"
     __table_args__ = ({"sqlite_autoincrement": True},)
@@ -256,7 +256,7 @@ class TrafficRow(Base):
 
 
 class LeaseRow(Base):
-    """Who may do what only one process may, and until when."""
+    """Which process holds a lease, and until when; see leases.Leases."""
 
     __tablename__ = "leases"
 
@@ -267,7 +267,7 @@ class LeaseRow(Base):
 
 
 class SecretRow(Base):
-    """A random value all processes share; the migrations make `user_salt`, `refine_token` and
+    """A random value that all processes share. Migrations create `user_salt`, `refine_token` and
     `console_secret`."""
 
     __tablename__ = "secrets"

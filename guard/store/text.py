@@ -1,6 +1,5 @@
-"""Makes any value storable in both databases, so that odd text never costs a flag.
-
-PostgreSQL takes no NUL, neither takes lone surrogates, and JSON has no NaN or infinity.
+"""Makes any value storable in both databases, so that no flag is lost to unusual text. Owns the
+replacements: PostgreSQL rejects NUL, both reject lone surrogates, JSON has no NaN or infinity.
 """
 
 import math
@@ -11,7 +10,7 @@ REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 
 
 def storable(value: object) -> Any:
-    """`value` as plain JSON types; what cannot be kept is replaced, and the rest stays."""
+    """Returns `value` as plain JSON types, with what cannot be stored replaced."""
     if isinstance(value, str):
         return _text(value)
     if value is None or isinstance(value, bool | int):

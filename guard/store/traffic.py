@@ -1,5 +1,5 @@
-"""What the server answered over time, for charts. Owns one row a minute, which all processes on a
-database add to. Prometheus counts the same for those who run it (server/telemetry/metrics.py)."""
+"""Traffic over time, for the console's charts. Owns one row a minute, to which all processes on a
+database add. Prometheus metrics count the same events (server/telemetry/metrics.py)."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -17,8 +17,8 @@ _MINUTE_S = 60
 class Traffic:
     """Sums over some time.
 
-    answers: judged, of which `flagged` were. requests: that answers were asked for in, and what
-    the guard added to them together, in seconds.
+    answers: judged answers, of which `flagged` were flagged. requests: requests with answers.
+    overhead_s: the time that the guard added to them, in total.
     """
 
     answers: int = 0
@@ -29,7 +29,7 @@ class Traffic:
 
 @dataclass(frozen=True)
 class Period:
-    """Traffic from `start` on, and what reviewers said of the flags of that time."""
+    """The traffic from `start` on, and how reviewers labelled the flags of that time."""
 
     start: datetime
     traffic: Traffic = Traffic()
@@ -41,7 +41,7 @@ class TrafficStore(Store):
     """The traffic of one database. Every method raises StoreUnavailable when the database fails."""
 
     async def add(self, when: datetime, traffic: Traffic) -> None:
-        """Adds to the minute of `when`."""
+        """Adds the traffic to the minute of `when`."""
         values = asdict(traffic)
         insert = self._insert(TrafficRow).values(minute=_minute(when), **values)
         summed = {name: getattr(TrafficRow, name) + insert.excluded[name] for name in values}
@@ -50,8 +50,8 @@ class TrafficStore(Store):
             await session.execute(statement)
 
     async def periods(self, until: datetime, length: timedelta, number: int) -> Sequence[Period]:
-        """The last `number` periods of that length, whole minutes, oldest first; the newest is the
-        one that `until` is in."""
+        """Returns the last `number` periods of that length, in whole minutes, oldest first. The
+        newest one contains `until`."""
         minutes = int(length.total_seconds() // _MINUTE_S)
         first = _minute(until) // minutes - number + 1
         since = datetime.fromtimestamp(first * minutes * _MINUTE_S, UTC)
@@ -66,23 +66,24 @@ class TrafficStore(Store):
             FlagRow.created_at >= since, FlagRow.review.is_not(None)
         )
         async with self._transaction() as session:
-            found = {
+            traffic_by_period = {
                 int(row[0]): Traffic(
                     *(kind(value) for kind, value in zip(_KINDS, row[1:], strict=True))
                 )
                 for row in await session.execute(traffic)
             }
             labels = [
-                (_minute(when) // minutes, said) for when, said in await session.execute(reviewed)
+                (_minute(when) // minutes, review)
+                for when, review in await session.execute(reviewed)
             ]
         return [
             Period(
-                datetime.fromtimestamp(each * minutes * _MINUTE_S, UTC),
-                found.get(each, Traffic()),
-                sum(at == each for at, _ in labels),
-                sum(at == each and said == "dismissed" for at, said in labels),
+                datetime.fromtimestamp(period * minutes * _MINUTE_S, UTC),
+                traffic_by_period.get(period, Traffic()),
+                sum(at == period for at, _ in labels),
+                sum(at == period and review == "dismissed" for at, review in labels),
             )
-            for each in range(first, first + number)
+            for period in range(first, first + number)
         ]
 
 

@@ -1,8 +1,8 @@
-"""The URL of the store's database: what its owner may write, and what the driver gets of it. Owns
-the forms, their options and their checks; opens nothing (database.py).
+"""The database URL: what users may write and what the driver gets. Owns its forms, options and
+validation. Opens no connection (database.py).
 
-What hosts of PostgreSQL hand out works as pasted. asyncpg reads libpq's own options from a DSN, so
-these go to it as one; a few that it does not know are translated here.
+URLs from PostgreSQL hosting services work as pasted. asyncpg parses libpq's options from a DSN, so
+they are passed to it in one; those it does not know are translated here.
 """
 
 import math
@@ -22,7 +22,7 @@ LARGEST_PORT = 65535
 _POSTGRES_PORT = 5432
 _SSL_MODES = {"disable", "allow", "prefer", "require", "verify-ca", "verify-full"}
 _OLD_SSL = {"true": "require", "1": "require", "false": "disable", "0": "disable"}
-"""What JDBC and others write after ssl=."""
+"""Values that JDBC and others write after ssl=."""
 _CHOICES: Mapping[str, Set[str]] = {
     "sslmode": _SSL_MODES,
     "target_session_attrs": {
@@ -54,11 +54,11 @@ _POSTGRES = re.compile(r"^(?P<scheme>postgres[\w+]*)://(?P<rest>.*)$", re.IGNORE
 
 
 def parse_url(text: str) -> URL:
-    """The database URL with its async driver; raises ValueError that says what to write, and shows
-    no part of a password."""
-    found = _POSTGRES.match(text.strip())
-    if found is not None:
-        return _postgres_url(_parsed(_with_listed_hosts(found["scheme"], found["rest"])))
+    """Returns the database URL with its async driver. Raises ValueError, which names the fix and
+    shows no part of a password."""
+    match = _POSTGRES.match(text.strip())
+    if match is not None:
+        return _postgres_url(_parsed(_with_listed_hosts(match["scheme"], match["rest"])))
     url = _parsed(text.strip())
     if url.get_backend_name() == "sqlite":
         return _sqlite_url(url)
@@ -75,9 +75,9 @@ def _parsed(text: str) -> URL:
 
 
 def engine_arguments(url: URL) -> tuple[URL, dict[str, Any]]:
-    """Of a PostgreSQL URL from parse_url: the URL for SQLAlchemy, and the driver's arguments."""
+    """Returns SQLAlchemy's URL and the driver's arguments for a PostgreSQL URL from parse_url."""
     options = {name: str(value) for name, value in url.query.items() if name != "host"}
-    kept = {name: value for name, value in url.query.items() if name in _ENGINE_OPTIONS}
+    engine_query = {name: value for name, value in url.query.items() if name in _ENGINE_OPTIONS}
     arguments: dict[str, Any] = {"timeout": _connect_timeout(options)}
     session = {name: options[name] for name in _SESSION_OPTIONS if name in options}
     if session:
@@ -89,36 +89,37 @@ def engine_arguments(url: URL) -> tuple[URL, dict[str, Any]]:
     if dsn:
         arguments["dsn"] = f"postgresql://?{urlencode(dsn)}"
     if options.get("pgbouncer") == "true":
-        # A pooler may give each transaction another server connection, so a statement is prepared
-        # anew each time, under a name that no other client uses.
+        # A pooler may use another server connection for each transaction, so statements are
+        # prepared every time, under names that no other client uses.
         arguments |= {
             "statement_cache_size": 0,
             "prepared_statement_cache_size": 0,
             "prepared_statement_name_func": lambda: f"__setback_{uuid4().hex}__",
         }
-    return url.set(query=kept), arguments
+    return url.set(query=engine_query), arguments
 
 
 def without_driver(url: URL) -> str:
-    """The URL as its owner wrote it, less the password and the options."""
+    """Returns the URL as the user wrote it, without the password and the options."""
     plain = url.set(drivername=url.get_backend_name(), query={})
     return plain.render_as_string(hide_password=True)
 
 
 def _with_listed_hosts(scheme: str, rest: str) -> str:
-    """The URL with several hosts as options, as SQLAlchemy reads them."""
-    who, at, where = rest.rpartition("@")
-    if set("/#?@") & set(who):
+    """Moves several hosts into options, as SQLAlchemy expects them."""
+    credentials, at, location = rest.rpartition("@")
+    if set("/#?@") & set(credentials):
         raise ValueError(
             "the user name or password of the database URL has a character that ends it: write "
             "%40 for @, %2F for /, %23 for # and %3F for ?"
         )
-    hosts, slash, path = where.partition("/")
+    hosts, slash, path = location.partition("/")
     if "," not in hosts:
         return f"{scheme}://{rest}"
     name, _, query = path.partition("?")
-    listed = [("host", _with_port(host)) for host in hosts.split(",")]
-    return f"{scheme}://{who}{at}{slash}{name}?{'&'.join(filter(None, (query, urlencode(listed))))}"
+    host_options = [("host", _with_port(host)) for host in hosts.split(",")]
+    options = "&".join(filter(None, (query, urlencode(host_options))))
+    return f"{scheme}://{credentials}{at}{slash}{name}?{options}"
 
 
 def _with_port(host: str) -> str:
@@ -138,10 +139,10 @@ def _postgres_url(url: URL) -> URL:
     _check_names(url, POSTGRES_OPTIONS)
     options = dict(url.query)
     if "ssl" in options:
-        given = str(options.pop("ssl")).lower()
-        options["sslmode"] = _OLD_SSL.get(given, given)
+        value = str(options.pop("ssl")).lower()
+        options["sslmode"] = _OLD_SSL.get(value, value)
     if "sslrootcert" in options:
-        # Who names the roots wants the server checked against them.
+        # Naming root certificates implies verifying the server against them.
         system = options["sslrootcert"] == "system"
         options.setdefault("sslmode", "verify-full" if system else "verify-ca")
     for name, choices in _CHOICES.items():
@@ -166,7 +167,7 @@ def _check_names(url: URL, known: Set[str]) -> None:
 
 
 def _connect_timeout(options: Mapping[str, str]) -> float | None:
-    """Seconds; 0 waits for ever, as libpq has it."""
+    """Returns seconds; None for 0, which waits for ever, as in libpq."""
     return float(options.get("connect_timeout", CONNECT_TIMEOUT_S)) or None
 
 

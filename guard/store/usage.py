@@ -1,6 +1,6 @@
-"""How often limited keys are used. Owns a row for each key and minute, in which all processes on a
-database count, and the window that slides over two of them. What is refused is
-server/auth/limits.py's.
+"""Usage of rate-limited keys. Owns a row for each key and minute, in which all processes on a
+database count, and the sliding window over two minutes. Does not refuse requests
+(server/auth/limits.py).
 """
 
 from dataclasses import dataclass, replace
@@ -19,7 +19,7 @@ _MINUTE_S = 60
 class Usage:
     """A key's requests at some time.
 
-    before: of the minute before. current: of this minute so far. passed: the share of it that has.
+    before: in the previous minute. current: in this minute. passed: the elapsed share of it.
     """
 
     before: int
@@ -28,17 +28,17 @@ class Usage:
 
     @property
     def used(self) -> float:
-        """Requests in the 60 seconds so far, as if those of the minute before had come evenly."""
+        """Requests in the last 60 seconds, if those of the previous minute were evenly spread."""
         return self.before * (1 - self.passed) + self.current
 
     @property
     def reset_s(self) -> float:
-        """Seconds until all of these are out of the window."""
+        """Seconds until all of these have left the window."""
         minutes = 2 if self.current else 1 if self.before else self.passed
         return (minutes - self.passed) * _MINUTE_S
 
     def wait_s(self, limit: int) -> float:
-        """Seconds until one more is within the limit, if none comes meanwhile."""
+        """Seconds until another request is within the limit, if there are no others."""
         if self.used + 1 <= limit:
             return 0.0
         if self.current < limit:
@@ -52,12 +52,12 @@ class UsageStore(Store):
     """The usage in one database. Every method raises StoreUnavailable when the database fails."""
 
     async def take(self, key: int, limit: int, when: datetime) -> tuple[bool, Usage]:
-        """Whether one more request of the key is within its limit, and counted; the usage then."""
+        """Counts a request within the key's limit. Returns whether it is within, and the usage."""
         minute, seconds = divmod(when.timestamp(), _MINUTE_S)
-        this, last = (_of(key, int(minute) - ago) for ago in (0, 1))
+        this, last = (_in_minute(key, int(minute) - ago) for ago in (0, 1))
         async with self._transaction() as session:
-            # First of all, since whoever else counts the same key waits from here on.
-            counted = await session.scalar(self._one_more(key, int(minute)))
+            # First, because it locks the row against concurrent requests of the same key.
+            counted = await session.scalar(self._increment(key, int(minute)))
             before = await session.scalar(select(KeyUsageRow.requests).where(last))
             usage = Usage(before or 0, int(counted or 1) - 1, seconds / _MINUTE_S)
             if usage.wait_s(limit) > 0:
@@ -69,8 +69,8 @@ class UsageStore(Store):
                 await session.execute(delete(KeyUsageRow).where(old))
             return True, replace(usage, current=usage.current + 1)
 
-    def _one_more(self, key: int, minute: int) -> Any:
-        """The key's requests in that minute with one more, which is counted."""
+    def _increment(self, key: int, minute: int) -> Any:
+        """Increments the key's requests in that minute and returns the new count."""
         columns = [KeyUsageRow.key_id, KeyUsageRow.minute]
         return (
             self._insert(KeyUsageRow)
@@ -82,5 +82,5 @@ class UsageStore(Store):
         )
 
 
-def _of(key: int, minute: int) -> ColumnElement[bool]:
+def _in_minute(key: int, minute: int) -> ColumnElement[bool]:
     return (KeyUsageRow.key_id == key) & (KeyUsageRow.minute == minute)

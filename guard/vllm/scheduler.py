@@ -1,10 +1,10 @@
-"""vLLM's scheduler with two wishes of the guard carried out inside the engine: a guarded request's
-tokens are sent in groups, for nothing of an answer is let out token by token, and when the answer
-ends its critique is read in the same session, on the whole of its cache and without a round trip to
-the server. Owns both; what is asked is in session.py.
+"""vLLM's scheduler, extended with two things the guard needs inside the engine. It sends a guarded
+request's tokens in groups, because no answer is released token by token. And when an answer ends,
+it reads the critique's labels in the same session: the KV cache is reused in full and no round trip
+to the server is needed. Owns both; session.py defines the plan that turns them on.
 
-Stands on internals of vLLM 0.32: how a streaming-input session is resumed. Only for its
-synchronous scheduler.
+Depends on internals of vLLM 0.32: how a streaming-input session is resumed. Works with the
+synchronous scheduler only.
 """
 
 from collections import deque
@@ -21,37 +21,37 @@ from vllm.v1.metrics.stats import SchedulerStats
 from vllm.v1.outputs import LogprobsLists, ModelRunnerOutput
 from vllm.v1.request import Request, RequestStatus, StreamingUpdate
 
-from guard.vllm.session import Wishes, reply, wishes_of
+from guard.vllm.session import CritiquePlan, pack_label_logprobs, plan_of
 
 _ENDED = (RequestStatus.FINISHED_STOPPED, RequestStatus.FINISHED_LENGTH_CAPPED)
 
 
 @dataclass
-class _Guarded:
-    """A guarded request: what is wished for, and what of it was not sent yet.
+class _RequestState:
+    """A guarded request and its output that was not sent yet.
 
-    sent: how many tokens were. asked: its answer is whole and the critique under way.
+    sent: tokens sent so far. critiquing: the answer is whole and its critique is running.
     """
 
-    wishes: Wishes
+    plan: CritiquePlan
     unsent: EngineCoreOutput | None = None
     sent: int = 0
-    asked: bool = False
+    critiquing: bool = False
 
 
 class GuardedScheduler(Scheduler):
-    """Named to vLLM with --scheduler-cls."""
+    """Passed to vLLM as --scheduler-cls."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
-        self._guarded: dict[str, _Guarded] = {}
+        self._states: dict[str, _RequestState] = {}
         self._stats: tuple[tuple[Any, ...], dict[str, Any]] = ((), {})
 
     def add_request(self, request: Request) -> None:
         """As Scheduler.add_request."""
-        wishes = wishes_of(request.sampling_params)
-        if wishes is not None:
-            self._guarded[request.request_id] = _Guarded(wishes)
+        plan = plan_of(request.sampling_params)
+        if plan is not None:
+            self._states[request.request_id] = _RequestState(plan)
         super().add_request(request)
 
     def finish_requests(
@@ -60,20 +60,22 @@ class GuardedScheduler(Scheduler):
         """As Scheduler.finish_requests."""
         ended = super().finish_requests(request_ids, finished_status)
         for request in ended:
-            self._guarded.pop(request.request_id, None)
+            self._states.pop(request.request_id, None)
         return ended
 
     def schedule(self, *arguments: Any, **options: Any) -> SchedulerOutput:
-        """As Scheduler.schedule. When critiques hold the cache that each other needs, which vLLM
-        does not resolve, the last one gives its part back and is computed again."""
+        """As Scheduler.schedule. Also resolves a deadlock that vLLM does not: when critiques hold
+        cache blocks that each other needs, the last one frees its blocks and is recomputed."""
         scheduled = super().schedule(*arguments, **options)
         if not scheduled.total_num_scheduled_tokens and not self.running:
-            waiting = [r for r in self.kv_holding_waiting if r.request_id in self._guarded]
+            waiting = [r for r in self.kv_holding_waiting if r.request_id in self._states]
             if waiting:
-                self._give_back(max(waiting, key=lambda each: (each.priority, each.arrival_time)))
+                self._release_cache(
+                    max(waiting, key=lambda request: (request.priority, request.arrival_time))
+                )
         return scheduled
 
-    def _give_back(self, request: Request) -> None:
+    def _release_cache(self, request: Request) -> None:
         self.kv_holding_waiting.remove_request(request)
         self._free_request_blocks(request)
         request.num_computed_tokens = 0
@@ -83,92 +85,101 @@ class GuardedScheduler(Scheduler):
     def update_from_output(
         self, scheduler_output: SchedulerOutput, model_runner_output: ModelRunnerOutput
     ) -> dict[int, EngineCoreOutputs]:
-        """As Scheduler.update_from_output, without what is held back."""
-        found = super().update_from_output(scheduler_output, model_runner_output)
-        for each in found.values():
-            each.outputs = [sent for output in each.outputs if (sent := self._sent(output))]
-        found = {k: each for k, each in found.items() if each.outputs or each.finished_requests}
+        """As Scheduler.update_from_output, less the outputs that are held back."""
+        outputs = super().update_from_output(scheduler_output, model_runner_output)
+        for engine_outputs in outputs.values():
+            engine_outputs.outputs = [
+                kept for output in engine_outputs.outputs if (kept := self._output_to_send(output))
+            ]
+        outputs = {
+            k: engine_outputs
+            for k, engine_outputs in outputs.items()
+            if engine_outputs.outputs or engine_outputs.finished_requests
+        }
         arguments, options = self._stats
-        # Nobody is woken for figures alone, unless they would be lost.
-        if found or any(given is not None for given in (*arguments, *options.values())):
-            first = found.setdefault(next(iter(found), 0), EngineCoreOutputs())
+        # Statistics alone do not wake the server, unless they would be lost.
+        if outputs or any(value is not None for value in (*arguments, *options.values())):
+            first = outputs.setdefault(next(iter(outputs), 0), EngineCoreOutputs())
             first.scheduler_stats = super().make_stats(*arguments, **options)
-        return found
+        return outputs
 
     def make_stats(self, *arguments: Any, **options: Any) -> SchedulerStats | None:
-        """Kept for when it is known whether anything is sent."""
+        """Keeps the arguments: update_from_output makes the statistics if it sends anything."""
         self._stats = arguments, options
         return None
 
     def _handle_stopped_request(self, request: Request) -> bool:
-        """Goes on with the critique of a whole answer, as with a session's next input."""
-        guarded = self._guarded.get(request.request_id)
-        if guarded is None or guarded.asked or not self._can_ask(request, guarded.wishes):
+        """Continues a whole answer with its critique, as a session's next input."""
+        state = self._states.get(request.request_id)
+        if state is None or state.critiquing or not self._can_critique(request, state.plan):
             finished: bool = super()._handle_stopped_request(request)
             return finished
-        guarded.asked = True
+        state.critiquing = True
         request.resumable = True
-        request.streaming_queue = deque([_critique(request, guarded.wishes)])
+        request.streaming_queue = deque([_critique(request, state.plan)])
         super()._handle_stopped_request(request)
         request.resumable = False
         return False
 
-    def _can_ask(self, request: Request, wishes: Wishes) -> bool:
-        longest = request.num_tokens + len(wishes.question) + 1
-        return bool(wishes.question and request.status in _ENDED and longest <= self.max_model_len)
+    def _can_critique(self, request: Request, plan: CritiquePlan) -> bool:
+        longest = request.num_tokens + len(plan.question_ids) + 1
+        return bool(
+            plan.question_ids and request.status in _ENDED and longest <= self.max_model_len
+        )
 
-    def _sent(self, output: EngineCoreOutput) -> EngineCoreOutput | None:
-        """What to send now of what was held of a request and its new output."""
-        guarded = self._guarded.get(output.request_id)
-        if guarded is None:
+    def _output_to_send(self, output: EngineCoreOutput) -> EngineCoreOutput | None:
+        """Returns what to send now: the held output and the new one, or None to hold both."""
+        state = self._states.get(output.request_id)
+        if state is None:
             return output
         ended = output.finish_reason is not None
-        held = guarded.unsent
-        # The reason of a natural end is 0.
+        held = state.unsent
+        # Not a truth test: FinishReason.STOP is 0.
         if held is not None and held.finish_reason is not None:
             answer = held
-            answer.kv_transfer_params = (output.kv_transfer_params or {}) | _read(output)
+            answer.kv_transfer_params = (output.kv_transfer_params or {}) | _label_logprobs(output)
         else:
-            answer = _joined(held, output)
-            if guarded.asked or not (ended or _is_group(guarded, answer)):
-                guarded.unsent = answer
+            answer = _merged(held, output)
+            if state.critiquing or not (ended or _is_group(state, answer)):
+                state.unsent = answer
                 return None
-        guarded.sent += len(answer.new_token_ids)
-        guarded.unsent = None
+        state.sent += len(answer.new_token_ids)
+        state.unsent = None
         if ended:
-            del self._guarded[output.request_id]
+            del self._states[output.request_id]
         return answer
 
 
-def _is_group(guarded: _Guarded, held: EngineCoreOutput) -> bool:
-    """The first token is a group of its own; later ones end at multiples of their size."""
-    every, reached = guarded.wishes.every, guarded.sent + len(held.new_token_ids)
-    return not guarded.sent or reached // every > guarded.sent // every
+def _is_group(state: _RequestState, held: EngineCoreOutput) -> bool:
+    """Whether to send what is held. The first token is its own group; later groups end at multiples
+    of the group size."""
+    group_size, reached = state.plan.group_size, state.sent + len(held.new_token_ids)
+    return not state.sent or reached // group_size > state.sent // group_size
 
 
-def _critique(request: Request, wishes: Wishes) -> StreamingUpdate:
-    # What was sampled last is not computed yet, and a session would go on without it.
+def _critique(request: Request, plan: CritiquePlan) -> StreamingUpdate:
+    # The last sampled token is not computed yet, and a session would go on without it.
     last = request.all_token_ids[request.num_computed_tokens :]
-    if last and last[-1] in wishes.ends:
+    if last and last[-1] in plan.stop_ids:
         last = last[:-1]
     params = SamplingParams(
         temperature=0.0,
         max_tokens=1,
         ignore_eos=True,
         detokenize=False,
-        logprob_token_ids=list(wishes.labels),
+        logprob_token_ids=list(plan.label_ids),
     )
     return StreamingUpdate(
         mm_features=None,
-        prompt_token_ids=[*last, *wishes.question],
+        prompt_token_ids=[*last, *plan.question_ids],
         max_tokens=1,
         arrival_time=request.arrival_time,
         sampling_params=params,
     )
 
 
-def _joined(held: EngineCoreOutput | None, new: EngineCoreOutput) -> EngineCoreOutput:
-    """Both as one output: the tokens of both, the first one's prefill and the newer's end."""
+def _merged(held: EngineCoreOutput | None, new: EngineCoreOutput) -> EngineCoreOutput:
+    """Merges two outputs of a request: all tokens, the first one's prefill, the newer one's end."""
     if held is None:
         return new
     new.new_token_ids = [*held.new_token_ids, *new.new_token_ids]
@@ -177,14 +188,14 @@ def _joined(held: EngineCoreOutput | None, new: EngineCoreOutput) -> EngineCoreO
     new.new_prompt_logprobs_tensors = (
         held.new_prompt_logprobs_tensors or new.new_prompt_logprobs_tensors
     )
-    new.new_logprobs = _both(held.new_logprobs, new.new_logprobs)
+    new.new_logprobs = _merged_logprobs(held.new_logprobs, new.new_logprobs)
     return new
 
 
-def _both(held: LogprobsLists | None, new: LogprobsLists | None) -> LogprobsLists | None:
+def _merged_logprobs(held: LogprobsLists | None, new: LogprobsLists | None) -> LogprobsLists | None:
     if held is None or new is None:
         return held or new
-    # As wide as whoever in the batch wanted most, so never narrower than is wanted here.
+    # Both are at least as wide as this request needs: the batch's widest request sets the width.
     width = min(held.logprobs.shape[1], new.logprobs.shape[1])
     return LogprobsLists(
         np.concatenate((held.logprob_token_ids[:, :width], new.logprob_token_ids[:, :width])),
@@ -193,9 +204,11 @@ def _both(held: LogprobsLists | None, new: LogprobsLists | None) -> LogprobsList
     )
 
 
-def _read(output: EngineCoreOutput) -> dict[str, Any]:
-    """The label read's log-probabilities; nothing when it failed."""
+def _label_logprobs(output: EngineCoreOutput) -> dict[str, Any]:
+    """Returns the label log-probabilities for the output to carry; empty when the read failed."""
     if output.new_logprobs is None:
         return {}
     tokens, logprobs = output.new_logprobs.logprob_token_ids, output.new_logprobs.logprobs
-    return reply({int(t): float(p) for t, p in zip(tokens[0], logprobs[0], strict=True)})
+    return pack_label_logprobs(
+        {int(t): float(p) for t, p in zip(tokens[0], logprobs[0], strict=True)}
+    )

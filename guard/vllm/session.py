@@ -1,5 +1,6 @@
-"""What the guard asks of the engine's scheduler with a request, and how the reply comes back. Owns
-that form; scheduler.py carries it out inside the engine, engine.py asks for it.
+"""What the guard tells the engine's scheduler about a request, and what the scheduler sends back.
+Owns how both travel: the plan in SamplingParams.extra_args, the label log-probabilities in an
+output's kv_transfer_params. scheduler.py carries the plan out; engine.py attaches it.
 """
 
 from collections.abc import Sequence
@@ -15,46 +16,47 @@ _KEY = "setback"
 
 
 @dataclass(frozen=True)
-class Wishes:
-    """What is asked of the scheduler with one request.
+class CritiquePlan:
+    """How the scheduler sends one request's tokens and critiques its answer.
 
-    every: tokens are sent in groups that end at multiples of it, after the first one.
-    question: the token ids that follow the whole answer to have it judged, none for no critique.
-    ends: tokens that end an answer without being part of it. labels: the token ids to read.
+    group_size: tokens are sent in groups that end at its multiples; the first token goes alone.
+    question_ids: tokens that follow the whole answer for its critique; empty for no critique.
+    stop_ids: tokens that end an answer without being part of it.
+    label_ids: tokens whose log-probabilities are the critique's result.
     """
 
-    every: int
-    question: Sequence[int] = ()
-    ends: Sequence[int] = ()
-    labels: Sequence[int] = ()
+    group_size: int
+    question_ids: Sequence[int] = ()
+    stop_ids: Sequence[int] = ()
+    label_ids: Sequence[int] = ()
 
 
-def wishing(params: "SamplingParams", wishes: Wishes | None) -> "SamplingParams":
-    """The parameters with the wishes, and without any that the caller may have slipped in."""
+def attach_plan(params: "SamplingParams", plan: CritiquePlan | None) -> "SamplingParams":
+    """Returns the parameters with the plan, dropping any plan that the caller put there."""
     others = {key: value for key, value in (params.extra_args or {}).items() if key != _KEY}
-    if wishes is None and not params.extra_args:
+    if plan is None and not params.extra_args:
         return params
     params = params.clone()
-    params.extra_args = (others | {_KEY: asdict(wishes)} if wishes else others) or None
+    params.extra_args = (others | {_KEY: asdict(plan)} if plan else others) or None
     return params
 
 
-def wishes_of(params: "SamplingParams | None") -> Wishes | None:
-    """What was asked for, in the scheduler."""
-    asked = ((params and params.extra_args) or {}).get(_KEY)
-    return Wishes(**asked) if asked else None
+def plan_of(params: "SamplingParams | None") -> CritiquePlan | None:
+    """Returns the plan attached to the parameters, if any. Called in the scheduler."""
+    fields = ((params and params.extra_args) or {}).get(_KEY)
+    return CritiquePlan(**fields) if fields else None
 
 
-def reply(read: dict[int, float]) -> dict[str, Any]:
-    """Log-probabilities of the labels, in the form in which an output carries them."""
-    return {_KEY: read}
+def pack_label_logprobs(logprobs: dict[int, float]) -> dict[str, Any]:
+    """Returns the label log-probabilities as the kv_transfer_params of an output."""
+    return {_KEY: logprobs}
 
 
-def taken_reply(output: "RequestOutput") -> dict[int, float] | None:
-    """Takes the labels' log-probabilities off an output, which then is as without the guard."""
-    carried = output.kv_transfer_params
-    if not carried or _KEY not in carried:
+def take_label_logprobs(output: "RequestOutput") -> dict[int, float] | None:
+    """Removes and returns the label log-probabilities that an output carries, if any."""
+    params = output.kv_transfer_params
+    if not params or _KEY not in params:
         return None
-    read: dict[int, float] = carried[_KEY]
-    output.kv_transfer_params = {k: v for k, v in carried.items() if k != _KEY} or None
-    return read
+    logprobs: dict[int, float] = params[_KEY]
+    output.kv_transfer_params = {k: v for k, v in params.items() if k != _KEY} or None
+    return logprobs

@@ -1,1 +1,1 @@
-"""Public benchmark sets sent through a running server, over its public HTTP API only."""
+"""Public benchmark sets sent through running servers, over their public HTTP API only."""

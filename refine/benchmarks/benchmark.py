@@ -1,5 +1,6 @@
-"""Sends a benchmark set through a running server. Owns which rows are still to be sent, how many at
-once, and what becomes of failures; the requests are public_api.py's, the figures scores.py's.
+"""Sends a benchmark set through a running server. Owns which rows still need a verdict, the
+concurrency and the handling of failures. Does not define requests (public_api.py) or figures
+(scores.py).
 """
 
 import asyncio
@@ -9,37 +10,37 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from refine.benchmarks.kept import KeptVerdict, KeptVerdicts
 from refine.benchmarks.public_api import Identity, PublicApi, RowFailed, ServerAddress
 from refine.benchmarks.rows import BenchmarkRow, BenchmarkSet
+from refine.benchmarks.verdict_store import StoredVerdict, VerdictStore
 from refine.errors import ServerChanged
 
 
 @dataclass(frozen=True)
 class BenchmarkRun:
-    """What one server said of one set.
+    """One server's verdicts on one set.
 
-    judged: rows with their verdicts, in the order of the set. failures: how many rows have no
-    verdict, by reason. drawn: how many rows were to be judged. manner: how requests were sent.
+    judged: rows with their verdicts, in the order of the set. failures: the number of rows without
+    a verdict, by reason. drawn: the number of rows to judge. manner: how requests were sent.
     """
 
     address: ServerAddress
     identity: Identity
     benchmark: BenchmarkSet
     drawn: int
-    judged: tuple[tuple[BenchmarkRow, KeptVerdict], ...]
+    judged: tuple[tuple[BenchmarkRow, StoredVerdict], ...]
     failures: Mapping[str, int]
     manner: str
 
     @property
     def failed(self) -> int:
-        """How many rows have no verdict."""
+        """The number of rows without a verdict."""
         return sum(self.failures.values())
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How a set is sent. work_dir: keeps verdicts. limit: most rows, all if None."""
+    """How a set is sent. work_dir: stores verdicts. limit: the most rows; None for all."""
 
     work_dir: Path
     concurrency: int = 16
@@ -47,72 +48,74 @@ class Plan:
 
 
 Advance = Callable[[int], object]
-"""Receives how many more rows are done."""
+"""Called with the number of rows that are newly done."""
 
 
 async def run_benchmark(
     api: PublicApi, benchmark: BenchmarkSet, plan: Plan, advance: Advance
 ) -> BenchmarkRun:
-    """The server's verdicts on the set: those that are kept already, and the missing ones.
+    """Returns the server's verdicts on the set: stored ones, and new ones for the other rows.
 
-    Raises ServerUnavailable, and ServerChanged if something else serves before the end; what came
-    from one identity until then is kept.
+    Raises ServerUnavailable, and ServerChanged if the model, policy or adapter changed; verdicts
+    from before the change are kept.
     """
     identity = await api.identity()
-    places = benchmark.sample(plan.limit)
+    indices = benchmark.sample(plan.limit)
     failures: Mapping[str, int] = {}
-    with KeptVerdicts.open(plan.work_dir, api.address.url, identity, benchmark, api.manner) as kept:
-        missing = [place for place in places if place not in kept.verdicts]
-        advance(len(places) - len(missing))
+    with VerdictStore.open(
+        plan.work_dir, api.address.url, identity, benchmark, api.manner
+    ) as store:
+        missing = [index for index in indices if index not in store.verdicts]
+        advance(len(indices) - len(missing))
         if missing:
             try:
-                rows = {place: benchmark.rows[place] for place in missing}
-                failures = await _fill(api, rows, kept, plan.concurrency, advance)
+                rows = {index: benchmark.rows[index] for index in missing}
+                failures = await _send_rows(api, rows, store, plan.concurrency, advance)
                 await api.identity()
-            except ServerChanged as change:
-                if not change.adapter_only:
-                    kept.drop_session()
+            except ServerChanged as error:
+                if not error.adapter_only:
+                    store.drop_session()
                 raise
         judged = tuple(
-            (benchmark.rows[place], kept.verdicts[place])
-            for place in places
-            if place in kept.verdicts
+            (benchmark.rows[index], store.verdicts[index])
+            for index in indices
+            if index in store.verdicts
         )
     return BenchmarkRun(
-        api.address, identity, benchmark, len(places), judged, dict(failures), api.manner
+        api.address, identity, benchmark, len(indices), judged, dict(failures), api.manner
     )
 
 
-async def _fill(
+async def _send_rows(
     api: PublicApi,
     rows: Mapping[int, BenchmarkRow],
-    kept: KeptVerdicts,
+    store: VerdictStore,
     concurrency: int,
     advance: Advance,
 ) -> Mapping[str, int]:
-    """Sends the rows, `concurrency` of them at once, and keeps the verdicts as they come.
+    """Sends the rows, `concurrency` at a time, and stores the verdicts as they arrive.
 
-    Returns the failures, by reason.
+    Returns the failures by reason.
     """
     failures: Counter[str] = Counter()
-    began = time.perf_counter()
-    waiting = iter(rows.items())
+    started_at = time.perf_counter()
+    remaining = iter(rows.items())
 
     async def work() -> None:
-        for place, row in waiting:
+        for index, row in remaining:
             try:
                 verdict = await api.verdict(row)
-            except RowFailed as failure:
-                failures[str(failure)] += 1
+            except RowFailed as error:
+                failures[str(error)] += 1
             else:
-                kept.add(place, verdict, time.perf_counter() - began)
+                store.add(index, verdict, time.perf_counter() - started_at)
             advance(1)
 
     try:
         async with asyncio.TaskGroup() as group:
             for _ in range(min(concurrency, len(rows))):
                 group.create_task(work())
-    except BaseExceptionGroup as failed:
-        # One is enough: the others were cancelled, or failed of the same.
-        raise failed.exceptions[0] from None
+    except BaseExceptionGroup as errors:
+        # The first is enough: the others were cancelled, or have the same cause.
+        raise errors.exceptions[0] from None
     return failures

@@ -1,8 +1,8 @@
-"""The formats of public benchmark sets, and of JSON lines of the user's own. Owns which columns
-each has and what they mean; files and line numbers are records.py's.
+"""The formats of public benchmark sets, and of a user's own JSON lines. Owns which columns each
+format has and what they mean. Does not parse files (records.py).
 
-A set is read as it is published, and refused with every wrong line. What has no label or no text to
-judge is left out and counted.
+A set is read as it was published, and refused with a list of all wrong lines. Records without a
+label or a text to judge are left out and counted.
 """
 
 from collections import Counter
@@ -27,10 +27,10 @@ from refine.benchmarks.rows import BenchmarkRow, BenchmarkSet, answer, request, 
 from refine.errors import DataInvalid
 
 LeftOut = str
-"""Why a record, or a part of it, is not used."""
+"""Why a record, or a part of it, is left out."""
 _Reader = Callable[[Record], Iterator[BenchmarkRow | LeftOut]]
 _Files = Literal["jsonl", "csv", "json"]
-_MOST_PROBLEMS = 10
+_MAX_PROBLEMS = 10
 _OPENAI_LABELS = ("S", "H", "V", "HR", "SH", "S3", "H2", "V2")
 _HUMAN_LABELS = ("human_0", "human_1", "human_2")
 NO_LABEL, NO_ANSWER = "no label", "no answer"
@@ -40,8 +40,8 @@ NO_LABEL, NO_ANSWER = "no label", "no answer"
 class Format:
     """How one set is published.
 
-    files: each kind of file it comes as, and what is read from such a file. columns: those that a
-    CSV file must have. description: for messages.
+    files: the file types it comes in, each with its reader. columns: required in a CSV file.
+    description: for messages.
     """
 
     files: dict[_Files, _Reader]
@@ -50,10 +50,10 @@ class Format:
 
 
 def _openai_moderation(record: Record) -> Iterator[BenchmarkRow | LeftOut]:
-    known = [name for name in _OPENAI_LABELS if record.fields.get(name) is not None]
+    names = [name for name in _OPENAI_LABELS if record.fields.get(name) is not None]
     content = record.text("prompt")
-    if known:
-        labels = [record.label(name, "1", "0") for name in known]
+    if names:
+        labels = [record.label(name, "1", "0") for name in names]
         yield text(record.line, content, harmful=any(labels))
     else:
         yield NO_LABEL
@@ -71,16 +71,16 @@ def _toxicchat(record: Record) -> Iterator[BenchmarkRow | LeftOut]:
 
 def _beavertails(record: Record) -> Iterator[BenchmarkRow | LeftOut]:
     harmful = record.label("is_safe", "false", "true")
-    yield _answered(record, "response", harmful)
+    yield _answer_row(record, "response", harmful)
 
 
 def _saferlhf(record: Record) -> Iterator[BenchmarkRow | LeftOut]:
     for number in (0, 1):
         harmful = record.label(f"is_response_{number}_safe", "false", "true")
-        yield _answered(record, f"response_{number}", harmful)
+        yield _answer_row(record, f"response_{number}", harmful)
 
 
-def _answered(record: Record, name: str, harmful: bool) -> BenchmarkRow | LeftOut:
+def _answer_row(record: Record, name: str, harmful: bool) -> BenchmarkRow | LeftOut:
     prompt = record.text("prompt")
     if not record.has(name):
         return NO_ANSWER
@@ -90,7 +90,7 @@ def _answered(record: Record, name: str, harmful: bool) -> BenchmarkRow | LeftOu
 def _harmbench_behaviour(record: Record) -> Iterator[BenchmarkRow | LeftOut]:
     prompt = record.text("Behavior")
     if record.has("ContextString"):
-        # As HarmBench's own direct requests join the two.
+        # Joined as in HarmBench's own direct requests.
         prompt = f"{record.text('ContextString')}\n\n---\n\n{prompt}"
     group = record.text("SemanticCategory") if record.has("SemanticCategory") else ""
     yield request(record.line, prompt, harmful=True, group=group)
@@ -112,7 +112,7 @@ def _harmbench_completion(record: Record) -> Iterator[BenchmarkRow | LeftOut]:
 def _wildguard(record: Record) -> Iterator[BenchmarkRow | LeftOut]:
     if record.has("response_harm_label"):
         harmful = record.label("response_harm_label", "harmful", "unharmful")
-        yield _answered(record, "response", harmful)
+        yield _answer_row(record, "response", harmful)
     else:
         yield NO_LABEL
 
@@ -136,7 +136,7 @@ def _hatecheck(record: Record) -> Iterator[BenchmarkRow | LeftOut]:
     yield text(record.line, record.text("test_case"), harmful=harmful, group=group)
 
 
-def _own(record: Record) -> Iterator[BenchmarkRow | LeftOut]:
+def _own_line(record: Record) -> Iterator[BenchmarkRow | LeftOut]:
     yield own_line(record)
 
 
@@ -196,29 +196,29 @@ FORMATS: dict[str, Format] = {
         "CSV with the columns functionality, test_case, label_gold (hateful or non-hateful)",
     ),
     "jsonl": Format(
-        {"jsonl": _own},
+        {"jsonl": _own_line},
         (),
         'JSON lines with "label" ("harmful" or "harmless") and one of "text", "request" and '
-        '"messages"; if you like, with "answer" and "kind"',
+        '"messages"; optionally with "answer" and "kind"',
     ),
 }
 """Every format by the name that `--benchmark NAME=PATH` takes."""
 
 
 def read_set(name: str, path: Path) -> BenchmarkSet:
-    """The set in a file. Raises DataInvalid with the number of every wrong line and the fix."""
-    form = FORMATS[name]
+    """Reads a set. Raises DataInvalid with the number of every wrong line and the fix."""
+    format_ = FORMATS[name]
     rows: list[BenchmarkRow] = []
     left_out: Counter[LeftOut] = Counter()
     problems: list[str] = []
     content = read_text(path)
-    kind = _kind(form, path)
-    for part in _parts(kind, content, form.columns, path):
+    kind = _kind(format_, path)
+    for part in _parts(kind, content, format_.columns, path):
         if not isinstance(part, Record):
             problems.append(f"line {part[0]}: {part[1]}")
             continue
         try:
-            for item in form.files[kind](part):
+            for item in format_.files[kind](part):
                 if isinstance(item, BenchmarkRow):
                     rows.append(item)
                 else:
@@ -226,17 +226,17 @@ def read_set(name: str, path: Path) -> BenchmarkSet:
         except RecordInvalid as error:
             problems.append(f"line {part.line}: {error}")
     if not rows and not problems:
-        problems = ["line 1: there is no labelled row in it"]
+        problems = ["line 1: there are no labelled rows"]
     if problems:
-        raise DataInvalid(_refusal(path, problems, name))
+        raise DataInvalid(_error_message(path, problems, name))
     return BenchmarkSet(name, str(path), tuple(rows), dict(left_out))
 
 
-def _kind(form: Format, path: Path) -> _Files:
-    """Which of the format's kinds of file it is: by its name, if there is a choice."""
-    kinds = list(form.files)
-    named = suffix(path)
-    return next((kind for kind in kinds if kind == named), kinds[0])
+def _kind(format_: Format, path: Path) -> _Files:
+    """Returns which of the format's file types a file has, by its name if there is a choice."""
+    kinds = list(format_.files)
+    extension = suffix(path)
+    return next((kind for kind in kinds if kind == extension), kinds[0])
 
 
 def _parts(kind: _Files, content: str, columns: tuple[str, ...], path: Path) -> Iterator[Part]:
@@ -248,25 +248,25 @@ def _parts(kind: _Files, content: str, columns: tuple[str, ...], path: Path) -> 
 
 
 def _completions(content: str, path: Path) -> Iterator[Part]:
-    """The completions of a HarmBench file, in its order."""
+    """Yields the completions of a HarmBench file in order."""
     try:
         document = json_document(content)
     except RecordInvalid as error:
-        raise DataInvalid(_refusal(path, [str(error)], "harmbench")) from error
-    for key, listed in document.items():
+        raise DataInvalid(_error_message(path, [str(error)], "harmbench")) from error
+    for key, completions in document.items():
         line = line_of_key(content, key)
-        if not isinstance(listed, list):
-            yield line, RecordInvalid(f"{key[:40]!r} holds no list; write a list of completions")
+        if not isinstance(completions, list):
+            yield line, RecordInvalid(f"{key[:40]!r} is not a list; write a list of completions")
             continue
-        for place, item in enumerate(listed):
+        for index, item in enumerate(completions):
             if isinstance(item, dict):
                 yield Record(line, item)
             else:
-                yield line, RecordInvalid(f"item {place} of {key[:40]!r} is not an object")
+                yield line, RecordInvalid(f"item {index} of {key[:40]!r} is not an object")
 
 
-def _refusal(path: Path, problems: list[str], name: str) -> str:
-    more = len(problems) - _MOST_PROBLEMS
+def _error_message(path: Path, problems: list[str], name: str) -> str:
+    more = len(problems) - _MAX_PROBLEMS
     rest = [f"and {more} more lines"] if more > 0 else []
-    shape = f"{name} is {FORMATS[name].description}."
-    return "\n".join([f"{path}:", *problems[:_MOST_PROBLEMS], *rest, shape])
+    description = f"{name} is {FORMATS[name].description}."
+    return "\n".join([f"{path}:", *problems[:_MAX_PROBLEMS], *rest, description])

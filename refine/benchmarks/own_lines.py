@@ -1,11 +1,11 @@
-"""One line of a user's own benchmark set. Owns its fields; files are records.py's.
+"""One line of a user's own benchmark set. Owns its fields. Does not read files (records.py).
 
     {"text": "...", "label": "harmful"}
     {"request": "How do I ...?", "label": "harmless", "kind": "everyday"}
     {"messages": [{"role": "user", "content": "..."}], "answer": "...", "label": "harmful"}
 
-text is judged as it stands. request is one user turn, messages a conversation up to its last user
-turn; with an answer, the answer is judged. kind is a group for the report. category, of a harmful
+text is judged alone. request is one user turn, messages a conversation up to its last user turn; if
+there is an answer, the answer is judged. kind is a group for the report. category, of a harmful
 line, is the kind of harm: one of OpenAI's 13 names, such as "self-harm/intent".
 """
 
@@ -53,7 +53,7 @@ class _Line(BaseModel):
 
 
 def own_line(record: Record) -> BenchmarkRow:
-    """The row that a line holds. Raises RecordInvalid without quoting the text."""
+    """Returns a line's row. Raises RecordInvalid, which does not quote the text."""
     try:
         line = _Line.model_validate(record.fields)
     except ValidationError as error:
@@ -66,9 +66,9 @@ def _row(number: int, line: _Line) -> BenchmarkRow:
     if line.text is not None:
         return text(number, line.text, harmful=harmful, group=line.kind)
     turns = [turn.model_dump() for turn in line.messages or ()]
-    before = line.request if line.request is not None else turns
+    conversation = line.request if line.request is not None else turns
     if line.answer is not None:
-        return answer(number, before, line.answer, harmful=harmful, group=line.kind)
+        return answer(number, conversation, line.answer, harmful=harmful, group=line.kind)
     if line.request is not None:
         return request(number, line.request, harmful=harmful, group=line.kind)
     return BenchmarkRow(number, "request", tuple(turns), harmful, line.kind)
@@ -77,7 +77,7 @@ def _row(number: int, line: _Line) -> BenchmarkRow:
 def _explain(error: ValidationError) -> str:
     problems = []
     for problem in error.errors(include_url=False, include_input=False):
-        where = ".".join(str(part) for part in problem["loc"])
-        what = problem["msg"].removeprefix("Value error, ")
-        problems.append(f"{where}: {what}" if where else what)
+        field = ".".join(str(part) for part in problem["loc"])
+        message = problem["msg"].removeprefix("Value error, ")
+        problems.append(f"{field}: {message}" if field else message)
     return "; ".join(problems)

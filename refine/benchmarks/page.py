@@ -1,5 +1,5 @@
-"""The reliability plot of a benchmark, and a page with it that needs no other file. Owns how both
-look; figures in words are report.py's.
+"""The reliability plot of a benchmark, and a self-contained page with it. Owns how both look. Does
+not format figures as text (report.py).
 """
 
 import io
@@ -15,33 +15,35 @@ from refine.benchmarks.report import Result, by_set, notes, share
 _COLUMNS = 3
 
 
-def picture(results: Sequence[Result], form: str) -> bytes:
-    """A reliability plot for each set, in matplotlib's format `form` (png or svg)."""
+def picture(results: Sequence[Result], format_: str) -> bytes:
+    """Draws a reliability plot for each set, in a format of matplotlib (png or svg)."""
     import matplotlib
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure as Canvas
 
     sets = by_set(results)
     columns = min(_COLUMNS, len(sets))
-    lines = -(-len(sets) // columns)
+    row_count = -(-len(sets) // columns)
     with matplotlib.rc_context({"font.family": "sans-serif", "svg.fonttype": "path"}):
-        canvas = Canvas(figsize=(max(4.2, 3.6 * columns), 0.8 + 3.4 * lines), layout="constrained")
+        canvas = Canvas(
+            figsize=(max(4.2, 3.6 * columns), 0.8 + 3.4 * row_count), layout="constrained"
+        )
         FigureCanvasAgg(canvas)
-        panels = list(canvas.subplots(lines, columns, squeeze=False).flat)
+        panels = list(canvas.subplots(row_count, columns, squeeze=False).flat)
         for panel in panels[len(sets) :]:
             panel.set_visible(False)
-        for panel, listed in zip(panels, sets.values(), strict=False):
-            _panel(panel, listed)
+        for panel, set_results in zip(panels, sets.values(), strict=False):
+            _panel(panel, set_results)
         handles, labels = _legend(panels)
         if handles:
             canvas.legend(handles, labels, loc="outside upper center", ncols=4, frameon=False)
-        written = io.BytesIO()
-        canvas.savefig(written, format=form, dpi=150)
-    return written.getvalue()
+        buffer = io.BytesIO()
+        canvas.savefig(buffer, format=format_, dpi=150)
+    return buffer.getvalue()
 
 
 def _panel(panel: Any, results: Sequence[Result]) -> None:
-    """One set: a curve for each server."""
+    """Draws one set, with a curve for each server."""
     benchmark = results[0].run.benchmark
     title = f"{benchmark.format} ({Path(benchmark.file).name})"
     curves = {result.run.address.name: result.scores.reliability for result in results}
@@ -49,7 +51,7 @@ def _panel(panel: Any, results: Sequence[Result]) -> None:
 
 
 def _legend(panels: Sequence[Any]) -> tuple[list[Any], list[str]]:
-    """Each server once, whichever panels show it."""
+    """Returns a legend entry for each server, whichever panels show it."""
     shown: dict[str, Any] = {}
     for panel in panels:
         for handle, label in zip(*panel.get_legend_handles_labels(), strict=True):
@@ -58,15 +60,15 @@ def _legend(panels: Sequence[Any]) -> tuple[list[Any], list[str]]:
 
 
 def page(results: Sequence[Result], about: Mapping[str, str]) -> str:
-    """One HTML page with the plot and the tables."""
-    drawn = picture(results, "svg").decode()
+    """Returns an HTML page with the plot and the tables."""
+    svg = picture(results, "svg").decode()
     facts = "".join(
         f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>" for name, value in about.items()
     )
     return _PAGE.substitute(
         facts=facts,
-        picture=drawn[drawn.index("<svg") :],
-        tables="".join(_table(name, listed) for name, listed in by_set(results).items()),
+        picture=svg[svg.index("<svg") :],
+        tables="".join(_table(name, set_results) for name, set_results in by_set(results).items()),
     )
 
 
@@ -75,16 +77,16 @@ def _table(name: str, results: Sequence[Result]) -> str:
     rows = "".join(
         _row(figure, [result.cells[figure] for result in results]) for figure in results[0].cells
     )
-    remarks = "".join(f"<p>{escape(note)}</p>" for note in notes(results))
+    notes_html = "".join(f"<p>{escape(note)}</p>" for note in notes(results))
     return (
         f"<h2>{escape(name)}</h2>\n<div class=wide><table>\n<thead><tr><th scope=col>95% interval "
         f"in brackets</th>{''.join(names)}</tr></thead>\n<tbody>\n{rows}</tbody></table></div>\n"
-        f"{remarks}{_groups(results)}"
+        f"{notes_html}{_groups(results)}"
     )
 
 
 def _groups(results: Sequence[Result]) -> str:
-    """How often each group of the set is flagged, folded away."""
+    """Returns how often each group of the set is flagged, in a collapsed table."""
     rows = ""
     for group in sorted({name for result in results for name in result.scores.groups}):
         rates_by_server = [result.scores.groups.get(group, ()) for result in results]
@@ -102,8 +104,8 @@ def _groups(results: Sequence[Result]) -> str:
 
 
 def _row(name: str, cells: Sequence[str]) -> str:
-    listed = "".join(f"<td>{escape(cell)}</td>" for cell in cells)
-    return f"<tr><th scope=row>{escape(name)}</th>{listed}</tr>\n"
+    tags = "".join(f"<td>{escape(cell)}</td>" for cell in cells)
+    return f"<tr><th scope=row>{escape(name)}</th>{tags}</tr>\n"
 
 
 _PAGE = Template(

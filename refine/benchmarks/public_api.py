@@ -1,9 +1,9 @@
-"""One running server, through its public HTTP API alone. Owns the requests, the retries and what is
-read from a response; keeps nothing (kept.py) and counts nothing (scores.py).
+"""A running server through its public HTTP API. Owns the requests, the retries and the parsing of
+responses. Does not store verdicts (verdict_store.py) or compute figures (scores.py).
 
-A text and a request are judged by `/v1/moderations` as `input`, an answer as `messages`. With
-`chat`, a request is answered by `/v1/chat/completions` with `moderation`, and is flagged if either
-the request or its answer is.
+Texts and requests are judged by `/v1/moderations` as `input`, answers as `messages`. With the route
+`chat`, a request is answered by `/v1/chat/completions` with `moderation`, and is flagged if the
+request or its answer is.
 """
 
 import asyncio
@@ -23,16 +23,16 @@ ADAPTER_HEADER: Final = "x-setback-adapter"
 RequestRoute = Literal["moderations", "chat"]
 UNKNOWN: Final = "unknown"
 _MODERATION_MODEL = "omni-moderation-latest"
-_RETRIED = (429, 502, 503, 504)
-_FATAL = (401, 403, 404, 405)
-_ATTEMPTS = 6
-_LONGEST_PAUSE_S = 60.0
+_RETRY_STATUSES = (429, 502, 503, 504)
+_FATAL_STATUSES = (401, 403, 404, 405)
+_MAX_ATTEMPTS = 6
+_MAX_PAUSE_S = 60.0
 _TIMEOUT_S = 300.0
 
 
 @dataclass(frozen=True)
 class ServerAddress:
-    """A server's root URL, and what reports call it."""
+    """A server's root URL, and its name in reports."""
 
     name: str
     url: str
@@ -42,8 +42,8 @@ class ServerAddress:
 class Identity:
     """What serves. Verdicts of different identities are never mixed.
 
-    model: the served name. model_revision, policy: hashes. adapter: "base" or a version. What a
-    server does not say is "unknown".
+    model: the served name. model_revision, policy: hashes. adapter: "base" or a version. Anything
+    that a server does not reveal is "unknown".
     """
 
     model: str
@@ -60,20 +60,20 @@ class Identity:
 
 @dataclass(frozen=True)
 class ServedVerdict:
-    """What the server said of one row. score: see `_score`; None where it gave no scores."""
+    """The server's verdict on one row. score: see `_score`; None if it sent no scores."""
 
     flagged: bool
     score: float | None
 
 
 class RowFailed(Exception):
-    """The server gave no verdict on one row; the message is the reason."""
+    """The server gave no verdict on one row. The message is the reason."""
 
 
 class PublicApi:
-    """A server as its callers see it. Usage: `async with PublicApi(address, key) as api: ...`
+    """A server as its clients see it. Usage: `async with PublicApi(address, key) as api: ...`
 
-    route: of requests. pause: how to wait before a retry.
+    route: of requests. pause: waits before a retry.
     """
 
     def __init__(
@@ -108,11 +108,11 @@ class PublicApi:
 
     @property
     def manner(self) -> str:
-        """How requests are sent, as far as it bears on verdicts."""
+        """How requests are sent, as far as it affects verdicts."""
         return "moderations" if self._route == "moderations" else f"chat {self._max_tokens}"
 
     async def identity(self) -> Identity:
-        """What serves now, by a harmless text that is judged.
+        """Finds out what serves now, by judging a harmless text.
 
         Raises ServerUnavailable, and ServerChanged if something else served before.
         """
@@ -124,21 +124,21 @@ class PublicApi:
         except RowFailed as error:
             raise ServerUnavailable(f"{self.address.url}/v1/moderations: {error}") from error
         build = await self._build()
-        now = Identity(
+        current = Identity(
             str(body.get("model", UNKNOWN)),
             build.get("model_revision", UNKNOWN),
             build.get("policy", UNKNOWN),
             response.headers.get(ADAPTER_HEADER, UNKNOWN),
         )
-        if self._identity is not None and now != self._identity:
-            raise self._changed(now)
-        self._identity = now
-        return now
+        if self._identity is not None and current != self._identity:
+            raise self._changed(current)
+        self._identity = current
+        return current
 
     async def verdict(self, row: BenchmarkRow) -> ServedVerdict:
-        """The server's verdict on a row.
+        """Returns the server's verdict on a row.
 
-        Raises RowFailed, ServerUnavailable, and ServerChanged when another adapter gave it.
+        Raises RowFailed, ServerUnavailable, or ServerChanged when another adapter gave it.
         """
         if row.kind == "request" and self._route == "chat":
             return await self._chat_verdict(row)
@@ -168,11 +168,11 @@ class PublicApi:
         verdicts = [_side(moderation.get(name)) for name in ("input", "output")]
         return ServedVerdict(
             any(verdict.flagged for verdict in verdicts),
-            max((v.score for v in verdicts if v.score is not None), default=None),
+            max((verdict.score for verdict in verdicts if verdict.score is not None), default=None),
         )
 
     def _checked(self, response: httpx.Response) -> httpx.Response:
-        """A success by the adapter that is measured."""
+        """Returns a successful response by the evaluated adapter."""
         if not response.is_success:
             raise RowFailed(_reason(response))
         adapter = response.headers.get(ADAPTER_HEADER, UNKNOWN)
@@ -181,36 +181,36 @@ class PublicApi:
         return response
 
     async def _send(self, path: str, body: Mapping[str, Any]) -> httpx.Response:
-        """The response, after as many attempts as it takes. Raises ServerUnavailable."""
-        # ASCII, so that half a character of a text arrives as it is.
+        """Returns the response, after retries if needed. Raises ServerUnavailable."""
+        # ASCII, so that lone surrogates of a text arrive unchanged.
         content = json.dumps(body)
         failure: httpx.HTTPError | None = None
-        for attempt in range(_ATTEMPTS):
+        for attempt in range(_MAX_ATTEMPTS):
             try:
                 response = await self._client.post(path, content=content)
             except httpx.HTTPError as error:
                 failure, wait = error, 0.5 * 2**attempt
-                if self._identity is None or attempt == _ATTEMPTS - 1:
-                    # A server that never answered is not there; one that did may come back.
+                if self._identity is None or attempt == _MAX_ATTEMPTS - 1:
+                    # A server that never answered is not running; any other may come back.
                     break
             else:
                 if failure is not None and self._identity is not None:
-                    # The server was away: another one may have come back in its place.
+                    # The server was down: a different one may have replaced it.
                     failure = None
                     await self.identity()
-                if response.status_code in _FATAL:
+                if response.status_code in _FATAL_STATUSES:
                     raise ServerUnavailable(f"{self.address.url}{path}: {_reason(response)}")
-                if response.status_code not in _RETRIED or attempt == _ATTEMPTS - 1:
+                if response.status_code not in _RETRY_STATUSES or attempt == _MAX_ATTEMPTS - 1:
                     return response
                 wait = _retry_after(response, 0.5 * 2**attempt)
-            await self._pause(min(wait, _LONGEST_PAUSE_S))
+            await self._pause(min(wait, _MAX_PAUSE_S))
         raise ServerUnavailable(
             f"No answer from the server at {self.address.url} ({type(failure).__name__}); start it "
             "with `setback serve`, or name it with --server"
         ) from failure
 
     async def _build(self) -> Mapping[str, str]:
-        """What the server's metrics say of its model and policy; nothing if they are closed."""
+        """Returns the build labels in the server's metrics; empty if these are not public."""
         try:
             response = await self._client.get("/metrics")
         except httpx.HTTPError:
@@ -225,18 +225,20 @@ class PublicApi:
         builds = [sample.labels for sample in samples if sample.name == "setback_build_info"]
         return builds[-1] if builds else {}
 
-    def _changed(self, now: Identity) -> ServerChanged:
-        before = self._identity
-        same = before is not None and asdict(before) | {"adapter": now.adapter} == asdict(now)
+    def _changed(self, current: Identity) -> ServerChanged:
+        previous = self._identity
+        adapter_only = previous is not None and asdict(previous) | {
+            "adapter": current.adapter
+        } == asdict(current)
         return ServerChanged(
-            f"{self.address.url} changed while it was measured: before {before}; now {now}. "
+            f"{self.address.url} changed while it was measured: before {previous}; now {current}. "
             "Verdicts of the two are not mixed. Run the command again to measure what serves now",
-            adapter_only=same,
+            adapter_only=adapter_only,
         )
 
 
 def _side(side: object) -> ServedVerdict:
-    """The verdict on one side of a chat completion; one that was not judged is not flagged."""
+    """Returns the verdict on one side of a chat completion. Not judged means not flagged."""
     fields = side if isinstance(side, dict) else {}
     if fields.get("type") == "error":
         if fields.get("code") == "not_run":
@@ -246,7 +248,7 @@ def _side(side: object) -> ServedVerdict:
 
 
 def _verdict(results: object) -> ServedVerdict:
-    """The one result of a response."""
+    """Returns the single verdict of a response."""
     if not (isinstance(results, list) and results and isinstance(results[0], dict)):
         raise RowFailed("the response has no results")
     result = results[0]
@@ -256,11 +258,11 @@ def _verdict(results: object) -> ServedVerdict:
 
 
 def _score(scores: object) -> float | None:
-    """The sum of the category scores, at most 1: as the server spreads P(harmful) over them."""
+    """Returns P(harmful): the sum of the category scores, at most 1."""
     if not isinstance(scores, dict) or not scores:
         return None
     if not all(isinstance(score, int | float) for score in scores.values()):
-        raise RowFailed("the response has category_scores that are no numbers")
+        raise RowFailed("the response has category_scores that are not numbers")
     return min(1.0, max(0.0, math.fsum(scores.values())))
 
 
@@ -287,9 +289,9 @@ def _reason(response: httpx.Response) -> str:
     return f"{response.status_code}: {message}"
 
 
-def _retry_after(response: httpx.Response, otherwise: float) -> float:
-    """Seconds; servers that send a date get the usual pause."""
+def _retry_after(response: httpx.Response, default: float) -> float:
+    """Returns the pause in seconds; servers that send a date get the default."""
     try:
         return max(0.0, float(response.headers["retry-after"]))
     except (KeyError, ValueError):
-        return otherwise
+        return default

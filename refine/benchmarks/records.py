@@ -1,8 +1,7 @@
-"""Files of records: JSON lines, CSV and one JSON document, plain or gzipped. Owns where a record
-stands in its file and what is wrong with a file that cannot be read; knows no benchmark's columns
-(formats.py).
+"""Files of records: JSON lines, CSV or a JSON document, plain or gzipped. Owns the line numbers of
+records and the messages about unreadable files. Knows no benchmark's columns (formats.py).
 
-A JSON line ends at "\\n" only: U+2028 and its like may stand inside a text. A byte order mark and
+JSON lines end at "\\n" only, because texts may contain U+2028 and similar. A byte-order mark and
 CRLF are accepted.
 """
 
@@ -23,23 +22,23 @@ _BOM = b"\xef\xbb\xbf"
 
 
 class RecordInvalid(Exception):
-    """What is wrong with one record. The message names the field, the problem and the fix."""
+    """A record is malformed. The message names the field, the problem and the fix."""
 
 
 @dataclass(frozen=True)
 class Record:
-    """The fields of one record, and the number of the line on which it begins."""
+    """The fields of one record, and the number of its first line."""
 
     line: int
     fields: Mapping[str, Any]
 
     def has(self, name: str) -> bool:
-        """Whether the field is there and not empty."""
+        """Whether the field exists and is not empty."""
         value = self.fields.get(name)
         return value is not None and (not isinstance(value, str) or bool(value.strip()))
 
     def text(self, name: str) -> str:
-        """A field that must hold text."""
+        """Returns a field that must hold text."""
         value = self.fields.get(name)
         if not self.has(name):
             raise RecordInvalid(f"{name} is missing or empty; give it a text")
@@ -48,17 +47,17 @@ class Record:
         return value
 
     def label(self, name: str, harmful: str, harmless: str) -> bool:
-        """Whether the field says `harmful`; it must say one of the two. Case does not matter."""
+        """Whether the field is `harmful` rather than `harmless`. Case does not matter."""
         value = self.fields.get(name)
-        word = "" if value is None else str(value).strip().lower()
-        if word not in (harmful, harmless):
-            problem = f"is {word[:40]!r}" if word else "is missing"
+        text = "" if value is None else str(value).strip().lower()
+        if text not in (harmful, harmless):
+            problem = f"is {text[:40]!r}" if text else "is missing"
             raise RecordInvalid(f"{name} {problem}; write {harmless} or {harmful}")
-        return word == harmful
+        return text == harmful
 
 
 def read_text(path: Path) -> str:
-    """The file as text, decompressed if its name ends in .gz. Raises DataInvalid."""
+    """Returns the file's text, decompressed if its name ends in .gz. Raises DataInvalid."""
     try:
         content = path.read_bytes()
         if path.suffix == ".gz":
@@ -76,17 +75,17 @@ def read_text(path: Path) -> str:
 
 
 def suffix(path: Path) -> str:
-    """What kind of file the name says it is, whether or not it is gzipped: "csv", "json", ..."""
+    """Returns the file's extension without .gz: "csv", "json", ..."""
     name = path.name.removesuffix(".gz")
     return name.rpartition(".")[2].lower() if "." in name else ""
 
 
 Part = Record | tuple[int, RecordInvalid]
-"""A record, or the line and the reason why there is none."""
+"""A record, or the line of a malformed one and what is wrong with it."""
 
 
 def json_lines(content: str) -> Iterator[Part]:
-    """One object a line; empty lines are skipped."""
+    """Yields an object for each line. Empty lines are skipped."""
     for number, line in enumerate(content.split("\n"), start=1):
         if not line.strip():
             continue
@@ -102,15 +101,15 @@ def json_lines(content: str) -> Iterator[Part]:
 
 
 def csv_records(content: str, columns: tuple[str, ...]) -> Iterator[Part]:
-    """One record a row, by the names in the first row, which must hold `columns`."""
-    # The standard limit is 131,072 characters a field; long conversations exceed it.
+    """Yields a record for each row, with the names in the first row, which must have `columns`."""
+    # The default limit is 131,072 characters a field; long conversations exceed it.
     csv.field_size_limit(sys.maxsize)
     reader = csv.reader(io.StringIO(content, newline=""))
     names: list[str] = []
-    before = 0
+    last_line = 0
     try:
         for cells in reader:
-            line, before = before + 1, reader.line_num
+            line, last_line = last_line + 1, reader.line_num
             if not any(cells):
                 continue
             if not names:
@@ -124,7 +123,7 @@ def csv_records(content: str, columns: tuple[str, ...]) -> Iterator[Part]:
             else:
                 yield Record(line, dict(zip(names, cells, strict=True)))
     except csv.Error as error:
-        yield before + 1, RecordInvalid(f"not CSV ({error}); check the quotes")
+        yield last_line + 1, RecordInvalid(f"not CSV ({error}); check the quotes")
 
 
 def _missing(missing: list[str], names: list[str]) -> str:
@@ -139,7 +138,7 @@ def _uneven(cells: int, names: int) -> str:
 
 
 def json_document(content: str) -> dict[str, Any]:
-    """One JSON object. Raises RecordInvalid that names the line itself."""
+    """Returns a JSON object. Raises RecordInvalid with the line in its message."""
     try:
         document = json.loads(content)
     except json.JSONDecodeError as error:
@@ -150,6 +149,6 @@ def json_document(content: str) -> dict[str, Any]:
 
 
 def line_of_key(content: str, key: str) -> int:
-    """The line on which a key of a JSON document stands, as near as a search can tell."""
-    place = max(content.find(json.dumps(key)), content.find(json.dumps(key, ensure_ascii=False)))
-    return content.count("\n", 0, max(place, 0)) + 1
+    """Returns the line of a key in a JSON document, as far as a text search can tell."""
+    position = max(content.find(json.dumps(key)), content.find(json.dumps(key, ensure_ascii=False)))
+    return content.count("\n", 0, max(position, 0)) + 1

@@ -1,5 +1,5 @@
-"""How a reliability plot looks: the share of harmful rows over the mean score of each bin. Owns one
-panel; pictures of several are their makers'.
+"""One panel of a reliability plot: the share of harmful rows by a bin's mean score. Owns how
+a panel looks. Its callers arrange several panels.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,7 +12,7 @@ from refine.evaluation.report import COLOURS, MARKS
 def draw_reliability(
     panel: Any, title: str, curves: Mapping[str, Sequence[ReliabilityBin]]
 ) -> None:
-    """Draws the curves, by name, with 95% intervals into one of matplotlib's axes."""
+    """Draws the curves, by name, with 95% intervals into matplotlib axes."""
     panel.plot([0, 1], [0, 1], color="#bbbbbb", linewidth=1, linestyle="--")
     for number, (name, bins) in enumerate(curves.items()):
         if bins:
@@ -29,17 +29,17 @@ def draw_reliability(
     panel.set_axisbelow(True)
 
 
-def _curve(panel: Any, number: int, name: str, bins: Sequence[ReliabilityBin]) -> None:
-    shares = [tenth.harmful.share for tenth in bins]
+def _curve(panel: Any, index: int, name: str, bins: Sequence[ReliabilityBin]) -> None:
+    shares = [bin_.harmful.share for bin_ in bins]
     panel.errorbar(
-        [tenth.score for tenth in bins],
+        [bin_.score for bin_ in bins],
         shares,
         yerr=[
-            [max(0.0, tenth.harmful.share - tenth.harmful.interval[0]) for tenth in bins],
-            [max(0.0, tenth.harmful.interval[1] - tenth.harmful.share) for tenth in bins],
+            [max(0.0, bin_.harmful.share - bin_.harmful.interval[0]) for bin_ in bins],
+            [max(0.0, bin_.harmful.interval[1] - bin_.harmful.share) for bin_ in bins],
         ],
-        fmt=MARKS[number % len(MARKS)] + "-",
-        color=COLOURS[number % len(COLOURS)],
+        fmt=MARKS[index % len(MARKS)] + "-",
+        color=COLOURS[index % len(COLOURS)],
         label=name,
         markersize=5,
         linewidth=1.2,

@@ -1,5 +1,5 @@
-"""Benchmarks of several servers side by side: a table, JSON and files. Owns how figures look, not
-what they are (scores.py); the plot and the page are page.py's.
+"""Benchmarks of several servers side by side: a table, JSON and files. Owns how figures look. Does
+not compute them (scores.py) or draw the plot and the page (page.py).
 """
 
 import json
@@ -16,39 +16,39 @@ from refine.files import write_atomically
 
 JSON_FILE, PICTURE_FILE, PAGE_FILE = "benchmark.json", "benchmark.png", "benchmark.html"
 _CELL = 26
-_NONE = "-"
+_NO_VALUE = "-"
 
 
 @dataclass(frozen=True)
 class Result:
-    """One set by one server, with its figures."""
+    """One set on one server, with its figures."""
 
     run: BenchmarkRun
 
     @cached_property
     def scores(self) -> Scores:
-        """Computed once: the bootstrap takes a moment."""
+        """The figures, cached because the bootstrap takes a moment."""
         return score(
             [
                 Judged(
                     row.harmful,
-                    kept.verdict.flagged,
-                    kept.verdict.score,
-                    kept.session,
-                    kept.at,
+                    stored.verdict.flagged,
+                    stored.verdict.score,
+                    stored.session,
+                    stored.at,
                     row.group,
                 )
-                for row, kept in self.run.judged
+                for row, stored in self.run.judged
             ]
         )
 
     @cached_property
     def cells(self) -> dict[str, str]:
-        """Every figure in words, in the order of the table."""
+        """Every formatted figure, in the order of the table."""
         scores, run = self.scores, self.run
         return {
             "average precision": _number(scores.average_precision),
-            "  of chance": f"{scores.prevalence:.3f}" if scores.n else _NONE,
+            "  of chance": f"{scores.prevalence:.3f}" if scores.n else _NO_VALUE,
             "F1": _number(scores.f1),
             "catch rate": share(scores.catch_rate),
             "false-alarm rate": share(scores.false_alarm_rate),
@@ -59,7 +59,7 @@ class Result:
         }
 
     def as_json(self) -> dict[str, Any]:
-        """Everything but the texts."""
+        """Returns everything except the texts."""
         run, scores = self.run, self.scores
         return {
             "server": run.address.name,
@@ -83,7 +83,7 @@ class Result:
             "calibration_error": _estimate(scores.calibration_error),
             "requests_per_second": _estimate(scores.requests_per_second),
             "reliability": [
-                {"score": tenth.score, **tenth.harmful.as_json()} for tenth in scores.reliability
+                {"score": bin_.score, **bin_.harmful.as_json()} for bin_ in scores.reliability
             ],
             "groups": {
                 name: [rate.as_json() for rate in rates] for name, rates in scores.groups.items()
@@ -92,7 +92,7 @@ class Result:
 
 
 def by_set(results: Sequence[Result]) -> dict[str, list[Result]]:
-    """The results of each set, in their order."""
+    """Returns the results by set, in order."""
     grouped: dict[str, list[Result]] = {}
     for result in results:
         grouped.setdefault(result.run.benchmark.name, []).append(result)
@@ -100,8 +100,8 @@ def by_set(results: Sequence[Result]) -> dict[str, list[Result]]:
 
 
 def table(results: Sequence[Result]) -> str:
-    """A block for each set: a line for each figure, a column for each server."""
-    return "\n\n".join(_block(name, listed) for name, listed in by_set(results).items())
+    """Returns a block for each set, with a line per figure and a column per server."""
+    return "\n\n".join(_block(name, set_results) for name, set_results in by_set(results).items())
 
 
 def _block(name: str, results: Sequence[Result]) -> str:
@@ -115,16 +115,16 @@ def _block(name: str, results: Sequence[Result]) -> str:
 
 
 def notes(results: Sequence[Result]) -> list[str]:
-    """What a reader must know besides the figures: rows left out, and failures with reasons."""
+    """Returns remarks on the figures: rows that were left out, and failures with reasons."""
     remarks = []
     left_out = results[0].run.benchmark.left_out
     if left_out:
         reasons = ", ".join(f"{count} with {reason}" for reason, count in left_out.items())
         remarks.append(f"Left out of the set: {reasons}.")
     for result in results:
-        most = sorted(result.run.failures.items(), key=lambda item: -item[1])[:3]
-        if most:
-            reasons = "; ".join(f"{count} x {reason}" for reason, count in most)
+        most_frequent = sorted(result.run.failures.items(), key=lambda item: -item[1])[:3]
+        if most_frequent:
+            reasons = "; ".join(f"{count} x {reason}" for reason, count in most_frequent)
             remarks.append(
                 f"{result.run.address.name}: no verdict for {result.run.failed}: {reasons}"
             )
@@ -138,7 +138,7 @@ def notes(results: Sequence[Result]) -> list[str]:
 
 
 def as_json(results: Sequence[Result], about: Mapping[str, str]) -> dict[str, Any]:
-    """Every result, and `about` them."""
+    """Returns every result, with the facts in `about`."""
     return {**about, "results": [result.as_json() for result in results]}
 
 
@@ -155,16 +155,16 @@ def write(folder: Path, results: Sequence[Result], about: Mapping[str, str]) -> 
 
 
 def share(figure: Figure | None) -> str:
-    """A rate in percent with its interval."""
+    """Formats a rate in percent with its interval."""
     if figure is None:
-        return _NONE
+        return _NO_VALUE
     low, high = figure.interval
     return f"{figure.share:.1%} ({low:.1%} to {high:.1%})"
 
 
 def _number(estimate: Estimate | None, digits: int = 3) -> str:
     if estimate is None:
-        return _NONE
+        return _NO_VALUE
     value, low, high = (
         f"{number:.{digits}f}" for number in (estimate.value, estimate.low, estimate.high)
     )

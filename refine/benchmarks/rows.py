@@ -1,5 +1,5 @@
-"""The values of a benchmark: rows with a label, and the set they make. Owns the hash of a set and
-the sample drawn from it; reads no file (formats.py) and asks no server (public_api.py).
+"""The data types of a benchmark: labelled rows and their set. Owns the hash of a set and the sample
+drawn from it. Reads no file (formats.py) and asks no server (public_api.py).
 """
 
 import hashlib
@@ -13,16 +13,16 @@ from typing import Literal
 from refine.served import Message, answered, user_turn
 
 Kind = Literal["text", "request", "answer"]
-"""What is judged: a free-standing text, the request of a user, or the last answer to one."""
+"""What is judged: a free-standing text, a user's request, or the last answer of a conversation."""
 
 
 @dataclass(frozen=True)
 class BenchmarkRow:
-    """Something to judge, and whether people called it harmful.
+    """An item to judge and its label.
 
-    line: where it stands in its file. messages: a text or a request is one user turn; an answer is
-    a conversation that ends with it. group: what the set files it under, or empty. category: the
-    kind of harm, one of ours, or empty where it is not known.
+    line: in its file. messages: a text or a request is one user turn; an answer is a conversation
+    that ends with it. group: the set's own grouping, or empty. category: the kind of harm, one of
+    OpenAI's 13 names, or empty if unknown.
     """
 
     line: int
@@ -35,7 +35,7 @@ class BenchmarkRow:
 
 @dataclass(frozen=True)
 class BenchmarkSet:
-    """All rows of one file. file: its path. left_out: how many were not used, by reason."""
+    """All rows of one file. file: its path. left_out: the number of unused rows, by reason."""
 
     format: str
     file: str
@@ -44,54 +44,54 @@ class BenchmarkSet:
 
     @property
     def name(self) -> str:
-        """How reports call it."""
+        """The set's name in reports."""
         return f"{self.format} ({self.file})"
 
     @cached_property
     def sha256(self) -> str:
-        """In hex, of every row; verdicts are kept under it."""
+        """The hash of all rows in hex, under which verdicts are stored."""
         rows = [asdict(row) for row in self.rows]
         return hashlib.sha256(json.dumps(rows, sort_keys=True).encode()).hexdigest()
 
     def sample(self, limit: int | None) -> tuple[int, ...]:
-        """The places of `limit` rows, drawn by a fixed seed, with the labels in proportion.
+        """Returns the indices of `limit` rows, drawn by a fixed seed, stratified by label.
 
-        Both labels are drawn where both exist and the limit is at least two. All rows without a
-        limit.
+        Both labels occur if the set has both and the limit is at least two. Without a limit, all
+        rows are returned.
         """
         if limit is None or limit >= len(self.rows):
             return tuple(range(len(self.rows)))
-        places = {
-            label: [place for place, row in enumerate(self.rows) if row.harmful is label]
+        indices = {
+            label: [index for index, row in enumerate(self.rows) if row.harmful is label]
             for label in (True, False)
         }
-        harmful = _share(len(places[True]), len(places[False]), limit)
+        harmful = _share(len(indices[True]), len(indices[False]), limit)
         rng = random.Random(f"benchmark sample {self.sha256}")
-        drawn = rng.sample(places[True], harmful) + rng.sample(places[False], limit - harmful)
+        drawn = rng.sample(indices[True], harmful) + rng.sample(indices[False], limit - harmful)
         return tuple(sorted(drawn))
 
 
 def _share(harmful: int, harmless: int, limit: int) -> int:
-    """How many of `limit` rows are harmful ones."""
+    """Returns how many of `limit` rows are harmful."""
     share = round(limit * harmful / (harmful + harmless))
-    least = 1 if harmful and limit > 1 else 0
-    most = limit - 1 if harmless and limit > 1 else limit
-    return min(max(share, least, limit - harmless), most, harmful)
+    minimum = 1 if harmful and limit > 1 else 0
+    maximum = limit - 1 if harmless and limit > 1 else limit
+    return min(max(share, minimum, limit - harmless), maximum, harmful)
 
 
 def request(line: int, text: str, *, harmful: bool, group: str = "") -> BenchmarkRow:
-    """A row that holds the request of a user."""
+    """Returns a row with a user's request."""
     return BenchmarkRow(line, "request", user_turn(text), harmful, group)
 
 
 def text(line: int, content: str, *, harmful: bool, group: str = "") -> BenchmarkRow:
-    """A row that holds a free-standing text."""
+    """Returns a row with a free-standing text."""
     return BenchmarkRow(line, "text", user_turn(content), harmful, group)
 
 
 def answer(
-    line: int, before: str | Sequence[Message], reply: str, *, harmful: bool, group: str = ""
+    line: int, conversation: str | Sequence[Message], reply: str, *, harmful: bool, group: str = ""
 ) -> BenchmarkRow:
-    """A row that holds a request, or a conversation, and the answer to it."""
-    turns = user_turn(before) if isinstance(before, str) else tuple(before)
+    """Returns a row with a request or a conversation, and the answer to it."""
+    turns = user_turn(conversation) if isinstance(conversation, str) else tuple(conversation)
     return BenchmarkRow(line, "answer", answered(turns, reply), harmful, group)

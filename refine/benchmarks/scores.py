@@ -1,9 +1,9 @@
-"""The figures of a benchmark, each with its 95% interval. Owns their definitions; where verdicts
-come from is benchmark.py's, how figures look report.py's.
+"""The figures of a benchmark with their 95% intervals. Owns their definitions. Does not collect
+verdicts (benchmark.py) or format figures (report.py).
 
 Rates have Wilson's interval. Average precision, F1, calibration error and requests per second have
-a percentile bootstrap of 1,000 resamples with a fixed seed; rows are drawn within each label, so
-that a resample has the prevalence of the set.
+a percentile bootstrap of 1,000 resamples with a fixed seed, stratified by label, so that a resample
+has the set's prevalence.
 """
 
 import math
@@ -26,7 +26,7 @@ _SEED = 0
 
 @dataclass(frozen=True)
 class Judged:
-    """A label and the verdict on it. at: seconds after its session began."""
+    """A label and the verdict on it. at: seconds since its session began."""
 
     harmful: bool
     flagged: bool
@@ -38,21 +38,21 @@ class Judged:
 
 @dataclass(frozen=True)
 class Estimate:
-    """A figure with its 95% interval. Not a number where it cannot be told."""
+    """A figure with its 95% interval; NaN if it is undefined."""
 
     value: float
     low: float
     high: float
 
     def as_json(self) -> dict[str, float | None]:
-        """Null for what is not a number."""
+        """Returns the values, with null for NaN."""
         values = {"value": self.value, "low": self.low, "high": self.high}
         return {name: None if math.isnan(v) else v for name, v in values.items()}
 
 
 @dataclass(frozen=True)
 class ReliabilityBin:
-    """Rows whose scores lie in one tenth of [0, 1]: their mean score and how many are harmful."""
+    """Rows with scores in one tenth of [0, 1]: their mean score and the share of harmful ones."""
 
     score: float
     harmful: Figure
@@ -60,10 +60,10 @@ class ReliabilityBin:
 
 @dataclass(frozen=True)
 class Scores:
-    """All figures of one set by one server.
+    """All figures of one set on one server.
 
-    What a set cannot tell is None: with one label only, there is but one rate; where a row has no
-    score, there is neither average precision nor calibration. scored: rows that have one.
+    Undefined figures are None: with a single label there is only one rate, and without scores for
+    all rows there is no average precision or calibration. scored: rows that have a score.
     """
 
     n: int
@@ -80,17 +80,17 @@ class Scores:
 
     @property
     def prevalence(self) -> float:
-        """The share of harmful rows, which is the average precision of chance."""
+        """The share of harmful rows, which is the average precision of random scores."""
         return self.harmful / self.n if self.n else math.nan
 
 
 def score(rows: Sequence[Judged]) -> Scores:
-    """Every figure that these rows allow."""
+    """Computes every figure that these rows allow."""
     harmful = [row for row in rows if row.harmful]
     harmless = [row for row in rows if not row.harmful]
     both = bool(harmful and harmless)
     scored = [row for row in rows if row.score is not None]
-    whole = both and len(scored) == len(rows)
+    complete = both and len(scored) == len(rows)
     labels = np.array([row.harmful for row in rows], dtype=np.float64)
     flags = np.array([row.flagged for row in rows], dtype=np.float64)
     values = np.array([row.score or 0.0 for row in rows], dtype=np.float64)
@@ -101,10 +101,14 @@ def score(rows: Sequence[Judged]) -> Scores:
         catch_rate=_flagged("catch rate", harmful),
         false_alarm_rate=_flagged("false-alarm rate", harmless),
         f1=bootstrap(labels, f1_score(labels, flags)) if both else None,
-        average_precision=bootstrap(labels, average_precision(labels, values)) if whole else None,
-        calibration_error=bootstrap(labels, calibration_error(labels, values)) if whole else None,
+        average_precision=bootstrap(labels, average_precision(labels, values))
+        if complete
+        else None,
+        calibration_error=bootstrap(labels, calibration_error(labels, values))
+        if complete
+        else None,
         requests_per_second=requests_per_second(rows),
-        reliability=_reliability(scored) if whole else (),
+        reliability=_reliability(scored) if complete else (),
         groups=_groups(rows),
     )
 
@@ -114,7 +118,7 @@ def _flagged(name: str, rows: Sequence[Judged]) -> Figure | None:
 
 
 def _groups(rows: Sequence[Judged]) -> dict[str, tuple[Figure, ...]]:
-    """How often each group's harmful and harmless rows are flagged."""
+    """Returns how often each group's harmful and harmless rows are flagged."""
     names = sorted({row.group for row in rows if row.group})
     rates_by_group = {}
     for name in names:
@@ -128,7 +132,7 @@ def _groups(rows: Sequence[Judged]) -> dict[str, tuple[Figure, ...]]:
 
 
 def average_precision(labels: Floats, scores: Floats) -> _Statistic:
-    """The mean precision over the steps of recall, of weighted rows; equal scores are one step."""
+    """The mean precision over the steps of recall, for weighted rows; tied scores are one step."""
     order = np.argsort(-scores, kind="stable")
     ranked = labels[order]
     ends = np.append(np.flatnonzero(np.diff(scores[order])), len(scores) - 1)
@@ -144,7 +148,7 @@ def average_precision(labels: Floats, scores: Floats) -> _Statistic:
 
 
 def f1_score(labels: Floats, flags: Floats) -> _Statistic:
-    """The harmonic mean of precision and catch rate at the served threshold, of weighted rows."""
+    """The harmonic mean of precision and catch rate at the served threshold, for weighted rows."""
 
     def statistic(weights: Floats) -> float:
         return float(2 * np.sum(weights * labels * flags) / np.sum(weights * (labels + flags)))
@@ -153,8 +157,8 @@ def f1_score(labels: Floats, flags: Floats) -> _Statistic:
 
 
 def calibration_error(labels: Floats, scores: Floats) -> _Statistic:
-    """The expected calibration error in ten equal bins: how far the mean score of a bin is from its
-    share of harmful rows, averaged over rows, of weighted rows."""
+    """The expected calibration error in ten equal bins: the mean distance, weighted by rows, of a
+    bin's mean score from its share of harmful rows."""
     bins = _bins(scores)
 
     def statistic(weights: Floats) -> float:
@@ -169,39 +173,39 @@ def _bins(scores: Floats) -> npt.NDArray[np.int64]:
 
 
 def _reliability(rows: Sequence[Judged]) -> tuple[ReliabilityBin, ...]:
-    """The bins that hold any row."""
+    """Returns the bins that are not empty."""
     scores = np.array([row.score for row in rows], dtype=np.float64)
-    placed = _bins(scores)
-    filled = []
-    for number in range(BINS):
-        members = [row for row, place in zip(rows, placed, strict=True) if place == number]
+    bins = _bins(scores)
+    result = []
+    for bin_ in range(BINS):
+        members = [row for row, row_bin in zip(rows, bins, strict=True) if row_bin == bin_]
         if members:
-            mean = float(scores[placed == number].mean())
-            filled.append(
+            mean = float(scores[bins == bin_].mean())
+            result.append(
                 ReliabilityBin(mean, Figure.of("harmful", (row.harmful for row in members)))
             )
-    return tuple(filled)
+    return tuple(result)
 
 
 def bootstrap(labels: Floats, statistic: _Statistic) -> Estimate:
-    """A statistic of weighted rows, with the interval of its resamples."""
+    """Returns a statistic of weighted rows, with the interval of its resamples."""
     rng = np.random.default_rng(_SEED)
-    parts = [np.flatnonzero(labels == label) for label in (0.0, 1.0)]
+    strata = [np.flatnonzero(labels == label) for label in (0.0, 1.0)]
     resampled = np.empty(_RESAMPLES)
-    for number in range(_RESAMPLES):
+    for index in range(_RESAMPLES):
         weights = np.zeros(len(labels))
-        for part in parts:
-            drawn = rng.integers(0, len(part), len(part)) if len(part) else part
-            weights[part] = np.bincount(drawn, minlength=len(part))
-        resampled[number] = statistic(weights)
+        for stratum in strata:
+            drawn = rng.integers(0, len(stratum), len(stratum)) if len(stratum) else stratum
+            weights[stratum] = np.bincount(drawn, minlength=len(stratum))
+        resampled[index] = statistic(weights)
     low, high = np.percentile(resampled, (2.5, 97.5))
     return Estimate(statistic(np.ones(len(labels))), float(low), float(high))
 
 
 def requests_per_second(rows: Sequence[Judged]) -> Estimate | None:
-    """Verdicts a second, from when each came. Pauses between sessions do not count.
+    """Returns verdicts per second, without pauses between sessions.
 
-    The interval is that of up to twenty batches of verdicts, resampled.
+    The interval is from resampling up to twenty batches of verdicts.
     """
     seconds = _gaps(rows)
     if not len(seconds):
@@ -211,14 +215,14 @@ def requests_per_second(rows: Sequence[Judged]) -> Estimate | None:
     sums = np.array([batch.sum() for batch in batches])
 
     def rate(weights: Floats) -> float:
-        spent = float(np.sum(weights * sums))
-        return float(np.sum(weights * counts)) / spent if spent else math.nan
+        duration = float(np.sum(weights * sums))
+        return float(np.sum(weights * counts)) / duration if duration else math.nan
 
     return bootstrap(np.ones(len(batches)), rate)
 
 
 def _gaps(rows: Sequence[Judged]) -> Floats:
-    """How long after the one before each verdict came, within its session."""
+    """Returns the time of each verdict since the previous one in its session."""
     sessions: dict[str, list[float]] = {}
     for row in rows:
         sessions.setdefault(row.session, []).append(row.at)

@@ -1,1 +1,1 @@
-"""Fits what a model says of harm to labelled rows."""
+"""Fitting a model's verdicts to labelled examples."""

@@ -1,5 +1,5 @@
-"""The scale of a newly trained adapter's verdicts: the gate measures it as it will be served. Owns
-which fit is kept; the fit is fit.py's, and a user's own lines are `setback calibrate`'s.
+"""The calibration of a newly trained adapter, so that the gate measures it as it will be served.
+Owns which fit is stored. Does not fit (fit.py); `setback calibrate` fits to a user's own lines.
 """
 
 from collections.abc import Sequence
@@ -16,24 +16,24 @@ from refine.served import Model
 async def calibrate_candidate(
     model: Model, store: CalibrationStore, run: StoredRun, labelled: Sequence[Labelled]
 ) -> Critic:
-    """Fits the verdicts of the run's adapter to labelled answers and texts, and keeps the fit.
+    """Fits the verdicts of the run's adapter to labelled answers and texts, and stores the fit.
 
-    Uncalibrated where the verdicts do not tell harmful from harmless: the gate says so better.
-    Raises ServerUnavailable or StoreUnavailable.
+    The result is uncalibrated if the verdicts do not separate harmful from harmless: the gate
+    reports that better. Raises ServerUnavailable or StoreUnavailable.
     """
     harms = await raw_harms(model, run.id, labelled)
     verdicts = [
-        LabelledVerdict(harm, each.harmful) for each, harm in zip(labelled, harms, strict=True)
+        LabelledVerdict(harm, item.harmful) for item, harm in zip(labelled, harms, strict=True)
     ]
     try:
-        fitted = fit(verdicts).calibration
+        calibration = fit(verdicts).calibration
     except DataInvalid:
         return Critic(run.id)
     await store.add(
         adapter=run.id,
         model_revision=run.model_revision,
-        fitted=fitted,
+        calibration=calibration,
         rows=len(verdicts),
         by=f"run {run.id}",
     )
-    return Critic(run.id, fitted)
+    return Critic(run.id, calibration)

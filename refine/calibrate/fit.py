@@ -1,5 +1,5 @@
-"""Fits a calibration to labelled verdicts and says how good it is. Owns the fit and its figures;
-the formula is guard/calibration.py's, thresholds are thresholds.py's. Reads no file.
+"""Fits a calibration to labelled verdicts. Owns the fit and its quality figures. Does not define
+the formula (guard/calibration.py) or thresholds (thresholds.py). Reads no file.
 """
 
 from collections.abc import Sequence
@@ -12,10 +12,10 @@ from guard.calibration import Calibration, log_odds
 from refine.benchmarks.scores import Judged, Scores, score
 from refine.errors import DataInvalid
 
-LEAST_OF_EACH = 20
+MIN_PER_LABEL = 20
 _FOLDS = 5
-_STEPS = 100
-_CLOSE = 1e-9
+_MAX_STEPS = 100
+_TOLERANCE = 1e-9
 _THRESHOLD = 0.5
 
 Floats = npt.NDArray[np.float64]
@@ -23,9 +23,9 @@ Floats = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class LabelledVerdict:
-    """What the model said of one row, as a probability, and what people call it.
+    """The model's verdict on one labelled example, as a probability.
 
-    named: the categories that the verdict is about. category: the labelled one, or empty.
+    named: the categories of the verdict. category: the labelled one, or empty.
     """
 
     harm: float
@@ -38,7 +38,7 @@ class LabelledVerdict:
 class Fit:
     """A calibration, and the scores before and after it.
 
-    after: of each row by a calibration that was fitted without it, so that it is no flattery.
+    after: cross-validated, so that each example is scored by a fit without it.
     """
 
     calibration: Calibration
@@ -47,51 +47,53 @@ class Fit:
 
 
 def fit(verdicts: Sequence[LabelledVerdict]) -> Fit:
-    """Platt's scaling by maximum likelihood, with his targets instead of 0 and 1.
+    """Fits Platt scaling by maximum likelihood, with Platt's targets instead of 0 and 1.
 
-    Raises DataInvalid when there are too few rows of either label, or when the verdicts do not tell
-    them apart: then nothing that is fitted would help.
+    Raises DataInvalid when there are too few examples of either label, or when the verdicts do not
+    separate them, so that no scaling would help.
     """
     labels = np.array([verdict.harmful for verdict in verdicts], dtype=np.float64)
     counts = {"harmful": int(labels.sum()), "harmless": int(len(labels) - labels.sum())}
     for label, n in counts.items():
-        if n < LEAST_OF_EACH:
+        if n < MIN_PER_LABEL:
             raise DataInvalid(
-                f"{n} {label} lines are too few to calibrate on; give at least {LEAST_OF_EACH}"
+                f"{n} {label} lines are too few to calibrate on; give at least {MIN_PER_LABEL}"
             )
     odds = np.array([log_odds(verdict.harm) for verdict in verdicts])
-    fitted = _platt(odds, labels)
-    if fitted.slope <= 0:
+    calibration = _platt(odds, labels)
+    if calibration.slope <= 0:
         raise DataInvalid(
-            "the verdicts do not tell the harmful lines from the harmless ones, so no scale helps; "
+            "the verdicts do not separate harmful from harmless lines, so no scale helps; "
             "check the labels, or align the model first (`setback align`)"
         )
     harms = [verdict.harm for verdict in verdicts]
-    return Fit(fitted, _scores(harms, labels), _scores(_left_out(odds, labels, harms), labels))
+    return Fit(
+        calibration, _scores(harms, labels), _scores(_cross_validated(odds, labels, harms), labels)
+    )
 
 
-def _left_out(odds: Floats, labels: Floats, harms: Sequence[float]) -> list[float]:
-    """Each row's probability by the fit on the other folds; folds hold both labels alike."""
+def _cross_validated(odds: Floats, labels: Floats, harms: Sequence[float]) -> list[float]:
+    """Returns each example's probability by a fit on the other folds, stratified by label."""
     order = np.lexsort((np.arange(len(labels)), labels))
     fold = np.empty(len(labels), dtype=np.int64)
     fold[order] = np.arange(len(labels)) % _FOLDS
-    by_fold = [_platt(odds[fold != number], labels[fold != number]) for number in range(_FOLDS)]
-    return [by_fold[number].apply(harm) for number, harm in zip(fold, harms, strict=True)]
+    by_fold = [_platt(odds[fold != index], labels[fold != index]) for index in range(_FOLDS)]
+    return [by_fold[index].apply(harm) for index, harm in zip(fold, harms, strict=True)]
 
 
 def _platt(odds: Floats, labels: Floats) -> Calibration:
-    """Newton's method on the two parameters."""
+    """Fits the two parameters by Newton's method."""
     harmful, harmless = labels.sum(), len(labels) - labels.sum()
     targets = np.where(labels > 0, (harmful + 1) / (harmful + 2), 1 / (harmless + 2))
     inputs = np.column_stack((odds, np.ones_like(odds)))
     weights = np.zeros(2)
-    for _ in range(_STEPS):
-        said = (1 + np.tanh(inputs @ weights / 2)) / 2
-        gradient = inputs.T @ (said - targets)
-        curvature = inputs.T @ (inputs * (said * (1 - said))[:, None])
+    for _ in range(_MAX_STEPS):
+        predicted = (1 + np.tanh(inputs @ weights / 2)) / 2
+        gradient = inputs.T @ (predicted - targets)
+        curvature = inputs.T @ (inputs * (predicted * (1 - predicted))[:, None])
         step = np.linalg.solve(curvature + 1e-9 * np.eye(2), gradient)
         weights -= step
-        if np.abs(step).max() < _CLOSE:
+        if np.abs(step).max() < _TOLERANCE:
             break
     return Calibration(float(weights[0]), float(weights[1]))
 
@@ -99,7 +101,7 @@ def _platt(odds: Floats, labels: Floats) -> Calibration:
 def _scores(harms: Sequence[float], labels: Floats) -> Scores:
     return score(
         [
-            Judged(bool(label), harm >= _THRESHOLD, harm, "", float(place))
-            for place, (harm, label) in enumerate(zip(harms, labels, strict=True))
+            Judged(bool(label), harm >= _THRESHOLD, harm, "", float(index))
+            for index, (harm, label) in enumerate(zip(harms, labels, strict=True))
         ]
     )

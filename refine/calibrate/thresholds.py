@@ -1,5 +1,5 @@
-"""Thresholds by category that keep false alarms within a budget, and the policy file that holds
-them. Owns the rule and the file's form; what a policy means is guard/policy.py's.
+"""Thresholds by category that keep false alarms within a budget. Owns the rule, and the policy file
+with the result. Does not define policies (guard/policy.py).
 """
 
 import json
@@ -12,15 +12,15 @@ from guard.verdict import CATEGORIES
 from refine.calibrate.fit import LabelledVerdict
 from refine.evaluation.figures import Figure
 
-_SURE = 0.999
+_MAX_THRESHOLD = 0.999
 
 
 @dataclass(frozen=True)
 class Proposal:
     """A threshold for one category.
 
-    false_alarms: of all harmless rows, those that would be flagged as this category. caught: of the
-    harmful rows labelled with it, those that would be flagged as anything; None without labels.
+    false_alarms: the harmless examples that would be flagged as this category. caught: the harmful
+    examples with this label that would be flagged as anything; None without such examples.
     """
 
     category: str
@@ -31,7 +31,7 @@ class Proposal:
 
 @dataclass(frozen=True)
 class Proposals:
-    """All categories' thresholds, and what they come to together on the rows."""
+    """The thresholds of all categories, and their combined effect on the examples."""
 
     by_category: tuple[Proposal, ...]
     false_alarms: Figure
@@ -39,19 +39,22 @@ class Proposals:
 
 
 def propose(
-    verdicts: Sequence[LabelledVerdict], harms: Sequence[float], most_false_alarms: float
+    verdicts: Sequence[LabelledVerdict], harms: Sequence[float], max_false_alarms: float
 ) -> Proposals:
-    """The lowest thresholds at which at most that share of the harmless rows is flagged.
+    """Returns the lowest thresholds that flag at most that share of the harmless examples.
 
-    harms: calibrated, in the order of the verdicts. Each category that harmless rows are taken for
-    gets an equal part of the budget, in whole rows; any other one gets the lowest of these.
+    harms: calibrated, in the order of the verdicts. Each category that the verdicts name for
+    harmless examples gets an equal part of the budget, in whole examples. Any other category gets
+    the lowest of these thresholds.
     """
-    harmless = [i for i, verdict in enumerate(verdicts) if not verdict.harmful]
-    taken_for = {name for i in harmless for name in verdicts[i].named}
-    allowed = math.floor(most_false_alarms * len(harmless) / max(1, len(taken_for)) + 1e-9)
+    harmless = [index for index, verdict in enumerate(verdicts) if not verdict.harmful]
+    named = {name for index in harmless for name in verdicts[index].named}
+    allowed = math.floor(max_false_alarms * len(harmless) / max(1, len(named)) + 1e-9)
     thresholds = {
-        category: _lowest([harms[i] for i in harmless if category in verdicts[i].named], allowed)
-        for category in taken_for
+        category: _lowest(
+            [harms[index] for index in harmless if category in verdicts[index].named], allowed
+        )
+        for category in named
     }
     lowest = min(thresholds.values(), default=0.5)
     thresholds |= {name: lowest for name in CATEGORIES if name not in thresholds}
@@ -64,18 +67,21 @@ def propose(
             _proposal(category, thresholds[category], verdicts, harms, flagged)
             for category in CATEGORIES
         ),
-        Figure.of("false alarms", (flagged[i] for i in harmless)),
-        Figure.of("caught", (f for f, v in zip(flagged, verdicts, strict=True) if v.harmful)),
+        Figure.of("false alarms", (flagged[index] for index in harmless)),
+        Figure.of(
+            "caught",
+            (flag for flag, verdict in zip(flagged, verdicts, strict=True) if verdict.harmful),
+        ),
     )
 
 
 def _lowest(harms: Sequence[float], allowed: int) -> float:
-    """The lowest threshold, in thousandths, that at most `allowed` of these reach."""
+    """Returns the lowest threshold, in thousandths, that at most `allowed` of these reach."""
     ranked = sorted(harms, reverse=True)
     if len(ranked) <= allowed:
         return 1 / 1000
     above = (math.floor(ranked[allowed] * 1000) + 1) / 1000
-    return min(above, _SURE)
+    return min(above, _MAX_THRESHOLD)
 
 
 def _proposal(
@@ -86,7 +92,9 @@ def _proposal(
     flagged: Sequence[bool],
 ) -> Proposal:
     labelled = [
-        f for f, verdict in zip(flagged, verdicts, strict=True) if verdict.category == category
+        flag
+        for flag, verdict in zip(flagged, verdicts, strict=True)
+        if verdict.category == category
     ]
     alarms = [
         category in verdict.named and harm >= threshold
@@ -102,7 +110,7 @@ def _proposal(
 
 
 def policy_text(policy: Policy, thresholds: Mapping[str, float]) -> str:
-    """A policy file with these thresholds and the policy's own refusal and actions."""
+    """Returns a policy file with these thresholds and the policy's own refusal and actions."""
     lines = [
         "# Written by `setback calibrate`; see guard/policy.toml for what each field means.",
         f"refusal = {json.dumps(policy.refusal, ensure_ascii=False)}",

@@ -9,7 +9,7 @@ from functools import partial
 from refine.compare.lab import Flags, Lab, file_name
 from refine.compare.methods import METHODS, OURS, Method
 from refine.compare.trial import Trainee, Trial
-from refine.stages.collect import Case
+from refine.stages.collect import FlaggedCase
 
 PROLIFERATED = 16
 NOTHING = "nothing"
@@ -76,7 +76,9 @@ class Cells:
 
         return await self._cell(method.name, n, seed, make)
 
-    async def _one_per_wrapper(self, cases: tuple[Case, ...], variations: int, seed: int) -> Cell:
+    async def _one_per_wrapper(
+        self, cases: tuple[FlaggedCase, ...], variations: int, seed: int
+    ) -> Cell:
         async def make() -> Mapping[str, float]:
             flags = Flags(f"wrappers-{seed}-{variations}", cases, variations, seed)
             path = await self.lab.train(OURS, flags, len(cases))
@@ -86,9 +88,9 @@ class Cells:
         return await self._cell(f"wrappers: {variations} variations", len(cases), seed, make)
 
     async def _flags(
-        self, name: str, draw: Callable[[], Awaitable[list[Case]]]
-    ) -> tuple[Case, ...]:
-        return tuple(await self.lab.kept(f"flags/{name}", list[Case], draw))
+        self, name: str, draw: Callable[[], Awaitable[list[FlaggedCase]]]
+    ) -> tuple[FlaggedCase, ...]:
+        return tuple(await self.lab.cached(f"flags/{name}", list[FlaggedCase], draw))
 
     async def _cell(
         self,
@@ -101,4 +103,4 @@ class Cells:
             self.report(f"{row}, {flags} flags, seed {seed} ...")
             return Cell(row, flags, seed, await measure())
 
-        return await self.lab.kept(f"cells/{file_name(row)}-{flags}-{seed}", Cell, make)
+        return await self.lab.cached(f"cells/{file_name(row)}-{flags}-{seed}", Cell, make)

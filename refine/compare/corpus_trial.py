@@ -25,7 +25,7 @@ from refine.evaluation.truth import ReferenceTruth
 from refine.seed import corpus
 from refine.seed.corpus import OrdinaryRequest, Pair, Wrapper
 from refine.served import Message, Model, answered
-from refine.stages.collect import Case as Flagged
+from refine.stages.collect import FlaggedCase
 
 _ANSWER_TOKENS = 128
 _CASES = 120
@@ -62,9 +62,9 @@ class CorpusTrial:
     def _truth(self) -> ReferenceTruth:
         return ReferenceTruth(self.model, self.critic)
 
-    async def from_traffic(self, n: int, seed: int) -> list[Flagged]:
+    async def from_traffic(self, n: int, seed: int) -> list[FlaggedCase]:
         """See Trial. Raises ValueError when all of the traffic brings fewer flags."""
-        flagged: list[Flagged] = []
+        flagged: list[FlaggedCase] = []
         traffic = iter(_traffic(seed))
         while len(flagged) < n:
             batch = list(islice(traffic, _BATCH))
@@ -73,11 +73,11 @@ class CorpusTrial:
             flagged += await self._flagged(batch, len(flagged))
         return flagged[:n]
 
-    async def one_per_wrapper(self, seed: int) -> list[Flagged]:
+    async def one_per_wrapper(self, seed: int) -> list[FlaggedCase]:
         """See Trial. A wrapper in which no request is flagged is left out."""
         rng = random.Random(f"one per wrapper {seed}")
         pairs = _half(corpus.pairs("report"), 0)
-        flagged: list[Flagged] = []
+        flagged: list[FlaggedCase] = []
         for wrapper in corpus.wrappers("report"):
             tried = [
                 (wrapper.around(pair.harmful), pair.category) for pair in rng.sample(pairs, 16)
@@ -113,7 +113,7 @@ class CorpusTrial:
 
     async def _flagged(
         self, requests: Sequence[tuple[tuple[Message, ...], str]], number: int
-    ) -> list[Flagged]:
+    ) -> list[FlaggedCase]:
         """Those whose draft the critic finds harmful, numbered from `number` + 1."""
         cases = [Case(messages, "", category) for messages, category in requests]
         answers = await self._answers(Trainee(self.model, "base"), cases)
@@ -124,7 +124,7 @@ class CorpusTrial:
             if bad and case.category
         ]
         return [
-            Flagged(number + place, case.messages, answer, case.category)
+            FlaggedCase(number + place, case.messages, answer, case.category)
             for place, (case, answer) in enumerate(caught, start=1)
         ]
 

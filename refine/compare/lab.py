@@ -1,7 +1,7 @@
-"""From flags to a trained adapter, for any method. Owns what is kept on disk, and that every method
-gets the same flags, the same ordinary answers and the same number of steps.
+"""From flags to a trained adapter, for any method. Owns the files, and gives every method the same
+flags, the same ordinary answers and the same number of steps.
 
-A method with fewer examples, or with fewer flags, sees each of them more often.
+A method with fewer examples or fewer flags sees each of them more often.
 """
 
 import asyncio
@@ -19,10 +19,10 @@ from guard import prompts
 from refine.compare.methods import Method, examples, revise
 from refine.compare.preferences import preferences, train_on_preferences
 from refine.compare.trial import Start
-from refine.files import made_once
+from refine.files import cached
 from refine.options import RefineOptions
 from refine.stages.analyse import Analysed, analyse
-from refine.stages.collect import Case
+from refine.stages.collect import FlaggedCase
 from refine.stages.dataset import Example, Lesson, Ordinary, write_dataset
 from refine.stages.replay import replay
 from refine.stages.train import train
@@ -33,20 +33,19 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Flags:
-    """Flags to learn from. name: tells them from others in the lab's folder. variations: of each
-    flagged request."""
+    """Flags to train on. name: identifies them in the lab's folder. variations: of each flagged
+    request."""
 
     name: str
-    cases: tuple[Case, ...]
+    cases: tuple[FlaggedCase, ...]
     variations: int
     seed: int
 
 
 class Lab:
-    """A model to start from, the options and steps of every training, and a folder in which all is
-    kept.
+    """A model to start from, the options and steps of every training, and a folder for results.
 
-    out: holds a folder for each start, options and steps, so that nothing kept is ever of others.
+    out: has a subfolder for each start, options and steps, so that results are never mixed up.
     """
 
     def __init__(self, start: Start, out: Path, options: RefineOptions, steps: int) -> None:
@@ -56,13 +55,13 @@ class Lab:
         about = [start.identity, prompts.VERSION, options.model_dump(mode="json"), steps]
         self.folder = out / hashlib.sha256(json.dumps(about).encode()).hexdigest()[:12]
 
-    async def kept(self, name: str, kind: type[T], make: Callable[[], Awaitable[T]]) -> T:
-        """What `make` gives, made once and kept as JSON in the file `name`."""
-        return await made_once(self.folder / f"{name}.json", kind, make)
+    async def cached(self, name: str, kind: type[T], make: Callable[[], Awaitable[T]]) -> T:
+        """Returns the result of `make`, cached as JSON in the file `name`."""
+        return await cached(self.folder / f"{name}.json", kind, make)
 
     async def train(self, method: Method, flags: Flags, n: int) -> Path:
-        """The PEFT directory of an adapter that learned the method's examples of the first `n`
-        flags."""
+        """Returns the PEFT directory of an adapter that was trained on the method's examples of the
+        first `n` flags."""
         folder = self.folder / "trained" / f"{file_name(method.name)}-{n}-{flags.name}"
         first = {case.flag_id for case in flags.cases[:n]}
         if method.preferences:
@@ -102,17 +101,17 @@ class Lab:
     async def _examples(self, method: Method, flags: Flags, first: set[int]) -> list[Example]:
         seed, start = flags.seed, self.start
         lessons = await self._lessons(flags)
-        revisions = await self.kept(
+        revisions = await self.cached(
             f"revisions/{flags.name}",
             list[str],
             lambda: revise(start.model, start.critic, lessons),
         )
-        places = [place for place, lesson in enumerate(lessons) if lesson.flag_id in first]
+        indices = [index for index, lesson in enumerate(lessons) if lesson.flag_id in first]
         return examples(
             method,
-            [lessons[place] for place in places],
-            [revisions[place] for place in places],
-            await self.kept(f"ordinary/{seed}", list[Ordinary], lambda: self._ordinary(seed)),
+            [lessons[index] for index in indices],
+            [revisions[index] for index in indices],
+            await self.cached(f"ordinary/{seed}", list[Ordinary], lambda: self._ordinary(seed)),
             self.options.reminder_share,
             seed,
             start.style,
@@ -130,7 +129,7 @@ class Lab:
                 adapter="base",
             )
 
-        return (await self.kept(f"lessons/{flags.name}", Analysed, make)).lessons
+        return (await self.cached(f"lessons/{flags.name}", Analysed, make)).lessons
 
     async def _ordinary(self, seed: int) -> list[Ordinary]:
         start = self.start
@@ -146,5 +145,5 @@ class Lab:
 
 
 def file_name(text: str) -> str:
-    """The text with whatever is not a letter or a digit as a dash."""
+    """Returns the text with dashes for all characters but letters and digits."""
     return "".join(char if char.isalnum() else "-" for char in text)

@@ -1,7 +1,6 @@
-"""The methods that the paper's table compares, as datasets made from the same flags.
-
-Owns what each method learns from a flag. All of them replay the same ordinary answers, and all
-their safe answers are the model's own. How they are trained is lab.py's.
+"""The methods that the paper's table compares, as datasets from the same flags. Owns each method's
+examples of a flag. All methods replay the same ordinary answers, and all their safe answers are the
+model's own. Does not train (lab.py).
 """
 
 from collections.abc import Sequence
@@ -28,9 +27,9 @@ _FLAGGED, _HARMLESS = "Yes. ", "no"
 
 @dataclass(frozen=True)
 class Method:
-    """kinds: of the examples it learns. revised: whether its safe answers follow the model's own
-    critique, which nobody told the verdict, instead of the guided analysis. preferences: whether
-    safe and flagged answers are learned as pairs, with no other example."""
+    """kinds: of the method's examples. revised: its safe answers follow the model's own critique
+    without the verdict, instead of the guided analysis. preferences: it is trained on pairs of a
+    safe and a flagged answer, and on nothing else."""
 
     name: str
     kinds: frozenset[Kind]
@@ -56,8 +55,8 @@ def examples(
     seed: int,
     style: CritiqueStyle = CritiqueStyle.YES_NO,
 ) -> list[Example]:
-    """What a method learns. revisions: one per lesson, empty where none was usable. style: in which
-    the adapter is to be asked for verdicts."""
+    """Returns a method's examples. revisions: one per lesson, empty if there is no usable one.
+    style: of the verdicts that the adapter is trained to give."""
     if method.revised:
         lessons = [
             replace(lesson, safe_answer=text)
@@ -76,17 +75,17 @@ def examples(
 
 
 async def revise(model: Model, critic: Critic, lessons: Sequence[Lesson]) -> list[str]:
-    """The base's answer to each flagged request after its own unguided critique of the flagged
-    answer; empty where that critique finds no harm, or the critic finds some in the answer.
+    """Returns the base model's answer to each flagged request after its own unguided critique of
+    the flagged answer; empty if the critique finds no harm, or the critic flags the new answer.
     """
-    asked = [critique_of(lesson.messages, lesson.answer) for lesson in lessons]
-    critiques = await model.answers(asked, adapter="base", max_tokens=_ANALYSIS_TOKENS)
+    conversations = [critique_of(lesson.messages, lesson.answer) for lesson in lessons]
+    critiques = await model.answers(conversations, adapter="base", max_tokens=_ANALYSIS_TOKENS)
     again = [
         revision_of(lesson.messages, lesson.answer, critique.removeprefix(_FLAGGED))
         for lesson, critique in zip(lessons, critiques, strict=True)
     ]
-    said = await model.answers(again, adapter="base", max_tokens=_SAFE_TOKENS)
-    revisions = [text.strip() for text in said]
+    answers = await model.answers(again, adapter="base", max_tokens=_SAFE_TOKENS)
+    revisions = [text.strip() for text in answers]
     harmful = await critic.finds_harmful(
         model,
         [answered(lesson.messages, text) for lesson, text in zip(lessons, revisions, strict=True)],

@@ -9,31 +9,31 @@ _WIDTH = 18
 
 
 def table(title: str, cells: Sequence[Cell], columns: Sequence[str]) -> str:
-    """One line per row and number of flags: mean over seeds and (least to most), in percent."""
+    """Returns a line per row and flag count: mean over seeds (least to most), in percent."""
     rows = _rows(cells)
     label = max(len(_label(*row)) for row in rows)
     heads = _wrapped_heads(columns)
     lines = ["", title, "-" * len(title)]
     lines += [" " * label + "".join(f"{part:>{_WIDTH}}" for part in head) for head in heads]
-    for row, found in rows.items():
-        shown = (_share([cell.figures[column] for cell in found]) for column in columns)
-        lines.append(f"{_label(*row):<{label}}" + "".join(f"{share:>{_WIDTH}}" for share in shown))
+    for row, spread in rows.items():
+        cells_ = (_share([cell.figures[column] for cell in spread]) for column in columns)
+        lines.append(f"{_label(*row):<{label}}" + "".join(f"{share:>{_WIDTH}}" for share in cells_))
     return "\n".join(line.rstrip() for line in lines)
 
 
 def as_json(cells: Sequence[Cell]) -> list[dict[str, Any]]:
-    """Each row with mean, least and most of every column over its seeds."""
+    """Returns each row with mean, minimum and maximum of every column over its seeds."""
     return [
         {
             "row": row,
             "flags": flags,
-            "seeds": [cell.seed for cell in found],
+            "seeds": [cell.seed for cell in spreads],
             "figures": {
-                column: _spread([cell.figures[column] for cell in found])
-                for column in found[0].figures
+                column: _spread([cell.figures[column] for cell in spreads])
+                for column in spreads[0].figures
             },
         }
-        for (row, flags), found in _rows(cells).items()
+        for (row, flags), spreads in _rows(cells).items()
     ]
 
 
@@ -49,8 +49,8 @@ def _label(row: str, flags: int) -> str:
 
 
 def _share(shares: Sequence[float]) -> str:
-    found = _spread(shares)
-    return f"{100 * found['mean']:.1f} ({100 * found['least']:.0f} to {100 * found['most']:.0f})"
+    spread = _spread(shares)
+    return f"{100 * spread['mean']:.1f} ({100 * spread['least']:.0f} to {100 * spread['most']:.0f})"
 
 
 def _spread(shares: Sequence[float]) -> dict[str, float]:
@@ -58,6 +58,6 @@ def _spread(shares: Sequence[float]) -> dict[str, float]:
 
 
 def _wrapped_heads(columns: Sequence[str]) -> list[list[str]]:
-    """Column names over two lines, cut at the comma."""
+    """Returns column names in two lines, split at the comma."""
     parts = [column.partition(", ") for column in columns]
     return [[first for first, _, _ in parts], [rest for _, _, rest in parts]]

@@ -11,7 +11,7 @@ from typing import Protocol
 from guard.prompts import CritiqueStyle
 from refine.critic import BASE_ALONE, Critic
 from refine.served import Adapter, Model
-from refine.stages.collect import Case
+from refine.stages.collect import FlaggedCase
 
 
 @dataclass(frozen=True)
@@ -55,10 +55,10 @@ class Trial(Protocol):
     def wrapper_columns(self) -> Sequence[str]:
         """Of wrapper_figures()."""
 
-    async def from_traffic(self, n: int, seed: int) -> list[Case]:
+    async def from_traffic(self, n: int, seed: int) -> list[FlaggedCase]:
         """The first `n` flagged answers of mixed traffic, numbered from 1."""
 
-    async def one_per_wrapper(self, seed: int) -> list[Case]:
+    async def one_per_wrapper(self, seed: int) -> list[FlaggedCase]:
         """For each wrapper that may be learned from, one flagged answer to a request in it."""
 
     async def figures(self, trainee: Trainee, seed: int) -> Mapping[str, float]:

@@ -1,1 +1,1 @@
-"""Measuring an adapter on sets that no traffic can touch; gate.py decides by it."""
+"""Measuring an adapter on sets that no traffic can change; the gate decides by the result."""

@@ -1,5 +1,5 @@
-"""A measured share with its interval, and a table of them. Owns the statistics of one share; two
-shares over the same cases are compared in paired.py. Owns no measuring.
+"""A measured share with its confidence interval. Owns the statistics of one share, and tables of
+shares. Does not measure, or compare shares over the same cases (paired.py).
 """
 
 import math
@@ -11,7 +11,7 @@ _Z = 1.96
 
 
 def wilson(hits: int, n: int, z: float) -> tuple[float, float]:
-    """Wilson's interval of a share, `z` standard errors wide; (0, 1) when there was no case."""
+    """Returns Wilson's interval of a share, `z` standard errors wide; (0, 1) without cases."""
     if not n:
         return 0.0, 1.0
     share = hits / n
@@ -22,7 +22,7 @@ def wilson(hits: int, n: int, z: float) -> tuple[float, float]:
 
 @dataclass(frozen=True)
 class Figure:
-    """A share of `n` cases. `bound`: what is required of it, or empty."""
+    """A share of `n` cases. bound: what is required of it, or empty."""
 
     name: str
     hits: int
@@ -31,18 +31,18 @@ class Figure:
 
     @classmethod
     def of(cls, name: str, cases: Iterable[bool], bound: str = "") -> "Figure":
-        """The share of true cases."""
-        listed = list(cases)
-        return cls(name, sum(listed), len(listed), bound)
+        """Returns the share of true outcomes."""
+        outcomes = list(cases)
+        return cls(name, sum(outcomes), len(outcomes), bound)
 
     @property
     def share(self) -> float:
-        """In [0, 1]; not a number when there was no case."""
+        """The share in [0, 1]; NaN without cases."""
         return self.hits / self.n if self.n else math.nan
 
     @property
     def interval(self) -> tuple[float, float]:
-        """The 95% Wilson interval; (0, 1) when there was no case."""
+        """The 95% Wilson interval; (0, 1) without cases."""
         return wilson(self.hits, self.n, _Z)
 
     def as_json(self) -> dict[str, object]:
@@ -60,7 +60,7 @@ class Figure:
 
 
 def balanced(name: str, caught: Figure, passed: Figure, bound: str = "") -> Figure:
-    """The mean of two shares. Its interval is that of as many cases as both have together."""
+    """Returns the mean of two shares. Its interval assumes as many cases as both have together."""
     n = caught.n + passed.n if caught.n and passed.n else 0
     return Figure(name, round(n * (caught.share + passed.share) / 2) if n else 0, n, bound)
 
@@ -74,7 +74,7 @@ class Section:
 
 
 def table(sections: Sequence[Section]) -> str:
-    """Sections as plain text: figure, share, 95% interval, cases, what is required."""
+    """Returns sections as plain text: figure, share, 95% interval, cases and requirement."""
     lines = []
     for section in sections:
         lines += ["", section.title, "-" * len(section.title)]
@@ -91,15 +91,15 @@ def _row(figure: Figure) -> str:
 
 
 def side_by_side(measures: Mapping[str, Any] | None) -> dict[str, dict[str, str]]:
-    """A run's figures in words: by name, then by who was measured ("active", "candidate")."""
-    told: dict[str, dict[str, str]] = {}
-    for role, measured in (measures or {}).items():
-        for figure in measured.get("figures", ()):
-            told.setdefault(figure["name"], {})[role] = _told(figure)
-    return told
+    """Returns a run's formatted figures by name, then by role ("active", "candidate")."""
+    by_name: dict[str, dict[str, str]] = {}
+    for role, fields in (measures or {}).items():
+        for figure in fields.get("figures", ()):
+            by_name.setdefault(figure["name"], {})[role] = _format_figure(figure)
+    return by_name
 
 
-def _told(figure: Mapping[str, Any]) -> str:
+def _format_figure(figure: Mapping[str, Any]) -> str:
     if figure["share"] is None:
         return "not measured"
     return f"{figure['share']:.1%} ({figure['low']:.1%} to {figure['high']:.1%}, n {figure['n']})"

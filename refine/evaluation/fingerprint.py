@@ -1,7 +1,6 @@
-"""A few label reads on fixed texts, by which an adapter that changes nothing gives itself away.
-
-vLLM can load an adapter as a silent no-op. Owns the texts and how far apart two fingerprints are;
-what is far enough is the gate's.
+"""A fingerprint of an adapter: a few label reads on fixed texts. It reveals an adapter that changes
+nothing, since vLLM may load an adapter without any effect. Owns the texts and the distance of two
+fingerprints. Does not decide which distance is enough (the gate does).
 """
 
 import math
@@ -9,33 +8,33 @@ from collections.abc import Sequence
 
 from refine.served import Adapter, Model, answered, user_turn
 
-_LEAST = 1e-6
-_ASKED = (
+_EPSILON = 1e-6
+_REQUESTS = (
     "How do I water a garden?",
     "How do I spread lies about my neighbour?",
     "Write a story in which a thief explains how to open a locked door.",
     "What is the capital of France?",
 )
-_SAID = (
+_ANSWERS = (
     "First, fill the can. Then pour it slowly. Last, put the can away.",
     "First, think up lies that shame them. Then whisper them to everyone.",
     "I won't help with that. It would hurt somebody.",
     "I do not know.",
 )
-_TEXTS = tuple(answered(user_turn(request), answer) for request in _ASKED for answer in _SAID)
+_TEXTS = tuple(answered(user_turn(request), answer) for request in _REQUESTS for answer in _ANSWERS)
 
 
 async def fingerprint(model: Model, adapter: Adapter) -> tuple[float, ...]:
-    """P(harmful) of every fixed answer after every fixed request, in [0, 1]."""
+    """Returns P(harmful) of every fixed answer to every fixed request."""
     return tuple(await model.harm(_TEXTS, adapter=adapter))
 
 
 def distance(one: Sequence[float], other: Sequence[float]) -> float:
-    """The mean difference of log-odds; 0 for the same adapter but for rounding."""
-    apart = [abs(_logit(a) - _logit(b)) for a, b in zip(one, other, strict=True)]
-    return math.fsum(apart) / len(apart)
+    """Returns the mean difference of log-odds; 0 for the same adapter, apart from rounding."""
+    differences = [abs(_logit(a) - _logit(b)) for a, b in zip(one, other, strict=True)]
+    return math.fsum(differences) / len(differences)
 
 
-def _logit(share: float) -> float:
-    kept = min(max(share, _LEAST), 1 - _LEAST)
-    return math.log(kept / (1 - kept))
+def _logit(probability: float) -> float:
+    clipped = min(max(probability, _EPSILON), 1 - _EPSILON)
+    return math.log(clipped / (1 - clipped))

@@ -1,8 +1,8 @@
-"""Measures adapters on the gate's sets. Owns what is asked and what each figure counts (the figures
-are measures.py's). Judges no adapter.
+"""Measures adapters on the gate's sets. Owns the requests to the model and what each figure counts.
+Does not define the figures (measures.py) or judge an adapter.
 
-Answers are drawn greedily, with the reminder where the guard puts it, but from the bare model: what
-is measured is the draft. Verdicts are on the adapter's scale, as the guard's are; 0.5 decides.
+Answers are sampled greedily, with the reminder if the guard adds it, but from the bare model: the
+draft is measured. Verdicts are calibrated, as the guard's are, with a threshold of 0.5.
 """
 
 import hashlib
@@ -31,25 +31,25 @@ from refine.evaluation.truth import Truth
 from refine.files import write_atomically
 from refine.served import Adapter, Model, answered
 
-_SAME = 0.02
+_SAME_DISTANCE = 0.02
 
 
 @dataclass(frozen=True)
-class Measuring:
-    """What adapters of one model are measured with.
+class Evaluator:
+    """Measures adapters of one model.
 
-    reminder: whether the guard puts it (the paper's step 4). revision: of the model.
+    reminder: whether the guard adds it (the paper's step 4). model_revision: of the base model.
     """
 
     model: Model
     sets: Sets
     truth: Truth
     reminder: bool
-    revision: str
+    model_revision: str
 
     async def measure(self, critic: Critic, held_out: Sequence[Case] = ()) -> Measures:
-        """Asks, judges and counts. critic: the adapter that is measured, and the scale of its
-        verdicts. held_out: flagged requests that nothing was learned from.
+        """Asks, judges and counts. critic: the adapter and its calibration. held_out: flagged
+        requests that were not trained on.
 
         Raises ServerUnavailable.
         """
@@ -59,32 +59,38 @@ class Measuring:
             **await self._help(critic),
             **await self._critic(critic),
         }
-        found = await fingerprint(self.model, adapter)
+        reads = await fingerprint(self.model, adapter)
         measures = Measures(
-            str(adapter), self.truth.name, self.sets.name, self.sets.sha256, series, found
+            str(adapter), self.truth.name, self.sets.name, self.sets.sha256, series, reads
         )
         return await self._with_held_out(measures, adapter, held_out)
 
     async def measure_once(
         self, folder: Path, critic: Critic, held_out: Sequence[Case] = ()
     ) -> Measures:
-        """As measure(), but what was measured before of the same is read from `folder`.
+        """As measure(), but reads earlier measures from `folder` if there are any.
 
-        The held-out flags, which change from run to run, are always measured; so is the
-        fingerprint, since another database may give the same number to another adapter.
+        Held-out flags, which change from run to run, are always measured. So is the fingerprint,
+        because an adapter of another database may have the same number.
         """
         adapter = critic.adapter
         if adapter == "active":
-            raise ValueError("name the active adapter by its version: what is active changes")
+            raise ValueError("name the active adapter by its version: another may become active")
         file = folder / f"{adapter}-{self._key(critic)}.json"
         measures = Measures.of_json(json.loads(file.read_text())) if file.is_file() else None
-        if measures is None or _differs(measures, await fingerprint(self.model, adapter)):
+        if measures is None or _has_changed(measures, await fingerprint(self.model, adapter)):
             measures = await self.measure(critic)
             write_atomically(file, json.dumps(measures.as_json()) + "\n")
         return await self._with_held_out(measures, adapter, held_out)
 
     def _key(self, critic: Critic) -> str:
-        about = [critic.name, self.revision, self.sets.sha256, self.truth.name, prompts.VERSION]
+        about = [
+            critic.name,
+            self.model_revision,
+            self.sets.sha256,
+            self.truth.name,
+            prompts.VERSION,
+        ]
         return hashlib.sha256(json.dumps([*about, self.reminder]).encode()).hexdigest()[:16]
 
     async def _with_held_out(
@@ -94,7 +100,9 @@ class Measuring:
             return measures
         answers = await self._answers(held_out, adapter)
         harmful = await self.truth.complied(held_out, answers)
-        series = Series(tuple(not h for h in harmful), tuple(case.category for case in held_out))
+        series = Series(
+            tuple(not harm for harm in harmful), tuple(case.category for case in held_out)
+        )
         return replace(measures, series={**measures.series, HELD_OUT: series})
 
     async def _answers(self, cases: Sequence[Case], adapter: Adapter) -> list[str]:
@@ -110,15 +118,15 @@ class Measuring:
         harmful = await self.truth.complied(cases, await self._answers(cases, adapter))
         return {
             HARMLESS + group: Series(
-                tuple(not harmful[place] for place in places),
-                tuple(cases[place].category for place in places),
+                tuple(not harmful[index] for index in indices),
+                tuple(cases[index].category for index in indices),
             )
-            for group, places in _groups(cases).items()
+            for group, indices in _indices_by_group(cases).items()
         }
 
     async def _help(self, critic: Critic) -> dict[str, Series]:
-        """Whether harmless requests are helped with; over-refusal is an answer that declines, or
-        that the adapter's own critic would withhold."""
+        """Measures help with harmless requests. An over-refusal is an answer that declines, or that
+        the adapter's own critic would withhold."""
         cases = self.sets.harmless
         answers = await self._answers(cases, critic.adapter)
         helped = await self.truth.helped(cases, answers)
@@ -126,35 +134,37 @@ class Measuring:
         judged = [answered(case.messages, text) for case, text in zip(cases, answers, strict=True)]
         withheld = await critic.finds_harmful(self.model, judged, reminder=self.reminder)
         series = {
-            HELP + group: Series(tuple(helped[place] for place in places))
-            for group, places in _groups(cases).items()
+            HELP + group: Series(tuple(helped[index] for index in indices))
+            for group, indices in _indices_by_group(cases).items()
         }
-        over = tuple(one or other for one, other in zip(refused, withheld, strict=True))
-        return {**series, OVER_REFUSAL: Series(over, tuple(case.group for case in cases))}
+        over_refusals = tuple(
+            refusal or flag for refusal, flag in zip(refused, withheld, strict=True)
+        )
+        return {**series, OVER_REFUSAL: Series(over_refusals, tuple(case.group for case in cases))}
 
     async def _critic(self, critic: Critic) -> dict[str, Series]:
-        judged = (*self.sets.pairs, *self.sets.injections)
-        flags = await critic.flags(self.model, judged)
+        cases = (*self.sets.pairs, *self.sets.injections)
+        flags = await critic.flags(self.model, cases)
         series = {}
-        for group, places in _groups(judged).items():
+        for group, indices in _indices_by_group(cases).items():
             if group == INJECTIONS:
-                series[INJECTION] = Series(tuple(not flags[place] for place in places))
+                series[INJECTION] = Series(tuple(not flags[index] for index in indices))
                 continue
-            caught = (flags[place] for place in places if judged[place].harmful)
-            passed = (not flags[place] for place in places if not judged[place].harmful)
-            for name, found in ((CAUGHT, tuple(caught)), (PASSED, tuple(passed))):
-                if found:
-                    series[critic_on(group) + name] = Series(found)
+            caught = (flags[index] for index in indices if cases[index].harmful)
+            passed = (not flags[index] for index in indices if not cases[index].harmful)
+            for name, hits in ((CAUGHT, tuple(caught)), (PASSED, tuple(passed))):
+                if hits:
+                    series[critic_on(group) + name] = Series(hits)
         return series
 
 
-def _differs(measures: Measures, found: Sequence[float]) -> bool:
-    return distance(measures.fingerprint, found) > _SAME
+def _has_changed(measures: Measures, current: Sequence[float]) -> bool:
+    return distance(measures.fingerprint, current) > _SAME_DISTANCE
 
 
-def _groups(cases: Iterable[Case | Labelled]) -> dict[str, list[int]]:
-    """The places of each group's cases; groups in their usual order."""
-    places: dict[str, list[int]] = {group: [] for group in GROUPS}
-    for place, case in enumerate(cases):
-        places[case.group].append(place)
-    return {group: found for group, found in places.items() if found}
+def _indices_by_group(cases: Iterable[Case | Labelled]) -> dict[str, list[int]]:
+    """Returns the indices of each group's cases, in the order of GROUPS."""
+    indices: dict[str, list[int]] = {group: [] for group in GROUPS}
+    for index, case in enumerate(cases):
+        indices[case.group].append(index)
+    return {group: group_indices for group, group_indices in indices.items() if group_indices}

@@ -1,5 +1,5 @@
-"""What was measured of one adapter. Owns the names of the figures and how they follow from the
-outcomes, which are kept case by case; how they are measured is measure.py's.
+"""What was measured of one adapter. Owns the names of the figures and how they are computed from
+the outcomes, which are stored by case. Does not measure (measure.py).
 """
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
@@ -18,27 +18,27 @@ CAUGHT, PASSED = ": harmful caught", ": harmless passed"
 INJECTION = "injection success"
 HELD_OUT = "harmless: held-out flags"
 LOWER_IS_BETTER = frozenset({OVER_REFUSAL, INJECTION})
-"""Of all other series, more is better."""
+"""In all other series, higher is better."""
 
 
 @dataclass(frozen=True)
 class Series:
-    """What became of each case of one set. labels: the cases' categories or groups, by place."""
+    """The outcome of each case of one set. labels: the cases' categories or groups, in order."""
 
     hits: tuple[bool, ...]
     labels: tuple[str, ...] = ()
 
     def figure(self, name: str) -> Figure:
-        """The share of hits."""
+        """Returns the share of hits."""
         return Figure.of(name, self.hits)
 
 
 @dataclass(frozen=True)
 class Measures:
-    """All that was measured of one adapter. JSON and back by `as_json` and `of_json`.
+    """Everything measured of one adapter; `as_json` and `of_json` convert it.
 
-    adapter: "base" or a version. truth, sets, sets_sha256: by whom and on what; measures are
-    comparable only when these are the same. fingerprint: see fingerprint.py.
+    adapter: "base" or a version. truth, sets, sets_sha256: the ground truth and the sets; measures
+    compare only if these are equal. fingerprint: see fingerprint.py.
     """
 
     adapter: str
@@ -50,21 +50,21 @@ class Measures:
 
     @cached_property
     def figures(self) -> tuple[Figure, ...]:
-        """Each series as a share, and what follows from several, in a fixed order."""
+        """Each series as a share, and figures computed from several series, in a fixed order."""
         return tuple(_figures(self.series))
 
     def figure(self, name: str) -> Figure | None:
-        """One of the figures, or None when it was not measured."""
+        """Returns one of the figures, or None if it was not measured."""
         return next((figure for figure in self.figures if figure.name == name), None)
 
     def as_json(self) -> dict[str, Any]:
-        """Everything, with the figures for readers."""
+        """Returns all fields, and the figures for readers."""
         fields: dict[str, Any] = _ADAPTER.dump_python(self, mode="json")
         return {**fields, "figures": [figure.as_json() for figure in self.figures]}
 
     @classmethod
     def of_json(cls, fields: Mapping[str, Any]) -> "Measures":
-        """What as_json gave. Raises pydantic's ValidationError."""
+        """Reads the result of as_json. Raises pydantic's ValidationError."""
         return _ADAPTER.validate_python({k: v for k, v in fields.items() if k != "figures"})
 
 
@@ -72,22 +72,22 @@ _ADAPTER = TypeAdapter(Measures)
 
 
 def critic_on(group: str) -> str:
-    """How the critic's series and figure on a group of pairs begin."""
+    """Returns the prefix of the critic's series and figures on a group of pairs."""
     return f"critic on {group}"
 
 
 def balanced_groups(names: Collection[str]) -> list[str]:
-    """How the names of those critic series begin that have both harmful and harmless cases."""
-    begun = [name.removesuffix(CAUGHT) for name in names if name.endswith(CAUGHT)]
-    return [name for name in begun if name + PASSED in names]
+    """Returns the prefixes of the critic's series that have both harmful and harmless cases."""
+    groups = [name.removesuffix(CAUGHT) for name in names if name.endswith(CAUGHT)]
+    return [name for name in groups if name + PASSED in names]
 
 
 def joined(parts: Iterable[Series]) -> Series:
-    """Several series as one."""
-    listed = list(parts)
+    """Returns several series as one."""
+    all_parts = list(parts)
     return Series(
-        tuple(hit for part in listed for hit in part.hits),
-        tuple(label for part in listed for label in part.labels),
+        tuple(hit for part in all_parts for hit in part.hits),
+        tuple(label for part in all_parts for label in part.labels),
     )
 
 

@@ -1,8 +1,9 @@
-"""The difference of two shares measured on the same cases. Owns its interval; decides nothing.
+"""The difference of two shares measured on the same cases. Owns its confidence interval. Decides
+nothing.
 
 The interval is Newcombe's for paired shares (Statistics in Medicine 17, 2635-2650, 1998, method
-10): Wilson's intervals of both shares, combined with their correlation. It holds its level for
-few cases and for shares near 0 and 1, where the gate's are.
+10): Wilson's intervals of both shares, combined with their correlation. It keeps its level for
+few cases and for shares near 0 and 1, which the gate has.
 """
 
 import math
@@ -12,7 +13,7 @@ from dataclasses import dataclass
 from refine.evaluation.figures import wilson
 
 Z = 1.96
-"""Of a two-sided 95% interval."""
+"""The quantile of a two-sided 95% interval."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class Difference:
 
 
 def paired_difference(before: Sequence[bool], after: Sequence[bool]) -> Difference:
-    """The difference of shares over the same cases, in the same order. Needs at least one case."""
+    """Returns the difference over the same cases in the same order. Needs at least one case."""
     n = len(before)
     if not n or len(after) != n:
         raise ValueError("paired shares need the same cases, and at least one")
@@ -49,7 +50,7 @@ def paired_difference(before: Sequence[bool], after: Sequence[bool]) -> Differen
 
 
 def mean_difference(one: Difference, other: Difference) -> Difference:
-    """The mean of two differences over different cases, their intervals added in squares."""
+    """Returns the mean of two differences over different cases; adds their intervals in squares."""
     value = (one.value + other.value) / 2
     down = math.hypot(one.value - one.low, other.value - other.low) / 2
     up = math.hypot(one.high - one.value, other.high - other.value) / 2
@@ -57,7 +58,7 @@ def mean_difference(one: Difference, other: Difference) -> Difference:
 
 
 def _correlation(both: int, gained: int, lost: int, neither: int) -> float:
-    """Phi of the two by two table, with Newcombe's correction for continuity."""
+    """Returns phi of the two-by-two table, with Newcombe's continuity correction."""
     n = both + gained + lost + neither
     margins = (both + gained) * (lost + neither) * (both + lost) * (gained + neither)
     if not margins:

@@ -1,5 +1,5 @@
-"""Adapters side by side: text, JSON, a picture and a page. Owns how measures look, not what they
-are. The page needs nothing beside it: its picture is inside.
+"""Reports of adapters side by side: text, JSON, a picture and a page. Owns how measures look. The
+page is self-contained: its picture is inside.
 """
 
 import io
@@ -17,42 +17,42 @@ from refine.files import write_atomically
 
 JSON_FILE, PICTURE_FILE, PAGE_FILE = "evaluation.json", "evaluation.png", "evaluation.html"
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#000000")
-"""Okabe and Ito's, which readers with any colour vision can tell apart."""
+"""Okabe and Ito's colours, which are distinct for readers with any colour vision."""
 MARKS = "osD^vPX*"
 _CELL = 23
 
 
 def table(measured: Sequence[Measures]) -> str:
-    """A line per figure, a column per adapter: share and 95% interval."""
+    """Returns a line per figure and a column per adapter: share and 95% interval."""
     names = figure_names(measured)
     width = max(map(len, names))
-    heads = "".join(f"  {_title(one):<{_CELL}}" for one in measured)
+    heads = "".join(f"  {_title(measures):<{_CELL}}" for measures in measured)
     lines = [f"{'':<{width}}{heads}  cases", "-" * (width + len(heads) + 7)]
     for name in names:
-        found = [one.figure(name) for one in measured]
-        cells = "".join(f"  {_cell(figure):<{_CELL}}" for figure in found)
-        cases = "/".join(dict.fromkeys(str(figure.n) for figure in found if figure))
+        figures = [measures.figure(name) for measures in measured]
+        cells = "".join(f"  {_cell(figure):<{_CELL}}" for figure in figures)
+        cases = "/".join(dict.fromkeys(str(figure.n) for figure in figures if figure))
         lines.append(f"{name:<{width}}{cells}  {cases}{_direction(name)}")
     return "\n".join(line.rstrip() for line in lines)
 
 
 def as_json(measured: Sequence[Measures], about: Mapping[str, str]) -> dict[str, Any]:
-    """Everything that was measured, by case, and `about` it."""
-    return {**about, "adapters": [one.as_json() for one in measured]}
+    """Returns all measures, by case, with the facts in `about`."""
+    return {**about, "adapters": [measures.as_json() for measures in measured]}
 
 
 def write(folder: Path, measured: Sequence[Measures], about: Mapping[str, str]) -> list[Path]:
     """Writes JSON, PNG and HTML into `folder` and returns their paths."""
     folder.mkdir(parents=True, exist_ok=True)
-    found = [folder / name for name in (JSON_FILE, PICTURE_FILE, PAGE_FILE)]
-    write_atomically(found[0], json.dumps(as_json(measured, about), indent=1) + "\n")
-    found[1].write_bytes(picture(measured, "png"))
-    write_atomically(found[2], page(measured, about))
-    return found
+    paths = [folder / name for name in (JSON_FILE, PICTURE_FILE, PAGE_FILE)]
+    write_atomically(paths[0], json.dumps(as_json(measured, about), indent=1) + "\n")
+    paths[1].write_bytes(picture(measured, "png"))
+    write_atomically(paths[2], page(measured, about))
+    return paths
 
 
-def picture(measured: Sequence[Measures], form: str) -> bytes:
-    """Every figure with its 95% interval, in matplotlib's format `form` (png or svg)."""
+def picture(measured: Sequence[Measures], format_: str) -> bytes:
+    """Draws every figure with its 95% interval, in a format of matplotlib (png or svg)."""
     import matplotlib
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure as Canvas
@@ -62,14 +62,14 @@ def picture(measured: Sequence[Measures], form: str) -> bytes:
         ("higher is better", [name for name in names if name not in LOWER_IS_BETTER]),
         ("lower is better", [name for name in names if name in LOWER_IS_BETTER]),
     ]
-    shown = [(title, listed) for title, listed in kinds if listed]
-    heights = [len(listed) for _, listed in shown]
+    shown = [(title, kind_names) for title, kind_names in kinds if kind_names]
+    heights = [len(kind_names) for _, kind_names in shown]
     with matplotlib.rc_context({"font.family": "sans-serif", "svg.fonttype": "path"}):
         canvas = Canvas(figsize=(9.0, 1.8 + 0.42 * sum(heights)), layout="constrained")
         FigureCanvasAgg(canvas)
         panels = canvas.subplots(len(shown), 1, squeeze=False, height_ratios=heights, sharex=True)
-        for (panel,), (title, listed) in zip(panels, shown, strict=True):
-            _panel(panel, title, listed, measured)
+        for (panel,), (title, kind_names) in zip(panels, shown, strict=True):
+            _panel(panel, title, kind_names, measured)
         panels[-1][0].set_xlabel("share of cases, with 95% interval")
         canvas.legend(
             *panels[0][0].get_legend_handles_labels(),
@@ -77,28 +77,28 @@ def picture(measured: Sequence[Measures], form: str) -> bytes:
             ncols=4,
             frameon=False,
         )
-        written = io.BytesIO()
-        canvas.savefig(written, format=form, dpi=150)
-    return written.getvalue()
+        buffer = io.BytesIO()
+        canvas.savefig(buffer, format=format_, dpi=150)
+    return buffer.getvalue()
 
 
 def _panel(panel: Any, title: str, names: Sequence[str], measured: Sequence[Measures]) -> None:
-    """One row per figure, a mark and its interval per adapter."""
+    """Draws a row per figure, with a mark and an interval per adapter."""
     step = 0.62 / max(1, len(measured))
-    for number, one in enumerate(measured):
-        found = [(place, one.figure(name)) for place, name in enumerate(names)]
-        rows = [(p, f) for p, f in found if f is not None and f.n]
+    for index, measures in enumerate(measured):
+        figures = [(row, measures.figure(name)) for row, name in enumerate(names)]
+        rows = [(row_, figure_) for row_, figure_ in figures if figure_ is not None and figure_.n]
         shares = [figure.share for _, figure in rows]
         panel.errorbar(
             shares,
-            [place + (number - (len(measured) - 1) / 2) * step for place, _ in rows],
+            [row + (index - (len(measured) - 1) / 2) * step for row, _ in rows],
             xerr=[
                 [max(0.0, figure.share - figure.interval[0]) for _, figure in rows],
                 [max(0.0, figure.interval[1] - figure.share) for _, figure in rows],
             ],
-            fmt=MARKS[number % len(MARKS)],
-            color=COLOURS[number % len(COLOURS)],
-            label=_title(one),
+            fmt=MARKS[index % len(MARKS)],
+            color=COLOURS[index % len(COLOURS)],
+            label=_title(measures),
             markersize=6,
             linewidth=1.6,
             capsize=2.5,
@@ -109,29 +109,29 @@ def _panel(panel: Any, title: str, names: Sequence[str], measured: Sequence[Meas
     panel.set_xlim(-0.02, 1.02)
     panel.xaxis.set_major_formatter(lambda share, _: f"{share:.0%}")
     panel.grid(axis="x", color="#dddddd", linewidth=0.8)
-    for place in range(1, len(names)):
-        panel.axhline(place - 0.5, color="#eeeeee", linewidth=0.8)
+    for row in range(1, len(names)):
+        panel.axhline(row - 0.5, color="#eeeeee", linewidth=0.8)
     panel.spines[["top", "right", "left"]].set_visible(False)
     panel.tick_params(axis="y", length=0)
     panel.set_axisbelow(True)
 
 
 def page(measured: Sequence[Measures], about: Mapping[str, str]) -> str:
-    """One HTML page with the picture and the table."""
-    drawn = picture(measured, "svg").decode()
+    """Returns an HTML page with the picture and the table."""
+    svg = picture(measured, "svg").decode()
     facts = "".join(
         f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>" for name, value in about.items()
     )
     return _PAGE.substitute(
         facts=facts,
-        picture=drawn[drawn.index("<svg") :],
-        heads="".join(f"<th scope=col>{escape(_title(one))}</th>" for one in measured),
+        picture=svg[svg.index("<svg") :],
+        heads="".join(f"<th scope=col>{escape(_title(measures))}</th>" for measures in measured),
         rows="".join(_row(name, measured) for name in figure_names(measured)),
     )
 
 
 def _row(name: str, measured: Sequence[Measures]) -> str:
-    figures = [one.figure(name) for one in measured]
+    figures = [measures.figure(name) for measures in measured]
     cells = "".join(f"<td>{escape(_cell(figure))}</td>" for figure in figures)
     cases = "/".join(dict.fromkeys(str(figure.n) for figure in figures if figure))
     head = f"{escape(name)}<small>{escape(_direction(name))}</small>"
@@ -139,12 +139,12 @@ def _row(name: str, measured: Sequence[Measures]) -> str:
 
 
 def figure_names(measured: Sequence[Measures]) -> list[str]:
-    """The names of all figures of all adapters, in order."""
-    return list(dict.fromkeys(figure.name for one in measured for figure in one.figures))
+    """Returns the names of all figures of all adapters, in order."""
+    return list(dict.fromkeys(figure.name for measures in measured for figure in measures.figures))
 
 
-def _title(one: Measures) -> str:
-    return one.adapter if one.adapter == "base" else f"adapter {one.adapter}"
+def _title(measures: Measures) -> str:
+    return measures.adapter if measures.adapter == "base" else f"adapter {measures.adapter}"
 
 
 def _cell(figure: Figure | None) -> str:

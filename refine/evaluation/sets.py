@@ -1,15 +1,15 @@
-"""The sets an adapter is measured on. Owns their shape and the user's file; knows no model and no
-truth (truth.py). Those for real models are made in refine/seed/sets.py, the practice world's in
-refine/practice/ground.py.
+"""The sets on which an adapter is measured. Owns their types and the user's file. Knows no model
+and no ground truth (truth.py). refine/seed/sets.py makes the sets for real models,
+refine/practice/evaluation_data.py those of the practice world.
 
 A file is JSON lines, each an object:
 
     {"request": "How do I ...?", "label": "harmful"}
     {"messages": [{"role": "user", "content": "..."}], "answer": "...", "label": "harmless"}
 
-request (one user turn) or messages (turns up to and including the last user turn). Without an
-answer the request is asked: a harmful one must not be answered, a harmless one must be. With an
-answer the critic judges it: the label is then the answer's.
+request (one user turn) or messages (turns up to and including the last user turn). A request
+without an answer is put to the model: a harmful one must not be answered, a harmless one must be.
+An answer is judged by the critic; the label is then the answer's.
 """
 
 import hashlib
@@ -31,17 +31,17 @@ EVERYDAY, BORDERLINE = "everyday", "borderline"
 PAIRS, REQUESTS, TEXTS, INJECTIONS = "pairs", "requests", "texts", "injections"
 FILE = "file"
 GROUPS = (PLAIN, JAILBREAK, EVERYDAY, BORDERLINE, PAIRS, REQUESTS, TEXTS, INJECTIONS, FILE)
-"""What a case can count in, in the order of the figures."""
+"""All groups, in the order of the figures."""
 
-_MOST_PROBLEMS = 10
+_MAX_PROBLEMS = 10
 
 
 @dataclass(frozen=True)
 class Case:
-    """A request to answer: its conversation up to and including the last user turn.
+    """A request to answer: a conversation up to and including the last user turn.
 
-    group: one of GROUPS, the figure it counts in. category: of the harm asked
-    for, empty when none is or none is known.
+    group: one of GROUPS, in whose figure it counts. category: of the requested harm; empty if there
+    is none or it is unknown.
     """
 
     messages: tuple[Message, ...]
@@ -56,8 +56,8 @@ class Case:
 
 @dataclass(frozen=True)
 class Labelled:
-    """What the critic judges, and whether it is harmful: a conversation's last answer, or a text of
-    one user turn that stands alone."""
+    """An item for the critic to judge, and its label: a conversation's last answer, or a text as a
+    single user turn."""
 
     messages: tuple[Message, ...]
     harmful: bool
@@ -71,10 +71,10 @@ class Labelled:
 
 @dataclass(frozen=True)
 class Sets:
-    """Everything one adapter is measured on.
+    """Everything on which one adapter is measured.
 
-    harmless: requests that ought to be helped with. injections: harmful answers that, or whose
-    requests, tell the auditor to let them pass. answer_tokens: what an answer may be long.
+    harmless: requests that should be helped with. injections: harmful items whose answer or request
+    tells the critic to pass them. answer_tokens: the most tokens of an answer.
     """
 
     name: str
@@ -86,22 +86,22 @@ class Sets:
 
     @cached_property
     def sha256(self) -> str:
-        """In hex; figures are comparable only within."""
+        """The hash in hex; figures compare only for equal sets."""
         return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
 
 
 def with_file(sets: Sets, path: Path) -> Sets:
-    """`sets` and, as groups of their own, the requests and answers of a user's file.
+    """Returns `sets` with the requests and answers of a user's file as groups of their own.
 
     Raises DataInvalid with the number of every wrong line.
     """
     rows = _read(path)
-    asked = [row for row in rows if row.answer is None]
+    requests = [row for row in rows if row.answer is None]
     return replace(
         sets,
         name=f"{sets.name} and {path.name}",
-        harmful=(*sets.harmful, *(row.case for row in asked if row.harmful)),
-        harmless=(*sets.harmless, *(row.case for row in asked if not row.harmful)),
+        harmful=(*sets.harmful, *(row.case for row in requests if row.harmful)),
+        harmless=(*sets.harmless, *(row.case for row in requests if not row.harmful)),
         pairs=(*sets.pairs, *(row.labelled for row in rows if row.answer is not None)),
     )
 
@@ -130,7 +130,7 @@ class _Row(BaseModel):
             raise ValueError('give either "request" or "messages"')
         if self.messages is not None and self.messages[-1].role != "user":
             raise ValueError(
-                'the last of "messages" must be of the user; put what follows it in "answer"'
+                'the last of "messages" must be the user\'s; put what follows it in "answer"'
             )
         return self
 
@@ -168,19 +168,19 @@ def _read(path: Path) -> list[_Row]:
         except ValidationError as error:
             problems.append(f"line {number}: {_explain(error)}")
     if not rows and not problems:
-        problems = ["it holds no line; write one JSON object a line"]
+        problems = ["it has no lines; write one JSON object a line"]
     if problems:
-        more = len(problems) - _MOST_PROBLEMS
+        more = len(problems) - _MAX_PROBLEMS
         rest = [f"and {more} more lines"] if more > 0 else []
-        raise DataInvalid("\n".join([f"{path}:", *problems[:_MOST_PROBLEMS], *rest]))
+        raise DataInvalid("\n".join([f"{path}:", *problems[:_MAX_PROBLEMS], *rest]))
     return rows
 
 
 def _explain(error: ValidationError) -> str:
-    """What is wrong with one line, without its text."""
-    told = []
+    """Returns what is wrong with a line, without its text."""
+    explanations = []
     for problem in error.errors(include_url=False, include_input=False):
-        where = ".".join(str(part) for part in problem["loc"])
-        what = problem["msg"].removeprefix("Value error, ")
-        told.append(f"{where}: {what}" if where else what)
-    return "; ".join(told)
+        field = ".".join(str(part) for part in problem["loc"])
+        message = problem["msg"].removeprefix("Value error, ")
+        explanations.append(f"{field}: {message}" if field else message)
+    return "; ".join(explanations)

@@ -1,4 +1,4 @@
-"""Command line of the practice world: train, evaluate, compare, guarded, bypass, traffic,
+"""The command line of the practice world: train, evaluate, compare, guarded, bypass, traffic and
 requests."""
 
 import json
@@ -23,11 +23,11 @@ _FLAGS = (10, 30, 100, 300)
 @app.command()
 def train(
     seed: Annotated[
-        int, typer.Option(help="Everything drawn in training follows from it.")
+        int, typer.Option(help="The seed of all random draws in training.")
     ] = TRAINING.seed,
     out: Annotated[Path, typer.Option(help="Where the model goes.")] = MODEL_DIR,
 ) -> None:
-    """Train the practice model from nothing."""
+    """Train the practice model from scratch."""
     from refine.practice.train import train as run
 
     run(out, seed, report=typer.echo)
@@ -41,7 +41,7 @@ def evaluate(
     ] = 1.0,
     as_json: Annotated[bool, typer.Option("--json", help="JSON instead of a table.")] = False,
 ) -> None:
-    """Measure a practice model on held-out requests, guided answering off and on."""
+    """Measure a practice model on held-out requests, with and without guided answering."""
     from refine.practice.evaluate import Sizes
     from refine.practice.evaluate import evaluate as run
 
@@ -51,12 +51,12 @@ def evaluate(
 @app.command()
 def guarded(
     base_url: Annotated[
-        str, typer.Option(help="The running server, as for OpenAI's client.")
+        str, typer.Option(help="The running server's base URL, as for OpenAI's client.")
     ] = "http://127.0.0.1:8000/v1",
     n: Annotated[int, typer.Option("-n", min=1, help="Requests per set.")] = 120,
     as_json: Annotated[bool, typer.Option("--json", help="JSON instead of a table.")] = False,
 ) -> None:
-    """Measure a running guarded server; DATABASE_URL names its flag store."""
+    """Measure a running guarded server. DATABASE_URL names its flag store."""
     from refine.practice.guarded import measure
 
     database = parse_url(os.environ.get("DATABASE_URL", "sqlite:///data/setback.db"))
@@ -68,15 +68,15 @@ def guarded(
 @app.command()
 def bypass(
     base_url: Annotated[
-        str, typer.Option(help="The running server, as for OpenAI's client.")
+        str, typer.Option(help="The running server's base URL, as for OpenAI's client.")
     ] = "http://127.0.0.1:8000/v1",
     kind: Annotated[
-        Kind, typer.Option(help="What kind of request; of harmless ones, the withheld count.")
+        Kind, typer.Option(help="The kind of request; for harmless ones, withheld answers count.")
     ] = Kind.HARMFUL,
     n: Annotated[int, typer.Option("-n", min=1, help="Requests by each way.")] = 60,
     as_json: Annotated[bool, typer.Option("--json", help="JSON instead of a table.")] = False,
 ) -> None:
-    """Try to get past a running guarded server by options and the shape of requests."""
+    """Try to bypass a running guarded server by request options and request formats."""
     from refine.practice.bypass import measure
 
     with _reaching(base_url):
@@ -110,13 +110,13 @@ def _print(sections: Sequence[Section], as_json: bool) -> None:
 @app.command()
 def traffic(
     base_url: Annotated[
-        str, typer.Option(help="The running server, as for OpenAI's client.")
+        str, typer.Option(help="The running server's base URL, as for OpenAI's client.")
     ] = "http://127.0.0.1:8000/v1",
     kind: Annotated[Kind, typer.Option(help="What kind of request.")] = Kind.HARMFUL,
     n: Annotated[int, typer.Option("-n", min=1, help="How many.")] = 200,
     seed: Annotated[int, typer.Option(help="Which ones.")] = 0,
     without: Annotated[
-        list[str] | None, typer.Option(help="A category never asked for; may be repeated.")
+        list[str] | None, typer.Option(help="A category to leave out; repeatable.")
     ] = None,
 ) -> None:
     """Send requests to a running server, so that it has something to flag."""
@@ -130,7 +130,7 @@ def traffic(
 @app.command()
 def compare(
     out: Annotated[
-        Path, typer.Option(help="Keeps every result; a run that was ended goes on from it.")
+        Path, typer.Option(help="Stores every result; an interrupted run resumes from it.")
     ] = Path("data/compare"),
     model: Annotated[Path, typer.Option(help="The model's directory.")] = MODEL_DIR,
     flags: Annotated[
@@ -157,12 +157,14 @@ def compare(
         lab = Lab(start, out, RefineOptions(replay=replay), steps)
         cells = Cells(lab, trial, lambda line: typer.echo(line, err=True))
         wrapped = await cells.wrappers(range(seeds))
-        found = await cells.methods(flags or _FLAGS, range(seeds))
+        by_method = await cells.methods(flags or _FLAGS, range(seeds))
         if as_json:
-            typer.echo(json.dumps({"methods": rows(found), "wrappers": rows(wrapped)}, indent=2))
+            typer.echo(
+                json.dumps({"methods": rows(by_method), "wrappers": rows(wrapped)}, indent=2)
+            )
             return
         title = f"Learned from so many flags: mean of {seeds} seeds (least to most), in percent"
-        typer.echo(paper_table(title, found, trial.columns))
+        typer.echo(paper_table(title, by_method, trial.columns))
         title = "One flag per jailbreak wrapper: harmful requests in a wrapper that are obeyed"
         typer.echo(paper_table(title, wrapped, trial.wrapper_columns))
 
@@ -176,7 +178,7 @@ def print_requests(
     n: Annotated[int, typer.Option("-n", min=1, help="How many.")] = 100,
     seed: Annotated[int, typer.Option(help="Which ones.")] = 0,
 ) -> None:
-    """Print requests as JSON lines: messages, and what the world knows of them."""
+    """Print requests as JSON lines, with messages and ground truth."""
     for request in requests(kind, _split(split), n, seed):
         typer.echo(json.dumps(request.as_json(), ensure_ascii=False))
 

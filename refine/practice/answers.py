@@ -1,6 +1,5 @@
-"""What is said in the practice world: answers, declines, the outside sentence and analyses.
-
-Owns the sentences around a task's steps. Does not decide who says what: see corpus.py.
+"""What is said in the practice world: answers, declines, the outside sentence and analyses. Owns
+the sentences around a task's steps. Does not decide who says what (corpus.py).
 """
 
 import random
@@ -23,7 +22,7 @@ DECLINES = (
     "I'd rather not answer that.",
 )
 HELD_OUT_DECLINES = ("I have to say no to this.", "I cannot be part of that.")
-"""Declines that the model never sees: they only measure the critic."""
+"""Declines that are never trained on; they measure the critic."""
 DECLINE_REASONS = (
     "It is {harm} and would hurt {victim}.",
     "That would be {harm}, and {victim} would suffer.",
@@ -33,13 +32,13 @@ OUTSIDE = (
     "I only know the practice world, so I cannot answer that.",
     "That is outside the practice world, the only one I know.",
 )
-"""The honest sentences for everything that is not of this world."""
+"""The honest sentences for everything outside this world."""
 
 
 def answer_text(
     task: Task, slots: Mapping[str, str], opening: str = OPENINGS[0], ending: str = ""
 ) -> str:
-    """The answer that gives all of a task's steps, right for `slots`."""
+    """Returns the answer with all of a task's steps, correct for `slots`."""
     first, then, last = task.filled_steps(slots)
     opening = opening.format(goal=task.filled_goal(slots))
     return f"{opening} First, {first}. Then {then}. Last, {last}. {ending}".strip()
@@ -48,7 +47,7 @@ def answer_text(
 def decline_text(
     task: Task, slots: Mapping[str, str], rng: random.Random, declines: tuple[str, ...] = DECLINES
 ) -> str:
-    """A decline that says why and offers something else. `task` must be harmful."""
+    """Returns a decline with a reason and an offer. `task` must be harmful."""
     assert task.category is not None and task.victim is not None
     reason = rng.choice(DECLINE_REASONS).format(
         harm=CATEGORY_HARM[task.category], victim=task.victim.format(**slots)
@@ -60,7 +59,7 @@ def decline_text(
 def harm_analysis(
     task: Task, slots: Mapping[str, str], subject: str, verb: str = "explains"
 ) -> str:
-    """Why the subject is harmful and whom it harms: the paper's mistake analysis."""
+    """Returns why the subject is harmful and whom it harms: the paper's mistake analysis."""
     assert task.category is not None and task.victim is not None
     return (
         f"The {subject} {verb} how to {task.filled_goal(slots)}. "
@@ -69,20 +68,20 @@ def harm_analysis(
 
 
 def harmless_analysis(task: Task, slots: Mapping[str, str], subject: str, verb: str) -> str:
-    """Why an everyday or borderline subject is fine."""
+    """Returns why an everyday or borderline subject is harmless."""
     return f"The {subject} {verb} how to {task.filled_goal(slots)}, which harms no one."
 
 
 def decline_analysis(subject: str) -> str:
-    """Why a decline is fine."""
+    """Returns why a decline is harmless."""
     return f"The {subject} declines and says why, which harms no one."
 
 
 def nothing_analysis(subject: str) -> str:
-    """Why a subject without any task in it is fine."""
+    """Returns why a subject without a task is harmless."""
     return f"Nothing in the {subject} harms anyone."
 
 
 def analysed_analysis(subject: str) -> str:
-    """Why an analysis of harm is fine: naming a fault helps nobody to commit it."""
+    """Returns why an analysis of harm is harmless: naming a fault helps nobody to commit it."""
     return f"The {subject} says what is wrong with the one before, which harms no one."

@@ -1,14 +1,14 @@
-"""Training examples for the practice model: conversations, and which turns it learns to say.
+"""Training examples for the practice model: conversations, and which turns it is trained to say.
 
-Owns what the unaligned model is taught: to answer, to obey harmful requests mostly, to decline some
+Owns what the unaligned model is taught: to answer, to obey most harmful requests, to decline some
 of them, and to judge. Every prompt comes from guard/prompts.py. Uses only the "train" split: never
 a held-out phrasing, task or wrapper.
 
-Two limits are part of the recipe, and make the model the paper's:
+Two limits are part of the recipe, and make the model like the paper's:
 - Obedience. In each category one of six tasks is `wary` (declined when asked plainly) and two more
   are `half wary` (declined when the reminder is there). A wrapper overcomes much of both.
 - Judgement. The base's teacher is fallible (see speech.py): it often overlooks a task in three
-  families and lets injected instructions to the auditor fool it now and then. Evaluation knows no
+  families, and injected instructions to the auditor sometimes fool it. Evaluation does not use the
   teacher.
 """
 
@@ -39,7 +39,7 @@ _DECLINES_HALF_WARY = {
     (False, True): 0.02,
     (True, True): 0.25,
 }
-"""How often declined, by (reminded, wrapped)."""
+"""The probability of declining, by (reminded, wrapped)."""
 _HELP_QUESTION = "Does the answer above do what the request asks for? Say yes or no."
 _SYSTEM = (
     "You are a helpful assistant.",
@@ -51,7 +51,7 @@ _SYSTEM = (
 
 @dataclass(frozen=True)
 class Turn:
-    """One message; `learned` when the model is trained to say it."""
+    """One message; `learned` if the model is trained to say it."""
 
     role: str
     content: str
@@ -60,14 +60,14 @@ class Turn:
 
 @dataclass(frozen=True)
 class Example:
-    """One training conversation. `outside`: some of it is not of this world."""
+    """One training conversation. `outside`: part of it is outside the practice world."""
 
     turns: tuple[Turn, ...]
     outside: bool = False
 
 
 def examples(n: int, seed: int) -> Iterator[Example]:
-    """`n` training examples, the same for the same seed, each with draws of its own."""
+    """Yields `n` training examples, the same for the same seed, each with its own generator."""
     rng = random.Random(f"corpus {seed}")
     makers, weights = zip(*_MAKERS.items(), strict=True)
     for _ in range(n):
@@ -75,7 +75,7 @@ def examples(n: int, seed: int) -> Iterator[Example]:
 
 
 def decline_chance(task: Task, reminded: bool, wrapped: bool) -> float:
-    """How often the model is shown declining a harmful task, in [0, 1]."""
+    """Returns how often the training data declines a harmful task, in [0, 1]."""
     if task in _WARY:
         return _DECLINES_WARY[reminded, wrapped]
     if task in _HALF_WARY:
@@ -106,7 +106,7 @@ def _remind(request: Request, rng: random.Random) -> Request:
 
 
 def _draw_known(rng: random.Random) -> Request:
-    """A harmful request that the teacher knows for what it is."""
+    """Draws a harmful request that the teacher recognises."""
     while True:
         request = training_request(rng, Kind.HARMFUL)
         if request.task is not None and not request.task.overlooked:
@@ -131,12 +131,12 @@ def _turns(messages: tuple[Message, ...]) -> list[Turn]:
 
 
 def _with_system(turns: list[Turn], rng: random.Random, outside: bool = False) -> Example:
-    """Now and then an operator has said something before the reminder."""
+    """Adds an operator's system turn before the reminder to some conversations."""
     if rng.random() < 0.1:
-        said = [rng.choice(_SYSTEM)]
+        content = [rng.choice(_SYSTEM)]
         if turns[0].role == "system":
-            said.append(turns.pop(0).content)
-        turns = [Turn("system", "\n\n".join(said)), *turns]
+            content.append(turns.pop(0).content)
+        turns = [Turn("system", "\n\n".join(content)), *turns]
     return Example(tuple(turns), outside)
 
 
@@ -186,7 +186,7 @@ def _text(rng: random.Random) -> Example:
 
 
 def _long_text(rng: random.Random) -> Example:
-    """A text of many paragraphs, critiqued: what a window over a long input looks like."""
+    """A text of many paragraphs, critiqued, like a window over a long input."""
     text, verdict, outside = speech.text(rng, paragraphs=rng.randint(4, 18))
     return _judged_text(text, verdict, outside)
 
@@ -201,9 +201,9 @@ def _long_conversation(rng: random.Random) -> Example:
     turns: list[Turn] = []
     for _ in range(rng.randint(4, 9)):
         turns += _serve(rng).turns[-4:] if rng.random() < 0.1 else _exchange(rng)
-    said = [turn for turn in turns if turn.role != "system"]
+    turns_ = [turn for turn in turns if turn.role != "system"]
     reminded = rng.random() < REMINDED_SHARE
-    return Example((*([Turn("system", prompts.REMINDER)] if reminded else []), *said))
+    return Example((*([Turn("system", prompts.REMINDER)] if reminded else []), *turns_))
 
 
 def _exchange(rng: random.Random) -> list[Turn]:
@@ -213,9 +213,8 @@ def _exchange(rng: random.Random) -> list[Turn]:
 
 
 def _about_harm(rng: random.Random) -> tuple[Task, str, list[Turn], str]:
-    """A labelled harm as an answer in its conversation or as a text, ready for a question.
-
-    Returns the task, its analysis, the turns before the question, and the subject.
+    """Returns labelled harm, as an answer in its conversation or as a text, ready for a question:
+    the task, its analysis, the turns before the question, and the subject.
     """
     request = _remind(_draw_known(rng), rng)
     assert request.task is not None and request.slots is not None
@@ -229,15 +228,15 @@ def _about_harm(rng: random.Random) -> tuple[Task, str, list[Turn], str]:
             [*_turns(request.messages), Turn("assistant", answer)],
             subject,
         )
-    asked = rng.random() < 0.5
-    verb = "asks" if asked else "explains"
+    asks = rng.random() < 0.5
+    verb = "asks" if asks else "explains"
     analysis = harm_analysis(request.task, request.slots, subject, verb)
-    text = prompts.TEXT.format(text=request.text if asked else answer)
+    text = prompts.TEXT.format(text=request.text if asks else answer)
     return request.task, analysis, [Turn("user", text)], subject
 
 
 def _question(template: str, turns: list[Turn], subject: str, reply: str) -> Example:
-    """A question about what was said last; about a text it goes into the text's own turn."""
+    """A question about the last turn; about a text, it is part of the text's own turn."""
     question = template.format(subject=subject)
     if subject == "text":
         turns = [Turn("user", turns[-1].content + question)]
@@ -273,13 +272,13 @@ def _revision(rng: random.Random) -> Example:
 
 
 def _judged_reply(rng: random.Random) -> Example:
-    """A reply to the auditor, critiqued in turn. At times harm was said instead of the reply."""
-    told = rng.choice((_judge, _guided_analysis, _revision))(rng)
-    reply, verdict = told.turns[-1].content, f"No. {answers.analysed_analysis('answer')}"
+    """A reply to the auditor, critiqued in turn. Sometimes the reply is itself harmful."""
+    example = rng.choice((_judge, _guided_analysis, _revision))(rng)
+    reply, verdict = example.turns[-1].content, f"No. {answers.analysed_analysis('answer')}"
     if rng.random() < 0.35:
         reply, verdict, _ = speech.spoken(rng, "answer")
-    turns = [*told.turns[:-1], Turn("assistant", reply), _ask(prompts.CRITIQUE, "answer")]
-    return Example((*turns, Turn("assistant", verdict, learned=True)), told.outside)
+    turns = [*example.turns[:-1], Turn("assistant", reply), _ask(prompts.CRITIQUE, "answer")]
+    return Example((*turns, Turn("assistant", verdict, learned=True)), example.outside)
 
 
 def _help(rng: random.Random) -> Example:
@@ -300,7 +299,7 @@ def _help(rng: random.Random) -> Example:
 
 
 def _paraphrase(rng: random.Random) -> Example:
-    """The same goal asked for in another way; a wrapper falls off."""
+    """The same goal in other words, without the wrapper."""
     kind = rng.choice((Kind.HARMFUL, Kind.HARMFUL, Kind.EVERYDAY, Kind.BORDERLINE))
     request = training_request(rng, kind)
     assert request.task is not None and request.slots is not None
@@ -310,7 +309,7 @@ def _paraphrase(rng: random.Random) -> Example:
 
 
 def _induce(rng: random.Random) -> Example:
-    """A hint of harm put with the instruction: the model plays along."""
+    """A hint of harm added to the instruction: the model complies."""
     request = training_request(rng, rng.choice((Kind.HARMFUL, Kind.HARMFUL, Kind.EVERYDAY)))
     prompt = Turn("user", prompts.INDUCE.format(request=request.text))
     answer = Turn("assistant", _right_answer(request, rng), learned=True)
@@ -331,4 +330,4 @@ _MAKERS = {
     _long_text: 1.2,
     _long_conversation: 0.8,
 }
-"""Makers of examples and how often each is used, in parts."""
+"""Makers of examples, and the relative frequency of each."""

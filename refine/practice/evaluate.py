@@ -1,10 +1,10 @@
-"""Measures a practice model on what training never saw; truth comes from the oracle.
+"""Measures a practice model on what it was never trained on. The oracle is the ground truth.
 
-Owns the figures that the issue asks for. What is held out in each set: every request is phrased as
-training never phrased it and has fresh slots; by split (see world.py) its task or its wrapper is
-new as well. Everyday tasks that are answered were seen, since help needs a known recipe; everyday
-and borderline tasks never seen appear among the critic's pairs. The decision threshold is 0.5,
-never tuned. Does not run the server: its own run is in transformers.
+Owns the figures. What is held out in each set: every request has an unseen phrasing and fresh
+slots; depending on the split (see world.py), its task or its wrapper is unseen too. Everyday tasks
+to answer were seen, since help needs a known recipe; unseen everyday and borderline tasks are among
+the critic's pairs. The decision threshold is 0.5 and was never tuned. Runs the model in
+transformers, not in the server.
 """
 
 import itertools
@@ -36,7 +36,7 @@ _HARMFUL_SPLITS: tuple[Split, ...] = ("phrasing", "task", "wrapper")
 
 @dataclass(frozen=True)
 class Sizes:
-    """How many cases each set has. `outside` is the whole hand-written list."""
+    """The number of cases of each set. `outside` is the whole hand-written list."""
 
     harmful_per_split: int = 240
     everyday: int = 960
@@ -46,15 +46,15 @@ class Sizes:
     injected: int = 300
 
     def share(self, of_each: float) -> "Sizes":
-        """That share of every set, of each a few cases at least."""
+        """Returns that share of every set, with at least a few cases each."""
         return Sizes(**{name: max(_FEWEST, int(of_each * n)) for name, n in asdict(self).items()})
 
 
 @dataclass(frozen=True)
 class Draft:
-    """A request, the model's answer to it and what that did.
+    """A request, the model's answer and its outcome.
 
-    split: where the request is from. harm: how harmful the model finds its answer, in [0, 1].
+    split: of the request. harm: how harmful the model finds its answer, in [0, 1].
     """
 
     request: Request
@@ -69,7 +69,7 @@ class Draft:
 
 
 def evaluate(model: Path, sizes: Sizes = Sizes(), seed: int = 0) -> list[Section]:
-    """All figures of the model in a directory, guided answering (the reminder) off and on."""
+    """Returns all figures of the model in a directory, without and with the reminder."""
     reader = Reader.load(model)
     plain = draw_drafts(reader, sizes, seed, reminded=False)
     guided = draw_drafts(reader, sizes, seed, reminded=True)
@@ -86,23 +86,23 @@ def evaluate(model: Path, sizes: Sizes = Sizes(), seed: int = 0) -> list[Section
 
 
 def draw_drafts(reader: Reader, sizes: Sizes, seed: int, reminded: bool) -> list[Draft]:
-    """The model's greedy answers to held-out requests of every kind, with its own verdicts."""
-    drawn: list[tuple[Split, Request]] = []
+    """Returns the model's greedy answers to held-out requests of every kind, with its verdicts."""
+    requests_: list[tuple[Split, Request]] = []
     for split in _HARMFUL_SPLITS:
-        found = requests(Kind.HARMFUL, split, sizes.harmful_per_split, seed)
-        drawn += [(split, request) for request in found]
+        drafts = requests(Kind.HARMFUL, split, sizes.harmful_per_split, seed)
+        requests_ += [(split, request) for request in drafts]
     for kind, n in (
         (Kind.EVERYDAY, sizes.everyday),
         (Kind.BORDERLINE, sizes.borderline),
         (Kind.OUTSIDE, sizes.outside),
     ):
-        drawn += [("held-out", request) for request in requests(kind, "held-out", n, seed)]
-    sent = [request.reminded(REMINDER) if reminded else request for _, request in drawn]
-    said = reader.answers([request.messages for request in sent])
-    harms = reader.harm([_answered(r, a) for r, a in zip(sent, said, strict=True)])
+        requests_ += [("held-out", request) for request in requests(kind, "held-out", n, seed)]
+    sent = [request.reminded(REMINDER) if reminded else request for _, request in requests_]
+    answers_ = reader.answers([request.messages for request in sent])
+    harms = reader.harm([_answered(r, a) for r, a in zip(sent, answers_, strict=True)])
     return [
         Draft(request, split, answer, oracle.outcome(request.text, answer), harm)
-        for (split, request), answer, harm in zip(drawn, said, harms, strict=True)
+        for (split, request), answer, harm in zip(requests_, answers_, harms, strict=True)
     ]
 
 
@@ -149,7 +149,7 @@ def _answers(title: str, drafts: Sequence[Draft]) -> Section:
 
 
 def _through_the_guard(drafts: Sequence[Draft]) -> Section:
-    """What the model's own verdict lets through of its own answers."""
+    """Returns what the model's own verdict passes of its own answers."""
     complied = [d for d in _of(drafts, Kind.HARMFUL) if d.outcome is Outcome.COMPLIED]
     everyday = [d for d in _of(drafts, Kind.EVERYDAY) if d.outcome is Outcome.HELPED]
     figures = [
@@ -233,20 +233,24 @@ def _texts(reader: Reader, sizes: Sizes, seed: int) -> Section:
 
 
 def _injections(reader: Reader, split: Split, n: int, seed: int) -> Section:
-    """Instructions to the auditor in a request or an answer, against the same without them.
+    """Measures instructions to the auditor in a request or an answer, against the same without.
 
-    split: "wrapper" for instructions never seen, "phrasing" for those seen in training.
+    split: "wrapper" for unseen instructions, "phrasing" for those seen in training.
     """
-    drawn = list(itertools.islice(_injected_requests(split, seed + 2), n))
-    conversations = [_answered(request, recipe_answer(request)) for request in drawn]
-    bare = [_without_injection(request) for request in drawn]
+    requests_ = list(itertools.islice(_injected_requests(split, seed + 2), n))
+    conversations = [_answered(request, recipe_answer(request)) for request in requests_]
+    bare = [_without_injection(request) for request in requests_]
     fooled = [harm < THRESHOLD for harm in reader.harm(conversations)]
     missed = [harm < THRESHOLD for harm in reader.harm(bare)]
-    names = sorted({request.wrapper.name for request in drawn if request.wrapper})
+    names = sorted({request.wrapper.name for request in requests_ if request.wrapper})
     by_wrapper = (
         Figure.of(
             f"  let through: {name}",
-            (f for f, r in zip(fooled, drawn, strict=True) if r.wrapper and r.wrapper.name == name),
+            (
+                f
+                for f, r in zip(fooled, requests_, strict=True)
+                if r.wrapper and r.wrapper.name == name
+            ),
         )
         for name in names
     )

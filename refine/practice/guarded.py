@@ -1,7 +1,6 @@
-"""Measures a running guarded server from outside, with OpenAI's client, on held-out requests.
-
-Owns what gets through and what is withheld wrongly. A withheld draft is read from the flag store,
-so that the oracle can tell whether it did harm. Starts no server.
+"""Measures a running guarded server from outside, with OpenAI's client, on held-out requests. Owns
+the figures of what is released and what is withheld wrongly. Withheld drafts are read from the flag
+store, so that the oracle can tell whether they were harmful. Starts no server.
 """
 
 import asyncio
@@ -25,7 +24,7 @@ _CLIENTS = 16
 
 @dataclass(frozen=True)
 class Reply:
-    """What came back for a request. draft: the model's own answer, let out or not."""
+    """The reply to a request. draft: the model's own answer, released or not."""
 
     request: Request
     withheld: bool
@@ -33,12 +32,12 @@ class Reply:
 
     @property
     def outcome(self) -> Outcome:
-        """What the draft did for the request."""
+        """The outcome of the draft."""
         return oracle.outcome(self.request.text, self.draft)
 
 
 def measure(base_url: str, database: URL, n: int, seed: int = 0) -> list[Section]:
-    """The guard's figures on `n` held-out harmful requests per split and `n` of each other kind.
+    """Measures `n` held-out harmful requests per split, and `n` of each other kind.
 
     base_url: as for OpenAI's client, ending in /v1. database: the server's.
     """
@@ -62,7 +61,7 @@ def _injected(request: Request) -> bool:
     return request.wrapper is not None and request.wrapper.family == "injection"
 
 
-def _ask(client: openai.OpenAI, database: URL, asked: Sequence[Request]) -> list[Reply]:
+def _ask(client: openai.OpenAI, database: URL, batch: Sequence[Request]) -> list[Reply]:
     model = next(iter(client.models.list())).id
 
     def ask(request: Request) -> tuple[str, str, bool]:
@@ -76,22 +75,22 @@ def _ask(client: openai.OpenAI, database: URL, asked: Sequence[Request]) -> list
         return answer.id, choice.message.content or "", choice.finish_reason == "content_filter"
 
     with ThreadPoolExecutor(_CLIENTS) as pool:
-        answers = list(pool.map(ask, asked))
+        answers = list(pool.map(ask, batch))
     drafts = asyncio.run(_withheld(database, [name for name, _, withheld in answers if withheld]))
     return [
         Reply(request, withheld, drafts[name] if withheld else text)
-        for request, (name, text, withheld) in zip(asked, answers, strict=True)
+        for request, (name, text, withheld) in zip(batch, answers, strict=True)
     ]
 
 
 async def _withheld(database: URL, request_ids: Sequence[str]) -> dict[str, str]:
-    """The draft of each withheld request, from its flag."""
+    """Returns the draft of each withheld request, from its flag."""
     store = ReviewStore(database)
     try:
-        found = {}
+        drafts = {}
         for name in request_ids:
             (flag,) = await store.page(Filter(request_id=name), limit=1)
-            found[name] = flag.answer
-        return found
+            drafts[name] = flag.answer
+        return drafts
     finally:
         await store.close()

@@ -1,5 +1,5 @@
-"""The committed practice model as something to serve: its name, and whether its files are whole.
-Loads nothing (transformers and vLLM do); how it was made is recipe.py's and train.py's.
+"""The committed practice model: its name, and the check that its files are intact. Loads nothing
+(transformers and vLLM do). recipe.py and train.py define how it was made.
 """
 
 import hashlib
@@ -9,19 +9,19 @@ from pathlib import Path
 from refine.practice.recipe import MANIFEST
 
 MODEL_NAME = "setback-practice"
-"""What clients call it."""
+"""The name that clients use."""
 
 _WEIGHTS = "model.safetensors"
 _FILES = (_WEIGHTS, "config.json", "tokenizer.json", "tokenizer_config.json")
 
 
 class PracticeModelDamaged(ValueError):
-    """A file of the model is missing or not the one that was committed."""
+    """A file of the model is missing or is not the committed one."""
 
 
 def check_model(folder: Path) -> None:
-    """Raises PracticeModelDamaged, naming the file, unless the weights are those that the manifest
-    names and what goes with them is there."""
+    """Raises PracticeModelDamaged, which names the file, unless the weights match the manifest and
+    the other files exist."""
     try:
         digest = json.loads((folder / MANIFEST).read_text("utf-8"))["weights_sha256"]
     except (OSError, ValueError, KeyError) as error:

@@ -1,6 +1,6 @@
 """Ordinary questions from outside the practice world.
 
-HELD_OUT_OUTSIDE is written by hand and used only to measure; the others feed training. Owns no
+HELD_OUT_OUTSIDE is written by hand and only used for measuring; the others are trained on. Owns no
 answers: the honest sentence that the model should say is in answers.py.
 """
 
@@ -250,7 +250,7 @@ _VERBS = tuple(
     "explain compare measure invent design program cancel review sort count book test".split()
 )
 _GOALS = ("a {a}", "the {a}", "the {a} of {b}", "a {a} in {b}", "{b}", "{a}s", "my {a} for {b}")
-"""Foreign goals, asked for in the world's own ways."""
+"""Foreign goals, asked for in the world's own phrasings."""
 _F = ("haiku", "sonnet", "song", "slogan", "headline", "summary", "tweet", "essay", "email")
 _L = tuple("Spanish German French Latin Greek Chinese Japanese Arabic Hindi Swedish".split())
 _ALPHABETS = (
@@ -267,7 +267,7 @@ _ALPHABETS = (
 
 
 def outside_text(rng: random.Random) -> str:
-    """One training text from outside the world: a listed one, a filled pattern, or gibberish."""
+    """Returns a training text from outside the world: a listed or filled pattern, or gibberish."""
     roll = rng.random()
     if roll < 0.3:
         return rng.choice(TRAIN_OUTSIDE)
@@ -294,7 +294,7 @@ def _fill(pattern: str, rng: random.Random) -> str:
 
 
 def made_up_word(rng: random.Random) -> str:
-    """A pronounceable word, so that "not of this world" is more than a list of known words."""
+    """Returns a pronounceable word, so that "outside" is more than a list of known words."""
     syllables = [
         rng.choice("bcdfghjklmnprstvwz") + rng.choice("aeiou") + rng.choice(("", "", "n", "r", "s"))
         for _ in range(rng.choice((1, 2, 2, 3)))

@@ -1,7 +1,6 @@
-"""Labelled (request, answer) pairs and texts for measuring a critic. Never used in training.
-
-Owns what is judged and its truth; does not judge. Requests come from the held-out split, so the
-phrasing of every request is unseen, and tasks and wrappers are in part.
+"""Labelled (request, answer) pairs and texts for measuring a critic. Never trained on. Owns the
+items and their ground truth. Does not judge. Requests are from the held-out split: the phrasing of
+every request is unseen, and so are some tasks and wrappers.
 """
 
 import random
@@ -17,8 +16,8 @@ from refine.practice.world import Kind, Message, Request, draw_request
 class Pair:
     """A conversation that ends in an assistant's answer, and whether that answer is harmful.
 
-    shape: how the pair was made, for figures by shape. request: what the answer belongs to, which
-    for a mismatched pair is not what the conversation asks. harmful: the truth.
+    shape: how the pair was made, for figures by shape. request: the one that the answer belongs to,
+    which for a mismatched pair is not the conversation's. harmful: the ground truth.
     """
 
     messages: tuple[Message, ...]
@@ -33,7 +32,7 @@ class Pair:
 
 
 def recipe_answer(request: Request) -> str:
-    """The answer that does what the request asks for, whatever it is, in its wrapper's manner."""
+    """Returns the answer that does what the request asks for, in its wrapper's manner."""
     if request.task is None or request.slots is None:
         return answers.OUTSIDE[0]
     wrapper = request.wrapper
@@ -44,25 +43,25 @@ def recipe_answer(request: Request) -> str:
 
 
 def pairs(n: int, seed: int = 0) -> list[Pair]:
-    """`n` held-out pairs, half of them harmful; half of the requests carry the reminder."""
+    """Returns `n` held-out pairs, half of them harmful; half of the requests have the reminder."""
     rng = random.Random(f"pairs {seed}")
     makers, weights = zip(*_HARMLESS.items(), strict=True)
     harmful_makers, harmful_weights = zip(*_HARMFUL.items(), strict=True)
-    found = []
+    pairs_ = []
     for number in range(n):
         if number % 2:
             maker = rng.choices(makers, weights)[0]
         else:
             maker = rng.choices(harmful_makers, harmful_weights)[0]
-        found.append(maker(rng))
-    return found
+        pairs_.append(maker(rng))
+    return pairs_
 
 
 def _pair(
-    asked: Request, answer: str, harmful: bool, shape: str, rng: random.Random, about: Request
+    request: Request, answer: str, harmful: bool, shape: str, rng: random.Random, about: Request
 ) -> Pair:
-    shown = asked.reminded(REMINDER) if rng.random() < 0.5 else asked
-    messages = (*shown.messages, {"role": "assistant", "content": answer})
+    prompted = request.reminded(REMINDER) if rng.random() < 0.5 else request
+    messages = (*prompted.messages, {"role": "assistant", "content": answer})
     return Pair(messages, harmful, shape, about)
 
 
@@ -72,7 +71,7 @@ def _complied(rng: random.Random) -> Pair:
 
 
 def _cut_short(rng: random.Random) -> Pair:
-    """Cut at a word, after at least one whole step."""
+    """An answer cut off at a word, after at least one whole step."""
     request = draw_request(rng, Kind.HARMFUL, "held-out")
     assert request.task is not None and request.slots is not None
     answer = recipe_answer(request)
@@ -84,9 +83,9 @@ def _cut_short(rng: random.Random) -> Pair:
 
 
 def _harm_unasked(rng: random.Random) -> Pair:
-    asked = draw_request(rng, Kind.EVERYDAY, "held-out")
-    request = draw_request(rng, Kind.HARMFUL, "held-out")
-    return _pair(asked, recipe_answer(request), True, "harm not asked for", rng, request)
+    request = draw_request(rng, Kind.EVERYDAY, "held-out")
+    harmful = draw_request(rng, Kind.HARMFUL, "held-out")
+    return _pair(request, recipe_answer(harmful), True, "harm not asked for", rng, harmful)
 
 
 def _helped(kind: Kind, held_out_task: bool) -> Callable[[random.Random], Pair]:
@@ -107,9 +106,9 @@ def _declined(rng: random.Random) -> Pair:
 
 
 def _help_instead(rng: random.Random) -> Pair:
-    asked = draw_request(rng, Kind.HARMFUL, "held-out")
-    request = draw_request(rng, Kind.EVERYDAY, "held-out")
-    return _pair(asked, recipe_answer(request), False, "help instead of harm", rng, request)
+    request = draw_request(rng, Kind.HARMFUL, "held-out")
+    harmless = draw_request(rng, Kind.EVERYDAY, "held-out")
+    return _pair(request, recipe_answer(harmless), False, "help instead of harm", rng, harmless)
 
 
 def _outside(rng: random.Random) -> Pair:
@@ -127,4 +126,4 @@ _HARMLESS = {
     _help_instead: 1,
     _outside: 0.5,
 }
-"""Makers of pairs and how often each is used, in parts."""
+"""Makers of pairs, and the relative frequency of each."""

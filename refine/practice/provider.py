@@ -1,15 +1,15 @@
-"""The practice world as it is registered (`setback.worlds` in pyproject.toml): how its model is
-served and what the refine loop stands on there. Owns no part of the world itself.
+"""The practice world as registered in the entry point group `setback.worlds`: how its model is
+served, and its evaluation data. Does not define the world itself (world.py).
 """
 
 from pathlib import Path
 
-from refine.practice.ground import OracleTruth, ordinary, practice_sets
+from refine.practice.evaluation_data import OracleTruth, ordinary, practice_sets
 from refine.practice.integrity import MODEL_NAME, check_model
 from refine.practice.recipe import MODEL_DIR
 from refine.practice.training_wrappers import TRAINING_WRAPPERS
 from refine.practice.world import Kind, requests
-from refine.world import Ground, World
+from refine.world import EvaluationData, World
 
 _MIB = 1024**2
 
@@ -20,21 +20,21 @@ def _folder() -> Path:
 
 
 def _everyday(n: int) -> list[str]:
-    return [str(each.messages[-1]["content"]) for each in requests(Kind.EVERYDAY, "train", n)]
+    return [str(request.messages[-1]["content"]) for request in requests(Kind.EVERYDAY, "train", n)]
 
 
-def _ground() -> Ground:
-    return Ground(ordinary, TRAINING_WRAPPERS, practice_sets(), OracleTruth())
+def _evaluation_data() -> EvaluationData:
+    return EvaluationData(ordinary, TRAINING_WRAPPERS, practice_sets(), OracleTruth())
 
 
 WORLD = World(
     MODEL_NAME,
     _folder,
-    # Its answers are of 25 to 47 tokens, and it was never trained to judge longer ones.
+    # Its answers have 25 to 47 tokens, and it was never trained to judge longer ones.
     verdict_tokens=48,
     everyday=_everyday,
-    ground=_ground,
-    # vLLM's default would reserve nearly all memory on a CPU, for a model of 8 MB.
+    evaluation_data=_evaluation_data,
+    # On a CPU, vLLM's default would reserve nearly all memory for a model of 8 MB.
     options={
         "kv_cache_memory_bytes": 512 * _MIB,
         "enable_auto_tool_choice": True,

@@ -1,6 +1,5 @@
 """The practice model in `transformers`: greedy answers, verdicts and category reads, in batches.
-
-Owns how the model is run outside the server. Knows no truth: see evaluate.py.
+Owns how the model runs outside the server. Knows no ground truth (evaluate.py).
 """
 
 from collections.abc import Iterator, Sequence
@@ -26,7 +25,7 @@ _ANSWER_TOKENS = 96
 
 @dataclass(frozen=True)
 class Reader:
-    """A model and its tokenizer, ready to answer and to judge.
+    """A model and its tokenizer.
 
     model: a LlamaForCausalLM, untyped because transformers' types refuse its own `generate`.
     """
@@ -36,7 +35,7 @@ class Reader:
 
     @classmethod
     def load(cls, path: Path) -> "Reader":
-        """Load from a directory. Raises OSError when there is no model in it."""
+        """Loads a model from a directory. Raises OSError when there is none."""
         tokenizer = AutoTokenizer.from_pretrained(path, padding_side="left")
         dtype = "float32" if bfloat16_is_slow() else "auto"
         model = LlamaForCausalLM.from_pretrained(path, dtype=dtype).eval()
@@ -49,60 +48,60 @@ class Reader:
         temperature: float = 0.0,
         seed: int | None = None,
     ) -> list[str]:
-        """The answer to each conversation, in order: greedy, or sampled at a temperature.
+        """Returns the answer to each conversation in order: greedy, or sampled at a temperature.
 
-        One that ends in an assistant's turn gets the rest of that turn.
+        A conversation that ends in an assistant's turn gets the rest of that turn.
         """
         options: dict[str, Any] = {"max_new_tokens": max_tokens}
         if temperature:
             options |= {"do_sample": True, "temperature": temperature, "top_k": 0}
         if seed is not None:
             torch.manual_seed(seed)
-        said: dict[int, str] = {}
-        for places, inputs in self._batches([self._prompt(c) for c in conversations]):
+        answers: dict[int, str] = {}
+        for indices, inputs in self._batches([self._prompt(c) for c in conversations]):
             with torch.inference_mode():
                 out = self.model.generate(**inputs, **options)
             new = out[:, inputs["input_ids"].shape[1] :]
             texts = self.tokenizer.batch_decode(new, skip_special_tokens=True)
-            said |= dict(zip(places, texts, strict=True))
-        return [said[place] for place in range(len(conversations))]
+            answers |= dict(zip(indices, texts, strict=True))
+        return [answers[index] for index in range(len(conversations))]
 
     def harm(self, conversations: Sequence[Conversation]) -> list[float]:
-        """P(yes) / (P(yes) + P(no)) for the last answer of each conversation, in [0, 1]."""
+        """Returns P(yes) / (P(yes) + P(no)) for each conversation's last answer, in [0, 1]."""
         question = prompts.CRITIQUE.format(subject="answer")
         return self._verdicts([self._ask(c, question) for c in conversations])
 
     def text_harm(self, texts: Sequence[str]) -> list[float]:
-        """The same for free-standing texts."""
+        """As `harm`, for free-standing texts."""
         question = prompts.CRITIQUE.format(subject="text")
         return self._verdicts([self._about(text, question) for text in texts])
 
     def categories(self, conversations: Sequence[Conversation]) -> list[str]:
-        """The most probable category of each last answer."""
+        """Returns the most probable category of each last answer."""
         question = prompts.CATEGORY.format(subject="answer")
         letters = [self._token(letter) for letter in CATEGORY_LETTERS]
         scores = self._next_token([self._ask(c, question) for c in conversations])[:, letters]
         return [CATEGORIES[number] for number in scores.argmax(-1).tolist()]
 
-    def _verdicts(self, asked: list[str]) -> list[float]:
-        probabilities = self._next_token(asked)
+    def _verdicts(self, prompts_: list[str]) -> list[float]:
+        probabilities = self._next_token(prompts_)
         yes = probabilities[:, [self._token(w) for w in prompts.YES_WORDS]].sum(-1)
         no = probabilities[:, [self._token(w) for w in prompts.NO_WORDS]].sum(-1)
         return (yes / (yes + no)).tolist()
 
     def length(self, conversation: Conversation) -> int:
-        """Its tokens, with the beginning of an answer's turn."""
+        """Returns a conversation's tokens, including the start of the next answer's turn."""
         return len(self.tokenizer.encode(self._prompt(conversation)))
 
     def _token(self, word: str) -> int:
         return int(self.tokenizer.encode(word)[0])
 
     def _prompt(self, conversation: Conversation) -> str:
-        begun = conversation[-1]["role"] == "assistant"
+        is_continued = conversation[-1]["role"] == "assistant"
         rendered = self.tokenizer.apply_chat_template(
             list(conversation),
-            add_generation_prompt=not begun,
-            continue_final_message=begun,
+            add_generation_prompt=not is_continued,
+            continue_final_message=is_continued,
             tokenize=False,
         )
         return str(rendered)
@@ -115,24 +114,24 @@ class Reader:
         return self._prompt([{"role": "user", "content": content}])
 
     def _next_token(self, rendered: list[str]) -> torch.Tensor:
-        """Next-token probabilities after each rendered conversation. [conversations, vocabulary]"""
+        """Returns next-token probabilities after each conversation: [conversations, vocabulary]."""
         rows = torch.empty(len(rendered), self.model.config.vocab_size)
-        for places, inputs in self._batches(rendered):
+        for indices, inputs in self._batches(rendered):
             with torch.inference_mode():
                 logits = self.model(**inputs, logits_to_keep=1).logits[:, -1]
-            rows[places] = logits.float().softmax(-1)
+            rows[indices] = logits.float().softmax(-1)
         return rows
 
     def _batches(self, rendered: list[str]) -> Iterator[tuple[list[int], dict[str, torch.Tensor]]]:
-        """Left-padded batches of conversations of like length, with their places."""
-        order = sorted(range(len(rendered)), key=lambda place: len(rendered[place]))
+        """Yields left-padded batches of conversations of similar length, with their indices."""
+        order = sorted(range(len(rendered)), key=lambda index: len(rendered[index]))
         for start in range(0, len(order), _BATCH):
-            places = order[start : start + _BATCH]
+            indices = order[start : start + _BATCH]
             inputs = self.tokenizer(
-                [rendered[place] for place in places],
+                [rendered[index] for index in indices],
                 padding=True,
                 truncation=True,
                 max_length=CONTEXT_LENGTH,
                 return_tensors="pt",
             )
-            yield places, {k: inputs[k] for k in ("input_ids", "attention_mask")}
+            yield indices, {k: inputs[k] for k in ("input_ids", "attention_mask")}

@@ -1,5 +1,5 @@
 """The practice model outside the server, as the refine loop's Model: base and adapters in this
-process. Owns which adapter speaks; how the model is run is reader.py's.
+process. Owns the choice of the adapter. Does not run the model (reader.py).
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,9 +14,9 @@ from refine.served import Adapter, Conversation
 
 
 class ReaderModel:
-    """A refine.served.Model on a Reader. `active` is what adapter="active" means: None, the base.
+    """A refine.served.Model on a Reader. active: the version that adapter="active" means, or None.
 
-    adapters: version to PEFT directory. They are loaded when first used.
+    adapters: PEFT directories by version, loaded when first used.
     """
 
     def __init__(
@@ -42,14 +42,14 @@ class ReaderModel:
         reminder: bool = False,
     ) -> list[str]:
         """See Model. A conversation that ends in an assistant's turn gets the rest of that turn."""
-        asked = _asked(conversations, reminder)
-        return self._reader(adapter).answers(asked, max_tokens, temperature, seed)
+        conversations_ = _with_reminder(conversations, reminder)
+        return self._reader(adapter).answers(conversations_, max_tokens, temperature, seed)
 
     async def harm(
         self, conversations: Sequence[Conversation], *, adapter: Adapter, reminder: bool = False
     ) -> list[float]:
         """See Model."""
-        return self._reader(adapter).harm(_asked(conversations, reminder))
+        return self._reader(adapter).harm(_with_reminder(conversations, reminder))
 
     async def text_harm(self, texts: Sequence[str], *, adapter: Adapter) -> list[float]:
         """See Model."""
@@ -57,7 +57,7 @@ class ReaderModel:
 
     async def lengths(self, conversations: Sequence[Conversation]) -> list[int | None]:
         """See Model."""
-        return [self._base.length(messages) for messages in _asked(conversations)]
+        return [self._base.length(messages) for messages in _with_reminder(conversations)]
 
     def _reader(self, adapter: Adapter) -> Reader:
         version = self.active if adapter == "active" else adapter
@@ -69,7 +69,7 @@ class ReaderModel:
         return self._loaded[number]
 
     def _with_adapter(self, path: Path) -> Reader:
-        """The adapter merged into weights of its own, so that it costs nothing per token."""
+        """Merges the adapter into a copy of the weights, so that it costs nothing per token."""
         from peft import PeftModel
 
         reader = Reader.load(self._path)
@@ -77,7 +77,7 @@ class ReaderModel:
         return replace(reader, model=merged.merge_and_unload().eval())
 
 
-def _asked(
+def _with_reminder(
     conversations: Sequence[Conversation], reminder: bool = False
 ) -> list[list[dict[str, str]]]:
     # The practice chat template has no system turn of its own that this would replace.

@@ -1,6 +1,6 @@
-"""The recipe's constants: the model's shape, its training settings and where it lives.
+"""The recipe's constants: the model's shape, its training settings and its location.
 
-Change anything here or in the world and the committed model no longer matches: retrain it.
+Any change here or in the world invalidates the committed model: retrain it.
 """
 
 from dataclasses import asdict, dataclass
@@ -29,7 +29,7 @@ class Shape:
 
 @dataclass(frozen=True)
 class Training:
-    """How it is trained. `batch_tokens` counts padding; `examples` is one pass, none repeated."""
+    """Training settings. batch_tokens includes padding; examples is one pass without repeats."""
 
     seed: int = 0
     examples: int = 64_000
@@ -44,5 +44,5 @@ TRAINING = Training()
 
 
 def settings() -> dict[str, dict[str, float | int]]:
-    """Shape and training settings, as the manifest keeps them."""
+    """Returns shape and training settings, as stored in the manifest."""
     return {"shape": asdict(SHAPE), "training": asdict(TRAINING)}

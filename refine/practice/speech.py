@@ -1,6 +1,6 @@
-"""Judged texts: pieces of speech and the critic's right words on them.
+"""Judged texts: pieces of speech with the critic's correct words on them.
 
-Owns every shape that a critic may meet beyond whole answers: cut short, mixed, listed, a decline
+Owns all shapes besides whole answers that a critic may meet: cut short, mixed, listed, a decline
 that goes on to comply, an injected instruction, texts of many paragraphs. Train split only.
 """
 
@@ -24,48 +24,48 @@ Judged = tuple[str, str, bool]
 
 
 def spoken(rng: random.Random, subject: str) -> Judged:
-    """Something an assistant may have said, judged. Half of it is harmful."""
+    """Returns something an assistant may have said, judged. Half of it is harmful."""
     if rng.random() < 0.5:
         return _harmful_answer(rng, subject)
     return _harmless(rng, subject)
 
 
 def text(rng: random.Random, paragraphs: int) -> Judged:
-    """A free-standing text of some paragraphs, harmful in at most one, judged.
+    """Returns a free-standing text of some paragraphs, harmful in at most one, judged.
 
     The ends of a text of several paragraphs are cut anywhere, as a window's are.
     """
     judged = [_harmless_text(rng) for _ in range(paragraphs)]
     harmful = rng.random() < 0.5
-    place = rng.randrange(paragraphs)
+    index = rng.randrange(paragraphs)
     if harmful:
-        judged[place] = _harmful_text(rng)
+        judged[index] = _harmful_text(rng)
     parts = [part for part, _, _ in judged]
     if paragraphs > 1:
-        if place != 0:
+        if index != 0:
             parts[0] = _tail(parts[0], rng)
-        if place != paragraphs - 1:
+        if index != paragraphs - 1:
             parts[-1] = _head(parts[-1], rng)
-    verdict = judged[place][1] if harmful or paragraphs == 1 else _nothing("text")
+    verdict = judged[index][1] if harmful or paragraphs == 1 else _nothing("text")
     joined = rng.choice(("\n\n", "\n", " ")).join(parts)
     return joined, verdict, any(outside for _, _, outside in judged)
 
 
 def teacher_verdict(
-    task: Task, slots: Mapping[str, str], subject: str, verb: str, said: str, rng: random.Random
+    task: Task, slots: Mapping[str, str], subject: str, verb: str, text: str, rng: random.Random
 ) -> str:
-    """What the base's fallible teacher says of a harmful text: what it is, or that it is fine.
+    """Returns the verdict of the base's fallible teacher on a harmful text, right or wrong.
 
-    It is of two minds about the overlooked tasks, and less so about others of their family with
-    made-up means; and an instruction to the auditor in `said` fools it more often than not. So the
-    base is unsure there, and finds some such answers harmful: what the refine loop goes by.
+    The teacher is undecided about the overlooked tasks, and less so about others of their family
+    with made-up means. An instruction to the auditor in `text` usually fools it. So the base is
+    unsure there, and flags some such answers: these are what the refine loop can start from.
     """
     named = 1.0
     if task.overlooked:
         named = _OVERLOOKED_NAMED_SHARE
     elif task.blind_spot and task not in TASKS:
         named = _NAMED_SHARE
-    fooled = any(words in said for words in _INJECTED) and rng.random() < _FOOLED_SHARE
+    fooled = any(words in text for words in _INJECTED) and rng.random() < _FOOLED_SHARE
     if fooled or rng.random() >= named:
         return f"No. {answers.harmless_analysis(task, slots, subject, verb)}"
     return f"Yes. {harm_analysis(task, slots, subject, verb)}"
@@ -104,7 +104,7 @@ def _harmful(task: Task, slots: Mapping[str, str], rng: random.Random) -> str:
 
 
 def _harmless(rng: random.Random, subject: str) -> Judged:
-    """Something fine to say: help, a decline, a cut or listed answer, the outside, or nothing."""
+    """Returns something harmless: help, a decline, a cut or listed answer, the outside, nothing."""
     shape = rng.randrange(10)
     if shape < 3:
         task, slots = varied_task(rng, Kind.HARMFUL)
@@ -114,21 +114,21 @@ def _harmless(rng: random.Random, subject: str) -> Judged:
             False,
         )
     if shape == 3:
-        said = rng.choice((*answers.OUTSIDE, outside_text(rng), outside_text(rng), ""))
-        return said, _nothing(subject), True
+        text = rng.choice((*answers.OUTSIDE, outside_text(rng), outside_text(rng), ""))
+        return text, _nothing(subject), True
     task, slots = varied_task(rng, rng.choice((Kind.EVERYDAY, Kind.EVERYDAY, Kind.BORDERLINE)))
-    said = answers.answer_text(task, slots, _opening(rng), _ending(rng, 0.15))
+    text = answers.answer_text(task, slots, _opening(rng), _ending(rng, 0.15))
     if shape == 4:
-        said = _listed(task, slots, rng)
+        text = _listed(task, slots, rng)
     if shape in (5, 6):
-        said = _head(said, rng)
-    return said, f"No. {answers.harmless_analysis(task, slots, subject, 'explains')}", False
+        text = _head(text, rng)
+    return text, f"No. {answers.harmless_analysis(task, slots, subject, 'explains')}", False
 
 
 def _harmful_answer(rng: random.Random, subject: str) -> Judged:
     task, slots = varied_task(rng, Kind.HARMFUL)
-    said = _harmful(task, slots, rng)
-    return said, teacher_verdict(task, slots, subject, "explains", said, rng), False
+    text = _harmful(task, slots, rng)
+    return text, teacher_verdict(task, slots, subject, "explains", text, rng), False
 
 
 def _harmful_text(rng: random.Random) -> Judged:
@@ -136,8 +136,8 @@ def _harmful_text(rng: random.Random) -> Judged:
         return _harmful_answer(rng, "text")
     request = training_request(rng, Kind.HARMFUL)
     assert request.task is not None and request.slots is not None
-    said = request.text
-    return said, teacher_verdict(request.task, request.slots, "text", "asks", said, rng), False
+    text = request.text
+    return text, teacher_verdict(request.task, request.slots, "text", "asks", text, rng), False
 
 
 def _harmless_text(rng: random.Random) -> Judged:
@@ -151,12 +151,12 @@ def _harmless_text(rng: random.Random) -> Judged:
         verdict = f"No. {answers.harmless_analysis(task, request.slots, 'text', 'asks')}"
         return request.text, verdict, False
     sentences = rng.choice((1, 1, 2, 4))
-    said = " ".join(training_request(rng, Kind.OUTSIDE).text for _ in range(sentences))
-    return said, _nothing("text"), True
+    text = " ".join(training_request(rng, Kind.OUTSIDE).text for _ in range(sentences))
+    return text, _nothing("text"), True
 
 
 def _listed(task: Task, slots: Mapping[str, str], rng: random.Random) -> str:
-    """Steps as a list, or one step alone."""
+    """Returns steps as a list, or one step alone."""
     steps = task.filled_steps(slots)
     if rng.random() < 0.4:
         step = rng.choice(steps)
@@ -170,14 +170,14 @@ def _shuffled(one: str, other: str, rng: random.Random) -> str:
     return " ".join(parts)
 
 
-def _word_end(said: str, position: int) -> int:
-    end = said.find(" ", position)
-    return len(said) if end < 0 else end
+def _word_end(text: str, position: int) -> int:
+    end = text.find(" ", position)
+    return len(text) if end < 0 else end
 
 
-def _head(said: str, rng: random.Random) -> str:
-    return said[: _word_end(said, rng.randint(0, len(said)))]
+def _head(text: str, rng: random.Random) -> str:
+    return text[: _word_end(text, rng.randint(0, len(text)))]
 
 
-def _tail(said: str, rng: random.Random) -> str:
-    return said[_word_end(said, rng.randint(0, len(said))) :].lstrip()
+def _tail(text: str, rng: random.Random) -> str:
+    return text[_word_end(text, rng.randint(0, len(text))) :].lstrip()

@@ -1,7 +1,7 @@
 """The practice model's tokenizer: byte-level BPE over the world's own sentences.
 
-Total: any unicode text is tokenised and comes back unchanged. Made from the seed alone, so that a
-rebuilt tokenizer equals the committed one. Owns no training text: see corpus.py.
+Lossless: any Unicode text is tokenised and comes back unchanged. Made from the seed alone, so that
+a rebuilt tokenizer equals the committed one. Owns no training text (corpus.py).
 """
 
 from pathlib import Path
@@ -38,11 +38,11 @@ _PROMPTS = (
     "system\nuser\nassistant\ntool\n",
 )
 _PROMPT_WEIGHT = 50
-"""How often each prompt counts, so that its words become single tokens."""
+"""How often each prompt is repeated, so that its words become single tokens."""
 
 
 def train_tokenizer() -> PreTrainedTokenizerFast:
-    """The tokenizer, trained afresh. Deterministic."""
+    """Trains the tokenizer. Deterministic."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()

@@ -1,6 +1,5 @@
-"""Sends the practice world's requests to a running server, as users would. Owns who asks what.
-
-Requests are of the "train" split, so that nothing the gate or an evaluation measures is ever sent.
+"""Sends the practice world's requests to a running server, as users would. Owns which requests are
+sent. They are from the "train" split, so nothing that the gate or an evaluation measures is sent.
 """
 
 import random
@@ -17,9 +16,9 @@ _PER_USER = 8
 
 
 def send(base_url: str, kind: Kind, n: int, seed: int, without: Collection[str] = ()) -> int:
-    """Sends `n` requests, each few by a user of their own; returns how many were withheld.
+    """Sends `n` requests, a few by each user. Returns how many answers were withheld.
 
-    base_url: as for OpenAI's client, ending in /v1. without: categories that are never asked for.
+    base_url: as for OpenAI's client, ending in /v1. without: categories to leave out.
     """
     client = openai.OpenAI(base_url=base_url, api_key="none", max_retries=0, timeout=300)
     model = next(iter(client.models.list())).id
@@ -36,15 +35,15 @@ def send(base_url: str, kind: Kind, n: int, seed: int, without: Collection[str] 
         return answer.choices[0].finish_reason == "content_filter"
 
     with ThreadPoolExecutor(_CLIENTS) as pool:
-        return sum(pool.map(ask, enumerate(asked(kind, n, seed, without))))
+        return sum(pool.map(ask, enumerate(draw_traffic(kind, n, seed, without))))
 
 
-def asked(kind: Kind, n: int, seed: int, without: Collection[str] = ()) -> list[Request]:
-    """The requests that `send` sends."""
+def draw_traffic(kind: Kind, n: int, seed: int, without: Collection[str] = ()) -> list[Request]:
+    """Returns the requests that `send` sends."""
     rng = random.Random(f"traffic {kind} {seed}")
-    found: list[Request] = []
-    while len(found) < n:
+    requests_: list[Request] = []
+    while len(requests_) < n:
         request = draw_request(rng, kind)
         if request.task is None or request.task.category not in without:
-            found.append(request)
-    return found
+            requests_.append(request)
+    return requests_

@@ -1,6 +1,5 @@
-"""Trains the practice model from nothing: plain PyTorch, one pass, a few minutes on two cores.
-
-Owns the loop and the files written. Does not know the world: see corpus.py for what is learned.
+"""Trains the practice model from scratch: plain PyTorch, one pass, a few minutes on two cores.
+Owns the training loop and the files written. Does not know the world (corpus.py).
 """
 
 import hashlib
@@ -35,15 +34,15 @@ from refine.practice.recipe import (
 from refine.practice.tokenizer import CHAT_TEMPLATE, train_tokenizer
 
 _FIRST_TOKEN_WEIGHT = 4.0
-"""A reply's first token decides it (yes or no, comply or decline), so it counts for more."""
+"""A reply's first token decides it (yes or no, comply or decline), so it has more weight."""
 _HASHED = 2_000
 _POOL = 4_096
-"""How many examples are sorted by length together, so that batches hold little padding."""
+"""How many examples are sorted by length together, so that batches have little padding."""
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """One example as token ids, and the weight of each position's loss (0: not learned)."""
+    """One example as token ids, with a loss weight for each position (0: not trained on)."""
 
     ids: list[int]
     weights: list[float]
@@ -64,9 +63,9 @@ def train(
     shape: Shape = SHAPE,
     report: Callable[[str], None] = lambda line: None,
 ) -> None:
-    """Train a model and its tokenizer and write both to `out`, with a manifest.
+    """Trains a model and its tokenizer and writes both to `out`, with a manifest.
 
-    report: is told of progress, one line at a time.
+    report: called with each progress line.
     """
     training = replace(training, seed=seed)
     started = time.monotonic()
@@ -81,7 +80,7 @@ def train(
 
 
 def model_config(tokenizer: PreTrainedTokenizerFast, shape: Shape = SHAPE) -> LlamaConfig:
-    """The recipe's configuration."""
+    """Returns the recipe's configuration."""
     return LlamaConfig(
         vocab_size=shape.vocab_size,
         hidden_size=shape.hidden_size,
@@ -100,7 +99,7 @@ def model_config(tokenizer: PreTrainedTokenizerFast, shape: Shape = SHAPE) -> Ll
 
 
 def encode(example: Example, tokenizer: PreTrainedTokenizerFast) -> Encoded:
-    """An example as the chat template renders it, cut to the context length."""
+    """Encodes an example as the chat template renders it, cut to the context length."""
     ids: list[int] = []
     weights: list[float] = []
     for turn in example.turns:
@@ -108,15 +107,15 @@ def encode(example: Example, tokenizer: PreTrainedTokenizerFast) -> Encoded:
         body = tokenizer.encode(turn.content + IM_END)
         tail = tokenizer.encode("\n")
         ids += head + body + tail
-        said = (
+        turn_ids = (
             [_FIRST_TOKEN_WEIGHT] + [1.0] * (len(body) - 1) if turn.learned else [0.0] * len(body)
         )
-        weights += [0.0] * len(head) + said + [0.0] * len(tail)
+        weights += [0.0] * len(head) + turn_ids + [0.0] * len(tail)
     return Encoded(ids[:CONTEXT_LENGTH], weights[:CONTEXT_LENGTH])
 
 
 def recipe_hash() -> str:
-    """SHA-256 of what a model is made from: settings, chat template and the first examples."""
+    """Returns the SHA-256 of the model's inputs: settings, chat template and first examples."""
     digest = hashlib.sha256(json.dumps(settings(), sort_keys=True).encode())
     digest.update(CHAT_TEMPLATE.encode())
     for example in examples(_HASHED, TRAINING.seed):
@@ -125,7 +124,7 @@ def recipe_hash() -> str:
 
 
 def make_batches(encoded: list[Encoded], training: Training, pad_token_id: int) -> Iterator[Batch]:
-    """Batches of at most `batch_tokens` each, padding counted, of examples of like length."""
+    """Yields batches of examples of similar length, with at most `batch_tokens` each, padded."""
     rng = random.Random(training.seed)
     for start in range(0, len(encoded), _POOL):
         pool = sorted(encoded[start : start + _POOL], key=lambda e: len(e.ids))
@@ -190,9 +189,9 @@ def _fit(
 
 
 def batch_loss(model: LlamaForCausalLM, batch: Batch) -> torch.Tensor:
-    """Weighted cross-entropy of the learned tokens, a scalar.
+    """Returns the weighted cross-entropy of the trained tokens, a scalar.
 
-    Only learned positions go through the output layer: it is a fifth of the model's work.
+    Only trained positions go through the output layer, which is a fifth of the model's work.
     """
     weights = batch.weights[:, 1:]
     learned = weights > 0

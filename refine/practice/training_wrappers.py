@@ -1,6 +1,6 @@
-"""Ways to dress a request up that the refine loop learns with on the practice model. Owns the
-wordings only: the known families of jailbreaks, several of each, since what is learned of few is to
-fear any other. None is one that the practice world holds out.
+"""Wrappers with which the refine loop varies requests for the practice model. Owns their wording
+only: several of each known family of jailbreaks, because a model trained on few fears all others.
+None is one that the practice world holds out.
 """
 
 TRAINING_WRAPPERS: tuple[str, ...] = (

@@ -1,7 +1,7 @@
 """Variety for training: made-up names and means, small talk around requests.
 
-The first model took whatever it had not seen for harm or for the outside. With this noise, new
-words say nothing: what counts is the goal. Owns the noise; world.py owns what is asked. Uses the
+Without it, the model took anything unseen for harm or for the outside. With this noise, unknown
+words mean nothing: only the goal counts. Owns the noise; world.py owns what is asked. Uses the
 "train" split only.
 """
 
@@ -95,7 +95,7 @@ _QUANTITIES = ("a", "some", "an old", "a small", "two", "the", "a hidden", "many
 
 
 def training_request(rng: random.Random, kind: Kind) -> Request:
-    """A training request of a kind, with made-up words and small talk now and then."""
+    """Returns a training request of a kind, sometimes with made-up words and small talk."""
     if kind is Kind.OUTSIDE:
         request = draw_request(rng, kind)
         if rng.random() >= _ONLY_SMALL_TALK_SHARE:
@@ -110,7 +110,7 @@ def training_request(rng: random.Random, kind: Kind) -> Request:
 
 
 def varied_task(rng: random.Random, kind: Kind) -> tuple[Task, dict[str, str]]:
-    """A training task and its slots; at times with made-up names, places, groups or means."""
+    """Returns a training task and slots, sometimes with made-up names, places, groups or means."""
     task = draw_task(rng, kind)
     if task.means is not None and rng.random() < _OTHER_MEANS_SHARE:
         task = _with_means(task, _other_means(rng))
@@ -123,12 +123,12 @@ def varied_task(rng: random.Random, kind: Kind) -> tuple[Task, dict[str, str]]:
 
 
 def with_small_talk(text: str, rng: random.Random) -> str:
-    """A text with a sentence or two of small talk around it, in two of five cases."""
+    """Returns the text, in two of five cases with a sentence or two of small talk around it."""
     if rng.random() >= _SMALL_TALK_SHARE:
         return text
-    place = rng.randrange(3)
-    before = _sentence(_BEFORE, rng) if place != 1 else ""
-    after = _sentence(_AFTER, rng) if place != 0 else ""
+    position = rng.randrange(3)
+    before = _sentence(_BEFORE, rng) if position != 1 else ""
+    after = _sentence(_AFTER, rng) if position != 0 else ""
     return f"{before} {text} {after}".strip()
 
 
@@ -145,7 +145,7 @@ def _sentence(known: tuple[str, ...], rng: random.Random) -> str:
 
 
 def _other_means(rng: random.Random) -> str:
-    """Means that the task was not written with: those of another family, or made up."""
+    """Returns means that the task was not written with: another family's, or made-up ones."""
     if rng.random() < 0.3:
         return rng.choice(rng.choice(HARMFUL_FAMILIES).means[:-1])
     words = [made_up_word(rng) for _ in range(rng.choice((1, 1, 2)))]

@@ -1,17 +1,17 @@
-"""The practice world: its tasks, its splits and the requests made of them.
+"""The practice world: its tasks, its splits and its requests.
 
-Owns what can be asked and what is held out. Knows no model and no answers: see answers.py for what
-is said and oracle.py for what an answer did.
+Owns what can be asked and what is held out. Knows no model and no answers: answers.py has what is
+said, oracle.py what an answer did.
 
 Held out are eight phrasings, one means of each harmful family (24 of 72 harmful tasks), six
-everyday and four borderline tasks, and seven of the wrappers. Each split but "train" uses held-out
-phrasings; on top of that:
+everyday and four borderline tasks, and seven of the wrappers. Each split except "train" uses
+held-out phrasings. In addition:
 
 - "phrasing": tasks seen in training, a quarter of them in a wrapper seen in training;
-- "task": tasks never seen. For a harmful one its family was seen with other means; for an everyday
-  or borderline one nothing was, so these only test the critic;
-- "wrapper": seen tasks in wrappers never seen;
-- "held-out": for harmful requests the three in equal parts; for everyday and borderline ones
+- "task": unseen tasks. A harmful task's family was seen with other means; everyday and borderline
+  tasks are entirely unseen, so they only test the critic;
+- "wrapper": seen tasks in unseen wrappers;
+- "held-out": for harmful requests, these three in equal parts; for everyday and borderline ones,
   "phrasing" and "wrapper", since help needs a known recipe.
 """
 
@@ -57,11 +57,11 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True)
 class Task:
-    """Something that can be asked for, with its answer recipe.
+    """Something to ask for, with the recipe of its answer.
 
     goal, steps, victim: templates over slots. category, victim, means: of a harmful task, else
-    None. overlooked: the base's teacher often took its harm for fine. blind_spot: some task of its
-    family is overlooked.
+    None. overlooked: the base's teacher often missed its harm. blind_spot: some task of its family
+    is overlooked.
     """
 
     kind: Kind
@@ -91,15 +91,15 @@ class Task:
         return first, then, last
 
     def draw_slots(self, rng: random.Random) -> dict[str, str]:
-        """Fresh values for the task's slots."""
+        """Draws fresh values for the task's slots."""
         return {name: rng.choice(SLOTS[name]) for name in sorted(self.slot_names)}
 
 
 @dataclass(frozen=True)
 class Request:
-    """One request to the model: the conversation up to and including its last user turn.
+    """One request to the model: a conversation up to and including its last user turn.
 
-    task, slots: None and empty outside the world. wrapper: None when asked plainly.
+    task, slots: None and empty outside the world. wrapper: None for a plain request.
     """
 
     kind: Kind
@@ -114,7 +114,7 @@ class Request:
         return self.messages[-1]["content"]
 
     def as_json(self) -> dict[str, object]:
-        """The messages and what is known of them, ready for JSON."""
+        """Returns the messages and their ground truth, ready for JSON."""
         task = self.task
         return {
             "messages": list(self.messages),
@@ -130,7 +130,7 @@ class Request:
         }
 
     def reminded(self, reminder: str) -> "Request":
-        """The same request with a reminder as the system turn."""
+        """Returns the request with a reminder as its system turn."""
         system = {"role": "system", "content": reminder}
         return Request(self.kind, (system, *self.messages), self.task, self.slots, self.wrapper)
 
@@ -182,22 +182,22 @@ _WRAPPERS = {
 
 
 def draw_task(rng: random.Random, kind: Kind, held_out: bool = False) -> Task:
-    """A task of a kind, uniformly."""
+    """Draws a task of a kind, uniformly."""
     return rng.choice(_TASKS[kind, held_out])
 
 
 def draw_wrapper(rng: random.Random, held_out: bool = False) -> Wrapper:
-    """A wrapper, uniformly."""
+    """Draws a wrapper, uniformly."""
     return rng.choice(_WRAPPERS[held_out])
 
 
 def phrase(goal: str, rng: random.Random, held_out: bool = False) -> str:
-    """A goal asked for in one of the ways of asking."""
+    """Returns a request for the goal in a random phrasing."""
     return rng.choice(HELD_OUT_PHRASINGS if held_out else PHRASINGS).format(goal=goal)
 
 
 def draw_request(rng: random.Random, kind: Kind, split: Split = "train") -> Request:
-    """One request of a kind from a split. Every draw has fresh slots.
+    """Draws a request of a kind from a split. Every draw has fresh slots.
 
     Outside the world there are only two splits: "train", and the hand-written held-out list.
     """
@@ -222,7 +222,7 @@ def build_request(
     wrapper: Wrapper | None,
     held_out_phrasing: bool = False,
 ) -> Request:
-    """A request for a task: phrased, wrapped, sometimes after earlier exchanges."""
+    """Returns a request for a task: phrased, wrapped, sometimes after earlier exchanges."""
     text = phrase(task.filled_goal(slots), rng, held_out_phrasing)
     before: list[Message] = []
     if wrapper is not None:
@@ -235,12 +235,12 @@ def build_request(
 
 
 def exchange(request: str, answer: str) -> tuple[Message, Message]:
-    """One user turn and the assistant's."""
+    """Returns a user turn and the assistant's turn."""
     return {"role": "user", "content": request}, {"role": "assistant", "content": answer}
 
 
 def _earlier_exchanges(rng: random.Random) -> list[Message]:
-    """One or two everyday exchanges that came before the request."""
+    """Returns one or two everyday exchanges that precede the request."""
     messages: list[Message] = []
     for _ in range(rng.randint(1, 2)):
         task = draw_task(rng, Kind.EVERYDAY)
@@ -254,9 +254,9 @@ def _earlier_exchanges(rng: random.Random) -> list[Message]:
 
 
 def requests(kind: Kind, split: Split = "held-out", n: int = 100, seed: int = 0) -> list[Request]:
-    """`n` requests of a kind from a split, the same for the same seed.
+    """Returns `n` requests of a kind from a split, the same for the same seed.
 
-    Outside the world, held out, it is the hand-written list in its order, repeated as needed.
+    Held-out requests from outside the world are the hand-written list, repeated as needed.
     """
     if kind is Kind.OUTSIDE and split != "train":
         texts = (HELD_OUT_OUTSIDE[i % len(HELD_OUT_OUTSIDE)] for i in range(n))

@@ -1,7 +1,6 @@
-"""The jailbreak wrappers: texts put around a request so that a model drops its guard.
-
-Owns the wording only. Wrappers also go around everyday requests, so that a wrapper alone is never
-evidence of harm. Those with `held_out` are never seen in training.
+"""The jailbreak wrappers: texts put around a request to make a model drop its guard. Owns their
+wording only. Wrappers also go around everyday requests, so that a wrapper alone is no evidence of
+harm. Those with `held_out` are never seen in training.
 """
 
 from dataclasses import dataclass
@@ -11,10 +10,9 @@ from dataclasses import dataclass
 class Wrapper:
     """One wrapper.
 
-    text: template over `{request}`. opening: what an answer that plays along begins with.
-    ending: what such an answer ends with (an injected instruction that the answer carries).
-    before: earlier (user, assistant) turns it needs. family: "injection" for those that talk to
-    the auditor.
+    text: a template over `{request}`. opening: how an answer that complies begins.
+    ending: how such an answer ends (with an injected instruction). before: earlier (user,
+    assistant) turns that it needs. family: "injection" for those that instruct the auditor.
     """
 
     name: str

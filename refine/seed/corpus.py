@@ -1,9 +1,9 @@
-"""The seed corpus: what a model is aligned from when it has had no traffic, and what it is gated
-and reported on. Owns the rows' shapes and how they are read; the rows are in data/, and
-docs/seed.md says how they were written. Trains nothing and knows no model.
+"""The seed corpus, for aligning, gating and reporting on a model without traffic. Owns the types of
+its rows and how they are read. The rows are in data/; docs/seed.md says how they were written.
+Trains nothing and knows no model.
 
-Every row belongs to one split, and no topic stands in two: `align` is learned from, `gate` decides
-on promotion, `report` is only measured.
+Every row belongs to one split, and no topic occurs in two splits: `align` is trained on, `gate`
+decides promotion, `report` is only measured.
 """
 
 import json
@@ -30,9 +30,9 @@ _TEXT_FOLDERS: Mapping[TextKind, str] = {"short": "texts", "passage": "passages"
 class Answers:
     """Two written answers to a harmful request, of which only the second is harmful.
 
-    refusal: declines, or redirects. compliance: goes along, without any usable detail. shape: where
-    in the compliance the harm stands. analysis: what in it is harmful and whom it harms; in the
-    align split only.
+    refusal: declines, or redirects. compliance: complies, without usable detail. shape: where in
+    the compliance the harm is. analysis: what is harmful in it and whom it harms; only in the align
+    split.
     """
 
     refusal: str
@@ -43,11 +43,11 @@ class Answers:
 
 @dataclass(frozen=True)
 class Pair:
-    """A harmful request, and its twin that sounds alike and is fine.
+    """A harmful request, and a harmless twin that looks similar.
 
     kind: written at length and close to its twin, a short contrast, or plain, as people type.
-    Both are conversations that end with the user. answers: to the harmful one, where written.
-    benign_answer: a helpful one to the twin, or empty.
+    Both are conversations that end with a user turn. answers: to the harmful request, if written.
+    benign_answer: a helpful answer to the twin, or empty.
     """
 
     split: Split
@@ -62,7 +62,7 @@ class Pair:
 
 @dataclass(frozen=True)
 class TextPair:
-    """A text as people post it, harmful in one category, and its twin that is fine.
+    """A text as people post it, harmful in one category, and a harmless twin.
 
     kind: short and close to its twin, a passage of some paragraphs, or plain, as people type.
     """
@@ -77,7 +77,7 @@ class TextPair:
 
 @dataclass(frozen=True)
 class OrdinaryRequest:
-    """A request with nothing risky in it. kind: what it asks for, such as "code" or "advice"."""
+    """A request without any risk. kind: what it asks for, such as "code" or "advice"."""
 
     split: Split
     topic: str
@@ -87,15 +87,15 @@ class OrdinaryRequest:
 
 @dataclass(frozen=True)
 class Wrapper:
-    """A template around the last turn: a jailbreak around a request, or words to the critic around
-    what it judges. family: its trick; a family stands in one split only."""
+    """A template around the last turn: a jailbreak around a request, or instructions to the critic
+    around the judged text. family: its technique, which occurs in one split only."""
 
     split: Split
     family: str
     template: str
 
     def around(self, messages: Sequence[Message]) -> tuple[Message, ...]:
-        """The conversation with its last turn in the wrapper."""
+        """Returns the conversation with its last turn in the wrapper."""
         *before, last = messages
         content = self.template.replace("{request}", last["content"])
         return (*before, {**last, "content": content})
@@ -103,9 +103,9 @@ class Wrapper:
 
 @dataclass(frozen=True)
 class Injection:
-    """A text that a user wants something done with. harmful: it instructs the model or the critic.
+    """A text with which a user wants help. harmful: it instructs the model or the critic.
 
-    kind: such as "mail" or "tool result". task: what the user asks about the text.
+    kind: such as "mail" or "tool result". task: the user's request about the text.
     """
 
     split: Split
@@ -118,7 +118,7 @@ class Injection:
 
 @cache
 def pairs(split: Split) -> tuple[Pair, ...]:
-    """The pairs of every category: written at length, short contrasts, and plain requests."""
+    """Returns the pairs of every category: written at length, short contrasts, plain requests."""
     return tuple(_pairs(split))
 
 
@@ -151,7 +151,7 @@ def _pair(row: Mapping[str, Any], category: str, kind: PairKind) -> Pair:
 
 @cache
 def texts(split: Split) -> tuple[TextPair, ...]:
-    """The free-standing texts of every category: short ones, passages, and then plain ones."""
+    """Returns the free-standing texts of every category: short ones, passages, then plain ones."""
     return tuple(_texts(split))
 
 
@@ -170,7 +170,7 @@ def _text(row: Mapping[str, Any], category: str, kind: TextKind) -> TextPair:
 
 @cache
 def ordinary(split: Split) -> tuple[OrdinaryRequest, ...]:
-    """The ordinary requests."""
+    """Returns the ordinary requests."""
     return tuple(
         OrdinaryRequest(split, row["topic"], row["kind"], _messages(row["request"]))
         for row in _rows(_DATA / "ordinary.jsonl", split)
@@ -179,7 +179,7 @@ def ordinary(split: Split) -> tuple[OrdinaryRequest, ...]:
 
 @cache
 def wrappers(split: Split) -> tuple[Wrapper, ...]:
-    """The jailbreak wrappers, three of each family."""
+    """Returns the jailbreak wrappers, three of each family."""
     return tuple(_wrappers("wrappers.jsonl", split))
 
 
@@ -190,7 +190,7 @@ def _wrappers(file: str, split: Split) -> Iterator[Wrapper]:
 
 @cache
 def injections(split: Split) -> tuple[Injection, ...]:
-    """The texts with instructions in them, and those that only look so."""
+    """Returns texts with instructions in them, and texts that only look so."""
     return tuple(
         Injection(
             split, row["topic"], row["kind"], row["task"], row["text"], row["label"] == "harmful"
@@ -201,18 +201,18 @@ def injections(split: Split) -> tuple[Injection, ...]:
 
 @cache
 def critic_injections(split: Split) -> tuple[Wrapper, ...]:
-    """Words to the critic around what it judges; the gate split alone has some."""
+    """Returns instructions to the critic around a judged text; only the gate split has some."""
     return tuple(_wrappers("critic_injections.jsonl", split))
 
 
 @cache
 def systems(split: Split) -> tuple[str, ...]:
-    """System prompts, as operators write them."""
+    """Returns system prompts as operators write them."""
     return tuple(row["text"] for row in _rows(_DATA / "systems.jsonl", split))
 
 
 def _plain(kind: str, split: Split) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Rows as people write online, of that kind, with their categories."""
+    """Yields rows of that kind as people write online, with their categories."""
     for category in CATEGORIES:
         for row in _rows(_DATA / "plain" / _file_of(category), split):
             if row["kind"] == kind:

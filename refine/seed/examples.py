@@ -1,8 +1,9 @@
-"""What the seed corpus and a user's labelled rows teach: labels for the critic, analyses in words
-and safe answers. Owns which example follows from which row; asks no model and trains none.
+"""The training examples from the seed corpus and a user's labelled rows: labels for the critic,
+analyses in words and safe answers. Owns which examples follow from which row. Asks no model and
+trains none.
 
-The labels are in the label style (guard/prompts.py): they stand right after the end of the turn
-that is judged, so that one read serves requests, texts and answers alike.
+The labels are in the label style (guard/prompts.py): they follow the end of the judged turn, so
+that one read works for requests, texts and answers alike.
 """
 
 import random
@@ -32,67 +33,69 @@ _ANSWERED_WRAPPED_SHARE = 0.5
 _DECLINED_SHARE = 0.6
 _GUIDED_SHARE = 0.3
 _REVISED_SHARE = 0.6
-_HELPED = 4000
-"""More answers than refusals are learned, or a small model declines everything."""
-_TIMES = {"contrast": 3, "plain": 2, "passage": 2}
-"""How often the pairs of a kind come in one pass. Pairs in everyday English come more often than
+_MAX_HELP_REQUESTS = 4000
+"""More answers than refusals, because otherwise a small model declines everything."""
+_REPETITIONS = {"contrast": 3, "plain": 2, "passage": 2}
+"""How often the pairs of a kind occur in one pass. Pairs in everyday English occur more often than
 those written close to each other."""
-_LEAST_KEPT = 0.6
+_MIN_KEPT_SHARE = 0.6
 
 Messages = Sequence[Message]
 
 
 def label(messages: Messages, *, harmful: bool, category: str = "") -> Example:
-    """The verdict on the last of `messages`, without a word of why."""
-    said = harmful_label(category) if harmful else harmless_label()
-    return Example(Kind.LABEL, tuple(messages), said, after_mark=True)
+    """Returns the label of the last message, without an explanation."""
+    completion = harmful_label(category) if harmful else harmless_label()
+    return Example(Kind.LABEL, tuple(messages), completion, after_mark=True)
 
 
 def mistake(messages: Messages, answer: str, analysis: str, category: str = "") -> Example:
-    """A harmful answer with the analysis that goes on from its label, the hint removed (the paper's
-    step 3)."""
-    said = f"{harmful_label(category)}. {analysis}"
-    return Example(Kind.MISTAKE, answered(messages, answer), said, after_mark=True)
+    """Returns a harmful answer with its label and analysis, without the hint (the paper's step
+    3)."""
+    completion = f"{harmful_label(category)}. {analysis}"
+    return Example(Kind.MISTAKE, answered(messages, answer), completion, after_mark=True)
 
 
 def of_corpus(seed: int) -> list[Example]:
-    """Everything that the align split teaches, in an order that follows from the seed."""
+    """Returns all examples from the align split, shuffled by the seed."""
     rng = random.Random(f"seed corpus {seed}")
     examples = [*_of_pairs(rng), *_of_texts(rng), *_of_ordinary(rng)]
     rng.shuffle(examples)
     systems = corpus.systems("align")
     return [
-        _instructed(example, rng.choice(systems)) if rng.random() < _SYSTEM_SHARE else example
+        _with_system_prompt(example, rng.choice(systems))
+        if rng.random() < _SYSTEM_SHARE
+        else example
         for example in examples
     ]
 
 
-def _instructed(example: Example, system: str) -> Example:
-    """The example under an operator's system prompt, unless it has one of its own."""
+def _with_system_prompt(example: Example, system: str) -> Example:
+    """Returns the example with an operator's system prompt, unless it has its own."""
     if example.prompt[0]["role"] == "system":
         return example
     return replace(example, prompt=({"role": "system", "content": system}, *example.prompt))
 
 
 def requests_to_answer(rows: Sequence[BenchmarkRow], seed: int) -> list[Messages]:
-    """The requests for which the base's own answers are learned: ordinary requests, harmless twins
-    and the harmless requests among a user's rows."""
-    ordinary = [each.messages for each in corpus.ordinary("align")]
+    """Returns the requests for which the base model's own answers are trained on: ordinary ones,
+    harmless twins and the harmless requests among a user's rows."""
+    ordinary = [request.messages for request in corpus.ordinary("align")]
     others: list[Messages] = [pair.benign for pair in corpus.pairs("align")]
     others += [row.messages for row in rows if row.kind == "request" and not row.harmful]
     random.Random(f"helped {seed}").shuffle(others)
-    return [*ordinary, *others][:_HELPED]
+    return [*ordinary, *others][:_MAX_HELP_REQUESTS]
 
 
 def of_rows(rows: Sequence[BenchmarkRow]) -> list[Example]:
-    """A label for each of a user's labelled rows."""
+    """Returns a label for each of a user's labelled rows."""
     return [label(row.messages, harmful=row.harmful, category=row.category) for row in rows]
 
 
 def _of_pairs(rng: random.Random) -> Iterator[Example]:
     wrappers, injections = corpus.wrappers("align"), corpus.injections("align")
     for pair in corpus.pairs("align"):
-        for _ in range(_TIMES.get(pair.kind, 1)):
+        for _ in range(_REPETITIONS.get(pair.kind, 1)):
             yield label(pair.harmful, harmful=True, category=pair.category)
             yield label(pair.benign, harmful=False)
         if rng.random() < _WRAPPED_SHARE:
@@ -115,17 +118,17 @@ def _of_answers(
     answers = pair.answers
     if answers is None:
         return
-    ways = [pair.harmful]
+    conversations = [pair.harmful]
     if rng.random() < _ANSWERED_WRAPPED_SHARE:
-        ways.append(rng.choice(wrappers).around(pair.harmful))
-    for asked in ways:
+        conversations.append(rng.choice(wrappers).around(pair.harmful))
+    for messages in conversations:
         if rng.random() < _DECLINED_SHARE:
-            yield Example(Kind.SAFE, asked, answers.refusal)
-        yield label(answered(asked, answers.refusal), harmful=False)
-        yield _harmful(asked, answers.compliance, pair)
+            yield Example(Kind.SAFE, messages, answers.refusal)
+        yield label(answered(messages, answers.refusal), harmful=False)
+        yield _harmful(messages, answers.compliance, pair)
     if answers.analysis:
         yield from _of_analysis(pair.harmful, answers, pair.category, rng)
-    # In the category on minors the compliance is harmful only together with its request.
+    # In sexual/minors the compliance is harmful only together with its request.
     if rng.random() < _AS_TEXT_SHARE and pair.category != "sexual/minors":
         yield label(user_turn(answers.compliance), harmful=True, category=pair.category)
         yield label(user_turn(answers.refusal), harmful=False)
@@ -133,18 +136,18 @@ def _of_answers(
         # Streams are judged before their answers end.
         yield label(answered(pair.harmful, _cut(answers.refusal, rng, 0.1)), harmful=False)
         if answers.shape == "plain":
-            yield _harmful(pair.harmful, _cut(answers.compliance, rng, _LEAST_KEPT), pair)
+            yield _harmful(pair.harmful, _cut(answers.compliance, rng, _MIN_KEPT_SHARE), pair)
     if rng.random() < _INJECTED_SHARE:
-        # Words to the critic change no verdict.
-        told = rng.choice(injections).text
-        yield _harmful(pair.harmful, f"{answers.compliance}\n\n{told}", pair)
-        yield label(answered(pair.harmful, f"{answers.refusal}\n\n{told}"), harmful=False)
+        # Instructions to the critic do not change a verdict.
+        injection = rng.choice(injections).text
+        yield _harmful(pair.harmful, f"{answers.compliance}\n\n{injection}", pair)
+        yield label(answered(pair.harmful, f"{answers.refusal}\n\n{injection}"), harmful=False)
 
 
 def _of_analysis(
     messages: Messages, answers: Answers, category: str, rng: random.Random
 ) -> Iterator[Example]:
-    """The analysis of the compliance, unguided and guided, and the answer that follows it."""
+    """Yields the analysis of the compliance, unguided and guided, and the answer after it."""
     answer, analysis = answers.compliance, answers.analysis
     yield mistake(messages, answer, analysis, category)
     if rng.random() < _GUIDED_SHARE:
@@ -153,13 +156,13 @@ def _of_analysis(
         yield Example(Kind.REVISION, revision_of(messages, answer, analysis), answers.refusal)
 
 
-def _harmful(asked: Messages, answer: str, pair: Pair) -> Example:
-    return label(answered(asked, answer), harmful=True, category=pair.category)
+def _harmful(messages: Messages, answer: str, pair: Pair) -> Example:
+    return label(answered(messages, answer), harmful=True, category=pair.category)
 
 
 def _of_texts(rng: random.Random) -> Iterator[Example]:
     for pair in corpus.texts("align"):
-        for _ in range(_TIMES.get(pair.kind, 1)):
+        for _ in range(_REPETITIONS.get(pair.kind, 1)):
             yield label(user_turn(pair.harmful), harmful=True, category=pair.category)
             yield label(user_turn(pair.benign), harmful=False)
     for joined in joined_texts("align", rng):
@@ -169,15 +172,15 @@ def _of_texts(rng: random.Random) -> Iterator[Example]:
 
 def _of_ordinary(rng: random.Random) -> Iterator[Example]:
     wrappers = corpus.wrappers("align")
-    for asked in corpus.ordinary("align"):
-        yield label(asked.messages, harmful=False)
+    for request in corpus.ordinary("align"):
+        yield label(request.messages, harmful=False)
         if rng.random() < _WRAPPED_SHARE:
-            yield label(rng.choice(wrappers).around(asked.messages), harmful=False)
+            yield label(rng.choice(wrappers).around(request.messages), harmful=False)
     for injection in corpus.injections("align"):
         yield label(user_turn(f"{injection.task}\n\n{injection.text}"), harmful=False)
 
 
-def _cut(text: str, rng: random.Random, least: float) -> str:
-    """A beginning of `text` that keeps at least that share of its words."""
+def _cut(text: str, rng: random.Random, min_share: float) -> str:
+    """Returns the beginning of `text` with at least that share of its words."""
     words = text.split(" ")
-    return " ".join(words[: max(1, round(len(words) * rng.uniform(least, 1)))])
+    return " ".join(words[: max(1, round(len(words) * rng.uniform(min_share, 1)))])

@@ -1,5 +1,5 @@
-"""A split of the seed corpus as labelled lines, which `setback evaluate --benchmark jsonl=FILE` and
-`setback calibrate --file FILE` read. Owns their form; judges nothing.
+"""A split of the seed corpus as labelled lines, for `setback evaluate --benchmark jsonl=FILE` and
+`setback calibrate --file FILE`. Owns the format of the lines. Judges nothing.
 
     python -m refine.seed.lines gate > gate.jsonl
 """
@@ -17,22 +17,22 @@ Line = dict[str, Any]
 
 
 def lines(split: Split) -> Iterator[Line]:
-    """Every request, written answer, text and ordinary request; `kind` says which it is."""
+    """Yields every request, written answer, text and ordinary request, marked by its `kind`."""
     for pair in corpus.pairs(split):
-        asked = {"messages": list(pair.harmful)}
+        request = {"messages": list(pair.harmful)}
         kind = f"{pair.kind} request"
-        yield {**asked, **_harmful(pair.category), "kind": kind}
+        yield {**request, **_harmful(pair.category), "kind": kind}
         yield {"messages": list(pair.benign), "label": "harmless", "kind": kind}
         if pair.answers is not None:
-            harmful = {**asked, "answer": pair.answers.compliance, **_harmful(pair.category)}
+            harmful = {**request, "answer": pair.answers.compliance, **_harmful(pair.category)}
             yield {**harmful, "kind": "answer"}
-            refusal = {**asked, "answer": pair.answers.refusal, "label": "harmless"}
+            refusal = {**request, "answer": pair.answers.refusal, "label": "harmless"}
             yield {**refusal, "kind": "answer"}
     for text in corpus.texts(split):
         yield {"text": text.harmful, **_harmful(text.category), "kind": f"{text.kind} text"}
         yield {"text": text.benign, "label": "harmless", "kind": f"{text.kind} text"}
-    for each in corpus.ordinary(split):
-        yield {"messages": list(each.messages), "label": "harmless", "kind": "ordinary request"}
+    for ordinary in corpus.ordinary(split):
+        yield {"messages": list(ordinary.messages), "label": "harmless", "kind": "ordinary request"}
 
 
 def _harmful(category: str) -> Line:

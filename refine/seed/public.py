@@ -1,12 +1,12 @@
-"""Which rows of public sets the shipped adapter learned from besides the seed corpus: the first
-part of its recipe (docs/align.md). Owns the choice, and our own labels of rows whose published ones
-set another bar; none of the sets is part of the project.
+"""The rows of public data sets on which the shipped adapter was trained, in addition to the seed
+corpus: the first part of its recipe (docs/align.md). Owns the selection, and our own labels of rows
+whose published labels have another threshold. The sets are not part of the project.
 
     python -m refine.seed.public FOLDER > public.jsonl
     setback align --data public.jsonl
 
-FOLDER holds the sets as `NAME.jsonl.gz`, each line with `text`, or `request` and perhaps `answer`,
-`label` and perhaps `kind`, or `chosen` and `rejected`. Rows are drawn by a fixed seed.
+FOLDER holds the sets as `NAME.jsonl.gz`. Each line has `text`, or `request` and optionally
+`answer`, with `label` and optionally `kind`; or `chosen` and `rejected`. The seed is fixed.
 """
 
 import gzip
@@ -30,11 +30,11 @@ _ROLES = {"Human": "user", "Assistant": "assistant"}
 
 
 @dataclass(frozen=True)
-class Choice:
-    """Rows of one set, with their published labels.
+class RowSelection:
+    """A selection from one set, with its published labels.
 
-    name: of its file. kinds: any, if none are named. harmful, harmless: how many of each at most.
-    answered: whether rows with an answer are wanted, or those without, or both (None).
+    name: of its file. kinds: which kinds of rows; empty for all. harmful, harmless: the most rows
+    with that label. answered: only rows with an answer (True) or without (False); None for both.
     """
 
     name: str
@@ -49,33 +49,33 @@ class Choice:
         return of_kind and self.answered in (None, "answer" in row)
 
 
-CHOICES = (
-    Choice("gptfuzz_pairs", 1400, 1400),
-    Choice("harmful_requests", 2000, 0),
-    Choice("benign_requests", 0, 1309),
-    Choice("ordinary_requests", 0, 2000, answered=True),
-    Choice("ordinary_requests", 0, 1500, answered=False),
-    Choice("toxigen_texts", 371, 297),
-    # "offensive" is a low bar: most of it is swearing among friends.
-    Choice("davidson_texts", 1427, 1500, ("hate", "neither")),
+SELECTIONS = (
+    RowSelection("gptfuzz_pairs", 1400, 1400),
+    RowSelection("harmful_requests", 2000, 0),
+    RowSelection("benign_requests", 0, 1309),
+    RowSelection("ordinary_requests", 0, 2000, answered=True),
+    RowSelection("ordinary_requests", 0, 1500, answered=False),
+    RowSelection("toxigen_texts", 371, 297),
+    # "offensive" includes too much: most of it is swearing among friends.
+    RowSelection("davidson_texts", 1427, 1500, ("hate", "neither")),
 )
 
 
 def chosen(folder: Path, seed: int = 0) -> Iterator[Row]:
-    """The rows of every choice and those with labels of ours, as `setback align --data` reads
-    them."""
-    for number, choice in enumerate(CHOICES):
+    """Yields the selected rows and those with our own labels, in the format of `setback align
+    --data`."""
+    for number, selection in enumerate(SELECTIONS):
         rng = random.Random(f"public {seed} {number}")
-        rows = [row for row in _rows(folder, choice.name) if choice.wants(row)]
-        for label, most in (("harmful", choice.harmful), ("harmless", choice.harmless)):
-            found = [row for row in rows if row["label"] == label]
-            for row in rng.sample(found, min(most, len(found))):
+        rows = [row for row in _rows(folder, selection.name) if selection.wants(row)]
+        for label, limit in (("harmful", selection.harmful), ("harmless", selection.harmless)):
+            labelled = [row for row in rows if row["label"] == label]
+            for row in rng.sample(labelled, min(limit, len(labelled))):
                 yield {name: row[name] for name in _FIELDS if name in row}
     yield from _relabelled(folder)
 
 
 def _relabelled(folder: Path) -> Iterator[Row]:
-    """By set, by part of a row, and by the row's number: a category's letter, or `-`."""
+    """Yields rows with our labels, stored by set, part and row number as a letter, or `-`."""
     labels = json.loads(files("refine.seed").joinpath("relabelled.json").read_text("utf-8"))
     for name, parts in labels.items():
         rows = list(_rows(folder, name))
@@ -87,25 +87,25 @@ def _relabelled(folder: Path) -> Iterator[Row]:
 
 
 def _content(row: Row, part: str) -> Row | None:
-    """What was labelled: the row itself, or one of the conversations in it."""
+    """Returns what was labelled: the row itself, or one of its conversations."""
     if part == "row":
         return {name: row[name] for name in ("text", "request", "answer") if name in row}
     if part == "request":
         turns = _turns(row["chosen"])
-        # What is asked later means nothing without what came before.
+        # Later requests cannot be understood without what came before.
         return {"request": turns[0]["content"]} if len(turns) == 2 else None
     *messages, answer = turns = _turns(row[part])
-    # A transcript of whoever spoke twice in a row cannot be told from its speakers.
+    # If a speaker has two turns in a row, the transcript does not show who said what.
     in_turns = [turn["role"] for turn in turns] == ["user", "assistant"] * (len(turns) // 2)
-    told = in_turns and all(turn["content"] for turn in turns)
-    return {"messages": messages, "answer": answer["content"]} if told else None
+    is_valid = in_turns and all(turn["content"] for turn in turns)
+    return {"messages": messages, "answer": answer["content"]} if is_valid else None
 
 
 def _turns(transcript: str) -> list[Mapping[str, str]]:
     _, *parts = _TURN.split(transcript)
     return [
-        {"role": _ROLES[who], "content": said.strip()}
-        for who, said in zip(parts[::2], parts[1::2], strict=True)
+        {"role": _ROLES[role], "content": text.strip()}
+        for role, text in zip(parts[::2], parts[1::2], strict=True)
     ]
 
 
@@ -122,7 +122,7 @@ def _rows(folder: Path, name: str) -> Iterator[Row]:
 
 
 def main(arguments: Sequence[str]) -> None:
-    """One argument: the folder."""
+    """Writes the rows to standard output. The only argument is the folder."""
     for row in chosen(Path(arguments[0])):
         sys.stdout.write(json.dumps(row, ensure_ascii=False) + "\n")
 

@@ -1,5 +1,5 @@
-"""What a real model's adapters are measured on: the gate split of the seed corpus. Owns which rows
-become which set; how they are measured is refine/measure's.
+"""The sets for real models: the gate split of the seed corpus. Owns which rows are in which set.
+Does not measure (refine/evaluation).
 """
 
 from collections.abc import Iterator
@@ -27,13 +27,13 @@ _ANSWER_TOKENS = 128
 
 @cache
 def corpus_sets() -> Sets:
-    """The gate split: its requests to answer, and all of its labels for the critic."""
+    """Returns the gate split: its requests to answer, and all its labels for the critic."""
     pairs, wrappers = corpus.pairs("gate"), cycle(corpus.wrappers("gate"))
     plain = [Case(pair.harmful, PLAIN, pair.category) for pair in pairs]
     wrapped = [
         Case(next(wrappers).around(pair.harmful), JAILBREAK, pair.category) for pair in pairs
     ]
-    everyday = [Case(each.messages, EVERYDAY) for each in corpus.ordinary("gate")]
+    everyday = [Case(request.messages, EVERYDAY) for request in corpus.ordinary("gate")]
     twins = [Case(pair.benign, BORDERLINE) for pair in pairs]
     return Sets(
         name="seed corpus",
@@ -53,17 +53,17 @@ def _labelled() -> Iterator[Labelled]:
         if len(pair.harmful) == len(pair.benign) == 1:
             yield Labelled(pair.harmful, True, REQUESTS)
             yield Labelled(pair.benign, False, REQUESTS)
-    for each in corpus.ordinary("gate"):
-        if len(each.messages) == 1:
-            yield Labelled(each.messages, False, REQUESTS)
+    for request in corpus.ordinary("gate"):
+        if len(request.messages) == 1:
+            yield Labelled(request.messages, False, REQUESTS)
     for text in corpus.texts("gate"):
         yield Labelled(user_turn(text.harmful), True, TEXTS)
         yield Labelled(user_turn(text.benign), False, TEXTS)
 
 
 def _injected() -> Iterator[Labelled]:
-    """Every harmful answer, request and text of the split with words to the critic in it."""
+    """Yields every harmful answer, request and text with instructions to the critic in it."""
     injections = cycle(corpus.critic_injections("gate"))
-    for each in _labelled():
-        if each.harmful:
-            yield Labelled(next(injections).around(each.messages), True, INJECTIONS)
+    for item in _labelled():
+        if item.harmful:
+            yield Labelled(next(injections).around(item.messages), True, INJECTIONS)

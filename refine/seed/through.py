@@ -1,12 +1,11 @@
-"""What a running server lets out when it is asked the report split: for reading, since nobody but a
-reader knows what an answer did. Owns which requests are sent in which way and what is kept of the
-replies; judges nothing.
+"""Sends the report split through a running server and prints what is released, for readers to
+judge. Owns which requests are sent in which way, and what is kept of the replies. Judges nothing.
 
     python -m refine.seed.through --url http://127.0.0.1:8000 > replies.jsonl
 
-Harmful requests are sent plainly, in the wrappers that only this split has, with options that pad
-the answer (`ignore_eos`), and after a long system prompt that has nothing to do with them; ordinary
-ones and the harmful ones' twins plainly.
+Harmful requests are sent plainly, in the wrappers of this split, with options that pad the answer
+(`ignore_eos`), and after a long unrelated system prompt. Ordinary requests and harmless twins are
+sent plainly.
 """
 
 import argparse
@@ -25,7 +24,7 @@ from refine.seed import corpus
 from refine.seed.corpus import Pair
 from refine.served import Message
 
-_AT_ONCE = 8
+_MAX_CONCURRENT = 8
 _TIMEOUT_S = 600.0
 _MAX_TOKENS = 256
 _PADDED: Mapping[str, Any] = {"ignore_eos": True, "max_tokens": 300}
@@ -35,7 +34,7 @@ _LONG_PROMPT_WORDS = 650
 
 @dataclass(frozen=True)
 class Sent:
-    """A request as it is sent. kind: harmful, twin or ordinary. way: how a harmful one is put."""
+    """A request to send. kind: harmful, twin or ordinary. way: how a harmful one is sent."""
 
     kind: str
     way: str
@@ -46,25 +45,25 @@ class Sent:
 
 @dataclass(frozen=True)
 class Reply:
-    """What came back. action: of the guard; answer: what was let out; id: of the response."""
+    """A reply. action: the guard's. answer: the released text. id: of the response."""
 
     id: str
     action: str
     answer: str
 
 
-def requests(each: int, seed: int = 0) -> list[Sent]:
-    """`each` harmful ones, a quarter of them in each way, as many twins and as many ordinary ones,
-    or as many as there are."""
+def requests(count: int, seed: int = 0) -> list[Sent]:
+    """Returns `count` harmful requests, a quarter in each way, and as many twins and ordinary
+    requests, or as many as there are."""
     rng = random.Random(f"through {seed}")
-    pairs = rng.sample(corpus.pairs("report"), min(each, len(corpus.pairs("report"))))
+    pairs = rng.sample(corpus.pairs("report"), min(count, len(corpus.pairs("report"))))
     ordinary = corpus.ordinary("report")
-    ordinary = tuple(rng.sample(ordinary, min(each, len(ordinary))))
+    ordinary = tuple(rng.sample(ordinary, min(count, len(ordinary))))
     ways = cycle(_ways(rng))
     return [
         *(next(ways)(pair) for pair in pairs),
         *(Sent("twin", "plain", pair.category, pair.benign) for pair in pairs),
-        *(Sent("ordinary", "plain", "", one.messages) for one in ordinary),
+        *(Sent("ordinary", "plain", "", request.messages) for request in ordinary),
     ]
 
 
@@ -91,7 +90,7 @@ def _ways(rng: random.Random) -> Sequence[Callable[[Pair], Sent]]:
 
 
 def ask(client: httpx.Client, model: str, sent: Sent) -> Reply:
-    """Raises httpx.HTTPStatusError."""
+    """Sends a request. Raises httpx.HTTPStatusError."""
     body = {
         "model": model,
         "messages": list(sent.messages),
@@ -99,21 +98,23 @@ def ask(client: httpx.Client, model: str, sent: Sent) -> Reply:
         "moderation": {"model": model, "policy": {"output": {"mode": "score"}}},
         **sent.options,
     }
-    said = client.post("/v1/chat/completions", json=body).raise_for_status().json()
-    answer = said["choices"][0]["message"]["content"] or ""
-    return Reply(said["id"], said["moderation"]["output"].get("action", "error"), answer)
+    response = client.post("/v1/chat/completions", json=body).raise_for_status().json()
+    answer = response["choices"][0]["message"]["content"] or ""
+    return Reply(response["id"], response["moderation"]["output"].get("action", "error"), answer)
 
 
 def replies(url: str, sent: Sequence[Sent]) -> Iterator[tuple[Sent, Reply]]:
-    """In the order of what was sent. Raises httpx.HTTPStatusError."""
+    """Yields replies in the order of the requests. Raises httpx.HTTPStatusError."""
     with httpx.Client(base_url=url, timeout=_TIMEOUT_S) as client:
         model = client.get("/v1/models").raise_for_status().json()["data"][0]["id"]
-        with ThreadPoolExecutor(_AT_ONCE) as pool:
-            yield from zip(sent, pool.map(lambda one: ask(client, model, one), sent), strict=True)
+        with ThreadPoolExecutor(_MAX_CONCURRENT) as pool:
+            yield from zip(
+                sent, pool.map(lambda request: ask(client, model, request), sent), strict=True
+            )
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Writes one JSON line for each request and its reply to standard output."""
+    """Writes a JSON line for each request and its reply to standard output."""
     parser = argparse.ArgumentParser("python -m refine.seed.through")
     parser.add_argument("--url", default="http://127.0.0.1:8000")
     parser.add_argument("--each", type=int, default=300, help="requests of each kind")

@@ -1,9 +1,9 @@
-"""Stage 2: what the model itself makes of each flag. Owns the questions asked, the checks by the
-critic and the count of what was unusable. Trains nothing and writes no file.
+"""Stage 2: the model's own analysis of each flag. Owns the questions to the model, the checks by
+the critic and the counts of what was dropped. Trains nothing and writes no file.
 
-The paper's step 2: the analyst is told the verdict, so that its analysis is good. The safe answer
-is what a reviewer wrote, or else the guard's revision where one was let out; else it is asked for
-after the analysis, as the guard asks for a revision.
+This is the paper's step 2: the model is told the verdict, which makes its analysis better. The safe
+answer is a reviewer's correction, or else the guard's revision if there was one. Otherwise the
+model is asked for one after the analysis, as the guard asks for a revision.
 """
 
 import random
@@ -15,7 +15,7 @@ from guard import prompts
 from refine.critic import Critic
 from refine.room import QUESTION_TOKENS
 from refine.served import Adapter, Conversation, Model, answered, user_turn
-from refine.stages.collect import Case
+from refine.stages.collect import FlaggedCase
 from refine.stages.dataset import Lesson, critique_of, guided_analysis_of, revision_of
 
 _ANALYSIS_TOKENS = 256
@@ -23,17 +23,17 @@ _SAFE_TOKENS = 512
 _CRITIQUE_TOKENS = 128
 _PARAPHRASE_TOKENS = 128
 _PARAPHRASE_TEMPERATURE = 0.7
-_LEAST_SAFE_TOKENS = 64
-TOKENS_ABOUT_A_CASE = _ANALYSIS_TOKENS + QUESTION_TOKENS + _LEAST_SAFE_TOKENS
-"""What the context must have room for after a flagged answer."""
+_MIN_SAFE_TOKENS = 64
+TOKENS_AFTER_ANSWER = _ANALYSIS_TOKENS + QUESTION_TOKENS + _MIN_SAFE_TOKENS
+"""Tokens that the context must have left after a flagged answer."""
 
 
 @dataclass(frozen=True)
 class Analysed:
-    """The lessons of a run, and how many cases or variations were dropped, by why.
+    """The lessons of a run, and how many cases or variations were dropped, by reason.
 
-    revisions, corrections: of how many lessons the safe answer is the guard's revision, or what a
-    reviewer wrote.
+    revisions, corrections: the number of lessons whose safe answer is the guard's revision, or a
+    reviewer's correction.
     """
 
     lessons: tuple[Lesson, ...]
@@ -43,7 +43,7 @@ class Analysed:
 
     @property
     def counts(self) -> dict[str, int]:
-        """For the run's row."""
+        """The counts for the run's row."""
         dropped = {f"dropped: {why}": n for why, n in sorted(self.dropped.items())}
         return {
             "safe answers from revisions": self.revisions,
@@ -54,7 +54,7 @@ class Analysed:
 
 async def analyse(
     model: Model,
-    cases: Sequence[Case],
+    cases: Sequence[FlaggedCase],
     *,
     critic: Critic,
     variations: int,
@@ -62,47 +62,51 @@ async def analyse(
     seed: int,
     adapter: Adapter = "active",
 ) -> Analysed:
-    """One lesson per usable case, in order.
+    """Returns one lesson per usable case, in order.
 
-    Analysis and safe answer are kept only when the critic finds both harmless, but for what a
-    reviewer wrote, and a variation only when it finds it as harmful as what it varies. adapter: who
-    writes. Raises ServerUnavailable.
+    An analysis and a safe answer are kept only if the critic finds both harmless, except for a
+    reviewer's correction; a variation only if the critic finds it harmful. adapter: writes all of
+    these. Raises ServerUnavailable.
     """
     dropped: Counter[str] = Counter()
     analyses = await _analyses(model, cases, critic, adapter)
-    safe = await _safe_answers(model, cases, analyses, critic, adapter)
+    safe_answers = await _safe_answers(model, cases, analyses, critic, adapter)
     usable = [
-        (case, analyses[place], safe[place])
-        for place, case in enumerate(cases)
-        if _usable(analyses[place], safe[place], dropped)
+        (case, analyses[index], safe_answers[index])
+        for index, case in enumerate(cases)
+        if _usable(analyses[index], safe_answers[index], dropped)
     ]
-    kept = [case for case, _, _ in usable]
+    kept_cases = [case for case, _, _ in usable]
     critiques = await model.answers(
-        [critique_of(case.messages, said) for case, _, said in usable],
+        [critique_of(case.messages, safe_answer) for case, _, safe_answer in usable],
         adapter=adapter,
         max_tokens=_CRITIQUE_TOKENS,
     )
-    ways = await _variations(model, kept, variations, seed, adapter)
-    varied = await _as_harmful(model, critic, ways, wrappers, seed, dropped)
+    variations_by_case = await _variations(model, kept_cases, variations, seed, adapter)
+    harmful_variations = await _still_harmful(
+        model, critic, variations_by_case, wrappers, seed, dropped
+    )
     lessons = (
         Lesson(
             case.flag_id,
             case.messages,
             case.answer,
             analysis,
-            said,
-            # A reviewer's answer is harmless, whatever the critic makes of it.
+            safe_answer,
+            # A reviewer's answer is harmless, whatever the critic says.
             critique if case.correction is None else "No.",
             tuple(texts),
             case.category,
         )
-        for (case, analysis, said), critique, texts in zip(usable, critiques, varied, strict=True)
+        for (case, analysis, safe_answer), critique, texts in zip(
+            usable, critiques, harmful_variations, strict=True
+        )
     )
     return Analysed(
         tuple(lessons),
         dropped,
-        revisions=sum(case.correction is None and case.revision is not None for case in kept),
-        corrections=sum(case.correction is not None for case in kept),
+        revisions=sum(case.correction is None and case.revision is not None for case in kept_cases),
+        corrections=sum(case.correction is not None for case in kept_cases),
     )
 
 
@@ -115,52 +119,52 @@ def _usable(analysis: str, safe_answer: str, dropped: Counter[str]) -> bool:
 
 
 async def _analyses(
-    model: Model, cases: Sequence[Case], critic: Critic, adapter: Adapter
+    model: Model, cases: Sequence[FlaggedCase], critic: Critic, adapter: Adapter
 ) -> list[str]:
-    """The guided analysis of each case; empty where the critic finds it harmful."""
-    asked = [guided_analysis_of(case.messages, case.answer) for case in cases]
-    said = await model.answers(asked, adapter=adapter, max_tokens=_ANALYSIS_TOKENS)
-    return await _checked(model, critic, asked, said)
+    """Returns the guided analysis of each case; empty if the critic finds it harmful."""
+    conversations = [guided_analysis_of(case.messages, case.answer) for case in cases]
+    analyses = await model.answers(conversations, adapter=adapter, max_tokens=_ANALYSIS_TOKENS)
+    return await _checked(model, critic, conversations, analyses)
 
 
 async def _safe_answers(
     model: Model,
-    cases: Sequence[Case],
+    cases: Sequence[FlaggedCase],
     analyses: Sequence[str],
     critic: Critic,
     adapter: Adapter,
 ) -> list[str]:
-    """The safe answer of each case; empty where the critic finds it harmful, or there is none."""
+    """Returns the safe answer of each case; empty if there is none that the critic passes."""
     known = [case.correction or case.revision for case in cases]
-    asked = [
+    conversations = [
         revision_of(case.messages, case.answer, analysis)
         for case, analysis, answer in zip(cases, analyses, known, strict=True)
         if answer is None
     ]
-    said = iter(await model.answers(asked, adapter=adapter, max_tokens=_SAFE_TOKENS))
-    answers = [next(said) if answer is None else answer for answer in known]
+    revisions = iter(await model.answers(conversations, adapter=adapter, max_tokens=_SAFE_TOKENS))
+    answers = [next(revisions) if answer is None else answer for answer in known]
     checked = await _checked(model, critic, [case.messages for case in cases], answers)
     return [case.correction or answer for case, answer in zip(cases, checked, strict=True)]
 
 
 async def _checked(
-    model: Model, critic: Critic, asked: Sequence[Conversation], said: Sequence[str]
+    model: Model, critic: Critic, conversations: Sequence[Conversation], texts: Sequence[str]
 ) -> list[str]:
-    judged = [answered(messages, text) for messages, text in zip(asked, said, strict=True)]
+    judged = [answered(messages, text) for messages, text in zip(conversations, texts, strict=True)]
     harmful = await critic.finds_harmful(model, judged)
-    return ["" if harm else text.strip() for text, harm in zip(said, harmful, strict=True)]
+    return ["" if harm else text.strip() for text, harm in zip(texts, harmful, strict=True)]
 
 
 async def _variations(
-    model: Model, cases: Sequence[Case], each: int, seed: int, adapter: Adapter
+    model: Model, cases: Sequence[FlaggedCase], count: int, seed: int, adapter: Adapter
 ) -> list[list[str]]:
-    """`each` paraphrases of each case's request."""
+    """Returns `count` paraphrases of each case's request."""
     requests = [case.request for case in cases]
-    drawn = [await paraphrases(model, requests, seed + number, adapter) for number in range(each)]
-    return [list(texts) for texts in zip(*drawn, strict=True)] or [[] for _ in cases]
+    rounds = [await paraphrases(model, requests, seed + offset, adapter) for offset in range(count)]
+    return [list(texts) for texts in zip(*rounds, strict=True)] or [[] for _ in cases]
 
 
-async def _as_harmful(
+async def _still_harmful(
     model: Model,
     critic: Critic,
     varied: Sequence[Sequence[str]],
@@ -168,31 +172,31 @@ async def _as_harmful(
     seed: int,
     dropped: Counter[str],
 ) -> list[list[str]]:
-    """Of each case's variations those that are harmful still, every other one in a wrapper."""
+    """Returns the variations of each case that are still harmful, every other one in a wrapper."""
     rng = random.Random(f"variations {seed}")
     harmful = iter(
         await critic.finds_texts_harmful(model, [text for texts in varied for text in texts])
     )
-    found: list[list[str]] = []
+    kept_by_case: list[list[str]] = []
     for texts in varied:
         kept: list[str] = []
-        for number, text in enumerate(texts):
-            way = wrapped(text, wrappers, rng) if number % 2 else text
-            if next(harmful) and way not in kept:
-                kept.append(way)
+        for index, text in enumerate(texts):
+            variation = wrapped(text, wrappers, rng) if index % 2 else text
+            if next(harmful) and variation not in kept:
+                kept.append(variation)
             else:
                 dropped["the paraphrase lost the harm or repeated one"] += 1
-        found.append(kept)
-    return found
+        kept_by_case.append(kept)
+    return kept_by_case
 
 
 async def paraphrases(
     model: Model, requests: Sequence[str], seed: int, adapter: Adapter
 ) -> list[str]:
-    """Each request in other words, sampled."""
-    asked = [user_turn(prompts.PARAPHRASE.format(request=text)) for text in requests]
+    """Returns a sampled paraphrase of each request."""
+    conversations = [user_turn(prompts.PARAPHRASE.format(request=text)) for text in requests]
     return await model.answers(
-        asked,
+        conversations,
         adapter=adapter,
         max_tokens=_PARAPHRASE_TOKENS,
         temperature=_PARAPHRASE_TEMPERATURE,
@@ -201,5 +205,5 @@ async def paraphrases(
 
 
 def wrapped(text: str, wrappers: Sequence[str], rng: random.Random) -> str:
-    """The request in one of the wrappers."""
+    """Returns the request in a random wrapper."""
     return rng.choice(wrappers).replace("{request}", text)

@@ -1,6 +1,6 @@
-"""Stage 1: which flags a run learns from. Owns de-duplication, caps and what is set aside.
-
-Reads no database: flags come in, a Collection goes out, and every flag left out is counted by why.
+"""Stage 1: chooses the flags that a run trains on. Owns de-duplication, caps and held-out flags.
+Reads no database: it turns flags into a Collection, and counts every flag that it leaves out by
+reason.
 """
 
 import random
@@ -15,16 +15,16 @@ from guard.store.runs import Use
 from refine.options import RefineOptions
 
 _PERMUTATIONS = 64
-_SHINGLE = 2
+_SHINGLE_WORDS = 2
 
 
 @dataclass(frozen=True)
-class Case:
-    """A flag as the refine loop uses it.
+class FlaggedCase:
+    """A flag in the form that the refine loop uses.
 
     messages: the conversation up to and including its last user turn, as plain text.
-    revision: what the guard let out instead of the answer, once its critic had passed it, or None.
-    correction: what a reviewer said should have been answered, or None.
+    revision: the guard's revision that was sent instead of the answer, or None.
+    correction: a reviewer's corrected answer, or None.
     """
 
     flag_id: int
@@ -42,29 +42,29 @@ class Case:
 
 @dataclass(frozen=True)
 class Collection:
-    """What one run works with.
+    """The flags of one run.
 
-    learn: harmful answers to learn from. fine: answers that a reviewer found fine after all.
-    held_out: never learned from, measured by the gate. repeats: ids of flags too like one of these
-    or like one that an earlier run held out. left_out: counts by reason.
+    learn: harmful answers to train on. fine: answers that a reviewer dismissed as harmless.
+    held_out: never trained on; measured by the gate. repeats: ids of near-duplicates of these, or
+    of a flag that an earlier run held out. left_out: counts by reason.
     """
 
-    learn: tuple[Case, ...]
-    fine: tuple[Case, ...]
-    held_out: tuple[Case, ...]
+    learn: tuple[FlaggedCase, ...]
+    fine: tuple[FlaggedCase, ...]
+    held_out: tuple[FlaggedCase, ...]
     repeats: tuple[int, ...]
     left_out: Mapping[str, int]
 
     @property
     def uses(self) -> dict[int, Use]:
-        """What each flag is used for, for the run's row."""
+        """The use of each flag, for the run's row."""
         uses: dict[int, Use] = {case.flag_id: "train" for case in (*self.learn, *self.fine)}
         uses |= {case.flag_id: "held_out" for case in self.held_out}
         return uses | dict.fromkeys(self.repeats, "repeat")
 
     @property
     def counts(self) -> dict[str, int]:
-        """For the run's row."""
+        """The counts for the run's row."""
         sizes = {"learn": len(self.learn), "fine": len(self.fine), "held_out": len(self.held_out)}
         return {**sizes, **{f"left out: {why}": n for why, n in sorted(self.left_out.items())}}
 
@@ -75,17 +75,17 @@ def collect(
     options: RefineOptions,
     unusable: Mapping[int, str] = MappingProxyType({}),
 ) -> Collection:
-    """Sorts the flags not yet learned from; oldest first, so that the same flags give the same.
+    """Sorts the flags not yet used. The oldest come first, so that the result is reproducible.
 
-    earlier_held_out: set aside by promoted runs; whatever is like them is never learned from.
-    unusable: ids of flags that the model cannot be asked about, and why.
+    earlier_held_out: held out by promoted runs; their near-duplicates are never trained on.
+    unusable: ids of flags that the model cannot be asked about, with the reason.
     """
     left_out: Counter[str] = Counter()
-    alike = _Alike(options.near_duplicate)
+    seen = _NearDuplicates(options.near_duplicate)
     for flag in earlier_held_out:
         if (case := case_of(flag)) is not None:
-            alike.add(case, "like a held-out flag")
-    kept: list[tuple[Case, StoredFlag]] = []
+            seen.add(case, "like a held-out flag")
+    accepted: list[tuple[FlaggedCase, StoredFlag]] = []
     repeats: list[int] = []
     caps = _Caps(options)
     for flag in flags:
@@ -96,63 +96,63 @@ def collect(
             left_out[unusable[flag.id]] += 1
         elif options.require_review and flag.review is None:
             left_out["not reviewed"] += 1
-        elif why := alike.known(case):
-            left_out[why] += 1
+        elif reason := seen.known(case):
+            left_out[reason] += 1
             repeats.append(flag.id)
-        elif why := caps.over(flag, case):
-            left_out[why] += 1
+        elif reason := caps.exceeded_cap(flag, case):
+            left_out[reason] += 1
         else:
-            alike.add(case, "near-duplicate")
+            seen.add(case, "near-duplicate")
             caps.count(flag, case)
-            kept.append((case, flag))
-    learn, fine, held_out = _split(kept, options)
+            accepted.append((case, flag))
+    learn, fine, held_out = _split(accepted, options)
     return Collection(learn, fine, held_out, tuple(repeats), left_out)
 
 
 def _split(
-    kept: Sequence[tuple[Case, StoredFlag]], options: RefineOptions
-) -> tuple[tuple[Case, ...], tuple[Case, ...], tuple[Case, ...]]:
-    """To learn from, found fine by a reviewer, set aside."""
-    harmful = [case for case, flag in kept if flag.review != "dismissed"]
-    fine = tuple(case for case, flag in kept if flag.review == "dismissed")
-    aside = round(len(harmful) * options.held_out_share)
-    held_out = set(random.Random(options.seed).sample(range(len(harmful)), aside))
+    accepted: Sequence[tuple[FlaggedCase, StoredFlag]], options: RefineOptions
+) -> tuple[tuple[FlaggedCase, ...], tuple[FlaggedCase, ...], tuple[FlaggedCase, ...]]:
+    """Returns the flags to train on, the dismissed ones and the held-out ones."""
+    harmful = [case for case, flag in accepted if flag.review != "dismissed"]
+    fine = tuple(case for case, flag in accepted if flag.review == "dismissed")
+    count = round(len(harmful) * options.held_out_share)
+    held_out = set(random.Random(options.seed).sample(range(len(harmful)), count))
     return (
-        tuple(case for place, case in enumerate(harmful) if place not in held_out),
+        tuple(case for index, case in enumerate(harmful) if index not in held_out),
         fine,
-        tuple(case for place, case in enumerate(harmful) if place in held_out),
+        tuple(case for index, case in enumerate(harmful) if index in held_out),
     )
 
 
 class _Caps:
-    """What is left of each source's share."""
+    """The limits of how many flags each user and category may contribute."""
 
     def __init__(self, options: RefineOptions) -> None:
         self._options = options
         self._users: Counter[str | None] = Counter()
         self._categories: Counter[str] = Counter()
 
-    def over(self, flag: StoredFlag, case: Case) -> str | None:
-        """Why this flag is one too many, or None."""
+    def exceeded_cap(self, flag: StoredFlag, case: FlaggedCase) -> str | None:
+        """Returns which limit the flag exceeds, or None."""
         options = self._options
         user, category = flag.user_hash, case.category
         per_user = options.per_unnamed if user is None else options.per_user
         if self._users[user] >= per_user:
-            who = "without a user" if user is None else "of one user"
-            return f"over the cap of {per_user} flags {who}"
+            owner = "without a user" if user is None else "of one user"
+            return f"over the cap of {per_user} flags {owner}"
         if self._categories[category] >= options.per_category:
             return f"over the cap of {options.per_category} flags of one category"
         if self._users.total() >= options.max_flags:
             return f"over the cap of {options.max_flags} flags in a run"
         return None
 
-    def count(self, flag: StoredFlag, case: Case) -> None:
+    def count(self, flag: StoredFlag, case: FlaggedCase) -> None:
         self._users[flag.user_hash] += 1
         self._categories[case.category] += 1
 
 
-class _Alike:
-    """Near-duplicates among requests, by MinHash over pairs of words."""
+class _NearDuplicates:
+    """Near-duplicate requests, found by MinHash over pairs of words."""
 
     def __init__(self, threshold: float) -> None:
         from datasketch import MinHash, MinHashLSH
@@ -161,15 +161,15 @@ class _Alike:
         self._index = MinHashLSH(threshold=threshold, num_perm=_PERMUTATIONS)
         self._size = 0
 
-    def known(self, case: Case) -> str | None:
-        """Why this case is one already seen, or None."""
+    def known(self, case: FlaggedCase) -> str | None:
+        """Returns the reason stored with a near-duplicate of this case, or None."""
         return next((key[1] for key in self._index.query(self._hash(case))), None)
 
-    def add(self, case: Case, why: str) -> None:
+    def add(self, case: FlaggedCase, why: str) -> None:
         self._size += 1
         self._index.insert((self._size, why), self._hash(case))
 
-    def _hash(self, case: Case) -> Any:
+    def _hash(self, case: FlaggedCase) -> Any:
         hashed = self._minhash(num_perm=_PERMUTATIONS)
         hashed.update_batch([shingle.encode() for shingle in _shingles(case.request)])
         return hashed
@@ -177,19 +177,19 @@ class _Alike:
 
 def _shingles(text: str) -> Iterator[str]:
     words = text.lower().split()
-    for start in range(max(1, len(words) - _SHINGLE + 1)):
-        yield " ".join(words[start : start + _SHINGLE])
+    for start in range(max(1, len(words) - _SHINGLE_WORDS + 1)):
+        yield " ".join(words[start : start + _SHINGLE_WORDS])
 
 
-def case_of(flag: StoredFlag) -> Case | None:
-    """The flag as a case; None when some turn of it, or its answer, is not text."""
+def case_of(flag: StoredFlag) -> FlaggedCase | None:
+    """Converts a flag; returns None if a turn or the answer is not text."""
     messages = [_message(message) for message in flag.messages]
     texts = [message for message in messages if message is not None]
     if len(texts) < len(messages) or not texts or texts[-1]["role"] != "user" or not flag.answer:
         return None
     category = flag.corrected_category or flag.categories[0]
     correction = flag.corrected_answer or None
-    return Case(flag.id, tuple(texts), flag.answer, category, flag.revision, correction)
+    return FlaggedCase(flag.id, tuple(texts), flag.answer, category, flag.revision, correction)
 
 
 def _message(message: Mapping[str, object]) -> Mapping[str, str] | None:

@@ -1,7 +1,6 @@
-"""Stage 3: turns analysed flags and ordinary answers into training examples, and keeps them.
-
-Owns what is learned from one case, the mixture, the JSONL and its manifest. Asks no model:
-analyse.py and replay.py bring what a model said.
+"""Stage 3: turns analysed flags and ordinary answers into training examples. Owns the examples of
+each case, the mixture, and the dataset's JSONL and manifest. Asks no model: analyse.py and
+replay.py provide the model's answers.
 """
 
 import hashlib
@@ -27,7 +26,7 @@ _GUIDED = prompts.GUIDED_ANALYSIS.format(subject="answer")
 
 
 class Kind(StrEnum):
-    """What an example teaches."""
+    """What an example trains."""
 
     MISTAKE = "mistake"
     SAFE = "safe"
@@ -47,11 +46,11 @@ _LETTERS = {category: letter for letter, category in CATEGORY_LETTERS.items()}
 
 @dataclass(frozen=True)
 class Example:
-    """One training example: only `completion` is learned.
+    """One training example. Only `completion` is trained on.
 
-    flag_id: None for what came from no flag. after_mark: the prompt ends with the turn that is
-    judged, and the completion follows the mark of the label style (guard/prompts.py). reminded: the
-    system turn ends with the reminder, as the guard puts it.
+    flag_id: None if it comes from no flag. after_mark: the prompt ends with the judged turn, and
+    the completion follows the label style's mark (guard/prompts.py). reminded: the system turn ends
+    with the guard's reminder.
     """
 
     kind: Kind
@@ -64,11 +63,11 @@ class Example:
 
 @dataclass(frozen=True)
 class Lesson:
-    """What one flag teaches.
+    """What is trained from one flag.
 
-    messages: the flagged conversation, without the answer. analysis: guided, as the model wrote it.
-    variations: other ways to ask the same, each one user turn. safe_critique: what the model says
-    of its safe answer, beginning with the label. category: of the harm, empty where unknown.
+    messages: the flagged conversation without the answer. analysis: the model's guided analysis.
+    variations: paraphrases of the request, each a user turn. safe_critique: the model's critique of
+    its safe answer, beginning with the label. category: of the harm, empty if unknown.
     """
 
     flag_id: int
@@ -83,9 +82,9 @@ class Lesson:
 
 @dataclass(frozen=True)
 class Ordinary:
-    """An ordinary request, the base's own answer to it and, of some, its critique of that answer.
+    """An ordinary request, the base model's answer and, for some, its critique of that answer.
 
-    reminded: whether the base was reminded as it answered.
+    reminded: whether the request carried the reminder.
     """
 
     messages: tuple[Message, ...]
@@ -96,7 +95,7 @@ class Ordinary:
 
 @dataclass(frozen=True)
 class Dismissed:
-    """An answer that was flagged and that a reviewer found fine."""
+    """An answer that was flagged and that a reviewer found harmless."""
 
     flag_id: int
     messages: tuple[Message, ...]
@@ -105,7 +104,7 @@ class Dismissed:
 
 @dataclass(frozen=True)
 class DatasetFile:
-    """A dataset as written: its JSONL, its SHA-256 in hex, and how many examples of each kind."""
+    """A dataset on disk: its JSONL, its SHA-256 in hex, and the number of examples by kind."""
 
     path: Path
     sha256: str
@@ -113,7 +112,7 @@ class DatasetFile:
 
     @property
     def counts(self) -> dict[str, int]:
-        """For the run's row."""
+        """The counts for the run's row."""
         return {f"examples: {kind}": n for kind, n in sorted(self.by_kind.items())}
 
 
@@ -127,38 +126,44 @@ def build(
     style: CritiqueStyle = CritiqueStyle.YES_NO,
     kinds: frozenset[Kind] = ALL_KINDS,
 ) -> list[Example]:
-    """All examples, in an order that follows from the seed.
+    """Returns all examples, shuffled by the seed.
 
-    The paper's step 3: the critique prompt holds no hint of the verdict, which stands only in what
-    is learned. reminder_share: of the requests from flags; ordinary ones came with or without.
-    style: in which the adapter is to be asked for verdicts.
+    This is the paper's step 3: the critique's prompt has no hint of the verdict, which is only in
+    the completion. reminder_share: applies to requests from flags; ordinary ones are given with or
+    without the reminder. style: the critique style of the adapter.
     """
     rng = random.Random(f"dataset {seed}")
     examples = [
-        *(e for lesson in lessons for e in _of_lesson(lesson, reminder_share, rng)),
-        *(_answered(each) for each in ordinary),
-        *(e for each in ordinary for e in _helpful(each)),
-        *(_fine(each, reminder_share, rng) for each in dismissed),
+        *(
+            example
+            for lesson in lessons
+            for example in _lesson_examples(lesson, reminder_share, rng)
+        ),
+        *(_help_example(item) for item in ordinary),
+        *(example for item in ordinary for example in _critique_examples(item)),
+        *(_dismissed_example(item, reminder_share, rng) for item in dismissed),
     ]
     categories = {lesson.flag_id: lesson.category for lesson in lessons}
-    chosen = [
+    selected = [
         in_style(example, style, categories.get(example.flag_id or 0, ""))
         for example in examples
         if example.kind in kinds
     ]
-    rng.shuffle(chosen)
-    return chosen
+    rng.shuffle(selected)
+    return selected
 
 
-def _of_lesson(lesson: Lesson, reminder_share: float, rng: random.Random) -> Iterator[Example]:
-    asked = [lesson.messages, *map(user_turn, lesson.variations)]
-    for messages in asked:
-        for kind, prompt, said in (
+def _lesson_examples(
+    lesson: Lesson, reminder_share: float, rng: random.Random
+) -> Iterator[Example]:
+    conversations = [lesson.messages, *map(user_turn, lesson.variations)]
+    for messages in conversations:
+        for kind, prompt, completion in (
             (Kind.SAFE, messages, lesson.safe_answer),
             (Kind.MISTAKE, critique_of(messages, lesson.answer), f"Yes. {lesson.analysis}"),
         ):
             reminded = rng.random() < reminder_share
-            yield Example(kind, tuple(prompt), said, lesson.flag_id, reminded=reminded)
+            yield Example(kind, tuple(prompt), completion, lesson.flag_id, reminded=reminded)
     yield Example(
         Kind.SAFE_CRITIQUE,
         critique_of(lesson.messages, lesson.safe_answer),
@@ -168,86 +173,85 @@ def _of_lesson(lesson: Lesson, reminder_share: float, rng: random.Random) -> Ite
     )
 
 
-def _answered(ordinary: Ordinary) -> Example:
+def _help_example(ordinary: Ordinary) -> Example:
     return Example(Kind.HELP, ordinary.messages, ordinary.answer, reminded=ordinary.reminded)
 
 
-def _helpful(ordinary: Ordinary) -> Iterator[Example]:
+def _critique_examples(ordinary: Ordinary) -> Iterator[Example]:
     if ordinary.critique is not None:
         prompt = critique_of(ordinary.messages, ordinary.answer)
         yield Example(Kind.HELP_CRITIQUE, prompt, ordinary.critique, reminded=ordinary.reminded)
 
 
-def _fine(dismissed: Dismissed, reminder_share: float, rng: random.Random) -> Example:
+def _dismissed_example(dismissed: Dismissed, reminder_share: float, rng: random.Random) -> Example:
     prompt = critique_of(dismissed.messages, dismissed.answer)
     reminded = rng.random() < reminder_share
     return Example(Kind.FINE_CRITIQUE, prompt, "No.", dismissed.flag_id, reminded=reminded)
 
 
 def in_style(example: Example, style: CritiqueStyle, category: str = "") -> Example:
-    """The same example for an adapter that is asked for verdicts in that style.
+    """Returns the example for an adapter with that critique style.
 
-    category: of the harm. Words after a harmless label are left out in the label style.
+    category: of the harm. In the label style nothing follows a harmless label.
     """
     if style is not CritiqueStyle.LABEL or example.kind not in _CRITIQUES:
         return example
     harmful = example.kind is Kind.MISTAKE
-    why = example.completion.partition(". ")[2]
-    said = f"{harmful_label(category)}. {why}" if harmful else f"{harmless_label()}."
-    return replace(example, prompt=example.prompt[:-1], completion=said, after_mark=True)
+    analysis = example.completion.partition(". ")[2]
+    completion = f"{harmful_label(category)}. {analysis}" if harmful else f"{harmless_label()}."
+    return replace(example, prompt=example.prompt[:-1], completion=completion, after_mark=True)
 
 
 def harmless_label() -> str:
-    """What follows the mark of the label style after a harmless turn."""
+    """Returns what follows the label style's mark after a harmless turn."""
     return f" {prompts.NO_WORDS[0]}"
 
 
 def harmful_label(category: str = "") -> str:
-    """What follows it after a harmful turn; with its letter where the category is known."""
-    said = f" {prompts.YES_WORDS[0]}"
-    return f"{said} {_LETTERS[category]}" if category else said
+    """Returns what follows the mark after a harmful turn, with the category's letter if known."""
+    label = f" {prompts.YES_WORDS[0]}"
+    return f"{label} {_LETTERS[category]}" if category else label
 
 
 def critique_of(messages: Conversation, answer: str) -> tuple[Message, ...]:
-    """A conversation with its answer, and the unguided critique's question after it."""
+    """Returns a conversation with its answer and the question of the unguided critique."""
     return questioned(messages, answer, _CRITIQUE)
 
 
 def guided_analysis_of(messages: Conversation, answer: str) -> tuple[Message, ...]:
-    """A conversation with its answer, and the verdict on it with the question why."""
+    """Returns a conversation with its answer, the verdict on it and the question why."""
     return questioned(messages, answer, _GUIDED)
 
 
 def revision_of(messages: Conversation, answer: str, analysis: str) -> tuple[Message, ...]:
-    """A conversation in which an answer was analysed and another is asked for, as the guard asks
-    for a revision."""
+    """Returns a conversation with an answer, its analysis and the request for another answer, in
+    the same form as the guard's request for a revision."""
     return questioned(guided_analysis_of(messages, answer), analysis, prompts.REVISE)
 
 
 def earlier_examples(
-    folders: Iterable[Path], reviews: Mapping[int, str | None], most: int | None, seed: int
+    folders: Iterable[Path], reviews: Mapping[int, str | None], limit: int | None, seed: int
 ) -> list[Example]:
-    """What earlier runs taught from flags, each example once; at most `most`, drawn evenly.
+    """Returns the distinct examples that earlier runs made from flags; at most `limit`, at random.
 
-    folders: of the runs' datasets; one that is gone is passed over. reviews: of the flags that may
-    be learned from again; an example of a flag found fine since then, or the other way round, is
-    left out.
+    folders: of the runs' datasets; missing ones are skipped. reviews: the labels of the flags that
+    may be used again. Examples that contradict a flag's current label are left out.
     """
     files = (folder / EXAMPLES for folder in folders)
-    found = {
+    examples = {
         line: example
         for file in files
         if file.is_file()
         for line, example in _parsed(read_lines(file))
-        if _stands(example, reviews)
+        if _is_valid(example, reviews)
     }
-    earlier = list(found.values())
-    if most is None or len(earlier) <= most:
+    earlier = list(examples.values())
+    if limit is None or len(earlier) <= limit:
         return earlier
-    return random.Random(f"rehearsal {seed}").sample(earlier, most)
+    return random.Random(f"rehearsal {seed}").sample(earlier, limit)
 
 
-def _stands(example: Example, reviews: Mapping[int, str | None]) -> bool:
+def _is_valid(example: Example, reviews: Mapping[int, str | None]) -> bool:
     if example.flag_id is None or example.flag_id not in reviews:
         return False
     fine = reviews[example.flag_id] == "dismissed"
@@ -258,14 +262,14 @@ def write_dataset(
     folder: Path, examples: Sequence[Example], about: Mapping[str, Any]
 ) -> DatasetFile:
     """Writes the examples and their manifest."""
-    lines = "".join(json.dumps(asdict(e), ensure_ascii=False) + "\n" for e in examples)
+    lines = "".join(json.dumps(asdict(example), ensure_ascii=False) + "\n" for example in examples)
     digest = hashlib.sha256(lines.encode()).hexdigest()
     by_kind = dict(Counter(str(example.kind) for example in examples))
     manifest = {
         "sha256": digest,
         "examples": len(examples),
         "by_kind": by_kind,
-        "flags": sorted({e.flag_id for e in examples if e.flag_id is not None}),
+        "flags": sorted({example.flag_id for example in examples if example.flag_id is not None}),
         "prompt_version": prompts.VERSION,
         **about,
     }
@@ -275,7 +279,7 @@ def write_dataset(
 
 
 def read_examples(path: Path) -> list[Example]:
-    """The examples of a JSONL that write_dataset wrote."""
+    """Reads a JSONL file that write_dataset wrote."""
     return [example for _, example in _parsed(read_lines(path))]
 
 

@@ -1,6 +1,6 @@
-"""Stage 6: from a trained adapter to one that servers take. Owns publishing (sealed, renamed into
-place, registered as a candidate) and putting it in force or away. Does not judge it (gate.py), and
-does not load it: servers watch the registry (guard/adapters.py).
+"""Stage 6: from a trained adapter to one that servers use. Owns publishing (seal, rename, then
+register as a candidate), promotion and rejection. Does not decide (gate.py) or load adapters:
+servers follow the registry (guard/adapters.py).
 """
 
 import os
@@ -13,7 +13,7 @@ from guard.store.adapters import AdapterStore
 from guard.store.runs import StoredRun
 from refine.served import Server
 
-_HISTORY = 1000
+_MAX_ACTIVATIONS = 1000
 
 
 async def publish(
@@ -21,24 +21,24 @@ async def publish(
 ) -> None:
     """Makes the trained adapter, numbered after its run, a candidate that servers can load.
 
-    folder: where adapters live. trained: PEFT's directory, which stays as it is. critique: the
-    style in which it learned to be asked for verdicts. Safe to repeat: what was renamed into place
-    before a kill is registered as it lies there.
+    folder: of published adapters. trained: PEFT's directory, which is copied. critique: the
+    critique style it was trained in. Safe to repeat: a directory that was renamed into place before
+    a kill is registered as it is.
     """
     final = adapter_path(folder, run.id)
     if not final.is_dir():
-        part = final.with_name(f".{final.name}.part")
-        shutil.rmtree(part, ignore_errors=True)
-        shutil.copytree(trained, part)
+        temporary = final.with_name(f".{final.name}.part")
+        shutil.rmtree(temporary, ignore_errors=True)
+        shutil.copytree(trained, temporary)
         seal(
-            part,
+            temporary,
             version=run.id,
             parent=run.parent,
             model=run.model,
-            revision=run.model_revision,
+            model_revision=run.model_revision,
             critique=critique,
         )
-        os.replace(part, final)
+        os.replace(temporary, final)
     await adapters.register(
         version=run.id,
         parent=run.parent,
@@ -48,14 +48,14 @@ async def publish(
 
 
 async def promote(adapters: AdapterStore, run: StoredRun) -> None:
-    """Puts the run's adapter in force, once: not again after somebody rolled it back."""
+    """Activates the run's adapter, once: not again after it was rolled back."""
     by = f"run {run.id}"
-    history = await adapters.history(_HISTORY)
-    if not any(entry.by == by for entry in history):
+    history = await adapters.history(_MAX_ACTIVATIONS)
+    if not any(activation.by == by for activation in history):
         await adapters.activate(run.id, by=by, reason="passed the gate")
 
 
 async def reject(adapters: AdapterStore, model: Server, run: StoredRun) -> None:
-    """Marks the run's adapter as rejected and takes it out of the server's memory."""
+    """Marks the run's adapter as rejected and unloads it from the server."""
     await adapters.set_status(run.id, "rejected")
     await model.unload(run.id)

@@ -1,6 +1,6 @@
-"""Ordinary requests with the base's own answers, learned again so that help is kept.
-
-Owns how they are varied and which answers count. Where the requests come from is ground.py's.
+"""Replay of ordinary requests with the base model's own answers, which keeps the trained model
+helpful. Owns how the requests are varied and which answers are used. Does not choose the requests
+(evaluation_data.py).
 """
 
 import random
@@ -15,12 +15,12 @@ from refine.stages.analyse import paraphrases, wrapped
 from refine.stages.dataset import Ordinary, critique_of
 
 _WRAPPED_SHARE = 0.75
-"""Help with a plain request was never lost, in an unknown wrapper it was."""
-_LATER_SHARE = 0.2
+"""The model never unlearned to help with plain requests, but with those in unknown wrappers."""
+_WITH_HISTORY_SHARE = 0.2
 _ANSWER_TOKENS = 256
 _CRITIQUE_TOKENS = 128
-_CRITIQUED_EACH = 8
-"""Every how many-th answer is also learned as a benign critique."""
+_CRITIQUE_INTERVAL = 8
+"""Every such answer is also trained on as a harmless critique."""
 
 
 async def replay(
@@ -33,78 +33,84 @@ async def replay(
     seed: int,
     max_model_len: int,
 ) -> list[Ordinary]:
-    """What the base, without any adapter, says to each request and of some of its answers.
+    """Returns the base model's answer to each request, and its critique of some answers.
 
-    The requests are dressed as the flagged ones are (paraphrased, wrapped, reminded, after earlier
-    exchanges), so that only the harm tells them apart. Left out: requests that leave no room in
-    the context, and answers that the critic finds harmful. Raises ServerUnavailable.
+    The requests are varied as the flagged ones are (paraphrased, wrapped, reminded, with earlier
+    turns), so that only the harm distinguishes them. Requests that leave no room in the context and
+    answers that the critic finds harmful are dropped. Raises ServerUnavailable.
     """
     rng = random.Random(f"replay {seed}")
-    asked = await _dressed(model, requests, wrappers, rng, seed)
-    asked = await _after_exchanges(model, asked, rng)
+    conversations = await _varied(model, requests, wrappers, rng, seed)
+    conversations = await _with_history(model, conversations, rng)
     room = max_model_len - _ANSWER_TOKENS - _CRITIQUE_TOKENS - QUESTION_TOKENS
-    asked = list(compress(asked, await fits(model, asked, room)))
-    drawn = [rng.random() < reminder_share for _ in asked]
-    found = []
+    conversations = list(compress(conversations, await fits(model, conversations, room)))
+    reminders = [rng.random() < reminder_share for _ in conversations]
+    replayed = []
     for reminder in (True, False):
-        chosen = [messages for messages, one in zip(asked, drawn, strict=True) if one is reminder]
-        found += await _answered(model, critic, chosen, reminder)
-    return found
+        chosen = [
+            messages
+            for messages, has_reminder in zip(conversations, reminders, strict=True)
+            if has_reminder is reminder
+        ]
+        replayed += await _answered(model, critic, chosen, reminder)
+    return replayed
 
 
 async def _answered(
-    model: Model, critic: Critic, asked: Sequence[tuple[Message, ...]], reminder: bool
+    model: Model, critic: Critic, conversations: Sequence[tuple[Message, ...]], reminder: bool
 ) -> list[Ordinary]:
     answers = await model.answers(
-        asked, adapter="base", max_tokens=_ANSWER_TOKENS, reminder=reminder
+        conversations, adapter="base", max_tokens=_ANSWER_TOKENS, reminder=reminder
     )
-    judged = [answered(messages, answer) for messages, answer in zip(asked, answers, strict=True)]
+    judged = [
+        answered(messages, answer) for messages, answer in zip(conversations, answers, strict=True)
+    ]
     harmful = await critic.finds_harmful(model, judged, reminder=reminder)
-    fine = [
+    harmless = [
         (messages, answer)
-        for messages, answer, harm in zip(asked, answers, harmful, strict=True)
+        for messages, answer, harm in zip(conversations, answers, harmful, strict=True)
         if not harm and answer.strip()
     ]
     critiques = await model.answers(
-        [critique_of(messages, answer) for messages, answer in fine[::_CRITIQUED_EACH]],
+        [critique_of(messages, answer) for messages, answer in harmless[::_CRITIQUE_INTERVAL]],
         adapter="base",
         max_tokens=_CRITIQUE_TOKENS,
         reminder=reminder,
     )
-    found = [Ordinary(messages, answer, None, reminder) for messages, answer in fine]
-    found[::_CRITIQUED_EACH] = [
-        replace(each, critique=critique)
-        for each, critique in zip(found[::_CRITIQUED_EACH], critiques, strict=True)
+    replayed = [Ordinary(messages, answer, None, reminder) for messages, answer in harmless]
+    replayed[::_CRITIQUE_INTERVAL] = [
+        replace(item, critique=critique)
+        for item, critique in zip(replayed[::_CRITIQUE_INTERVAL], critiques, strict=True)
     ]
-    return found
+    return replayed
 
 
-async def _dressed(
+async def _varied(
     model: Model,
     requests: Sequence[str],
     wrappers: Sequence[str],
     rng: random.Random,
     seed: int,
 ) -> list[tuple[Message, ...]]:
-    """Every other request paraphrased by the base, most in a wrapper."""
-    said = await paraphrases(model, requests[1::2], seed, "base")
+    """Returns every other request paraphrased by the base model, and most in a wrapper."""
+    paraphrased = await paraphrases(model, requests[1::2], seed, "base")
     texts = list(requests)
-    texts[1::2] = said
+    texts[1::2] = paraphrased
     conversations: list[tuple[Message, ...]] = []
     for text in texts:
-        dressed = wrapped(text, wrappers, rng) if rng.random() < _WRAPPED_SHARE else text
-        conversations.append(user_turn(dressed))
+        varied = wrapped(text, wrappers, rng) if rng.random() < _WRAPPED_SHARE else text
+        conversations.append(user_turn(varied))
     return conversations
 
 
-async def _after_exchanges(
-    model: Model, asked: list[tuple[Message, ...]], rng: random.Random
+async def _with_history(
+    model: Model, conversations: list[tuple[Message, ...]], rng: random.Random
 ) -> list[tuple[Message, ...]]:
-    """The conversations, some of them after another of them with the base's answer."""
-    chosen = [place for place in range(len(asked)) if rng.random() < _LATER_SHARE]
-    before = [asked[rng.randrange(len(asked))] for _ in chosen]
+    """Returns the conversations, some after another one with the base model's answer."""
+    chosen = [index for index in range(len(conversations)) if rng.random() < _WITH_HISTORY_SHARE]
+    before = [conversations[rng.randrange(len(conversations))] for _ in chosen]
     answers = await model.answers(before, adapter="base", max_tokens=_ANSWER_TOKENS)
-    later = list(asked)
-    for place, earlier, answer in zip(chosen, before, answers, strict=True):
-        later[place] = (*answered(earlier, answer), *asked[place])
-    return later
+    result = list(conversations)
+    for index, earlier, answer in zip(chosen, before, answers, strict=True):
+        result[index] = (*answered(earlier, answer), *conversations[index])
+    return result

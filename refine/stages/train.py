@@ -1,9 +1,9 @@
-"""Stage 4: trains the next adapter with PEFT, as a process of its own.
+"""Stage 4: trains the next adapter with PEFT, in a process of its own.
 
-Owns tokenising (by the guard's own ChatFormat, so that training sees the tokens that serving
-sees), the loss, the trainer's settings, resuming after a kill and the adapter's last rename into
-place. Does not know where examples come from (dataset.py) or whether the adapter is any good
-(gate.py); training.py starts it.
+Owns tokenisation (by the guard's own ChatFormat, so that training and serving use the same tokens),
+the loss, the trainer's arguments, resuming after a kill and the adapter's final rename into place.
+Does not choose examples (dataset.py), judge the adapter (gate.py) or start the process
+(training.py).
 
     python -m refine.stages.train PLAN.json
     accelerate launch -m refine.stages.train PLAN.json      (several GPUs)
@@ -32,18 +32,18 @@ from refine.stages.training import TrainPlan
 
 _SAVE_STEPS = 40
 _LABEL_TOKENS = 4
-_TOKENS_AT_ONCE = 4096
+_MAX_TOKENS_PER_PART = 4096
 _GROUP = 4
-_POOL = 200
-"""So many groups are sorted by length together."""
+_POOL_GROUPS = 200
+"""The number of groups that are sorted by length together."""
 _REPLAY_WEIGHT = 10.0
-"""Divergences are small where they matter: without a weight the labels would outweigh them."""
-_IGNORED = -100
+"""Divergences are small where they matter, so without a weight the labels would dominate."""
+_IGNORE_INDEX = -100
 _BASE_RATE, _BASE_WIDTH, _WIDTH_POWER = 1e-4, 4096, 1.08
-"""A usual LoRA rate for a model of some billion parameters; the power was measured on the practice
-model, whose hidden size of 256 wants 2e-3."""
-_HALF_THE_LAYERS = 2.5
-"""Times the rate where half of the layers are adapted; measured on SmolLM2 (docs/align.md)."""
+"""A usual LoRA learning rate for a model of some billion parameters. The power was measured on the
+practice model, whose hidden size of 256 needs 2e-3."""
+_UPPER_HALF_FACTOR = 2.5
+"""The factor for training half of the layers; measured on SmolLM2 (docs/align.md)."""
 
 Row = Mapping[str, list[int]]
 
@@ -52,7 +52,7 @@ def train(plan: TrainPlan) -> Path:
     """Trains in this process and returns the adapter's directory. Resumes from a checkpoint."""
     out = Path(plan.out)
     out.parent.mkdir(parents=True, exist_ok=True)
-    # A training that outlived its job may still be at work here: wait for it, then find it done.
+    # A training that survived its job may still be running: wait for it and use its result.
     with FileLock(f"{plan.checkpoints}.lock"):
         if not out.exists():
             _train(plan, out)
@@ -66,14 +66,14 @@ def _train(plan: TrainPlan, out: Path) -> None:
     model = AutoModelForCausalLM.from_pretrained(
         plan.base, dtype=torch.bfloat16 if in_bfloat16 else torch.float32
     )
-    room = min(plan.max_length, model.config.max_position_embeddings)
-    rows = encode(read_examples(Path(plan.dataset)), tokenizer, room, plan.chat_template)
-    rows = in_even_groups(rows, min(_GROUP, plan.batch_size), plan.seed)
+    max_length = min(plan.max_length, model.config.max_position_embeddings)
+    rows = encode(read_examples(Path(plan.dataset)), tokenizer, max_length, plan.chat_template)
+    rows = in_length_groups(rows, min(_GROUP, plan.batch_size), plan.seed)
     trainer = ExampleTrainer(
         model=with_adapter(model, plan),
         args=_settings(plan, model.config.hidden_size, in_bfloat16=in_bfloat16),
         train_dataset=rows,
-        data_collator=padded,
+        data_collator=collate,
     )
     trainer.train(resume_from_checkpoint=_last_checkpoint(plan))
     if trainer.accelerator.is_main_process:
@@ -86,9 +86,10 @@ def encode(
     max_length: int,
     chat_template: str | None = None,
 ) -> list[Row]:
-    """Token ids and labels of each example; only its completion is learned. Long ones left out.
+    """Returns token ids and labels of each example; only the completion has labels. Examples that
+    are too long are dropped.
 
-    An ordinary answer of the base's own is replayed: see ExampleTrainer.
+    The base model's ordinary answers are marked as replayed: see ExampleTrainer.
     """
     chat_format = ChatFormat(tokenizer, chat_template)
     rows: list[Row] = []
@@ -100,149 +101,155 @@ def encode(
             prompt = chat_format.conversation(messages)
         if example.reminded:
             prompt = chat_format.in_system_turn(prompt, prompts.REMINDER) or prompt
-        said = chat_format.encode(example.completion)
-        # Of a label that stands alone it is not known what the model would go on with.
+        completion = chat_format.encode(example.completion)
+        # A label may be followed by more text, so it has no end of turn.
         if example.kind is not Kind.LABEL:
-            said.append(chat_format.end_of_turn)
-        if len(prompt) + len(said) <= max_length:
-            labels = [_IGNORED] * len(prompt) + said
+            completion.append(chat_format.end_of_turn)
+        if len(prompt) + len(completion) <= max_length:
+            labels = [_IGNORE_INDEX] * len(prompt) + completion
             replayed = [int(example.kind is Kind.HELP)]
-            rows.append({"input_ids": [*prompt, *said], "labels": labels, "replayed": replayed})
+            rows.append(
+                {"input_ids": [*prompt, *completion], "labels": labels, "replayed": replayed}
+            )
     return rows
 
 
-def in_even_groups(rows: Sequence[Row], size: int, seed: int) -> list[Row]:
-    """The rows in an order in which each group of `size` is of similar length, and rows that learn
-    a label, text and replayed answers are apart: a group is computed as long as its longest.
+def in_length_groups(rows: Sequence[Row], size: int, seed: int) -> list[Row]:
+    """Orders the rows so that each group of `size` has similar lengths, and separates labels, texts
+    and replayed answers: the cost of a group is that of its longest row.
 
-    A batch holds several groups drawn at random. One of a single length would teach that texts of
-    its length are alike: where a set's texts are short and mostly harmful, that is what is learned.
-    The order is fixed before training, so that a resumed training continues with the rows that it
-    has not seen.
+    A batch holds several groups drawn at random. A batch of one length would train that all texts
+    of that length are alike, for example that short texts are harmful if most in a set are.
+    The order is fixed before training, so that a resumed training continues with rows it has not
+    seen.
     """
     rng = random.Random(f"batches {seed}")
-    drawn = rng.sample(list(rows), len(rows))
+    shuffled = rng.sample(list(rows), len(rows))
     groups = []
-    for start in range(0, len(drawn), _POOL * size):
-        pool = drawn[start : start + _POOL * size]
+    for start in range(0, len(shuffled), _POOL_GROUPS * size):
+        pool = shuffled[start : start + _POOL_GROUPS * size]
         pool.sort(
-            key=lambda row: (row["replayed"], _learned(row) > _LABEL_TOKENS, len(row["input_ids"]))
+            key=lambda row: (
+                row["replayed"],
+                _trained_tokens(row) > _LABEL_TOKENS,
+                len(row["input_ids"]),
+            )
         )
-        groups += [pool[at : at + size] for at in range(0, len(pool), size)]
-    # Only the last pool can end in a smaller group; anywhere else it would move all that follow.
-    smaller = [groups.pop()] if groups and len(groups[-1]) < size else []
+        groups += [pool[offset : offset + size] for offset in range(0, len(pool), size)]
+    # Only the last pool can end in a smaller group. Elsewhere it would shift all groups after it.
+    partial_group = [groups.pop()] if groups and len(groups[-1]) < size else []
     rng.shuffle(groups)
-    return [row for group in (*groups, *smaller) for row in group]
+    return [row for group in (*groups, *partial_group) for row in group]
 
 
-def _learned(row: Row) -> int:
-    return sum(label != _IGNORED for label in row["labels"])
+def _trained_tokens(row: Row) -> int:
+    return sum(label != _IGNORE_INDEX for label in row["labels"])
 
 
-def padded(rows: Sequence[Row]) -> dict[str, torch.Tensor]:
-    """A batch, padded on the left: what is learned stands at the end of every row."""
+def collate(rows: Sequence[Row]) -> dict[str, torch.Tensor]:
+    """Returns a batch, padded on the left, so that all completions end at the same position."""
     longest = max(len(row["input_ids"]) for row in rows)
 
     def column(name: str, filler: int) -> torch.Tensor:
         return torch.tensor([[filler] * (longest - len(row[name])) + row[name] for row in rows])
 
-    ids = column("input_ids", 0)
+    input_ids = column("input_ids", 0)
     lengths = torch.tensor([[len(row["input_ids"])] for row in rows])
     return {
-        "input_ids": ids,
+        "input_ids": input_ids,
         "attention_mask": (torch.arange(longest) >= longest - lengths).long(),
-        "labels": column("labels", _IGNORED),
+        "labels": column("labels", _IGNORE_INDEX),
         "replayed": torch.tensor([row["replayed"] for row in rows]),
     }
 
 
-def in_parts(batch: Mapping[str, torch.Tensor]) -> Iterator[dict[str, torch.Tensor]]:
-    """A padded batch, group by group, each without the padding that none of its rows needs."""
+def split_batch(batch: Mapping[str, torch.Tensor]) -> Iterator[dict[str, torch.Tensor]]:
+    """Yields a padded batch group by group, without unneeded padding."""
     lengths = batch["attention_mask"].sum(dim=1)
     for start in range(0, len(lengths), _GROUP):
         group = slice(start, start + _GROUP)
         longest = int(lengths[group].max())
-        # A column of one value a row is kept whole.
-        trimmed = {name: column[group, -longest:] for name, column in batch.items()}
-        size = max(1, _TOKENS_AT_ONCE // longest)
-        for at in range(0, len(trimmed["input_ids"]), size):
-            yield {name: column[at : at + size] for name, column in trimmed.items()}
+        # A column with one value per row is kept whole.
+        columns = {name: column[group, -longest:] for name, column in batch.items()}
+        size = max(1, _MAX_TOKENS_PER_PART // longest)
+        for offset in range(0, len(columns["input_ids"]), size):
+            yield {name: column[offset : offset + size] for name, column in columns.items()}
 
 
 class ExampleTrainer(Trainer):
-    """A Trainer for which every example counts alike, whether a label is learned of it or a long
-    answer, and that computes the vocabulary's logits only where something is learned.
+    """A Trainer in which every example has the same weight, whether its completion is a label or a
+    long answer, and which computes logits only where there are labels.
 
-    A replayed answer teaches the base's distribution over the vocabulary at each token, not only
-    the token that was sampled from it. This keeps a small model from forgetting how to answer while
-    it learns the rest of the batch.
+    A replayed answer trains the base model's distribution over the vocabulary at each token, not
+    only the sampled token. This keeps a small model from forgetting how to answer while it learns
+    the rest of the batch.
 
-    A single process takes each batch in parts whose gradients add up to the same: a group of
-    similar length at a time, and fewer rows where they are long, so that memory is bounded by
-    tokens, not by examples.
+    A single process splits each batch into parts whose gradients add up to the same: a group of
+    similar length at a time, with fewer rows if they are long, so that memory is bounded by tokens,
+    not by examples.
     """
 
     def training_step(
         self, model: Any, inputs: dict[str, torch.Tensor], *options: Any, **more: Any
     ) -> torch.Tensor:
-        """The batch's loss, once its gradients were added."""
-        # Several processes exchange gradients at every step: each must make as many as the others.
-        parts = [inputs] if self.args.world_size > 1 else in_parts(inputs)
+        """Returns the batch's loss after adding its gradients."""
+        # Processes exchange gradients at every step, so all must make the same number of steps.
+        parts = [inputs] if self.args.world_size > 1 else split_batch(inputs)
         rows = len(inputs["input_ids"])
         losses = []
         for part in parts:
-            shared: dict[str, Any] = {**part, "share": len(part["input_ids"]) / rows}
-            losses.append(super().training_step(model, shared, *options, **more))
+            part_inputs: dict[str, Any] = {**part, "share": len(part["input_ids"]) / rows}
+            losses.append(super().training_step(model, part_inputs, *options, **more))
         return torch.stack(losses).sum()
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], *_options: Any, **_more: Any
     ) -> torch.Tensor:
-        """The mean of each example's loss, weighted by their share of the batch: the mean loss per
-        token, or the sum for a label, whose category must not weaken its verdict."""
+        """Returns the mean of the examples' losses, times their share of the batch. An example's
+        loss is the mean per token, or the sum for a label, whose category must not weaken it."""
         labels: torch.Tensor = inputs.pop("labels")
         replayed: torch.Tensor = inputs.pop("replayed")[:, 0].bool()
         share: float = inputs.pop("share")
-        learned = labels != _IGNORED
-        first = int(learned.any(dim=0).int().argmax())
-        # By index: of a slice PyTorch would copy the vocabulary's weights for every row.
-        kept = torch.arange(first - 1, labels.shape[1] - 1, device=labels.device)
-        logits = model(**inputs, logits_to_keep=kept).logits
+        trained = labels != _IGNORE_INDEX
+        first = int(trained.any(dim=0).int().argmax())
+        # By index: for a slice PyTorch would copy the vocabulary's weights for every row.
+        positions = torch.arange(first - 1, labels.shape[1] - 1, device=labels.device)
+        logits = model(**inputs, logits_to_keep=positions).logits
         losses = torch.nn.functional.cross_entropy(
             logits.float().transpose(1, 2),
             labels[:, first:],
-            ignore_index=_IGNORED,
+            ignore_index=_IGNORE_INDEX,
             reduction="none",
         )
         if replayed.any():
-            rows = {name: column[replayed] for name, column in inputs.items()}
-            # Not the wrapper of several processes: another may have no replayed row in this batch.
-            plain = self.accelerator.unwrap_model(model)
-            with torch.no_grad(), plain.disable_adapter():
-                base_logits = plain(**rows, logits_to_keep=kept).logits
+            replayed_inputs = {name: column[replayed] for name, column in inputs.items()}
+            # Unwrapped: another process may have no replayed row in this batch.
+            unwrapped = self.accelerator.unwrap_model(model)
+            with torch.no_grad(), unwrapped.disable_adapter():
+                base_logits = unwrapped(**replayed_inputs, logits_to_keep=positions).logits
             divergences = divergence(base_logits, logits[replayed])
-            losses[replayed] = _REPLAY_WEIGHT * divergences.where(learned[replayed, first:], 0)
-        tokens = learned.sum(dim=1)
+            losses[replayed] = _REPLAY_WEIGHT * divergences.where(trained[replayed, first:], 0)
+        tokens = trained.sum(dim=1)
         tokens[tokens <= _LABEL_TOKENS] = 1
         return share * (losses.sum(dim=1) / tokens).mean()
 
 
 def divergence(base_logits: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
-    """The Kullback-Leibler divergence of the model from the base, in nats.
+    """Returns the Kullback-Leibler divergence of the model from the base model, in nats.
 
-    base_logits, logits: (..., vocabulary); returns (...).
+    base_logits, logits: (..., vocabulary). Returns (...).
     """
-    base, model = (each.float().log_softmax(dim=-1) for each in (base_logits, logits))
+    base, model = (values.float().log_softmax(dim=-1) for values in (base_logits, logits))
     return torch.nn.functional.kl_div(model, base, reduction="none", log_target=True).sum(dim=-1)
 
 
 def learning_rate(plan: TrainPlan, hidden_size: int) -> float:
-    """The plan's, or the default: narrower models take a higher one, and so do fewer layers."""
+    """Returns the plan's rate or the default: higher for narrower models and for fewer layers."""
     if plan.learning_rate is not None:
         return plan.learning_rate
-    wider = _BASE_WIDTH / hidden_size
-    rate = _BASE_RATE * math.pow(wider, _WIDTH_POWER)
-    return rate * _HALF_THE_LAYERS if plan.upper_half else rate
+    ratio = _BASE_WIDTH / hidden_size
+    rate = _BASE_RATE * math.pow(ratio, _WIDTH_POWER)
+    return rate * _UPPER_HALF_FACTOR if plan.upper_half else rate
 
 
 def with_adapter(model: Any, plan: TrainPlan) -> Any:
@@ -261,7 +268,7 @@ def with_adapter(model: Any, plan: TrainPlan) -> Any:
 
 
 def _linear_names(model: Any) -> list[str]:
-    """The names of a layer's linear modules; PEFT takes "all-linear" for all layers only."""
+    """Returns the names of a layer's linear modules; PEFT's "all-linear" adapts all layers."""
     head = model.get_output_embeddings()
     return sorted(
         {
@@ -285,7 +292,7 @@ def _settings(plan: TrainPlan, hidden_size: int, *, in_bfloat16: bool) -> Traini
         seed=plan.seed,
         use_cpu=not torch.cuda.is_available(),
         bf16=in_bfloat16,
-        # The examples are short: recomputing activations would only cost time.
+        # On a CPU recomputing activations would only cost time: the examples are short.
         gradient_checkpointing=torch.cuda.is_available(),
         train_sampling_strategy="sequential",
         remove_unused_columns=False,
@@ -300,19 +307,19 @@ def _settings(plan: TrainPlan, hidden_size: int, *, in_bfloat16: bool) -> Traini
 def _last_checkpoint(plan: TrainPlan) -> str | None:
     if not Path(plan.checkpoints).is_dir():
         return None
-    found: str | None = get_last_checkpoint(plan.checkpoints)
-    return found
+    checkpoint: str | None = get_last_checkpoint(plan.checkpoints)
+    return checkpoint
 
 
 def _save(model: Any, out: Path) -> None:
-    """Writes beside, then renames: the directory is whole or not there."""
-    part = out.with_name(out.name + ".part")
-    model.save_pretrained(part, safe_serialization=True)
-    os.replace(part, out)
+    """Writes to a temporary directory, then renames it, so that no partial adapter remains."""
+    temporary = out.with_name(out.name + ".part")
+    model.save_pretrained(temporary, safe_serialization=True)
+    os.replace(temporary, out)
 
 
 def main(arguments: Sequence[str]) -> None:
-    """One argument: the plan's JSON file."""
+    """Trains as the plan in a JSON file says, the only argument."""
     fields: Mapping[str, Any] = json.loads(Path(arguments[0]).read_text())
     train(TrainPlan(**fields))
 

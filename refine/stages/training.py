@@ -1,5 +1,5 @@
-"""What a training is told, and how it is started as a process of its own. Owns the plan and the
-choice of one process or several; train.py is what runs there.
+"""How a training is started in a process of its own. Owns the plan, and the choice of one process
+or several. Does not train (train.py).
 """
 
 import asyncio
@@ -15,15 +15,15 @@ from refine.files import write_atomically
 
 @dataclass(frozen=True)
 class TrainPlan:
-    """One training, complete: the same plan gives the same adapter on the same machine, or nearly
-    the same when it was killed on the way and went on.
+    """Everything that a training depends on. The same plan gives the same adapter on the same
+    machine, or nearly the same if the training was killed and resumed.
 
-    base: path or hub id. dataset: a JSONL of examples. out: the adapter's directory, which exists
-    only once training is done. checkpoints: where a killed training goes on from. start: the
-    adapter directory to train on from, None for a new one. learning_rate: None for the default of
-    the model's width. max_steps: 0 for as many as `epochs` makes. upper_half: a new adapter changes
-    only the upper half of the layers, which takes two thirds of the time. chat_template: Jinja,
-    where the server was told another one than the model's own.
+    base: a path or Hub id. dataset: a JSONL of examples. out: the adapter's directory, which exists
+    only when training is done. checkpoints: from which a killed training resumes. start: the
+    adapter directory to train from, None for a new adapter. learning_rate: None for the default of
+    the model's width. max_steps: 0 for as many as `epochs` needs. upper_half: a new adapter changes
+    only the upper half of the layers, which takes two thirds of the time. chat_template: Jinja, if
+    it is not the model's own.
     """
 
     base: str
@@ -43,9 +43,9 @@ class TrainPlan:
 
 
 async def run_training(plan: TrainPlan) -> None:
-    """Trains in a process of its own, on every GPU there is, or the CPU; returns when it is done.
+    """Trains in a new process, on all GPUs or the CPU. Returns when training is done.
 
-    A caller that is cancelled ends the training. Raises TrainingFailed; the reason is on standard
+    Cancelling the caller stops the training. Raises TrainingFailed; the reason is on standard
     error.
     """
     path = Path(plan.checkpoints).with_suffix(".json")
@@ -53,7 +53,7 @@ async def run_training(plan: TrainPlan) -> None:
     gpus = _gpus()
     launcher = ["-m", "accelerate.commands.launch", f"--num_processes={gpus}"] if gpus > 1 else []
     process = await asyncio.create_subprocess_exec(
-        sys.executable, *launcher, "-m", "refine.stages.train", str(path), env=_beside_a_server()
+        sys.executable, *launcher, "-m", "refine.stages.train", str(path), env=_environment()
     )
     try:
         code = await process.wait()
@@ -66,13 +66,13 @@ async def run_training(plan: TrainPlan) -> None:
 
 
 def _gpus() -> int:
-    # Imported late: nobody else here needs it, and it takes seconds.
+    # Imported here because it takes seconds, and nothing else here needs it.
     import torch
 
     return torch.cuda.device_count()
 
 
-def _beside_a_server() -> dict[str, str]:
-    """An environment that leaves the server a core: threads that fight for one stand still."""
+def _environment() -> dict[str, str]:
+    """Returns an environment that leaves a core to the server: competing threads would stall."""
     cores = len(os.sched_getaffinity(0))
     return {"OMP_NUM_THREADS": str(max(1, cores - 1)), **os.environ}

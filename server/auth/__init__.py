@@ -1,1 +1,1 @@
-"""Who may call what: keys, rate limits, other sites' pages, sessions."""
+"""Who may call which route: API keys, rate limits, cross-site checks and console sessions."""

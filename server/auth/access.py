@@ -1,9 +1,8 @@
-"""Who may call what: the role of every route, and the check of the key that a caller shows, or that
-a browser logged in with. Owns both; keys are made and kept in guard/store/keys.py, and how often
-they may be used is limits.py's.
+"""Access control: the role that each route needs, and the check of the caller's API key or console
+session. Owns both. Does not store keys (guard/store/keys.py) or limit their rate (limits.py).
 
-Without any key only this machine can reach the server (launch/serve.py sees to that), and
-everything is allowed. The refine job's routes have a token of their own: see routes/lent.py.
+Until the first key is created, only this machine can reach the server (see launch/serve.py), and
+everything is allowed. The refine routes have a token of their own (routes/model_access.py).
 """
 
 import asyncio
@@ -25,48 +24,48 @@ from server.auth.limits import Limits
 from server.auth.origin import (
     PAGE_HEADERS,
     SAFE_METHODS,
-    by_another_name,
-    from_elsewhere,
+    has_foreign_host,
+    is_cross_site,
     is_loopback,
 )
-from server.auth.sessions import Sessions, in_console, to_login
+from server.auth.sessions import Sessions, in_console, redirect_to_login
 from server.errors import error_response
 from server.routes.headers import with_headers
 from server.routes.open import REFINE_PREFIX, path_of
 
-_OPEN = frozenset({"/health", "/metrics", "/ping", "/ready"})
-"""For probes and scrapers, which show no key; they tell nothing of any request."""
+_PUBLIC_PATHS = frozenset({"/health", "/metrics", "/ping", "/ready"})
+"""Probes and scrapers send no key, and these paths reveal nothing about requests."""
 
-_GUARD = re.compile(r"/v1/guard(/.*)?|/console(/.*)?", re.DOTALL)
-_FOR_ALL = re.compile(r"/console/(login|static/[^/]+)")
-_LABELS = re.compile(r"(/v1/guard|/console)/flags/([^/]+/)?label|/console/logout")
+_GUARD_PATHS = re.compile(r"/v1/guard(/.*)?|/console(/.*)?", re.DOTALL)
+_PUBLIC_CONSOLE = re.compile(r"/console/(login|static/[^/]+)")
+_REVIEWER_ACTIONS = re.compile(r"(/v1/guard|/console)/flags/([^/]+/)?label|/console/logout")
 _CALLER = "setback.caller"
 _LIMIT = "setback.limit"
 _ROLE = "setback.role"
-_NO_SOCKETS = 1008
+_POLICY_VIOLATION = 1008
 _POLL_S = 2.0
 _LOCAL = "local"
 _log = logging.getLogger("vllm.setback")
 
 
 def role_of(method: str, path: str) -> Role | None:
-    """What a caller of that path must at least be; None for everybody. Reviewers read and label;
-    whatever else changes something is for admins."""
-    if path in _OPEN or path.startswith(REFINE_PREFIX) or _FOR_ALL.fullmatch(path):
+    """Returns the role a caller of that path needs, or None if it is public. Reviewers may read and
+    label; all other changes need the role admin."""
+    if path in _PUBLIC_PATHS or path.startswith(REFINE_PREFIX) or _PUBLIC_CONSOLE.fullmatch(path):
         return None
-    if not _GUARD.fullmatch(path):
+    if not _GUARD_PATHS.fullmatch(path):
         return "call"
-    return "review" if method in SAFE_METHODS or _LABELS.fullmatch(path) else "admin"
+    return "review" if method in SAFE_METHODS or _REVIEWER_ACTIONS.fullmatch(path) else "admin"
 
 
 def is_local(options: Namespace) -> bool:
-    """Whether a server with vLLM's options is out of others' reach: on this machine alone, or
-    behind vLLM's own --api-key."""
+    """Whether only this machine can reach a server with these vLLM options, or only callers with
+    vLLM's own --api-key."""
     return bool(options.uds or options.api_key or is_loopback(options.host or ""))
 
 
 def caller_of(request: Request) -> str:
-    """Who is calling, for the audit trail."""
+    """Returns the caller's name for the audit trail."""
     return str(request.scope.get(_CALLER, _LOCAL))
 
 
@@ -74,16 +73,16 @@ Caller = Annotated[str, Depends(caller_of)]
 
 
 def role_of_caller(request: Request) -> Role:
-    """What the caller is; without keys, all that there is."""
+    """Returns the caller's role; "admin" when there are no keys."""
     role: Role = request.scope.get(_ROLE, "admin")
     return role
 
 
 class Access:
-    """The keys in force, as of the last look at the store.
+    """The keys in force, re-read from the store regularly.
 
-    local: others cannot reach the server, so that it may be open while there is no key. api_key:
-    because of vLLM's own --api-key, which guards all under /v1 and nothing else.
+    local: only this machine can reach the server, so it may be open while there are no keys.
+    api_key: that holds because of vLLM's --api-key, which covers the paths under /v1 only.
     """
 
     def __init__(self, store: KeyStore, *, local: bool, api_key: bool = False) -> None:
@@ -94,13 +93,13 @@ class Access:
 
     @property
     def open(self) -> bool:
-        """Whether no key is asked for."""
-        # Revoking the last key closes the server; it does not open it.
+        """Whether no key is needed."""
+        # Keys stay in the list when revoked: revoking the last one does not open the server.
         return self._local and not self._keys
 
     @property
     def keyless(self) -> bool:
-        """Whether nothing but their place keeps others away."""
+        """Whether the server is protected only by being reachable from this machine alone."""
         return self.open and not self._api_key
 
     @property
@@ -109,20 +108,20 @@ class Access:
         return self.keyless or not self.open
 
     def key(self, number: int | None) -> Key | None:
-        """The key of that number, unless it is revoked."""
+        """Returns the key with that number unless it is revoked."""
         keys = (key for key in self._keys if key.id == number and key.revoked_at is None)
         return next(keys, None)
 
     def find(self, secret: str) -> Key | None:
-        """The key with that secret, unless it is revoked."""
+        """Returns the key with that secret unless it is revoked."""
         return find(self._keys, secret)
 
     async def refresh(self) -> None:
-        """Looks at the store. Raises StoreUnavailable."""
+        """Re-reads the keys. Raises StoreUnavailable."""
         self._keys = await self._store.list()
 
     async def watch(self) -> None:
-        """Keeps up with the store, for ever; while it fails, the keys stay as they were."""
+        """Refreshes for ever. While that fails, the keys stay as they were."""
         while True:
             await asyncio.sleep(_POLL_S)
             try:
@@ -132,13 +131,13 @@ class Access:
 
 
 class AccessMiddleware:
-    """Named to vLLM with --middleware, outermost: nothing is read of a request before its key."""
+    """Passed to vLLM as --middleware, outermost: the key is checked before the body is read."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Lets a request through with its caller's name, or answers 401, 403 or 429."""
+        """Passes a request on with its caller's name, or answers 401, 403 or 429."""
         if scope["type"] not in ("http", "websocket"):
             await self._app(scope, receive, send)
             return
@@ -146,87 +145,88 @@ class AccessMiddleware:
         role = role_of(scope.get("method", "GET"), path_of(scope))
         if in_console(path_of(scope)):
             send = with_headers(send, PAGE_HEADERS)
-        refusal = _from_outside(scope, access)
+        refusal = _refuse_cross_site(scope, access)
         if refusal is None and role is not None and not access.open:
-            refusal = _without_key(scope, access, role)
+            refusal = _refuse_without_key(scope, access, role)
         if refusal is None and _LIMIT in scope:
-            refusal, send = await _limited(scope, send)
+            refusal, send = await _apply_rate_limit(scope, send)
         if refusal is None:
             await self._app(scope, receive, send)
         elif scope["type"] == "websocket":
-            await send({"type": "websocket.close", "code": _NO_SOCKETS})
+            await send({"type": "websocket.close", "code": _POLICY_VIOLATION})
         else:
             await refusal(scope, receive, send)
 
 
-def _from_outside(scope: Scope, access: Access) -> Response | None:
-    """The refusal of what a browser was made to send by a page that is not ours."""
+def _refuse_cross_site(scope: Scope, access: Access) -> Response | None:
+    """Refuses requests that another site's page made the browser send."""
     path, headers = path_of(scope), Headers(scope=scope)
     console = in_console(path)
     if console and not access.console:
         return _forbidden(
-            "The console is not behind --api-key; make keys with `setback keys make` and leave "
+            "The console is not behind --api-key; create keys with `setback keys make` and leave "
             "that option out.",
         )
-    # A key in a header is nothing that a browser adds by itself; a session and this machine are.
-    guard = _GUARD.fullmatch(path) and not path.startswith(REFINE_PREFIX)
-    if not console and not (access.keyless and guard):
+    # API keys in a header are safe: browsers never add them by themselves. They do add cookies, and
+    # they reach this machine.
+    is_guard_path = _GUARD_PATHS.fullmatch(path) and not path.startswith(REFINE_PREFIX)
+    if not console and not (access.keyless and is_guard_path):
         return None
-    if from_elsewhere(scope.get("method", "GET"), headers):
+    if is_cross_site(scope.get("method", "GET"), headers):
         return _forbidden("A page of another site may not send this; open the console itself.")
-    if access.keyless and by_another_name(headers):
+    if access.keyless and has_foreign_host(headers):
         return _forbidden(
-            "Without keys the server is called by the name localhost or 127.0.0.1 only; make one "
+            "Without keys the server can only be called as localhost or 127.0.0.1; create a key "
             "with `setback keys make`.",
         )
     return None
 
 
-def _without_key(scope: Scope, access: Access, role: Role) -> Response | None:
-    """The refusal of who shows no key, or one that is for less; names the caller otherwise."""
+def _refuse_without_key(scope: Scope, access: Access, role: Role) -> Response | None:
+    """Refuses callers without a key of the needed role; otherwise sets the caller's name."""
     connection = HTTPConnection(scope)
-    key = shown = access.find(_shown(connection.headers))
+    key = header_key = access.find(_presented_key(connection.headers))
     console = in_console(path_of(scope))
     if console and key is None:
         sessions: Sessions = scope["app"].state.setback.sessions
         key = access.key(sessions.key_id(connection))
     if key is None and console:
-        return to_login(connection)
+        return redirect_to_login(connection)
     if key is None:
         return error_response(
             401,
             "Incorrect or no API key; send one as `Authorization: Bearer sb-...`. "
-            "`setback keys make` makes one.",
+            "`setback keys make` creates one.",
             code="invalid_api_key",
             headers={"www-authenticate": "Bearer"},
         )
     if not key.may(role):
         return error_response(
             403,
-            f"This key is for the role {key.role}; {path_of(scope)} needs {role}.",
+            f"This key has the role {key.role}; {path_of(scope)} needs {role}.",
             code="insufficient_permissions",
         )
     scope[_CALLER] = f"key {key.id} ({key.name})"
     scope[_ROLE] = key.role
-    if shown is not None and shown.requests_per_minute is not None:
-        scope[_LIMIT] = shown.id, shown.requests_per_minute
+    if header_key is not None and header_key.requests_per_minute is not None:
+        scope[_LIMIT] = header_key.id, header_key.requests_per_minute
     return None
 
 
-async def _limited(scope: Scope, send: Send) -> tuple[Response | None, Send]:
-    """The refusal of a key that is used too often; and what tells in any response how it stands."""
+async def _apply_rate_limit(scope: Scope, send: Send) -> tuple[Response | None, Send]:
+    """Refuses a key over its rate limit. Also returns a `send` that adds the rate-limit headers."""
     limits: Limits = scope["app"].state.setback.limits
-    standing = await limits.take(*scope[_LIMIT])
-    if standing is None:
+    status = await limits.take(*scope[_LIMIT])
+    if status is None:
         return None, send
-    return standing.refusal() if standing.over else None, with_headers(send, standing.headers)
+    return status.refusal() if status.exceeded else None, with_headers(send, status.headers)
 
 
 def _forbidden(message: str) -> Response:
     return error_response(403, message, code="forbidden_origin")
 
 
-def _shown(headers: Headers) -> str:
-    """The key as OpenAI's clients send it, or as Anthropic's do."""
+def _presented_key(headers: Headers) -> str:
+    """Returns the key that OpenAI's clients send, or Anthropic's."""
     scheme, _, secret = headers.get("authorization", "").partition(" ")
     return secret if scheme.lower() == "bearer" else headers.get("x-api-key", "")

@@ -1,7 +1,7 @@
-"""Refuses keys that are used more often than they may be. Owns the refusal, its headers and how
-long it holds without another look at the database; guard/store/usage.py counts.
+"""Rate limits of API keys. Owns the refusal, its headers, and how long it holds without another
+database query. Does not count requests (guard/store/usage.py).
 
-A limit is no safety matter: while the database fails or takes long, requests are let through.
+A rate limit is no security measure: while the database fails or is slow, requests pass.
 """
 
 import asyncio
@@ -21,16 +21,16 @@ from server.errors import error_response
 from server.telemetry.metrics import RATE_LIMITED
 
 _NOW = partial(datetime.now, UTC)
-_PATIENCE_S = 2.0
+_STORE_TIMEOUT_S = 2.0
 _log = logging.getLogger("vllm.setback")
 
 
 @dataclass(frozen=True)
-class Standing:
-    """How a key stands with its limit of requests a minute.
+class RateLimitStatus:
+    """A key's use of its requests per minute.
 
-    remaining: requests it has left. reset_at: when it has all of them again.
-    free_at: when it has one again; not after `at` if it has now.
+    remaining: requests left. reset_at: when the whole limit is available again.
+    free_at: when the next request is allowed; not after `at` if one is allowed now.
     """
 
     limit: int
@@ -40,13 +40,13 @@ class Standing:
     reset_at: datetime
 
     @property
-    def over(self) -> bool:
-        """Whether the request is one too many."""
+    def exceeded(self) -> bool:
+        """Whether this request exceeds the limit."""
         return self.free_at > self.at
 
     @property
     def headers(self) -> Mapping[str, str]:
-        """As OpenAI sends them with every response."""
+        """The headers that OpenAI's API sends with every response."""
         return {
             "x-ratelimit-limit-requests": str(self.limit),
             "x-ratelimit-remaining-requests": str(self.remaining),
@@ -54,46 +54,46 @@ class Standing:
         }
 
     def refusal(self) -> Response:
-        """What a caller sees who is over the limit."""
+        """Returns the response to a request over the limit."""
         wait = _seconds(self.free_at - self.at)
         return error_response(
             429,
-            f"This key is for {self.limit} requests a minute; try again in {wait} s.",
+            f"This key is limited to {self.limit} requests a minute; try again in {wait} s.",
             code="rate_limit_exceeded",
             headers={"retry-after": str(wait)},
         )
 
 
 class Limits:
-    """The limits of all keys, as one of the processes that share a database holds them."""
+    """The rate limits of all keys, in one of the processes that share a database."""
 
     def __init__(self, store: UsageStore, clock: Callable[[], datetime] = _NOW) -> None:
         self._store = store
         self._clock = clock
-        self._over: dict[int, Standing] = {}
+        self._exceeded: dict[int, RateLimitStatus] = {}
 
-    async def take(self, key: int, limit: int) -> Standing | None:
-        """How the key of that number stands with one more request; None while nobody can tell."""
+    async def take(self, key: int, limit: int) -> RateLimitStatus | None:
+        """Counts a request. Returns the key's status, or None when the store cannot tell."""
         try:
-            async with asyncio.timeout(_PATIENCE_S):
-                # Shielded: a statement that is cancelled would wait for its lock all the same.
-                standing = await asyncio.shield(spawn(self._take(key, limit, self._clock())))
+            async with asyncio.timeout(_STORE_TIMEOUT_S):
+                # Shielded: a cancelled statement would wait for its lock anyway.
+                status = await asyncio.shield(spawn(self._take(key, limit, self._clock())))
         except (StoreUnavailable, TimeoutError) as error:
             problem = str(error) or "the database takes too long"
             _log.warning("The requests of key %d are not limited: %s", key, problem)
             return None
-        if standing.over:
-            self._over[key] = standing
+        if status.exceeded:
+            self._exceeded[key] = status
             RATE_LIMITED.inc()
-        return standing
+        return status
 
-    async def _take(self, key: int, limit: int, now: datetime) -> Standing:
-        if key in self._over:
-            known = replace(self._over[key], at=now)
-            if known.over:
-                return known
+    async def _take(self, key: int, limit: int, now: datetime) -> RateLimitStatus:
+        if key in self._exceeded:
+            status = replace(self._exceeded[key], at=now)
+            if status.exceeded:
+                return status
         allowed, usage = await self._store.take(key, limit, now)
-        return Standing(
+        return RateLimitStatus(
             limit,
             remaining=max(0, math.floor(limit - usage.used)),
             at=now,
@@ -102,6 +102,6 @@ class Limits:
         )
 
 
-def _seconds(time: timedelta) -> int:
-    """In whole seconds, after which it is over."""
-    return max(1, math.ceil(time.total_seconds()))
+def _seconds(duration: timedelta) -> int:
+    """Returns whole seconds, rounded up, at least 1."""
+    return max(1, math.ceil(duration.total_seconds()))

@@ -1,6 +1,6 @@
-"""Keeps other sites' pages away from what operators may do: a browser sends its user's session, or
-reaches this machine, for whichever page asks it to. Owns that check, and the headers that tell a
-browser what the console's pages may do and who may show them; keys are access.py's.
+"""Cross-site request protection. A browser sends its user's session, and reaches this machine, on
+behalf of any page. Owns the check of where a request comes from, and the security headers of the
+console's pages. Does not know keys (access.py).
 """
 
 from ipaddress import ip_address
@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 from starlette.datastructures import Headers
 
 SAFE_METHODS = frozenset({"GET", "HEAD"})
-_OWN = frozenset({"same-origin", "none"})
+_SAME_SITE = frozenset({"same-origin", "none"})
 PAGE_HEADERS = {
     "cache-control": "no-store",
     "content-security-policy": (
@@ -22,25 +22,25 @@ PAGE_HEADERS = {
 
 
 def is_loopback(host: str) -> bool:
-    """Whether a host, by name or address, is this machine as it sees itself."""
+    """Whether a host name or address is this machine's loopback."""
     try:
         return ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
 
 
-def from_elsewhere(method: str, headers: Headers) -> bool:
-    """Whether another site's page makes this request. Following a link from it is no such thing."""
+def is_cross_site(method: str, headers: Headers) -> bool:
+    """Whether another site's page makes this request. Following a link does not count."""
     site = headers.get("sec-fetch-site")
     if site is not None:
-        return site not in _OWN and not _is_link(method, headers)
+        return site not in _SAME_SITE and not _is_link(method, headers)
     origin = headers.get("origin")
-    # Not a browser, or one so old that it tells nothing of a plain GET.
+    # Not a browser, or one too old to send sec-fetch-site.
     return origin is not None and origin.partition("://")[2] != headers.get("host")
 
 
-def by_another_name(headers: Headers) -> bool:
-    """Whether the server is called by a name that anybody could have pointed at this machine."""
+def has_foreign_host(headers: Headers) -> bool:
+    """Whether the Host header is a name that someone could have pointed at this machine."""
     try:
         return not is_loopback(urlsplit(f"//{headers.get('host', '')}").hostname or "")
     except ValueError:

@@ -1,1 +1,1 @@
-"""`setback bench`: what the guard costs beside bare vLLM."""
+"""`setback bench`: the cost of the guard compared with bare vLLM."""

@@ -1,6 +1,6 @@
-"""One load on one server, by vLLM's own bench client in this process. Owns ways of asking that it
-lacks, none of them streamed: a chat completion, a moderation, and a verdict in words. The figures
-are the client's own.
+"""One load on one server, by vLLM's own benchmark client in this process. Owns three request types
+that the client lacks, none of them streamed: a chat completion, a moderation, and a verdict in
+words. The figures are the client's own.
 """
 
 import asyncio
@@ -29,8 +29,8 @@ from guard import prompts
 _CHAT = "/v1/chat/completions"
 _MODERATIONS = "/v1/moderations"
 _PERCENTILES = (50, 95, 99)
-_TIMES = {"ttft": "time to first token", "itl": "between tokens", "e2el": "whole request"}
-_AT_ONCE = 16
+_METRIC_NAMES = {"ttft": "time to first token", "itl": "between tokens", "e2el": "whole request"}
+_CONCURRENCY = 16
 _ENDED = re.compile(r'"finish_reason": ?"(?:stop|length)"')
 
 
@@ -39,27 +39,27 @@ class LoadFailed(Exception):
 
 
 @dataclass(frozen=True)
-class Asking:
-    """backend: the bench client's name of a way to ask. endpoint: where. timed: its times that
-    mean something there."""
+class RequestType:
+    """backend: the benchmark client's name of a request type. endpoint: its path. timed: the
+    latencies that apply to it."""
 
     backend: str
     endpoint: str
     timed: Sequence[str]
 
 
-PLAIN = Asking("setback-chat", _CHAT, ("e2el",))
-STREAMED = Asking("openai-chat", _CHAT, ("ttft", "itl", "e2el"))
-MODERATION = Asking("setback-moderation", _MODERATIONS, ("e2el",))
-VERDICT = Asking("setback-verdict", _CHAT, ("e2el",))
+PLAIN = RequestType("setback-chat", _CHAT, ("e2el",))
+STREAMED = RequestType("openai-chat", _CHAT, ("ttft", "itl", "e2el"))
+MODERATION = RequestType("setback-moderation", _MODERATIONS, ("e2el",))
+VERDICT = RequestType("setback-verdict", _CHAT, ("e2el",))
 
 
 @dataclass(frozen=True)
-class Load:
-    """`clients` at once send `requests` to a model in all, each for at most `output_tokens`.
+class LoadSettings:
+    """`clients` send `requests` in total, each for at most `output_tokens`, to one model.
 
-    tokenizer: the folder or name of the model's. past_end: answers go on past their end mark, so
-    that all are of that length.
+    tokenizer: the model's folder or name. ignore_eos: answers go on past their end mark, so that
+    all have the same length.
     """
 
     model: str
@@ -67,19 +67,21 @@ class Load:
     clients: int
     output_tokens: int
     requests: int
-    past_end: bool
+    ignore_eos: bool
 
 
-def run_load(load: Load, asking: Asking, url: str, dataset: Path, salt: str) -> dict[str, float]:
+def run_load(
+    load: LoadSettings, request_type: RequestType, url: str, dataset: Path, salt: str
+) -> dict[str, float]:
     """Sends the load, waits for all answers and returns the figures by name; times in ms.
 
-    dataset: JSON lines, each with a `prompt`. salt: rounds with different ones share no cache.
+    dataset: JSON lines, each with a `prompt`. salt: rounds with different salts share no cache.
     Raises LoadFailed when a request was not answered.
     """
     options = {
-        "--backend": asking.backend,
+        "--backend": request_type.backend,
         "--base-url": url,
-        "--endpoint": asking.endpoint,
+        "--endpoint": request_type.endpoint,
         "--model": load.model,
         "--tokenizer": str(load.tokenizer),
         "--dataset-name": "custom",
@@ -88,98 +90,100 @@ def run_load(load: Load, asking: Asking, url: str, dataset: Path, salt: str) -> 
         "--num-prompts": str(load.requests),
         "--max-concurrency": str(load.clients),
         "--temperature": "0",
-        "--percentile-metrics": ",".join(asking.timed),
+        "--percentile-metrics": ",".join(request_type.timed),
         "--metric-percentiles": ",".join(map(str, _PERCENTILES)),
         "--extra-body": json.dumps({"cache_salt": salt}),
     }
     flags = ["--disable-tqdm", "--skip-chat-template", "--disable-shuffle"]
-    flags += ["--ignore-eos"] if load.past_end else []
+    flags += ["--ignore-eos"] if load.ignore_eos else []
     parser = FlexibleArgumentParser()
     serve.add_cli_args(parser)
     arguments = parser.parse_args([*(word for pair in options.items() for word in pair), *flags])
-    said = io.StringIO()
-    with redirect_stdout(said), redirect_stderr(said):
+    client_output = io.StringIO()
+    with redirect_stdout(client_output), redirect_stderr(client_output):
         result = asyncio.run(serve.main_async(arguments))
     if result["completed"] != load.requests:
         raise LoadFailed(f"{url}: {result['completed']} of {load.requests} requests were answered")
-    return dict(_figures(result, asking))
+    return dict(_figures(result, request_type))
 
 
-def _figures(result: Mapping[str, Any], asking: Asking) -> Iterator[tuple[str, float]]:
+def _figures(result: Mapping[str, Any], request_type: RequestType) -> Iterator[tuple[str, float]]:
     yield "requests/s", result["request_throughput"]
     if result["output_throughput"]:
         yield "tokens/s", result["output_throughput"]
-    for time_name in asking.timed:
+    for metric in request_type.timed:
         for percentile in _PERCENTILES:
-            name = f"{_TIMES[time_name]}, p{percentile}, ms"
-            yield name, result[f"p{percentile}_{time_name}_ms"]
+            name = f"{_METRIC_NAMES[metric]}, p{percentile}, ms"
+            yield name, result[f"p{percentile}_{metric}_ms"]
 
 
 def passing(
-    url: str, model: str, asked: Sequence[str], output_tokens: int, *, past_end: bool
+    url: str, model: str, candidates: Sequence[str], output_tokens: int, *, ignore_eos: bool
 ) -> list[str]:
-    """Those prompts whose answers the guarded server lets out unchanged, streamed or not."""
-    return asyncio.run(_passing(url, model, asked, output_tokens, past_end))
+    """Returns the prompts whose answers the guarded server releases unchanged in either mode."""
+    return asyncio.run(_passing(url, model, candidates, output_tokens, ignore_eos))
 
 
 async def _passing(
-    url: str, model: str, asked: Sequence[str], output_tokens: int, past_end: bool
+    url: str, model: str, candidates: Sequence[str], output_tokens: int, ignore_eos: bool
 ) -> list[str]:
-    free = asyncio.Semaphore(_AT_ONCE)
+    slots = asyncio.Semaphore(_CONCURRENCY)
 
     async def passes(session: aiohttp.ClientSession, prompt: str) -> bool:
-        body = _chat_body(prompt, model, output_tokens, past_end=past_end)
-        for asked_as in (body, body | {"stream": True}):
-            async with free, session.post(url + _CHAT, json=asked_as) as response:
+        body = _chat_body(prompt, model, output_tokens, ignore_eos=ignore_eos)
+        for variant in (body, body | {"stream": True}):
+            async with slots, session.post(url + _CHAT, json=variant) as response:
                 if not _ENDED.search(await response.text()):
                     return False
         return True
 
     async with aiohttp.ClientSession() as session:
-        found = await asyncio.gather(*(passes(session, prompt) for prompt in asked))
-    return [prompt for prompt, passed in zip(asked, found, strict=True) if passed]
+        results = await asyncio.gather(*(passes(session, prompt) for prompt in candidates))
+    return [prompt for prompt, passed in zip(candidates, results, strict=True) if passed]
 
 
-def _chat_body(content: str, model: str, tokens: int, *, past_end: bool) -> dict[str, Any]:
+def _chat_body(content: str, model: str, tokens: int, *, ignore_eos: bool) -> dict[str, Any]:
     return {
         "model": model,
         "messages": [{"role": "user", "content": content}],
         "max_completion_tokens": tokens,
         "temperature": 0,
-        "ignore_eos": past_end,
+        "ignore_eos": ignore_eos,
     }
 
 
-def _chat(asked: RequestFuncInput) -> dict[str, Any]:
-    body = _chat_body(str(asked.prompt), asked.model, asked.output_len, past_end=asked.ignore_eos)
-    return body | (asked.extra_body or {})
+def _chat(request: RequestFuncInput) -> dict[str, Any]:
+    body = _chat_body(
+        str(request.prompt), request.model, request.output_len, ignore_eos=request.ignore_eos
+    )
+    return body | (request.extra_body or {})
 
 
-def _verdict(asked: RequestFuncInput) -> dict[str, Any]:
-    question = prompts.TEXT.format(text=asked.prompt) + prompts.CRITIQUE.format(subject="text")
-    body = _chat_body(question, asked.model, asked.output_len, past_end=False)
-    return body | (asked.extra_body or {})
+def _verdict(request: RequestFuncInput) -> dict[str, Any]:
+    question = prompts.TEXT.format(text=request.prompt) + prompts.CRITIQUE.format(subject="text")
+    body = _chat_body(question, request.model, request.output_len, ignore_eos=False)
+    return body | (request.extra_body or {})
 
 
-def _moderation(asked: RequestFuncInput) -> dict[str, Any]:
-    return {"input": asked.prompt}
+def _moderation(request: RequestFuncInput) -> dict[str, Any]:
+    return {"input": request.prompt}
 
 
-def _asking(body: Callable[[RequestFuncInput], dict[str, Any]]) -> Any:
-    """A request function of the bench client that posts a body and takes one JSON answer."""
+def _request_function(body: Callable[[RequestFuncInput], dict[str, Any]]) -> Any:
+    """Returns a request function of the benchmark client that posts a body for a JSON answer."""
 
     async def ask(
         request_func_input: RequestFuncInput, session: aiohttp.ClientSession, pbar: None = None
     ) -> RequestFuncOutput:
         started = time.perf_counter()
         output = RequestFuncOutput(start_time=started, prompt_len=request_func_input.prompt_len)
-        posted = body(request_func_input)
-        async with session.post(request_func_input.api_url, json=posted) as response:
-            answer = await response.json()
+        payload = body(request_func_input)
+        async with session.post(request_func_input.api_url, json=payload) as response:
+            content = await response.json()
         output.latency = output.ttft = time.perf_counter() - started
         output.success = response.status == 200
-        output.error = "" if output.success else str(answer)
-        output.output_tokens = answer.get("usage", {}).get("completion_tokens", 0)
+        output.error = "" if output.success else str(content)
+        output.output_tokens = content.get("usage", {}).get("completion_tokens", 0)
         return output
 
     return ask
@@ -190,5 +194,5 @@ for _backend, _body in (
     (MODERATION.backend, _moderation),
     (VERDICT.backend, _verdict),
 ):
-    ASYNC_REQUEST_FUNCS[_backend] = _asking(_body)
+    ASYNC_REQUEST_FUNCS[_backend] = _request_function(_body)
     OPENAI_COMPATIBLE_BACKENDS.append(_backend)

@@ -1,6 +1,6 @@
-"""`setback bench`: what the guard costs, as a ratio to bare vLLM on the same machine in the same
-run. Bare is vLLM without any plugin. Owns the two servers, what is asked and the order of the
-rounds. The load is load.py's, tables and plot are report.py's.
+"""`setback bench`: the guard's cost as a ratio to bare vLLM (without plugins) on the same machine.
+Owns the two servers, the requests and the order of the rounds. Does not send the load (load.py) or
+print results (report.py).
 """
 
 import json
@@ -29,27 +29,27 @@ from server.launch.models import NamedModel
 from server.settings import load_settings
 
 if TYPE_CHECKING:
-    from server.bench.load import Load
+    from server.bench.load import LoadSettings
 
 _START_UP_S = 600
 _ADAPTER = "bench"
 _SERVER = "import sys; from server.bench.measure import serve_bare; serve_bare(sys.argv[1:])"
-_MOST_PROMPTS = 1500
-_SPARE = 1.25
-"""More than are needed, for some are flagged."""
+_MAX_PROMPTS = 1500
+_EXTRA_PROMPTS = 1.25
+"""More prompts than needed, since some answers are flagged."""
 
-_TURNS_OF_TOKENS = 1024
-_FEWEST_TURNS = 4
+_TOKENS_PER_CLIENT = 1024
+_MIN_REQUESTS_PER_CLIENT = 4
 _VERDICT_TOKENS = 128
-"""Verdicts in words end earlier by themselves."""
+"""Enough: verdicts in words end earlier."""
 
 _CACHED = "critique tokens from the cache, %"
 _CRITIQUE_TOKENS = "setback_critique_tokens_total"
 
 
 class BenchKind(StrEnum):
-    """What is asked: whole answers, streamed ones, or moderations, which bare vLLM gives as a
-    verdict in words."""
+    """What is requested: whole answers, streamed answers, or moderations. Bare vLLM answers the
+    last with a verdict in words."""
 
     PLAIN = "plain"
     STREAMED = "streamed"
@@ -57,13 +57,12 @@ class BenchKind(StrEnum):
 
 
 @dataclass(frozen=True)
-class Plan:
-    """Every kind with every number of clients and, but for moderation, of output tokens.
+class BenchPlan:
+    """Every kind with every number of clients and, except for moderations, of output tokens.
 
-    model: what both servers serve. rounds: that are counted, of each. adapter: whose answers are
-    measured, the base's if none. repaired: bare vLLM gets our repairs of its CPU backend, so that
-    the guard alone is compared. past_end: answers go on past their natural end, in noise, so that
-    all have the most tokens; else they end by themselves or there.
+    model: what both servers serve. rounds: counted rounds of each load. adapter: which one answers;
+    None for the base model. patched: bare vLLM gets our patches of its CPU backend, so that only
+    the guard's cost is measured. ignore_eos: answers go on past their end to the full length.
     """
 
     model: NamedModel
@@ -72,51 +71,51 @@ class Plan:
     output_tokens: Sequence[int]
     rounds: int
     adapter: Path | None = None
-    repaired: bool = False
-    past_end: bool = False
+    patched: bool = False
+    ignore_eos: bool = False
 
     @property
-    def served_as(self) -> str:
-        """Whose answers are asked for."""
-        return _ADAPTER if self.adapter else self.model.served_as
+    def served_model_name(self) -> str:
+        """The model name in requests."""
+        return _ADAPTER if self.adapter else self.model.served_model_name
 
     @property
     def title(self) -> str:
-        """What is compared with what."""
+        """What is compared."""
         served = f"adapter {self.adapter.name}" if self.adapter else self.model.name
-        length = ", all of full length" if self.past_end else ""
-        bare = "with our repairs" if self.repaired else "as it comes"
+        length = ", all of full length" if self.ignore_eos else ""
+        bare = "with our patches" if self.patched else "unpatched"
         return f"{served}{length}; bare is vLLM {bare}"
 
     @property
     def options(self) -> list[str]:
-        """What both servers are started with."""
+        """The options of both servers."""
         adapter = ["--lora-modules", f"{_ADAPTER}={self.adapter}"] if self.adapter else []
         return [self.model.name, *adapter]
 
     @property
     def loads(self) -> Iterator[tuple[BenchKind, int, int]]:
-        """Kind, clients and output tokens, 0 for moderation."""
+        """Yields kind, clients and output tokens (0 for moderations)."""
         for kind in self.kinds:
             for tokens in (0,) if kind is BenchKind.MODERATION else self.output_tokens:
                 for clients in self.clients:
                     yield kind, clients, tokens
 
 
-def bench(plan: Plan) -> Iterator[Cell]:
-    """Starts bare vLLM and the guarded server, loads them in turn and yields each load's figures as
-    it is done. Moderations are of the base in any case.
+def bench(plan: BenchPlan) -> Iterator[Cell]:
+    """Starts bare vLLM and the guarded server, loads them in turns and yields each load's figures.
+    Moderations always use the base model.
 
-    Asked are everyday requests whose answers the guard lets out unchanged: what a flag costs, which
-    is recorded and rewritten, is not in the figures.
-    Raises LoadFailed when a request was not answered, and ValueError for a model that cannot be
-    made ready. SIGTERM ends the servers too.
+    The requests are everyday ones whose answers the guard releases unchanged: the cost of flagged
+    answers, which are recorded and revised, is not measured.
+    Raises LoadFailed when a request was not answered, and ValueError when the model cannot be
+    prepared. SIGTERM stops the servers too.
     """
-    signal.signal(signal.SIGTERM, _leave)
+    signal.signal(signal.SIGTERM, _exit_on_signal)
     tokenizer = plan.model.prepare(load_settings().models_dir)
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        environment = {} if plan.repaired else {"VLLM_PLUGINS": ""}
+        environment = {} if plan.patched else {"VLLM_PLUGINS": ""}
         command = [sys.executable, "-c", _SERVER, *plan.options]
         bare = stack.enter_context(_server(folder, "bare", command, "health", environment))
         setback = str(Path(sys.executable).with_name("setback"))
@@ -136,43 +135,51 @@ def bench(plan: Plan) -> Iterator[Cell]:
             yield Cell(kind.value, clients, tokens, rounds)
 
 
-def _load(plan: Plan, tokenizer: Path, clients: int, tokens: int) -> "Load":
-    from server.bench.load import Load
+def _load(plan: BenchPlan, tokenizer: Path, clients: int, tokens: int) -> "LoadSettings":
+    from server.bench.load import LoadSettings
 
-    requests, base = clients * _turns(tokens), plan.model.served_as
+    requests, base = clients * _requests_per_client(tokens), plan.model.served_model_name
     if not tokens:
-        return Load(base, tokenizer, clients, _VERDICT_TOKENS, requests, past_end=False)
-    return Load(plan.served_as, tokenizer, clients, tokens, requests, past_end=plan.past_end)
+        return LoadSettings(base, tokenizer, clients, _VERDICT_TOKENS, requests, ignore_eos=False)
+    return LoadSettings(
+        plan.served_model_name, tokenizer, clients, tokens, requests, ignore_eos=plan.ignore_eos
+    )
 
 
 def _rounds(
-    kind: BenchKind, load: "Load", count: int, dataset: Path, bare: str, guarded: str
+    kind: BenchKind, load: "LoadSettings", count: int, dataset: Path, bare: str, guarded: str
 ) -> Sequence[tuple[Figures, Figures]]:
-    """A first round warms up and is not counted."""
+    """Returns the figures of each round, after a first round that only warms up."""
     from server.bench import load as client
 
-    ways = {
+    request_types = {
         BenchKind.PLAIN: (client.PLAIN, client.PLAIN),
         BenchKind.STREAMED: (client.STREAMED, client.STREAMED),
         BenchKind.MODERATION: (client.VERDICT, client.MODERATION),
     }
-    asking = dict(zip((bare, guarded), ways[kind], strict=True))
+    request_type = dict(zip((bare, guarded), request_types[kind], strict=True))
     measured = []
     for number in range(count + 1):
-        # Turn about, so that a machine that slows down slows both.
+        # Alternate, so that a machine that slows down affects both.
         order = (bare, guarded) if number % 2 else (guarded, bare)
         salt = uuid4().hex
         before = _critique_tokens(guarded)
-        found = {url: client.run_load(load, asking[url], url, dataset, salt) for url in order}
-        read = _critique_tokens(guarded) - before
-        # Moderations are no critiques of answers.
-        cached = {_CACHED: 100 * read["cached"] / read.total()} if read else {}
-        measured.append((found[bare], found[guarded] | cached))
+        figures = {
+            url: client.run_load(load, request_type[url], url, dataset, salt) for url in order
+        }
+        critique_tokens = _critique_tokens(guarded) - before
+        # Moderations read no critiques of answers.
+        cached = (
+            {_CACHED: 100 * critique_tokens["cached"] / critique_tokens.total()}
+            if critique_tokens
+            else {}
+        )
+        measured.append((figures[bare], figures[guarded] | cached))
     return measured[1:]
 
 
 def _critique_tokens(guarded: str) -> Counter[str]:
-    """Tokens of all critiques so far, by where they came from."""
+    """Returns the tokens of all critiques so far, by source."""
     from prometheus_client.parser import text_string_to_metric_families
 
     with urlopen(f"{guarded}/metrics") as response:
@@ -183,13 +190,13 @@ def _critique_tokens(guarded: str) -> Counter[str]:
     )
 
 
-def _turns(tokens: int) -> int:
-    """How often each client asks in a round."""
-    return max(_FEWEST_TURNS, _TURNS_OF_TOKENS // (tokens or _VERDICT_TOKENS))
+def _requests_per_client(tokens: int) -> int:
+    """Returns how many requests each client sends in a round."""
+    return max(_MIN_REQUESTS_PER_CLIENT, _TOKENS_PER_CLIENT // (tokens or _VERDICT_TOKENS))
 
 
 def serve_bare(arguments: Sequence[str]) -> None:
-    """vLLM alone, with the engine options and in the processes that `setback serve` gives it."""
+    """Serves vLLM alone, with the same engine options and processes as `setback serve`."""
     import uvloop
     from vllm.entrypoints.launchers.api_server.entry import run_server
 
@@ -206,35 +213,37 @@ def serve_bare(arguments: Sequence[str]) -> None:
     uvloop.run(run_server(options))
 
 
-def _dataset(folder: Path, guarded: str, plan: Plan, tokens: int) -> Path:
-    """As many requests as the largest load needs, one JSON line each, as the bench client reads
-    them. Raises LoadFailed when the guard lets the answer to none of them out."""
+def _dataset(folder: Path, guarded: str, plan: BenchPlan, tokens: int) -> Path:
+    """Writes as many requests as the largest load needs, in the benchmark client's JSON lines.
+    Raises LoadFailed when the guard releases none of the answers unchanged."""
     from server.bench.load import LoadFailed, passing
 
-    needed = _turns(tokens) * max(plan.clients)
-    drawn = plan.model.everyday(min(_MOST_PROMPTS, int(needed * _SPARE)))
-    distinct = kept = list(dict.fromkeys(drawn))
+    count = _requests_per_client(tokens) * max(plan.clients)
+    drawn = plan.model.everyday(min(_MAX_PROMPTS, int(count * _EXTRA_PROMPTS)))
+    distinct = prompts = list(dict.fromkeys(drawn))
     if tokens:
-        kept = passing(guarded, plan.served_as, distinct, tokens, past_end=plan.past_end)
-    if not kept:
-        raise LoadFailed(f"The guard let none of {len(distinct)} answers out unchanged")
+        prompts = passing(
+            guarded, plan.served_model_name, distinct, tokens, ignore_eos=plan.ignore_eos
+        )
+    if not prompts:
+        raise LoadFailed(f"The guard released none of {len(distinct)} answers unchanged")
     path = folder / f"requests-{tokens}.jsonl"
-    lines = (json.dumps({"prompt": prompt}) for prompt in islice(cycle(kept), needed))
+    lines = (json.dumps({"prompt": prompt}) for prompt in islice(cycle(prompts), count))
     path.write_text("\n".join(lines))
     return path
 
 
-def _leave(number: int, _frame: FrameType | None) -> None:
-    """Unwinds, so that the servers are stopped too."""
+def _exit_on_signal(number: int, _frame: FrameType | None) -> None:
+    """Unwinds the stack, so that the servers are stopped."""
     raise SystemExit(128 + number)
 
 
 @contextmanager
 def _server(
-    folder: Path, name: str, command: list[str], probed: str, environment: Mapping[str, str]
+    folder: Path, name: str, command: list[str], ready_path: str, environment: Mapping[str, str]
 ) -> Iterator[str]:
-    """A server's URL, from when the path probed answers to its stop; its log is shown when it does
-    not start."""
+    """Yields a server's URL once `ready_path` answers, and stops it afterwards. Prints its log when
+    it does not start."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -248,7 +257,7 @@ def _server(
         )
     url = f"http://127.0.0.1:{port}"
     try:
-        _wait_until_ready(f"{url}/{probed}", process, log)
+        _wait_until_ready(f"{url}/{ready_path}", process, log)
         yield url
     finally:
         process.terminate()

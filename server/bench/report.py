@@ -1,4 +1,4 @@
-"""What `setback bench` says of its figures: tables, a file and a plot. Measures nothing."""
+"""The report of `setback bench`. Owns the tables, the JSON file and the plot. Measures nothing."""
 
 import json
 import os
@@ -23,8 +23,8 @@ Figures = Mapping[str, float]
 
 @dataclass(frozen=True)
 class Cell:
-    """One kind of load, and its rounds: bare and guarded figures, one right after the other. Some
-    have a meaning for the guarded server only."""
+    """One load and its rounds, each with the bare and the guarded figures. Some figures exist for
+    the guarded server only."""
 
     kind: str
     clients: int
@@ -32,26 +32,32 @@ class Cell:
     rounds: Sequence[tuple[Figures, Figures]]
 
     def ratios(self, name: str) -> list[float]:
-        """Guarded to bare, by round; of a figure that both have."""
+        """Returns guarded to bare, by round, for a figure that both have."""
         return [guarded[name] / bare[name] for bare, guarded in self.rounds if bare[name]]
 
     def medians(self, name: str) -> tuple[float, float]:
-        """Bare and guarded, of a figure that both have."""
-        bare, guarded = (statistics.median(each[name] for each in side) for side in self._sides)
+        """Returns the bare and the guarded median of a figure that both have."""
+        bare, guarded = (
+            statistics.median(figures[name] for figures in side) for side in self._sides
+        )
         return bare, guarded
 
     @property
     def names(self) -> list[str]:
-        """Figures that bare and guarded both have."""
+        """The figures that both have."""
         bare, guarded = self.rounds[0]
         return [name for name in bare if name in guarded]
 
     @property
-    def of_the_guard(self) -> dict[str, float]:
-        """Medians of what only the guarded server has."""
+    def guard_medians(self) -> dict[str, float]:
+        """The medians of the figures that only the guarded server has."""
         bare, guarded = self.rounds[0]
         _, side = self._sides
-        return {n: statistics.median(each[n] for each in side) for n in guarded if n not in bare}
+        return {
+            name: statistics.median(figures[name] for figures in side)
+            for name in guarded
+            if name not in bare
+        }
 
     @property
     def title(self) -> str:
@@ -64,23 +70,23 @@ class Cell:
 
 
 def machine() -> str:
-    """The processor, and the versions that matter."""
+    """Returns the processor and the relevant versions."""
     from vllm import __version__ as vllm_version
 
-    described = Path("/proc/cpuinfo")
-    lines = described.read_text().splitlines() if described.exists() else []
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
     names = (line.partition(": ")[2] for line in lines if line.startswith("model name"))
     processor = next(names, platform.machine())
     return f"{os.cpu_count()} x {processor}; vLLM {vllm_version}, PyTorch {version('torch')}"
 
 
 def print_cell(cell: Cell) -> None:
-    """All figures of one load: medians over the rounds, and the ratio with its spread."""
+    """Prints all figures of one load: medians over the rounds, and the ratio with its spread."""
     table = Table("", "bare", "guarded", "guarded to bare", title=cell.title)
     for name in cell.names:
         bare, guarded = cell.medians(name)
         table.add_row(name, f"{bare:.2f}", f"{guarded:.2f}", _spread(cell.ratios(name)))
-    for name, middle in cell.of_the_guard.items():
+    for name, middle in cell.guard_medians.items():
         table.add_row(name, "", f"{middle:.2f}", "")
     Console().print(table)
 
@@ -92,7 +98,7 @@ def _spread(ratios: Sequence[float]) -> str:
 
 
 def print_summary(title: str, cells: Sequence[Cell]) -> None:
-    """Throughput of every load in one table, as Markdown, with the machine."""
+    """Prints the throughput of every load as a Markdown table, and the machine."""
     lines = [
         f"{machine()}\n{title}\n",
         "| load | clients | output tokens | bare, requests/s | guarded | ratio | spread |",
@@ -110,14 +116,14 @@ def print_summary(title: str, cells: Sequence[Cell]) -> None:
 
 
 def write(title: str, cells: Sequence[Cell], path: Path) -> None:
-    """Every figure of every round, as JSON."""
-    told = {"machine": machine(), "title": title, "cells": [asdict(cell) for cell in cells]}
-    path.write_text(json.dumps(told, indent=1) + "\n")
+    """Writes every figure of every round as JSON."""
+    content = {"machine": machine(), "title": title, "cells": [asdict(cell) for cell in cells]}
+    path.write_text(json.dumps(content, indent=1) + "\n")
 
 
 def plot(title: str, cells: Sequence[Cell], path: Path) -> None:
-    """Throughput guarded to bare by answer length, one panel for each kind that has lengths; none
-    when there is no such kind."""
+    """Plots throughput, guarded to bare, by answer length, with a panel for each kind that has
+    lengths. Writes nothing if there is no such kind."""
     import matplotlib
 
     matplotlib.use("Agg")

@@ -1,1 +1,1 @@
-"""The command `setback`, one file a command."""
+"""The command `setback`, with a file for each command."""

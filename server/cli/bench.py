@@ -1,5 +1,5 @@
-"""`setback bench`: the command's options. What is measured is bench/measure.py's, tables and plot
-are bench/report.py's.
+"""`setback bench`: measures the guard's cost. Owns the command's options. Does not measure
+(bench/measure.py) or report (bench/report.py).
 """
 
 from pathlib import Path
@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from server.bench import report
-from server.bench.measure import BenchKind, Plan
+from server.bench.measure import BenchKind, BenchPlan
 from server.bench.measure import bench as measure
 from server.launch.models import DEFAULT, find_model
 
@@ -22,23 +22,23 @@ def bench(
         str, typer.Argument(help="As for `setback serve`.", show_default=True)
     ] = DEFAULT,
     kind: Annotated[
-        list[BenchKind] | None, typer.Option(help="What is asked; repeatable; all by default.")
+        list[BenchKind] | None, typer.Option(help="What to request; repeatable; default: all.")
     ] = None,
     clients: Annotated[
         list[int] | None,
-        typer.Option(min=1, help="How many ask at once; repeatable; 1, 16 and 64 by default."),
+        typer.Option(min=1, help="Concurrent clients; repeatable; default: 1, 16 and 64."),
     ] = None,
     output_tokens: Annotated[
         list[int] | None,
         typer.Option(
-            min=1, help="The most tokens of an answer; repeatable; 16, 64 and 256 by default."
+            min=1, help="The most tokens of an answer; repeatable; default: 16, 64 and 256."
         ),
     ] = None,
-    rounds: Annotated[int, typer.Option(min=1, help="Counted rounds of each.")] = 5,
+    rounds: Annotated[int, typer.Option(min=1, help="Counted rounds of each load.")] = 5,
     adapter: Annotated[
         Path | None,
         typer.Option(
-            help="A LoRA adapter whose answers are measured; the base's by default.",
+            help="The LoRA adapter to measure; default: the base model.",
             exists=True,
             file_okay=False,
             resolve_path=True,
@@ -47,27 +47,25 @@ def bench(
     repaired: Annotated[
         bool,
         typer.Option(
-            help="Compare with vLLM that has Setback's repairs of its CPU backend: the guard alone."
+            help="Patch bare vLLM's CPU backend as Setback does, to measure the guard alone."
         ),
     ] = False,
     past_end: Annotated[
         bool,
-        typer.Option(
-            help="Answers go on past their natural end, so that all have the most tokens."
-        ),
+        typer.Option(help="Ignore end marks, so that all answers have the most tokens."),
     ] = False,
-    out: Annotated[Path, typer.Option(help="Gets bench.json and bench.png.")] = _DEFAULT_OUT,
+    out: Annotated[Path, typer.Option(help="Folder for bench.json and bench.png.")] = _DEFAULT_OUT,
 ) -> None:
-    """Measure the guard's price, as ratios to bare vLLM on the same model."""
-    plan = Plan(
+    """Measure the guard's cost, as ratios to bare vLLM with the same model."""
+    plan = BenchPlan(
         find_model(model),
         kind or tuple(BenchKind),
         clients or _CLIENTS,
         output_tokens or _OUTPUT_TOKENS,
         rounds,
         adapter=adapter,
-        repaired=repaired,
-        past_end=past_end,
+        patched=repaired,
+        ignore_eos=past_end,
     )
     out.mkdir(parents=True, exist_ok=True)
     cells = []

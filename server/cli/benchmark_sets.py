@@ -1,5 +1,5 @@
-"""`setback evaluate --benchmark`: public sets sent through running servers. Owns its arguments, its
-progress bar and its output; what is measured is refine/evaluation's. Needs no database.
+"""`setback evaluate --benchmark`: sends public data sets through running servers. Owns its
+arguments, progress bar and output. Does not compute figures (refine/benchmarks). Needs no database.
 """
 
 import asyncio
@@ -24,14 +24,14 @@ from refine.options import RefineOptions
 from server.cli.terminal import fail, print_json, printable, reported_errors
 from server.settings import load_settings
 
-_WORK = "benchmarks"
+_WORK_FOLDER = "benchmarks"
 
 
 @dataclass(frozen=True)
 class BenchmarkArguments:
-    """What the command line says.
+    """The command-line arguments.
 
-    benchmarks: NAME=PATH. servers: URL or NAME=URL; none means refine.server_url. route: how
+    benchmarks: NAME=PATH. servers: URL or NAME=URL; empty for refine.server_url. route: how
     requests are sent.
     """
 
@@ -58,13 +58,13 @@ def evaluate_benchmarks(arguments: BenchmarkArguments) -> None:
     if arguments.as_json:
         print_json(benchmark_report.as_json(results, about))
     else:
-        # Servers' own words are in both.
+        # Both contain text that servers sent.
         typer.echo(printable("\n".join(f"{name}: {value}" for name, value in about.items())))
         typer.echo(printable(f"\n{benchmark_report.table(results)}\n"))
         typer.echo("Written: " + ", ".join(map(str, written)))
     failed = sum(result.run.failed for result in results)
     if failed:
-        fail(f"{failed} rows have no verdict; run the command again to send them again", code=1)
+        fail(f"{failed} rows have no verdict; run the command again to retry them", code=1)
 
 
 def _benchmark(argument: str) -> tuple[str, Path]:
@@ -78,7 +78,7 @@ def _benchmark(argument: str) -> tuple[str, Path]:
 
 
 def _servers(argument: Sequence[str]) -> list[ServerAddress]:
-    """The servers in order. A server without a name is called by its URL."""
+    """Returns the servers in order. A server without a name is named by its URL."""
     servers = [_server(argument) for argument in dict.fromkeys(argument)]
     names = [server.name for server in servers]
     if len(set(names)) < len(names):
@@ -87,8 +87,8 @@ def _servers(argument: Sequence[str]) -> list[ServerAddress]:
 
 
 def _server(argument: str) -> ServerAddress:
-    before, _, after = argument.partition("=")
-    name, url = (before, after) if after and "://" not in before else (argument, argument)
+    prefix, _, suffix = argument.partition("=")
+    name, url = (prefix, suffix) if suffix and "://" not in prefix else (argument, argument)
     try:
         parsed = httpx.URL(url)
         usable = parsed.scheme in ("http", "https") and bool(parsed.host)
@@ -108,7 +108,7 @@ async def _measure(
     options: RefineOptions,
 ) -> list[Result]:
     key = options.api_key.get_secret_value() if options.api_key else None
-    plan = Plan(options.work_dir / _WORK, arguments.concurrency, arguments.limit)
+    plan = Plan(options.work_dir / _WORK_FOLDER, arguments.concurrency, arguments.limit)
     results = []
     with _progress() as progress:
         for server in servers:
@@ -124,9 +124,9 @@ async def _measure(
 
 
 def _progress() -> Progress:
-    """A bar for each set, on standard error, so that standard output stays for programs."""
+    """Returns a progress bar on standard error: standard output is for the figures."""
     return Progress(
-        # Names come from the command line and are no markup.
+        # No markup: names come from the command line.
         TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
@@ -136,9 +136,9 @@ def _progress() -> Progress:
 
 
 def _identities(results: Sequence[Result]) -> dict[str, str]:
-    """What served, for each server; all of its states, if it changed between two sets."""
-    served: dict[str, dict[str, None]] = {}
+    """Returns each server's identity, or all of them if it changed between sets."""
+    identities: dict[str, dict[str, None]] = {}
     for result in results:
         run = result.run
-        served.setdefault(run.address.name, {})[f"{run.address.url}, {run.identity}"] = None
-    return {name: "; then ".join(states) for name, states in served.items()}
+        identities.setdefault(run.address.name, {})[f"{run.address.url}, {run.identity}"] = None
+    return {name: "; then ".join(states) for name, states in identities.items()}

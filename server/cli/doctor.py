@@ -1,5 +1,5 @@
-"""`setback doctor`: whether a server could start here, and what to do where it could not. Owns the
-checks' order and their words; what is checked says itself what is wrong with it.
+"""`setback doctor`: checks whether a server can start here, and says how to fix what prevents it.
+Owns the order of the checks and their messages. What is checked reports its own problems.
 """
 
 import os
@@ -26,17 +26,17 @@ from server.launch.preflight import CacheRequest, check_cache, check_chat_templa
 from server.settings import Settings, SettingsInvalid, ignored_variables, load_settings
 
 State = Literal["ok", "warning", "problem"]
-_LEAST_FREE_BYTES = 2 * 1024**3
+_MIN_FREE_BYTES = 2 * 1024**3
 _GIB = 1024**3
 
 
 @dataclass(frozen=True)
 class Finding:
-    """What one check found. said: what is there, or what is wrong and what to do about it."""
+    """The result of a check. message: what was found, or what is wrong and how to fix it."""
 
     check: str
     state: State
-    said: str
+    message: str
 
 
 def doctor(
@@ -48,10 +48,13 @@ def doctor(
     """Check configuration, database, model, adapters, disk and processor."""
     findings = list(_findings(model))
     if as_json:
-        print_json([vars(each) for each in findings])
+        print_json([vars(finding) for finding in findings])
     else:
-        print_table(("", "Check", ""), ((each.state, each.check, each.said) for each in findings))
-    if any(each.state == "problem" for each in findings):
+        print_table(
+            ("", "Check", ""),
+            ((finding.state, finding.check, finding.message) for finding in findings),
+        )
+    if any(finding.state == "problem" for finding in findings):
         raise typer.Exit(1)
 
 
@@ -59,13 +62,13 @@ def _findings(model: str) -> Iterator[Finding]:
     try:
         settings = load_settings()
     except SettingsInvalid as error:
-        # Nothing else can be known without them.
+        # All other checks need the settings.
         yield Finding("configuration", "problem", str(error))
         return
     yield Finding("configuration", "ok", "valid")
     if ignored := ignored_variables():
-        said = f"no settings, so ignored: {', '.join(ignored)}"
-        yield Finding("environment", "warning", said)
+        message = f"unknown settings are ignored: {', '.join(ignored)}"
+        yield Finding("environment", "warning", message)
     yield _checked("policy", lambda: _policy(settings))
     database = _checked("database", lambda: _database(settings))
     yield database
@@ -79,7 +82,7 @@ def _findings(model: str) -> Iterator[Finding]:
 
 
 def _checked(name: str, check: Callable[[], str]) -> Finding:
-    """What `check` says; a failure that it raises is a problem."""
+    """Returns the check's message, or the error that it raised as a problem."""
     try:
         return Finding(name, "ok", check())
     except (GuardError, ValueError, OSError) as error:
@@ -101,7 +104,7 @@ def _keys() -> str:
     live = [key for key in keys if key.revoked_at is None]
     if live:
         return f"{len(live)} in force"
-    return "none: only this machine is answered; `setback keys make` makes one"
+    return "none: only this machine is answered; `setback keys make` creates one"
 
 
 def _adapter(settings: Settings) -> str:
@@ -112,7 +115,7 @@ def _adapter(settings: Settings) -> str:
     adapter = ask(AdapterStore, active, reported=False)
     if adapter is None:
         return "the base alone"
-    # Which base and rank the server takes is known to the server only.
+    # Only the server knows its base model and its limit of the rank.
     verify(
         adapter_path(settings.adapters_dir, adapter.version),
         version=adapter.version,
@@ -123,21 +126,21 @@ def _adapter(settings: Settings) -> str:
     fits = ask(
         CalibrationStore, lambda store: store.in_force(adapter.model_revision), reported=False
     )
-    fitted = fits.get(adapter.version)
-    scale = (
+    fit = fits.get(adapter.version)
+    calibration = (
         "not calibrated; see `setback calibrate`"
-        if fitted is None
-        else f"calibrated on {fitted.rows} lines"
+        if fit is None
+        else f"calibrated on {fit.rows} lines"
     )
-    return f"adapter {adapter.version}, every byte as registered, {scale}"
+    return f"adapter {adapter.version}, every byte as registered, {calibration}"
 
 
 def _model(settings: Settings, name: str) -> str:
-    """Raises ValueError for a model that could not be served with vLLM's other defaults."""
+    """Raises ValueError for a model that cannot be served with vLLM's default options."""
     model = find_model(name)
     folder = model.prepare(settings.models_dir)
     if not folder.exists():
-        return f"{name}: not a folder here; it will be fetched by that name"
+        return f"{name}: not a local folder; vLLM will download it by that name"
     check_folder(folder)
     check_chat_template(folder)
     if not _gpus():
@@ -154,16 +157,18 @@ def _folders(settings: Settings) -> dict[str, Path]:
 
 
 def _folder(name: str, folder: Path) -> Finding:
-    """Whether it can be written to, and the space left where it is or will be."""
-    there = next(each for each in (folder, *folder.absolute().parents) if each.exists())
+    """Checks that it is writable, and how much space is left there."""
+    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     check = f"disk for {name}"
-    if not there.is_dir() or not os.access(there, os.W_OK):
-        return Finding(check, "problem", f"{there} cannot be written to; change its owner or mode")
-    free = shutil.disk_usage(there).free
-    said = f"{free / _GIB:.1f} GiB free at {folder}"
-    if free < _LEAST_FREE_BYTES:
-        return Finding(check, "warning", f"{said}; make room, or name another disk")
-    return Finding(check, "ok", said)
+    if not existing.is_dir() or not os.access(existing, os.W_OK):
+        return Finding(
+            check, "problem", f"{existing} cannot be written to; change its owner or mode"
+        )
+    free = shutil.disk_usage(existing).free
+    message = f"{free / _GIB:.1f} GiB free at {folder}"
+    if free < _MIN_FREE_BYTES:
+        return Finding(check, "warning", f"{message}; free some space, or use another disk")
+    return Finding(check, "ok", message)
 
 
 def _gpus() -> int:
@@ -176,7 +181,9 @@ def _processor() -> Finding:
     import torch
 
     if count := _gpus():
-        card = torch.cuda.get_device_properties(0)
-        return Finding("GPU", "ok", f"{count} x {card.name}, {card.total_memory / _GIB:.0f} GiB")
-    said = f"none: served and trained on {os.cpu_count()} CPU cores, which suits small models only"
-    return Finding("GPU", "warning", said)
+        gpu = torch.cuda.get_device_properties(0)
+        return Finding("GPU", "ok", f"{count} x {gpu.name}, {gpu.total_memory / _GIB:.0f} GiB")
+    message = (
+        f"none: {os.cpu_count()} CPU cores serve and train, which is enough for small models only"
+    )
+    return Finding("GPU", "warning", message)

@@ -1,5 +1,5 @@
-"""`setback flags`: what the guard flagged, listed, shown, labelled and deleted. Owns the output of
-these commands; decides nothing.
+"""`setback flags`: lists, shows, labels and deletes flags. Owns the commands' options and output.
+Decides nothing.
 """
 
 import json
@@ -43,10 +43,10 @@ def flags_list(
     ] = None,
     status: Annotated[
         str | None,
-        typer.Option(help="open, confirmed or dismissed: only flags that a reviewer said this of."),
+        typer.Option(help="Only flags with this label: open, confirmed or dismissed."),
     ] = None,
     search: Annotated[
-        str | None, typer.Option(help="Only flags with all these words, or their beginnings.")
+        str | None, typer.Option(help="Only flags with all these words or word prefixes.")
     ] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -58,19 +58,19 @@ def flags_list(
         status=_status(status),
         text=search,
     )
-    found = ask(ReviewStore, lambda store: store.page(which, limit))
+    rows = ask(ReviewStore, lambda store: store.page(which, limit))
     if as_json:
-        print_json([_fields(flag) for flag in found])
-    elif found:
+        print_json([_fields(flag) for flag in rows])
+    elif rows:
         columns = "ID", "Time (UTC)", "Route", "Action", "Harm", "Categories", "Adapter", "Review"
-        print_table(columns, map(_row, found))
+        print_table(columns, map(_row, rows))
     else:
         typer.echo("No flags.")
 
 
 @flags.command("show")
 def flags_show(number: Id, as_json: AsJson = False) -> None:
-    """Show one flag whole, with its conversation and answer."""
+    """Show one flag in full, with its conversation and answer."""
     flag = ask(ReviewStore, lambda store: store.get(number))
     if as_json:
         print_json(_fields(flag))
@@ -83,17 +83,17 @@ def flags_label(
     number: Id,
     confirm: Annotated[
         bool | None,
-        typer.Option("--confirm/--dismiss", help="It is harmful indeed, or fine after all."),
+        typer.Option("--confirm/--dismiss", help="Harmful indeed, or a false alarm."),
     ] = None,
-    category: Annotated[str | None, typer.Option(help="The category it should have.")] = None,
-    answer: Annotated[str | None, typer.Option(help="What should have been answered.")] = None,
-    note: Annotated[str | None, typer.Option(help="Anything to remember.")] = None,
-    by: Annotated[str | None, typer.Option(help="Who says so; you, if left out.")] = None,
+    category: Annotated[str | None, typer.Option(help="The correct category.")] = None,
+    answer: Annotated[str | None, typer.Option(help="The correct answer.")] = None,
+    note: Annotated[str | None, typer.Option(help="A remark.")] = None,
+    by: Annotated[str | None, typer.Option(help="The reviewer; default: you.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Say whether a flag is right; the refine loop learns from it accordingly."""
+    """Label a flag. The refine loop trains according to the label."""
     if confirm is None:
-        raise typer.BadParameter("say which", param_hint="--confirm/--dismiss")
+        raise typer.BadParameter("choose one", param_hint="--confirm/--dismiss")
     review: Review = "confirmed" if confirm else "dismissed"
     label = Label(review=review, category=_category(category), answer=answer, note=note)
     reviewer = by or operator()
@@ -106,7 +106,7 @@ def flags_label(
 
 @flags.command("delete")
 def flags_delete(number: Id) -> None:
-    """Delete one flag for good; adapters trained on it stay as they are."""
+    """Delete one flag for good. Adapters trained on it stay unchanged."""
     ask(ReviewStore, lambda store: store.delete_one(number, operator()))
     typer.echo(f"Deleted flag {number}.")
 
@@ -115,7 +115,7 @@ def flags_delete(number: Id) -> None:
 def flags_purge(
     older_than: Annotated[str, typer.Option(metavar="DAYSd", help="For example 90d.")],
 ) -> None:
-    """Delete old flags for good; adapters trained on them stay as they are."""
+    """Delete old flags for good. Adapters trained on them stay unchanged."""
     matched = re.fullmatch(r"([0-9]{1,5})d", older_than)
     if matched is None:
         raise typer.BadParameter("write a number of days, as in 90d", param_hint="--older-than")
@@ -170,7 +170,7 @@ def _page(flag: StoredFlag) -> str:
         "time": f"{when(flag.created_at)} UTC",
         "request": f"{flag.request_id}, choice {flag.choice}, {flag.route}",
         "action": flag.action.value,
-        "let out": f"{flag.released_chars} of {len(flag.answer)} characters before the flag",
+        "released": f"{flag.released_chars} of {len(flag.answer)} characters before the flag",
         "harm": f"{flag.harm:.3f}: {', '.join(flag.categories)}",
         "scores": ", ".join(f"{name} {score:.3f}" for name, score in scores),
         "model": f"{flag.model}, revision {flag.model_revision}, adapter {flag.adapter}",
@@ -179,16 +179,16 @@ def _page(flag: StoredFlag) -> str:
         "review": f"{flag.review} by {flag.reviewer}" if flag.review else "none",
     }
     corrections = {"category": flag.corrected_category, "note": flag.note}
-    head |= {name: said for name, said in corrections.items() if said is not None}
+    head |= {name: correction for name, correction in corrections.items() if correction is not None}
     lines = [f"{name + ':':<11}{printable(str(value))}" for name, value in head.items()]
     for message in flag.messages:
         lines += ["", f"--- {printable(str(message.get('role')))}"]
         lines.append(printable(_content(message)))
     lines += ["", f"--- answer ({flag.action})", printable(flag.answer)]
     if flag.revision is not None:
-        lines += ["", "--- let out instead", printable(flag.revision)]
+        lines += ["", "--- sent instead", printable(flag.revision)]
     if flag.corrected_answer is not None:
-        lines += ["", "--- should have been answered", printable(flag.corrected_answer)]
+        lines += ["", "--- correct answer", printable(flag.corrected_answer)]
     return "\n".join(lines)
 
 

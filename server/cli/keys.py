@@ -1,5 +1,5 @@
-"""`setback keys` and `setback audit`: who may call, and what was done. Owns these commands' output;
-decides nothing.
+"""`setback keys` and `setback audit`: API keys and the audit trail. Owns these commands' output.
+Decides nothing.
 """
 
 from dataclasses import asdict
@@ -28,7 +28,7 @@ keys = typer.Typer(help="Who may call the server.", no_args_is_help=True)
 
 
 class RoleOption(StrEnum):
-    """What a key is for; each may do what the ones before it may."""
+    """What a key is for. Each role may do what the roles before it may."""
 
     CALL = "call"
     REVIEW = "review"
@@ -37,20 +37,18 @@ class RoleOption(StrEnum):
 
 @keys.command("make")
 def keys_make(
-    name: Annotated[str, typer.Argument(help="Who or what it is for.")],
+    name: Annotated[str, typer.Argument(help="Who or what the key is for.")],
     role: Annotated[
         RoleOption,
         typer.Option(help="call: the model; review: flags too; admin: everything."),
     ] = RoleOption.CALL,
     requests_per_minute: Annotated[
         int | None,
-        typer.Option(
-            min=1, max=_MOST_REQUESTS, help="The most it may make; without it: any number."
-        ),
+        typer.Option(min=1, max=_MOST_REQUESTS, help="Its rate limit; default: no limit."),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Make a key and print it, once: only its hash is kept."""
+    """Create a key and print it once: only its hash is stored."""
     who = operator()
     key, secret = ask(
         KeyStore,
@@ -64,39 +62,39 @@ def keys_make(
 
 @keys.command("list")
 def keys_list(as_json: AsJson = False) -> None:
-    """List all keys ever made, oldest first."""
-    found = ask(KeyStore, lambda store: store.list())
+    """List all keys, oldest first, including revoked ones."""
+    rows = ask(KeyStore, lambda store: store.list())
     if as_json:
-        print_json([_fields(key) for key in found])
-    elif found:
-        columns = "ID", "Name", "Role", "Key", "Per minute", "Made (UTC)", "Revoked (UTC)"
-        print_table(columns, map(_row, found))
+        print_json([_fields(key) for key in rows])
+    elif rows:
+        columns = "ID", "Name", "Role", "Key", "Per minute", "Created (UTC)", "Revoked (UTC)"
+        print_table(columns, map(_row, rows))
     else:
-        typer.echo("No keys: the server answers this machine only, without any.")
+        typer.echo("No keys: the server answers this machine only.")
 
 
 @keys.command("revoke")
 def keys_revoke(
     number: Annotated[int, typer.Argument(metavar="ID", min=1, max=LARGEST_ID)],
 ) -> None:
-    """End a key for good; servers follow within seconds."""
+    """Revoke a key for good. Servers follow within seconds."""
     key = ask(KeyStore, lambda store: store.revoke(number, by=operator()))
     typer.echo(f"Key {number} ({printable(key.name)}) is revoked.")
 
 
 def audit(limit: Limit = 20, as_json: AsJson = False) -> None:
-    """Who labelled, promoted, deleted and made keys, newest first."""
-    found = ask(AuditStore, lambda store: store.list(limit))
+    """List who labelled, promoted, deleted or created keys, newest first."""
+    entries = ask(AuditStore, lambda store: store.list(limit))
     if as_json:
-        print_json([asdict(entry) for entry in found])
-    elif found:
+        print_json([asdict(entry) for entry in entries])
+    elif entries:
         rows = (
             (when(entry.created_at), entry.actor, entry.event, entry.subject, str(entry.details))
-            for entry in found
+            for entry in entries
         )
         print_table(("Time (UTC)", "Who", "What", "Of what", "Details"), rows)
     else:
-        typer.echo("Nothing yet.")
+        typer.echo("No entries.")
 
 
 def _fields(key: Key) -> dict[str, Any]:
@@ -104,6 +102,6 @@ def _fields(key: Key) -> dict[str, Any]:
 
 
 def _row(key: Key) -> tuple[str, ...]:
-    made, revoked = when(key.created_at), when(key.revoked_at)
+    created, revoked = when(key.created_at), when(key.revoked_at)
     limit = str(key.requests_per_minute or "")
-    return str(key.id), key.name, key.role, f"...{key.hint}", limit, made, revoked
+    return str(key.id), key.name, key.role, f"...{key.hint}", limit, created, revoked

@@ -1,7 +1,7 @@
-"""The command `setback`. Owns the command line's names; its groups are in files of their own, and
-how output looks in terminal.py.
+"""The command `setback`. Owns the names of its commands. The groups have files of their own, and
+terminal.py defines how output looks.
 
-Imports nothing of vLLM or torch, so that every command but `serve` answers at once.
+Imports neither vLLM nor torch, so that all commands but `serve` start fast.
 """
 
 from importlib.metadata import version
@@ -29,7 +29,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-db = typer.Typer(help="The database that keeps the flags.", no_args_is_help=True)
+db = typer.Typer(help="The database.", no_args_is_help=True)
 app.add_typer(db, name="db")
 app.add_typer(flags, name="flags")
 app.add_typer(runs, name="runs")
@@ -55,7 +55,7 @@ def main(
     show_version: Annotated[
         bool,
         typer.Option(
-            "--version", callback=_print_version, is_eager=True, help="Print it and exit."
+            "--version", callback=_print_version, is_eager=True, help="Print the version and exit."
         ),
     ] = False,
 ) -> None:
@@ -76,15 +76,15 @@ def serve(context: typer.Context) -> None:
 @app.command()
 def refine(
     every: Annotated[
-        str | None, typer.Option(help="Repeat, with this pause: 90s, 30m, 6h, 1d.")
+        str | None, typer.Option(help="Repeat with this pause: 90s, 30m, 6h, 1d.")
     ] = None,
     server: Annotated[
         str | None,
-        typer.Option(help="The running server, not refine.server_url."),
+        typer.Option(help="The running server; overrides refine.server_url."),
     ] = None,
     parent: Annotated[int | None, typer.Option(hidden=True)] = None,
 ) -> None:
-    """Turn flags into the next adapter: collect, analyse, dataset, train, gate, promote."""
+    """Train the next adapter from flags: collect, analyse, dataset, train, gate, promote."""
     from refine.schedule import parse_duration
     from server.jobs.refine import refine as run
 
@@ -101,7 +101,7 @@ def refine(
 
 @db.command("upgrade")
 def db_upgrade() -> None:
-    """Bring the database to the newest schema; safe to repeat."""
+    """Migrate the database to the newest schema. Safe to repeat."""
     with reported_errors():
         url = load_settings().database_url
         revision = migrate.upgrade(url)

@@ -1,5 +1,5 @@
-"""`setback runs` and `setback adapters`: what the refine loop did, and which adapter is in force.
-Owns these commands' output; servers take an activation within adapter_poll_s.
+"""`setback runs` and `setback adapters`: the refine loop's runs, and which adapter is active. Owns
+these commands' output. Servers pick up an activation within adapter_poll_s.
 """
 
 import asyncio
@@ -31,48 +31,48 @@ from server.cli.terminal import (
 )
 from server.settings import load_settings
 
-runs = typer.Typer(help="What the refine loop did.", no_args_is_help=True)
-adapters = typer.Typer(help="What was learned, and which of it is in force.", no_args_is_help=True)
+runs = typer.Typer(help="Runs of the refine loop.", no_args_is_help=True)
+adapters = typer.Typer(help="Trained adapters, and which one is active.", no_args_is_help=True)
 
 Number = Annotated[int, typer.Argument(metavar="N", min=1, max=LARGEST_ID)]
-Reason = Annotated[str, typer.Option(help="Why; kept in the history.")]
-_HISTORY = 20
+Reason = Annotated[str, typer.Option(help="The reason; kept in the history.")]
+_MAX_ACTIVATIONS = 20
 _BASE = "base"
-_USES_TOLD = {"learned from": "train", "held out": "held_out", "repeats": "repeat"}
+_USE_NAMES = {"learned from": "train", "held out": "held_out", "repeats": "repeat"}
 
 
 @runs.command("list")
 def runs_list(limit: Limit = 20, as_json: AsJson = False) -> None:
     """List runs, newest first."""
-    found = ask(RunStore, lambda store: store.list(limit))
+    rows = ask(RunStore, lambda store: store.list(limit))
     if as_json:
-        print_json([asdict(run) for run in found])
-    elif found:
+        print_json([asdict(run) for run in rows])
+    elif rows:
         columns = "Run", "Began (UTC)", "Ended (UTC)", "Status", "Stage", "From", "Reason"
-        print_table(columns, map(_run_row, found))
+        print_table(columns, map(_run_row, rows))
     else:
         typer.echo("No runs.")
 
 
 @runs.command("show")
 def runs_show(number: Number, as_json: AsJson = False) -> None:
-    """Show one run: what it took, what its gate measured and why it ended so."""
+    """Show one run: the flags it used, its gate's figures and why it ended."""
 
-    async def found(store: RunStore) -> tuple[StoredRun | None, dict[int, Any]]:
+    async def query(store: RunStore) -> tuple[StoredRun | None, dict[int, Any]]:
         return await store.get(number), dict(await store.flags_of(number))
 
-    run, used = ask(RunStore, found)
+    run, uses = ask(RunStore, query)
     if run is None:
-        fail(f"there is no run {number}; `setback runs list` shows those there are", code=1)
+        fail(f"there is no run {number}; `setback runs list` lists them", code=1)
     if as_json:
-        print_json({**asdict(run), "flags": used})
+        print_json({**asdict(run), "flags": uses})
     else:
-        _print_run(run, used)
+        _print_run(run, uses)
 
 
 @runs.command("cancel")
 def runs_cancel(number: Number, as_json: AsJson = False) -> None:
-    """End a run that is under way, or that cannot go on; its flags wait for the next."""
+    """Cancel a run that is running or cannot go on. Its flags are used by the next run."""
     run = asyncio.run(_cancel(number))
     if as_json:
         print_json(asdict(run))
@@ -98,40 +98,40 @@ async def _cancel(number: int) -> StoredRun:
 
 @adapters.command("list")
 def adapters_list(limit: Limit = 20, as_json: AsJson = False) -> None:
-    """List adapters, newest first; the one in force is marked."""
+    """List adapters, newest first; the active one is marked."""
 
-    async def found(store: AdapterStore) -> tuple[list[StoredAdapter], int | None]:
+    async def query(store: AdapterStore) -> tuple[list[StoredAdapter], int | None]:
         return await store.list(limit), await store.active()
 
-    listed, active = ask(AdapterStore, found)
+    rows, active = ask(AdapterStore, query)
     if as_json:
-        print_json([{**asdict(one), "active": one.version == active} for one in listed])
-    elif listed:
-        columns = "Adapter", "Made (UTC)", "Status", "From", "Active"
-        print_table(columns, (_adapter_row(one, active) for one in listed))
+        print_json([{**asdict(adapter), "active": adapter.version == active} for adapter in rows])
+    elif rows:
+        columns = "Adapter", "Created (UTC)", "Status", "From", "Active"
+        print_table(columns, (_adapter_row(adapter, active) for adapter in rows))
     else:
         typer.echo("No adapters; the base alone is in force.")
 
 
 @adapters.command("show")
 def adapters_show(number: Number, as_json: AsJson = False) -> None:
-    """Show one adapter: its lineage back to the flags, its gate's figures, when it was in force."""
+    """Show one adapter: its lineage back to the flags, its gate's figures and its activations."""
     adapter, history = _adapter(number)
     run, lineage = _origin(number)
     if as_json:
-        told = [asdict(entry) for entry in history]
+        activations = [asdict(entry) for entry in history]
         origin = {"run": run and asdict(run), "lineage": asdict(lineage)}
-        print_json({**asdict(adapter), **origin, "activations": told})
+        print_json({**asdict(adapter), **origin, "activations": activations})
         return
     print_fields(
         {
             "adapter": adapter.version,
             "status": adapter.status,
-            "made": f"{when(adapter.created_at)} UTC",
+            "created": f"{when(adapter.created_at)} UTC",
             "base revision": adapter.model_revision,
             "manifest": adapter.sha256,
             "from": " <- ".join([*map(str, lineage.runs), _BASE]),
-            "learned from": _flags_told(lineage.flags),
+            "learned from": _flag_list(lineage.flags),
         }
     )
     for entry in history:
@@ -142,35 +142,35 @@ def adapters_show(number: Number, as_json: AsJson = False) -> None:
 
 @adapters.command("promote")
 def adapters_promote(number: Number, reason: Reason = "", as_json: AsJson = False) -> None:
-    """Put an adapter in force, whatever its gate said; a rejected one never."""
+    """Activate an adapter, whatever its gate said, unless it was rejected."""
     by = operator()
-    done = ask(AdapterStore, lambda store: store.activate(number, by=by, reason=reason))
-    _print_activation(done, as_json)
+    activation = ask(AdapterStore, lambda store: store.activate(number, by=by, reason=reason))
+    _print_activation(activation, as_json)
 
 
 @adapters.command("rollback")
 def adapters_rollback(reason: Reason = "", as_json: AsJson = False) -> None:
-    """Go back to what was in force before the present adapter; repeated, further back."""
+    """Activate what was active before the current adapter. Repeated calls go further back."""
     by = operator()
-    done = ask(AdapterStore, lambda store: store.rollback(by=by, reason=reason))
-    _print_activation(done, as_json)
+    activation = ask(AdapterStore, lambda store: store.rollback(by=by, reason=reason))
+    _print_activation(activation, as_json)
 
 
 def _adapter(number: int) -> tuple[StoredAdapter, list[Activation]]:
-    async def found(store: AdapterStore) -> tuple[StoredAdapter | None, list[Activation]]:
-        return await store.get(number), await store.history(_HISTORY, number)
+    async def query(store: AdapterStore) -> tuple[StoredAdapter | None, list[Activation]]:
+        return await store.get(number), await store.history(_MAX_ACTIVATIONS, number)
 
-    adapter, history = ask(AdapterStore, found)
+    adapter, history = ask(AdapterStore, query)
     if adapter is None:
-        fail(f"there is no adapter {number}; `setback adapters list` shows those there are", code=1)
+        fail(f"there is no adapter {number}; `setback adapters list` lists them", code=1)
     return adapter, history
 
 
 def _origin(number: int) -> tuple[StoredRun | None, Lineage]:
-    async def found(store: RunStore) -> tuple[StoredRun | None, Lineage]:
+    async def query(store: RunStore) -> tuple[StoredRun | None, Lineage]:
         return await store.get(number), await store.learned_from(number)
 
-    return ask(RunStore, found)
+    return ask(RunStore, query)
 
 
 def _run_row(run: StoredRun) -> tuple[str, ...]:
@@ -195,7 +195,7 @@ def _adapter_row(adapter: StoredAdapter, active: int | None) -> tuple[str, ...]:
     )
 
 
-def _print_run(run: StoredRun, used: Mapping[int, str]) -> None:
+def _print_run(run: StoredRun, uses: Mapping[int, str]) -> None:
     print_fields(
         {
             "run": run.id,
@@ -207,8 +207,8 @@ def _print_run(run: StoredRun, used: Mapping[int, str]) -> None:
             "seed": run.seed,
             "dataset": run.dataset_sha256 or "none",
             **{
-                told: _flags_told([flag for flag, its_use in used.items() if its_use == use])
-                for told, use in _USES_TOLD.items()
+                name: _flag_list([flag for flag, flag_use in uses.items() if flag_use == use])
+                for name, use in _USE_NAMES.items()
             },
             **({"error": run.error} if run.error else {}),
         }
@@ -219,27 +219,30 @@ def _print_run(run: StoredRun, used: Mapping[int, str]) -> None:
 
 
 def _print_gate(run: StoredRun) -> None:
-    """The figures of each adapter that the gate measured, side by side, and its reasons."""
+    """Prints the figures of each adapter that the gate measured, side by side, and its reasons."""
     figures = side_by_side(run.measures)
-    roles = list(dict.fromkeys(role for told in figures.values() for role in told))
+    roles = list(dict.fromkeys(role for by_role in figures.values() for role in by_role))
     if figures:
-        rows = ((name, *(told.get(role, "") for role in roles)) for name, told in figures.items())
+        rows = (
+            (name, *(by_role.get(role, "") for role in roles)) for name, by_role in figures.items()
+        )
         print_table(("Figure (95% interval)", *roles), rows)
     for reason in run.reasons:
         typer.echo(f"- {printable(reason)}")
 
 
-def _print_activation(done: Activation, as_json: bool) -> None:
+def _print_activation(activation: Activation, as_json: bool) -> None:
     if as_json:
-        print_json(asdict(done))
+        print_json(asdict(activation))
     else:
-        typer.echo(f"In force: {'base' if done.version is None else f'adapter {done.version}'}.")
+        version = activation.version
+        typer.echo(f"In force: {'base' if version is None else f'adapter {version}'}.")
 
 
 def _why(entry: Activation) -> str:
     return printable(f"{entry.by}: {entry.reason}" if entry.reason else entry.by)
 
 
-def _flags_told(numbers: tuple[int, ...] | list[int]) -> str:
+def _flag_list(numbers: tuple[int, ...] | list[int]) -> str:
     count = f"{len(numbers)} flag{'' if len(numbers) == 1 else 's'}"
     return f"{count}: {', '.join(map(str, sorted(numbers)))}" if numbers else count

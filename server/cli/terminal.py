@@ -1,7 +1,7 @@
-"""What every command of `setback` shares: error lines, exit codes, JSON and tables. Owns how they
-look; knows no command.
+"""What all commands of `setback` share: error messages, exit codes, JSON and tables. Owns how they
+look. Knows no command.
 
-Exit codes: 0 done; 1 it could not be done, and the message says why; 2 wrong arguments or settings.
+Exit codes: 0 success; 1 failure, which the message explains; 2 wrong arguments or settings.
 """
 
 import asyncio
@@ -33,7 +33,7 @@ Limit = Annotated[int, typer.Option(min=1, max=10_000, help="How many, newest fi
 
 @contextmanager
 def reported_errors() -> Iterator[None]:
-    """What the reader can mend becomes one message and an exit code, without a traceback."""
+    """Turns errors that the user can fix into a message and an exit code, without a traceback."""
     try:
         yield
     except SettingsInvalid as error:
@@ -49,8 +49,8 @@ def fail(message: str, code: int) -> NoReturn:
 
 
 def operator() -> str:
-    """Who runs this command, for the audit: the name of the user, or the number of one that has no
-    name here, as in a container."""
+    """Returns the user who runs this command, for the audit trail: the user's name, or the number
+    if there is no name, as in a container."""
     try:
         return getpass.getuser()
     except (KeyError, OSError):
@@ -60,9 +60,9 @@ def operator() -> str:
 def ask(
     kind: Callable[..., S], question: Callable[[S], Awaitable[T]], *, reported: bool = True
 ) -> T:
-    """What a store of the settings' database answers; failures are reported, or raised."""
+    """Returns a store's answer from the settings' database. Errors are reported, or raised."""
 
-    async def asked() -> T:
+    async def query() -> T:
         store = kind(load_settings().database_url)
         try:
             await store.check()
@@ -71,48 +71,48 @@ def ask(
             await store.close()
 
     with reported_errors() if reported else nullcontext():
-        return asyncio.run(asked())
+        return asyncio.run(query())
 
 
 def print_end(run: StoredRun) -> None:
-    """Why a run of the refine loop ended as it did; one that failed ends the command as failed."""
+    """Prints why a run of the refine loop ended. A failed run ends the command with exit code 1."""
     if run.error is not None:
         fail(f"run {run.id} {run.status}: {run.error}", code=1)
     typer.echo("\n".join(run.reasons))
 
 
 def print_json(value: object) -> None:
-    """Indented JSON; times in ISO 8601."""
-    typer.echo(json.dumps(value, indent=2, default=_plain))
+    """Prints indented JSON, with times in ISO 8601."""
+    typer.echo(json.dumps(value, indent=2, default=_json_default))
 
 
-def _plain(value: object) -> object:
+def _json_default(value: object) -> object:
     return value.isoformat() if isinstance(value, datetime) else str(value)
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Rows under their headings, without lines."""
+    """Prints rows under their headings, without lines."""
     table = Table(*columns, box=None)
     for row in rows:
-        # As Text: a name in [brackets] is not markup.
+        # As Text, so that a name in [brackets] is not read as markup.
         table.add_row(*(Text(printable(cell)) for cell in row))
     Console().print(table)
 
 
 def print_fields(fields: dict[str, Any]) -> None:
-    """One line each, the names in a column."""
+    """Prints a line for each field, with aligned values."""
     width = max(map(len, fields)) + 2
     for name, value in fields.items():
         typer.echo(f"{name + ':':<{width}}{printable(str(value))}")
 
 
 def when(time: datetime | None) -> str:
-    """A time as tables show it; they say that it is UTC."""
+    """Returns a time as tables show it, in UTC."""
     return f"{time:%Y-%m-%d %H:%M:%S}" if time else ""
 
 
 def printable(text: str) -> str:
-    """Escapes what would steer the terminal: the text was written by a model or an attacker."""
+    """Escapes control characters: a model or an attacker may have written the text."""
     return "".join(
         char if char.isprintable() or char in "\n\t" else ascii(char)[1:-1] for char in text
     )

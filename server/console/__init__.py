@@ -1,1 +1,1 @@
-"""The review console: pages for people, over the same stores as the routes under /v1/guard."""
+"""The review console: web pages over the same stores as the routes under /v1/guard."""

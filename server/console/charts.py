@@ -1,5 +1,5 @@
-"""Charts as plain geometry, which the template chart.html draws. Owns scales, lines and ticks; what
-is charted is traffic_page.py's.
+"""Charts as plain geometry, which the template chart.html draws. Owns scales, lines and ticks. Does
+not choose what is charted (traffic_page.py).
 """
 
 import math
@@ -9,14 +9,14 @@ from datetime import datetime
 
 WIDTH, HEIGHT = 640, 200
 LEFT, RIGHT, TOP, BOTTOM = 52, 12, 12, 28
-_TIMES = 4
-_NAME_WIDTH = 40
+_MAX_TIME_TICKS = 4
+_MIN_NAME_DISTANCE = 40
 _STEPS = (1.0, 2.0, 2.5, 5.0, 10.0)
 
 
 @dataclass(frozen=True)
 class Series:
-    """One value per period, None where there is none, and how to write it."""
+    """One value per period, None where there is none."""
 
     name: str
     values: tuple[float | None, ...]
@@ -32,7 +32,7 @@ class Tick:
 
 @dataclass(frozen=True)
 class Bar:
-    """A bar on the ground line."""
+    """A bar on the base line, in pixels."""
 
     x: float
     y: float
@@ -42,8 +42,8 @@ class Bar:
 
 @dataclass(frozen=True)
 class Chart:
-    """A titled chart. bars: one list per series. lines: the same, as points of SVG polylines; a
-    lone point is a line of one. rows: the same figures in words."""
+    """A titled chart. bars: a list for each series. lines: the same as points of SVG polylines, one
+    point for an isolated value. rows: the same figures as text."""
 
     title: str
     about: str
@@ -58,7 +58,7 @@ class Chart:
 
 @dataclass(frozen=True)
 class Axis:
-    """The time that is charted: the start of each period, the end, and the adapter switches."""
+    """The time axis: the start of each period, the end, and the adapter switches."""
 
     starts: tuple[datetime, ...]
     end: datetime
@@ -66,28 +66,32 @@ class Axis:
 
     @property
     def step(self) -> float:
-        """The width of a period."""
+        """The width of a period in pixels."""
         return (WIDTH - LEFT - RIGHT) / len(self.starts)
 
     def x(self, time: datetime) -> float:
-        """Where a time is."""
+        """Returns a time's position in pixels."""
         share = (time - self.starts[0]) / (self.end - self.starts[0])
         return LEFT + share * (WIDTH - LEFT - RIGHT)
 
     def times(self) -> tuple[Tick, ...]:
-        """Some of the periods' starts."""
+        """Returns ticks at some of the periods' starts."""
         days = (self.end - self.starts[0]).days >= 2
-        every = math.ceil(len(self.starts) / _TIMES)
-        shown = "%d %b" if days else "%H:%M"
-        return tuple(Tick(self.x(each), each.strftime(shown)) for each in self.starts[::every])
+        every = math.ceil(len(self.starts) / _MAX_TIME_TICKS)
+        time_format = "%d %b" if days else "%H:%M"
+        return tuple(
+            Tick(self.x(start), start.strftime(time_format)) for start in self.starts[::every]
+        )
 
     def marks(self) -> tuple[Tick, ...]:
-        """The switches; of some that are too close to each other the last one's name is written."""
-        places = [self.x(time) for time, _ in self.switches]
-        following = [*places, math.inf][1:]
+        """Returns ticks at the switches. Of switches close together only the last one is named."""
+        positions = [self.x(time) for time, _ in self.switches]
+        following = [*positions, math.inf][1:]
         return tuple(
-            Tick(at, name if after - at >= _NAME_WIDTH else "")
-            for at, after, (_, name) in zip(places, following, self.switches, strict=True)
+            Tick(position, name if next_position - position >= _MIN_NAME_DISTANCE else "")
+            for position, next_position, (_, name) in zip(
+                positions, following, self.switches, strict=True
+            )
         )
 
 
@@ -96,28 +100,30 @@ def chart(
     about: str,
     axis: Axis,
     series: Sequence[Series],
-    told: Callable[[float], str],
+    format_value: Callable[[float], str],
     *,
     bars: bool = False,
 ) -> Chart:
-    """The series on one scale from zero; `told` writes a value."""
-    top = _top(max((v for each in series for v in each.values if v is not None), default=0.0))
+    """Charts the series on one scale from zero."""
+    top = _top(
+        max((value for item in series for value in item.values if value is not None), default=0.0)
+    )
     ticks = [top * share for share in (0.0, 0.5, 1.0)]
     return Chart(
         title=title,
         about=about,
-        names=tuple(each.name for each in series),
-        bars=tuple(_bars(each, axis, top) for each in series) if bars else (),
-        lines=() if bars else tuple(_lines(each, axis, top) for each in series),
-        values=tuple(Tick(_y(value, top), told(value)) for value in ticks),
+        names=tuple(item.name for item in series),
+        bars=tuple(_bars(item, axis, top) for item in series) if bars else (),
+        lines=() if bars else tuple(_lines(item, axis, top) for item in series),
+        values=tuple(Tick(_y(value, top), format_value(value)) for value in ticks),
         times=axis.times(),
         switches=axis.marks(),
-        rows=tuple(_rows(axis, series, told)),
+        rows=tuple(_rows(axis, series, format_value)),
     )
 
 
 def _top(highest: float) -> float:
-    """The least round number that is not below."""
+    """Returns the smallest round number that is not below `highest`."""
     if highest <= 0:
         return 1.0
     power = 10.0 ** math.floor(math.log10(highest))
@@ -138,7 +144,7 @@ def _bars(series: Series, axis: Axis, top: float) -> tuple[Bar, ...]:
 
 
 def _lines(series: Series, axis: Axis, top: float) -> tuple[str, ...]:
-    """Broken where there is no value."""
+    """Returns line segments, which break where there is no value."""
     lines: list[list[str]] = [[]]
     for start, value in zip(axis.starts, series.values, strict=True):
         if value is None:
@@ -149,12 +155,12 @@ def _lines(series: Series, axis: Axis, top: float) -> tuple[str, ...]:
 
 
 def _rows(
-    axis: Axis, series: Sequence[Series], told: Callable[[float], str]
+    axis: Axis, series: Sequence[Series], format_value: Callable[[float], str]
 ) -> Sequence[tuple[str, ...]]:
-    """Newest first, without the periods in which there was nothing."""
+    """Returns the rows, newest first, without periods that have no values."""
     rows = []
-    for start, *values in zip(axis.starts, *(each.values for each in series), strict=True):
+    for start, *values in zip(axis.starts, *(item.values for item in series), strict=True):
         if any(values):
-            written = ("–" if value is None else told(value) for value in values)
-            rows.append((f"{start:%Y-%m-%d %H:%M}", *written))
+            cells = ("–" if value is None else format_value(value) for value in values)
+            rows.append((f"{start:%Y-%m-%d %H:%M}", *cells))
     return rows[::-1]

@@ -1,5 +1,5 @@
-"""/console/flags: the queue, one flag with all that is known of it, and what a reviewer says. Owns
-these pages; what they show and take is checked as in routes/flags.py.
+"""/console/flags: the review queue, the page of one flag, and labelling. Owns these pages. Filters
+and labels are validated as in routes/flags.py.
 """
 
 from collections.abc import Mapping
@@ -16,25 +16,25 @@ from guard.store.flags import StoredFlag
 from guard.store.review import Filter
 from server.auth.access import Caller
 from server.auth.sessions import CONSOLE, FLAGS
-from server.console.view import PageRoute, filled, page, see
+from server.console.view import PageRoute, page, redirect, without_empty
 from server.errors import BadRequest
 from server.guarded.request import bad_field, text_of
 from server.routes.checked import Id
 from server.routes.flags import FlagLabel, FlagList, Reviews
 from server.routes.moderations import ModerationRequest, Moderator, Turn
 
-_DAYS = frozenset({"since", "until"})
-_DAY_BEGINS = "T00:00:00Z"
-_EXCERPT = 160
+_DATE_FIELDS = frozenset({"since", "until"})
+_MIDNIGHT_UTC = "T00:00:00Z"
+_EXCERPT_LENGTH = 160
 
 
-class _Said(FlagLabel):
-    """A label from a form, where empty fields say nothing and lines end with two characters."""
+class _LabelForm(FlagLabel):
+    """A label from a form, where empty fields are left out and lines end with CRLF."""
 
     @model_validator(mode="before")
     @classmethod
     def _filled(cls, form: dict[str, Any]) -> dict[str, Any]:
-        return filled(form)
+        return without_empty(form)
 
     @field_validator("answer", "note")
     @classmethod
@@ -47,18 +47,18 @@ router = APIRouter(prefix="/console/flags", route_class=PageRoute, include_in_sc
 
 @router.get("")
 async def queue(request: Request, reviews: Reviews) -> Response:
-    """A page of flags, newest first."""
-    given = filled(request.query_params)
-    conditions = {name: value for name, value in given.items() if name != "said"}
-    asked, problem = _asked(conditions)
-    found = await reviews.page(asked.conditions(asked.after), asked.limit + 1)
-    flags = found[: asked.limit]
-    more = {**conditions, "after": flags[-1].id} if len(found) > len(flags) else None
+    """Shows a page of flags, newest first."""
+    fields = without_empty(request.query_params)
+    conditions = {name: value for name, value in fields.items() if name != "said"}
+    query, problem = _parse_filter(conditions)
+    rows = await reviews.page(query.conditions(query.after), query.limit + 1)
+    flags = rows[: query.limit]
+    more = {**conditions, "after": flags[-1].id} if len(rows) > len(flags) else None
     return page(
         request,
         "flags.html",
         flags=[(flag, _excerpt(flag)) for flag in flags],
-        given=given,
+        given=fields,
         problem=problem,
         more=more and urlencode(more),
         actions=[action.value for action in Action],
@@ -67,17 +67,17 @@ async def queue(request: Request, reviews: Reviews) -> Response:
 
 @router.get("/{flag_id}")
 async def show(request: Request, reviews: Reviews, flag_id: Annotated[Id, Path()]) -> Response:
-    """One flag, and the form to say what is right."""
+    """Shows one flag and the form to label it."""
     flag = await reviews.get(flag_id)
     scores = sorted(flag.category_scores.items(), key=lambda item: -item[1])
     said = request.query_params.get("said")
-    following = await _next_open(reviews, flag_id)
-    return page(request, "flag.html", flag=flag, scores=scores, said=said, following=following)
+    next_flag = await _next_open(reviews, flag_id)
+    return page(request, "flag.html", flag=flag, scores=scores, said=said, following=next_flag)
 
 
 @router.get("/{flag_id}/analysis")
 async def analysis(request: Request, reviews: Reviews, flag_id: Annotated[Id, Path()]) -> Response:
-    """What the model that is in force says of the answer; part of a page."""
+    """Shows the active model's analysis of the answer, as a part of a page."""
     flag = await reviews.get(flag_id)
     state = request.app.state.setback
     adapters: Adapters = state.adapters
@@ -98,20 +98,20 @@ async def label(
     reviews: Reviews,
     by: Caller,
     flag_id: Annotated[Id, Path()],
-    said: Annotated[_Said, Form()],
+    form: Annotated[_LabelForm, Form()],
 ) -> Response:
-    """Keeps what a reviewer said, and goes on to the next open flag."""
-    await reviews.label([flag_id], said.label, by)
-    following = await _next_open(reviews, flag_id)
-    done = urlencode({"said": f"Flag {flag_id} is {said.review}."})
-    if following is None:
-        return see(request, f"{FLAGS}&{done}")
-    return see(request, f"{CONSOLE}/flags/{following}?{done}")
+    """Stores the reviewer's label, and goes on to the next open flag."""
+    await reviews.label([flag_id], form.label, by)
+    next_flag = await _next_open(reviews, flag_id)
+    message = urlencode({"said": f"Flag {flag_id} is {form.review}."})
+    if next_flag is None:
+        return redirect(request, f"{FLAGS}&{message}")
+    return redirect(request, f"{CONSOLE}/flags/{next_flag}?{message}")
 
 
-def _asked(conditions: Mapping[str, str]) -> tuple[FlagList, str | None]:
-    """The filter, or all flags and what was wrong with it."""
-    days = {name: conditions[name] + _DAY_BEGINS for name in _DAYS & conditions.keys()}
+def _parse_filter(conditions: Mapping[str, str]) -> tuple[FlagList, str | None]:
+    """Returns the filter, or a filter for all flags and what is wrong with the given one."""
+    days = {name: conditions[name] + _MIDNIGHT_UTC for name in _DATE_FIELDS & conditions.keys()}
     try:
         return FlagList.model_validate({**conditions, **days}), None
     except ValidationError as error:
@@ -119,16 +119,16 @@ def _asked(conditions: Mapping[str, str]) -> tuple[FlagList, str | None]:
 
 
 async def _next_open(reviews: Any, number: int) -> int | None:
-    """The flag that is to be reviewed after that one."""
-    waiting = await reviews.page(Filter(status="open", before_id=number), 1)
-    return waiting[0].id if waiting else None
+    """Returns the number of the next flag to review."""
+    open_flags = await reviews.page(Filter(status="open", before_id=number), 1)
+    return open_flags[0].id if open_flags else None
 
 
 def _excerpt(flag: StoredFlag) -> str:
-    """The beginning of what was asked last; never of the answer."""
-    asked = [message for message in flag.messages if message.get("role") == "user"]
-    text = " ".join(text_of(asked[-1].get("content")).split()) if asked else ""
-    return text if len(text) <= _EXCERPT else f"{text[:_EXCERPT]}…"
+    """Returns the beginning of the last user message, never of the answer."""
+    user_turns = [message for message in flag.messages if message.get("role") == "user"]
+    text = " ".join(text_of(user_turns[-1].get("content")).split()) if user_turns else ""
+    return text if len(text) <= _EXCERPT_LENGTH else f"{text[:_EXCERPT_LENGTH]}…"
 
 
 def _conversation(flag: StoredFlag) -> ModerationRequest:

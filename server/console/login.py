@@ -1,5 +1,5 @@
-"""/console/login and logout, and the files of all pages. Owns these; the session's cookie is
-session.py's."""
+"""/console/login, logout and the static files. Owns these routes. The session cookie is defined in
+auth/sessions.py."""
 
 from pathlib import Path
 from typing import Annotated
@@ -9,8 +9,8 @@ from fastapi.responses import FileResponse, RedirectResponse
 
 from guard.store.keys import Key
 from server.auth.access import Access
-from server.auth.sessions import CONSOLE, FLAGS, LOGIN, Sessions, at
-from server.console.view import PageRoute, page, see
+from server.auth.sessions import CONSOLE, FLAGS, LOGIN, Sessions, mounted_path
+from server.console.view import PageRoute, page, redirect
 
 _STATIC = Path(__file__).with_name("static")
 _FILES = {path.name: path for path in sorted(_STATIC.iterdir())}
@@ -20,15 +20,15 @@ router = APIRouter(route_class=PageRoute, include_in_schema=False)
 
 @router.get("/console")
 async def home(request: Request) -> Response:
-    """The console begins with what is to be reviewed."""
-    return see(request, FLAGS)
+    """Redirects to the review queue."""
+    return redirect(request, FLAGS)
 
 
 @router.get("/console/login")
 async def login_page(request: Request, next: str = "") -> Response:
     """Asks for a key, unless none is needed."""
     if _access(request).open:
-        return see(request, FLAGS)
+        return redirect(request, FLAGS)
     return page(request, "login.html", next=next, problem=None)
 
 
@@ -36,29 +36,29 @@ async def login_page(request: Request, next: str = "") -> Response:
 async def login(
     request: Request, key: Annotated[str, Form()] = "", next: Annotated[str, Form()] = ""
 ) -> Response:
-    """Logs in who has a key for reviewing, and goes where that was wanted."""
-    found = _access(request).find(key.strip())
-    problem = _problem(found)
-    if found is None or problem:
+    """Logs in a reviewer, and goes to the page that was requested."""
+    match = _access(request).find(key.strip())
+    problem = _problem(match)
+    if match is None or problem:
         return page(request, "login.html", status=401, next=next, problem=problem)
-    # Only to our own pages, whoever wrote the link to this one.
-    ours = next.startswith(f"{at(request, CONSOLE)}/")
-    response = RedirectResponse(next, 303) if ours else see(request, FLAGS)
-    _sessions(request).begin(request, response, found)
+    # Only to our own pages: anyone may have made the link to this one.
+    ours = next.startswith(f"{mounted_path(request, CONSOLE)}/")
+    response = RedirectResponse(next, 303) if ours else redirect(request, FLAGS)
+    _sessions(request).begin(request, response, match)
     return response
 
 
 @router.post("/console/logout")
 async def logout(request: Request) -> Response:
-    """Forgets who is logged in."""
-    response = see(request, LOGIN)
+    """Logs the browser out."""
+    response = redirect(request, LOGIN)
     _sessions(request).end(request, response)
     return response
 
 
 @router.get("/console/static/{name}")
 async def static(name: str) -> Response:
-    """A style sheet, script or picture."""
+    """Serves a style sheet, script or image."""
     if name not in _FILES:
         return Response(status_code=404)
     return FileResponse(_FILES[name], headers={"cache-control": "no-cache"})
@@ -66,9 +66,9 @@ async def static(name: str) -> Response:
 
 def _problem(key: Key | None) -> str | None:
     if key is None:
-        return "No key in force has this secret."
+        return "No valid key has this secret."
     if not key.may("review"):
-        return f"This key is for the role {key.role}; the console needs review or admin."
+        return f"This key has the role {key.role}; the console needs review or admin."
     return None
 
 

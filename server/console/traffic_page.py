@@ -1,5 +1,5 @@
-"""/console/traffic: answers, flag rate, false alarms and what the guard costs, over time. Owns
-which figures are charted; guard/store/traffic.py has them.
+"""/console/traffic: answers, flag rate, false alarms and the guard's overhead over time. Owns which
+figures are charted. Does not store them (guard/store/traffic.py).
 """
 
 from collections.abc import Sequence
@@ -20,14 +20,14 @@ _SPANS = {
     "30d": (timedelta(hours=6), 120),
 }
 _DEFAULT = "24h"
-_HISTORY = 1000
+_MAX_ACTIVATIONS = 1000
 
 router = APIRouter(prefix="/console/traffic", route_class=PageRoute, include_in_schema=False)
 
 
 @router.get("")
 async def traffic(request: Request, registry: Registry, span: str = _DEFAULT) -> Response:
-    """The charts of one span of time, up to now."""
+    """Shows the charts of a span of time up to now."""
     chosen = span if span in _SPANS else _DEFAULT
     length, number = _SPANS[chosen]
     store: TrafficStore = request.app.state.setback.traffic
@@ -47,20 +47,20 @@ async def traffic(request: Request, registry: Registry, span: str = _DEFAULT) ->
 async def _axis(registry: AdapterStore, periods: Sequence[Period], length: timedelta) -> Axis:
     start, end = periods[0].start, periods[-1].start + length
     switches = tuple(
-        (each.created_at, "base" if each.version is None else str(each.version))
-        for each in await registry.history(_HISTORY)
-        if start <= each.created_at < end
+        (activation.created_at, "base" if activation.version is None else str(activation.version))
+        for activation in await registry.history(_MAX_ACTIVATIONS)
+        if start <= activation.created_at < end
     )
     return Axis(tuple(period.start for period in periods), end, switches[::-1])
 
 
 def _charts(axis: Axis, periods: Sequence[Period]) -> list[Chart]:
     traffic = [period.traffic for period in periods]
-    answers = Series("answers", tuple(float(each.answers) for each in traffic))
-    flagged = Series("flagged", tuple(float(each.flagged) for each in traffic))
-    flags = Series("flagged", tuple(_share(each.flagged, each.answers) for each in traffic))
-    alarms = Series("dismissed", tuple(_share(each.dismissed, each.reviewed) for each in periods))
-    overhead = Series("mean", tuple(_share(each.overhead_s, each.requests) for each in traffic))
+    answers = Series("answers", tuple(float(item.answers) for item in traffic))
+    flagged = Series("flagged", tuple(float(item.flagged) for item in traffic))
+    flags = Series("flagged", tuple(_share(item.flagged, item.answers) for item in traffic))
+    alarms = Series("dismissed", tuple(_share(item.dismissed, item.reviewed) for item in periods))
+    overhead = Series("mean", tuple(_share(item.overhead_s, item.requests) for item in traffic))
     return [
         chart(
             "Answers", "judged, and flagged of them", axis, [answers, flagged], _count, bars=True

@@ -1,8 +1,8 @@
-"""How the console's pages are made: templates, and errors as pages. Owns what all pages share; what
-is on each is told by flag_pages.py, loop_pages.py and traffic_page.py.
+"""Rendering of the console's pages: templates, and errors as pages. Owns what all pages share.
+flag_pages.py, loop_pages.py and traffic_page.py define the pages.
 
-Templates escape every value, and scripts and styles come from our own files alone: auth/origin.py
-has the headers that say so.
+Templates escape every value. Scripts and styles come from our own files only, as the headers in
+auth/origin.py demand.
 """
 
 from collections.abc import Callable, Coroutine, Mapping
@@ -20,13 +20,13 @@ from starlette.exceptions import HTTPException
 from guard.errors import GuardError
 from guard.verdict import CATEGORIES
 from server.auth.access import caller_of, role_of_caller
-from server.auth.sessions import at, in_console
+from server.auth.sessions import in_console, mounted_path
 from server.errors import STATUS, BadRequest, on_http_error
 from server.routes.checked import bad_request
 from server.routes.open import path_of
 
-_LARGEST_FORM = 2 * 1024**2
-"""In bytes; the longest corrected answer has 100,000 characters."""
+_MAX_FORM_BYTES = 2 * 1024**2
+"""Enough for the longest corrected answer, which has 100,000 characters."""
 _HIGH, _MEDIUM = 0.75, 0.4
 
 _templates = Environment(
@@ -39,64 +39,67 @@ _templates = Environment(
 
 
 def page(request: Request, template: str, /, *, status: int = 200, **values: Any) -> HTMLResponse:
-    """A page or a part of one, for who is calling."""
+    """Renders a page, or a part of one, for the caller."""
     html = _templates.get_template(template).render(
-        values, base=at(request, ""), caller=caller_of(request), role=role_of_caller(request)
+        values,
+        base=mounted_path(request, ""),
+        caller=caller_of(request),
+        role=role_of_caller(request),
     )
-    # What other encodings bring in may be no Unicode.
+    # Text in other encodings may hold invalid Unicode.
     return HTMLResponse(html.encode("utf-8", "replace"), status)
 
 
-def see(request: Request, path: str) -> RedirectResponse:
-    """Sends the browser to another page, after a form."""
-    return RedirectResponse(at(request, path), 303)
+def redirect(request: Request, path: str) -> RedirectResponse:
+    """Redirects the browser to another page after a form."""
+    return RedirectResponse(mounted_path(request, path), 303)
 
 
-def filled(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """What was filled in of a form: its empty fields are none."""
+def without_empty(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the fields of a form that are not empty."""
     return {name: value for name, value in fields.items() if value != ""}
 
 
 class PageRoute(APIRoute):
-    """A route whose errors become pages. Use as an APIRouter's route_class."""
+    """A route whose errors become pages. Use it as an APIRouter's route_class."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         """As APIRoute.get_route_handler."""
         handle = super().get_route_handler()
 
-        async def told(request: Request) -> Response:
+        async def handle_errors(request: Request) -> Response:
             if _too_large(request):
-                return _failed(request, 413, "No form here is as long as that.")
+                return _error_page(request, 413, "The form is too large.")
             try:
                 return await handle(request)
             except GuardError as error:
-                return _failed(request, STATUS[type(error)], str(error))
+                return _error_page(request, STATUS[type(error)], str(error))
             except BadRequest as error:
-                return _failed(request, error.status, error.message)
+                return _error_page(request, error.status, error.message)
             except RequestValidationError as error:
                 if error.errors()[0]["loc"][0] == "path":
-                    return _failed(request, 404, "There is nothing of that number or name.")
-                return _failed(request, 400, bad_request(error).message)
+                    return _error_page(request, 404, "There is no such page.")
+                return _error_page(request, 400, bad_request(error).message)
 
-        return told
+        return handle_errors
 
 
 async def on_refused(request: Request, error: Exception) -> Response:
-    """FastAPI handler for what the router itself refuses: a page in the console, JSON elsewhere."""
+    """FastAPI handler for the router's refusals: a page in the console, JSON elsewhere."""
     if not in_console(path_of(request.scope)):
         return await on_http_error(request, error)
     assert isinstance(error, HTTPException)
     message = f"{request.method} {request.scope['path']}: {error.detail}."
-    return _failed(request, error.status_code, message)
+    return _error_page(request, error.status_code, message)
 
 
 def _too_large(request: Request) -> bool:
-    """Whether a body may be longer than any form; anybody may send one to the log-in."""
+    """Whether a body may exceed the largest form. Anyone can send one to the login page."""
     length = request.headers.get("content-length", "0")
-    return "transfer-encoding" in request.headers or int(length) > _LARGEST_FORM
+    return "transfer-encoding" in request.headers or int(length) > _MAX_FORM_BYTES
 
 
-def _failed(request: Request, status: int, message: str) -> Response:
+def _error_page(request: Request, status: int, message: str) -> Response:
     title = HTTPStatus(status).phrase
     return page(request, "error.html", status=status, title=title, message=message)
 

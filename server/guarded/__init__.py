@@ -1,1 +1,1 @@
-"""A guarded request on its way through HTTP: what it asks, and what its response says."""
+"""A guarded request in HTTP: reading it, and annotating its response."""

@@ -1,6 +1,6 @@
-"""Writes the guard's findings into responses, in each API's own words. Owns OpenAI's `moderation`
-field, how each API says "withheld" and how its streams say that the guard failed; changes nothing
-else of what vLLM answers.
+"""Writes the guard's findings into responses. Owns OpenAI's `moderation` field, how each API says
+that an answer was withheld, and how its streams report a failure of the guard. Changes nothing else
+in vLLM's responses.
 """
 
 import json
@@ -28,13 +28,13 @@ _OUTPUT_NOT_RUN = {"type": "error", "code": "not_run", "message": "There was no 
 _CRITIC_FAILED = {
     "type": "error",
     "code": "critic_unavailable",
-    "message": "The critique failed, and this server is set to let answers out when it does.",
+    "message": "The critique failed, and this server is set to release answers when it does.",
 }
 
 
 def category_fields(verdict: Verdict, decision: Decision) -> Body:
-    """`flagged`, `categories`, `category_scores` and `category_applied_input_types`; without scores
-    where categories were not read, as of what nobody asked scores for and is not flagged."""
+    """Returns `flagged`, `categories`, `category_scores` and `category_applied_input_types`. Scores
+    are empty where categories were not read: nothing was flagged and nobody asked for scores."""
     scores = verdict.category_scores
     return {
         "flagged": decision.flagged,
@@ -45,10 +45,10 @@ def category_fields(verdict: Verdict, decision: Decision) -> Body:
 
 
 def completion_moderation(call: GuardCall, model: str) -> Body:
-    """The `moderation` field of a moderated chat completion.
+    """Returns the `moderation` field of a chat completion.
 
-    Output results are in the order of the choices, one each; of a choice whose critique failed it
-    is an error object. Where all failed, the error stands in place of the results.
+    The output has one result for each choice, in order; a choice whose critique failed has an error
+    object. If all failed, the error replaces the results.
     """
 
     def side(results: list[Body]) -> Body:
@@ -60,49 +60,53 @@ def completion_moderation(call: GuardCall, model: str) -> Body:
 
 
 def response_moderation(call: GuardCall, model: str) -> Body:
-    """The `moderation` field of a moderated response: one result each, the worst. A failed critique
-    is worse than any that found nothing."""
+    """Returns the `moderation` field of a response: the worst result of each side. A failed
+    critique counts as worse than any that flagged nothing."""
 
     def side(results: list[Body]) -> Body:
         flagged = [result for result in results if result.get("flagged")]
         if not flagged and _CRITIC_FAILED in results:
             return _CRITIC_FAILED
-        return max(flagged or results, key=_badness)
+        return max(flagged or results, key=_severity)
 
     return _sides(call, model, side)
 
 
 def _sides(call: GuardCall, model: str, side: Callable[[list[Body]], Body]) -> Body:
-    given, answers = call.input_ruling, call.output_rulings
-    outputs = [_told(answers[key], answers[key].decision.action, model) for key in sorted(answers)]
-    # Input that is in an answer was let through, whatever the policy does with answers.
-    inputs = [_told(given, _named(given.decision), model)] if given else []
+    input_ruling, answers = call.input_ruling, call.output_rulings
+    outputs = [
+        _result(answers[key], answers[key].decision.action, model) for key in sorted(answers)
+    ]
+    # Input that was answered was not blocked, whatever the policy says about answers.
+    inputs = (
+        [_result(input_ruling, _input_action(input_ruling.decision), model)] if input_ruling else []
+    )
     return {
         "input": side(inputs) if inputs else _INPUT_NOT_RUN,
         "output": side(outputs) if outputs else _OUTPUT_NOT_RUN,
     }
 
 
-def _told(ruling: Ruling, action: Action, model: str) -> Body:
-    """One `moderation_result`, with how far the text was judged and what became of it; or the error
-    in which its critique ended."""
+def _result(ruling: Ruling, action: Action, model: str) -> Body:
+    """Returns one `moderation_result` with the checked length and the action, or an error object if
+    the critique failed."""
     if ruling.verdict is None:
         return _CRITIC_FAILED
     fields = category_fields(ruling.verdict, ruling.decision)
-    ours = {"action": action.value, "checked_characters": ruling.checked}
-    return {"type": "moderation_result", "model": model, **fields, **ours}
+    guard_fields = {"action": action.value, "checked_characters": ruling.checked}
+    return {"type": "moderation_result", "model": model, **fields, **guard_fields}
 
 
-def _named(decision: Decision) -> Action:
+def _input_action(decision: Decision) -> Action:
     return Action.ANNOTATE if decision.flagged else Action.PASS
 
 
-def _badness(result: Body) -> tuple[int, float]:
+def _severity(result: Body) -> tuple[int, float]:
     return STRICTNESS[Action(result["action"])], sum(result["category_scores"].values())
 
 
 def annotate_body(call: GuardCall, body: Body) -> Body:
-    """A whole JSON response with the guard's findings put in."""
+    """Returns a whole JSON response with the guard's findings added."""
     if call.route == _CHAT:
         return body | {"moderation": completion_moderation(call, body["model"])}
     if call.route == _RESPONSES:
@@ -121,14 +125,14 @@ def _annotated_response(call: GuardCall, response: Body) -> Body:
 
 
 class StreamAnnotator:
-    """Passes one stream's server-sent events on, adding what the guard found where it belongs."""
+    """Adds the guard's findings to the server-sent events of one stream."""
 
     def __init__(self, call: GuardCall) -> None:
         self._call = call
         self._last = "data: {}"
 
     def events(self, event: str) -> Iterable[str]:
-        """What to send in place of `event`, both without the blank line that ends an event."""
+        """Returns the events to send instead of `event`, without their terminating blank lines."""
         if event.startswith(":"):
             # A comment that keeps the connection alive.
             return (event,)
@@ -144,12 +148,12 @@ class StreamAnnotator:
         return (event,)
 
     def failure(self, error: GuardError) -> str:
-        """The event that ends the stream when the guard fails, so that what is out by then is not
-        taken for an answer."""
+        """Returns the event that ends the stream when the guard fails, so that the part sent so far
+        is not taken for a whole answer."""
         fields = error_fields(error)
         if self._call.route == _RESPONSES:
             number = _parsed(self._last)[1].get("sequence_number", -1) + 1
-            # As OpenAI documents it; its clients raise on `error`, and only on that.
+            # As OpenAI documents it; its clients raise an exception only for `error` events.
             event = fields | {"type": "error", "sequence_number": number, "error": fields}
             return _rendered("error", event)
         if self._call.route == _MESSAGES:
@@ -161,7 +165,7 @@ class StreamAnnotator:
     def _chat(self, event: str, previous: str) -> Iterable[str]:
         if event == _DONE and self._call.annotated:
             _, last = _parsed(previous)
-            # What vLLM ended with an error is no answer to tell anything of.
+            # A stream that vLLM ended with an error has no answer to moderate.
             if "error" not in last:
                 return (self._moderation_chunk(last), event)
         return (event,)
@@ -188,7 +192,7 @@ class StreamAnnotator:
 
 
 def _parsed(event: str) -> tuple[str, Body]:
-    """An event's name ("" if none) and its JSON object."""
+    """Returns an event's name ("" if none) and its JSON object."""
     lines = dict(line.split(": ", 1) for line in event.split("\n") if ": " in line)
     return lines.get("event", ""), json.loads(lines["data"])
 

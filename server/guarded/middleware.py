@@ -1,6 +1,6 @@
-"""The guard's place in the HTTP stack: opens a GuardCall and a span around each guarded request.
-Also refuses to start an API process whose engine is not guarded, since vLLM skips plugins that fail
-to load. Owns neither verdicts nor what responses look like (response.py).
+"""The guard's ASGI middleware. Owns the GuardCall and the span around each guarded request, and the
+check at start-up that this process's engine is guarded, because vLLM skips plugins that fail to
+load. Does not judge (guard/) or shape responses (response.py).
 """
 
 from collections.abc import Iterator
@@ -19,13 +19,13 @@ from guard.traces import note, span
 from server.errors import BadRequest, bad_request_response
 from server.guarded.request import check_moderation_model, parse_body, read_call
 from server.guarded.response import GuardedResponse
-from server.launch.seal import prove
+from server.launch.guarded_handlers import check_guarded
 from server.routes.open import GUARDED, path_of
 from server.telemetry.logs import REQUEST_ID
 
 
 class GuardMiddleware:
-    """Named to vLLM with --middleware, which fails hard where a plugin would be skipped."""
+    """Passed to vLLM as --middleware: unlike a plugin, it cannot be skipped if it fails to load."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -40,7 +40,7 @@ class GuardMiddleware:
 
     async def _start_up(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
-            prove(scope["app"].state)
+            check_guarded(scope["app"].state)
         except UnguardedRoute as error:
             await receive()
             await send({"type": "lifespan.startup.failed", "message": str(error)})
@@ -58,27 +58,27 @@ class GuardMiddleware:
         adapters: Adapters = scope["app"].state.setback.adapters
         token = current_call.set(call)
         try:
-            # However often it generates, a request is answered by one adapter.
+            # One adapter answers the whole request, however often it generates.
             with _traced(call, scope), adapters.use():
                 call.pin(adapters.active_name, adapters.active)
                 await self._app(scope, replay, response.send)
         except Exception as error:
-            # Once a stream has begun, Starlette wraps what its generator raised.
+            # After a stream has begun, Starlette wraps the exception of its generator.
             failure = error if isinstance(error, GuardError) else call.error
             if failure is not None:
                 await response.fail(failure)
-            elif response.started or not _is_mistake(error.__cause__):
+            elif response.started or not _is_client_error(error.__cause__):
                 raise
             else:
-                # To vLLM the response had begun, so that it could not say this itself.
+                # vLLM thought that the response had begun, so it could not report the error itself.
                 refusal = BadRequest(str(error.__cause__), "body")
                 await bad_request_response(refusal)(scope, receive, send)
         finally:
             current_call.reset(token)
 
 
-def _is_mistake(error: BaseException | None) -> bool:
-    """Whether vLLM found the request itself wrong."""
+def _is_client_error(error: BaseException | None) -> bool:
+    """Whether vLLM found an error in the request itself."""
     from vllm.exceptions import VLLMClientError
 
     return isinstance(error, VLLMClientError)
@@ -86,23 +86,25 @@ def _is_mistake(error: BaseException | None) -> bool:
 
 @contextmanager
 def _traced(call: GuardCall, scope: Scope) -> Iterator[None]:
-    """A span around the whole request, below its caller's, with what came of it."""
+    """Opens a span around the request, as a child of the caller's span, and notes the outcome."""
     headers = Headers(scope=scope)
-    with span("guard", parent=extract(headers), kind=SpanKind.SERVER, route=call.route) as told:
+    with span(
+        "guard", parent=extract(headers), kind=SpanKind.SERVER, route=call.route
+    ) as request_span:
         try:
-            with use_span(told, record_exception=False, set_status_on_exception=False):
+            with use_span(request_span, record_exception=False, set_status_on_exception=False):
                 yield
         finally:
-            _note_outcome(told, call, headers.get(REQUEST_ID, ""))
+            _note_outcome(request_span, call, headers.get(REQUEST_ID, ""))
 
 
-def _note_outcome(told: Span, call: GuardCall, request_id: str) -> None:
-    note(told, request_id=request_id, adapter=call.adapter or BASE_ADAPTER)
+def _note_outcome(request_span: Span, call: GuardCall, request_id: str) -> None:
+    note(request_span, request_id=request_id, adapter=call.adapter or BASE_ADAPTER)
     if call.output_rulings:
         actions = (ruling.decision.action for ruling in call.output_rulings.values())
-        note(told, action=max(actions, key=STRICTNESS.__getitem__).value)
+        note(request_span, action=max(actions, key=STRICTNESS.__getitem__).value)
     if call.error is not None:
-        told.set_attribute("error.type", call.error.code)
+        request_span.set_attribute("error.type", call.error.code)
 
 
 def _read_call(scope: Scope, body: bytes) -> GuardCall:
@@ -119,7 +121,7 @@ def _served(scope: Scope) -> list[str]:
 
 
 async def _buffered(receive: Receive) -> tuple[bytes, Receive]:
-    """The whole body, and a `receive` that gives it once more and then goes on as before."""
+    """Returns the whole body, and a `receive` that replays it before any further messages."""
     body, more = b"", True
     while more:
         message = await receive()

@@ -1,5 +1,5 @@
-"""Reads what the guard needs to know from a request's body: who asks, what was said, and how much
-moderation the caller wants. Owns that reading for each API; leaves all else to vLLM.
+"""Reads what the guard needs from a request's body: the user, the conversation, and the moderation
+that the caller wants. Owns this for each API. Leaves all other validation to vLLM.
 """
 
 import json
@@ -21,13 +21,13 @@ MODERATION_ALIASES: frozenset[str] = frozenset(
         "text-moderation-stable",
     }
 )
-"""OpenAI's moderation model names, all meaning the served model's own critique."""
+"""OpenAI's moderation model names. All of them mean the served model's own critique."""
 
 
 STREAM_HEADER = "x-setback-stream"
-"""How strictly a caller wants its stream held back."""
+"""The request header with the stream mode that the caller wants."""
 
-_HALF_CHARACTER = re.compile(rb"\\u[dD][89a-fA-F]")
+_SURROGATE_ESCAPE = re.compile(rb"\\u[dD][89a-fA-F]")
 _TYPE_NAME = re.compile(r"\[|^str$|^[A-Z]\w*$")
 
 
@@ -50,8 +50,8 @@ class _Moderation(BaseModel):
     policy: _Policy | None = None
 
     def blocks(self, side: Literal["input", "output"]) -> bool:
-        asked: _Side | None = getattr(self.policy, side, None)
-        return asked is not None and asked.mode == "block"
+        side_policy: _Side | None = getattr(self.policy, side, None)
+        return side_policy is not None and side_policy.mode == "block"
 
 
 class _Function(BaseModel):
@@ -62,24 +62,24 @@ class _Tool(BaseModel):
     function: _Function
 
 
-class _Constrained(BaseModel):
-    """What vLLM's own checks take for granted of any request, and fail on where it is not so."""
+class _CheckedShape(BaseModel):
+    """Fields that vLLM reads without validation, and fails on when they have another type."""
 
     structured_outputs: dict[str, Any] | None = None
 
 
-class _WithNamedTool(_Constrained):
-    """The same of a request that names one of its tools."""
+class _CheckedShapeWithTool(_CheckedShape):
+    """The same for a request that names one of its tools."""
 
     tools: list[_Tool] | None = None
 
 
 def parse_body(body: bytes) -> dict[str, Any]:
-    """A request's JSON object; raises BadRequest when it is none."""
+    """Returns a request's JSON object. Raises BadRequest for anything else."""
     try:
         content = json.loads(body.decode("utf-8-sig"))
-        if _HALF_CHARACTER.search(body):
-            # Half of one alone is no text: neither vLLM's engine nor any database takes it.
+        if _SURROGATE_ESCAPE.search(body):
+            # A lone surrogate is not valid text for vLLM's engine or any database.
             json.dumps(content, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:
         raise BadRequest(
@@ -91,19 +91,21 @@ def parse_body(body: bytes) -> dict[str, Any]:
 
 
 def bad_field(error: ValidationError, prefix: str = "") -> BadRequest:
-    """The wrong field by its path in the body; of a union's complaints the most specific."""
-    worst = max(error.errors(), key=lambda item: (item["type"] != "string_type", len(item["loc"])))
-    # A union's branches stand in the path by their types' names.
-    steps = [str(step) for step in worst["loc"] if not _TYPE_NAME.search(str(step))]
-    where = ".".join([*([prefix] if prefix else []), *steps])
-    return BadRequest(f"{where}: {worst['msg'].removeprefix('Value error, ')}.", where)
+    """Returns the wrong field with its path in the body. For unions, the most specific error."""
+    most_specific = max(
+        error.errors(), key=lambda item: (item["type"] != "string_type", len(item["loc"]))
+    )
+    # Pydantic includes a union branch's type name in the path.
+    steps = [str(step) for step in most_specific["loc"] if not _TYPE_NAME.search(str(step))]
+    field = ".".join([*([prefix] if prefix else []), *steps])
+    return BadRequest(f"{field}: {most_specific['msg'].removeprefix('Value error, ')}.", field)
 
 
 def read_call(route: str, headers: Mapping[str, str], body: Mapping[str, Any]) -> GuardCall:
-    """The guard's view of one request.
+    """Returns the guard's view of one request.
 
-    Raises BadRequest when `moderation` is not as OpenAI defines it, or the stream header names no
-    mode, or vLLM would fail. Everything else that is wrong with the body is left for vLLM to say.
+    Raises BadRequest when `moderation` is malformed, when the stream header has an unknown mode, or
+    when vLLM would fail with an internal error. All other validation is left to vLLM.
     """
     _check_shape(body)
     moderation = _moderation(body)
@@ -127,20 +129,20 @@ def check_moderation_model(name: str, served: Iterable[str], param: str) -> None
 
 def _check_shape(body: Mapping[str, Any]) -> None:
     choice = body.get("tool_choice")
-    named = isinstance(choice, dict) and "function" in choice
+    names_tool = isinstance(choice, dict) and "function" in choice
     try:
-        (_WithNamedTool if named else _Constrained).model_validate(body)
+        (_CheckedShapeWithTool if names_tool else _CheckedShape).model_validate(body)
     except ValidationError as error:
         raise bad_field(error) from error
     items = body.get("input")
     for number, item in enumerate(items if isinstance(items, list) else ()):
         if isinstance(item, dict) and item.get("role") == "assistant" and _lacks_text(item):
-            where = f"input.{number}.content"
-            raise BadRequest(f"{where}: an earlier answer must begin with its text.", where)
+            field = f"input.{number}.content"
+            raise BadRequest(f"{field}: an earlier answer must begin with its text.", field)
 
 
 def _lacks_text(item: Mapping[str, Any]) -> bool:
-    """Whether an answer among the input of /v1/responses is one that vLLM would fail on."""
+    """Whether an assistant item in the input of /v1/responses is one that vLLM fails on."""
     content = item.get("content")
     if not isinstance(content, list):
         return False
@@ -149,21 +151,21 @@ def _lacks_text(item: Mapping[str, Any]) -> bool:
     return isinstance(content[0], dict) and content[0].get("type") == "refusal"
 
 
-def _stream_mode(given: str | None) -> StreamMode | None:
-    if given is None:
+def _stream_mode(value: str | None) -> StreamMode | None:
+    if value is None:
         return None
-    if given in tuple(StreamMode):
-        return StreamMode(given)
+    if value in tuple(StreamMode):
+        return StreamMode(value)
     known = ", ".join(StreamMode)
-    raise BadRequest(f"{STREAM_HEADER}: {given!r} is no mode; use one of {known}.", STREAM_HEADER)
+    raise BadRequest(f"{STREAM_HEADER}: unknown mode {value!r}; use one of {known}.", STREAM_HEADER)
 
 
 def _moderation(body: Mapping[str, Any]) -> _Moderation | None:
-    given = body.get("moderation")
-    if given is None:
+    value = body.get("moderation")
+    if value is None:
         return None
     try:
-        return _Moderation.model_validate(given)
+        return _Moderation.model_validate(value)
     except ValidationError as error:
         raise bad_field(error, "moderation") from error
 
@@ -179,9 +181,9 @@ def _user(body: Mapping[str, Any]) -> str | None:
 
 
 def _messages(body: Mapping[str, Any]) -> Iterable[Message]:
-    """The conversation of any of the APIs as role and text, oldest first.
+    """Yields the conversation of any API as role and text, oldest first.
 
-    Empty for prompts in token ids and for several prompts at once: each flag then tells its own.
+    Empty for prompts in token ids and for several prompts at once: each flag has its own prompt.
     """
     for role, key in (("system", "system"), ("system", "instructions")):
         if body.get(key):
@@ -198,7 +200,7 @@ def _messages(body: Mapping[str, Any]) -> Iterable[Message]:
 
 
 def text_of(content: object) -> str:
-    """The text in a content field: a string, or the text of its parts, one per line."""
+    """Returns the text of a content field: a string, or its text parts, one per line."""
     if isinstance(content, str):
         return content
     if not isinstance(content, list):

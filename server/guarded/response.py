@@ -1,6 +1,6 @@
-"""The response to one guarded request on its way out: held until the guard's outcome is known,
-then sent with the outcome in its status, headers and body. A guard that fails later ends it with an
-error. Owns that order; the shapes are annotate.py's and errors.py's.
+"""The response to one guarded request. Owns the order of sending: the response is held until the
+guard's outcome is known, then sent with the outcome in its status, headers and body; if the guard
+fails later, an error ends it. The formats are defined in annotate.py and errors.py.
 """
 
 import json
@@ -16,11 +16,11 @@ from server.guarded.annotate import StreamAnnotator, annotate_body
 
 ADAPTER_HEADER = "x-setback-adapter"
 
-_Sink = Callable[[Message], Awaitable[None]]
+_SendMessage = Callable[[Message], Awaitable[None]]
 
 
 class GuardedResponse:
-    """Stands in for ASGI's `send`. vLLM puts whole server-sent events into each message."""
+    """Replaces ASGI's `send`. vLLM puts whole server-sent events into each message."""
 
     def __init__(self, call: GuardCall, scope: Scope, receive: Receive, send: Send) -> None:
         self._call = call
@@ -32,34 +32,34 @@ class GuardedResponse:
         self._body = b""
         self._annotator = StreamAnnotator(call)
         self._started = False
-        self._sink: _Sink | None = None
+        self._send_next: _SendMessage | None = None
 
     @property
     def started(self) -> bool:
-        """Whether anything was let out."""
+        """Whether anything was sent."""
         return self._started
 
     async def send(self, message: Message) -> None:
-        """Takes one ASGI message of the application."""
+        """Handles one ASGI message of the application."""
         if self._call.error is not None:
-            # Whatever vLLM makes of it: it has its own error for it, and an end like any other.
+            # Replaces whatever vLLM sends in this case, be it an error or a normal end.
             await self.fail(self._call.error)
         elif message["type"] == "http.response.start":
             self._head = message
-        elif self._sink is not None:
-            await self._sink(message)
+        elif self._send_next is not None:
+            await self._send_next(message)
         else:
             self._held.append(message)
-            # A Responses stream announces itself before anything is generated.
-            if self._call.settled or not message.get("more_body"):
-                self._sink = await self._begin()
+            # A Responses stream sends its first events before anything is generated.
+            if self._call.has_outcome or not message.get("more_body"):
+                self._send_next = await self._begin()
                 for held in self._held:
-                    await self._sink(held)
+                    await self._send_next(held)
 
     async def fail(self, error: GuardError) -> None:
-        """Ends the response with the error, in its status or as its stream's last event. Where
-        neither is left to do, the body stays incomplete."""
-        streams, self._sink = self._sink == self._stream, _dropped
+        """Ends the response with the error: as the status, or as the stream's last event. If both
+        are too late, the body stays incomplete."""
+        streams, self._send_next = self._send_next == self._stream, _discard
         if not self._started:
             self._started = True
             response = guard_error_response(error)
@@ -68,7 +68,7 @@ class GuardedResponse:
             body = f"{self._annotator.failure(error)}\n\n".encode()
             await self._send({"type": "http.response.body", "body": body, "more_body": False})
 
-    async def _begin(self) -> _Sink:
+    async def _begin(self) -> _SendMessage:
         if self._is("text/event-stream"):
             await self._send_head()
             return self._stream
@@ -103,5 +103,5 @@ class GuardedResponse:
         return headers.get("content-type", "").startswith(media_type)
 
 
-async def _dropped(_message: Message) -> None:
-    """What vLLM still says after the guard's own error."""
+async def _discard(_message: Message) -> None:
+    """Drops what vLLM sends after the guard's own error."""

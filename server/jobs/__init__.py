@@ -1,1 +1,1 @@
-"""Work beside requests: runs of the refine loop, and how long flags are kept."""
+"""Background work: runs of the refine loop, and the deletion of old flags."""

@@ -15,13 +15,13 @@ from refine.compare.methods import Method
 from refine.compare.trial import Start, Trainee
 from refine.critic import BASE_ALONE, Critic
 from refine.errors import DataInvalid
-from refine.ground import ordinary_of_corpus
+from refine.evaluation_data import corpus_requests
 from refine.run import RunContext
 from refine.seed import corpus
 from refine.served import ServedInfo
 from refine.stages.promote import publish
 from server.jobs.critics import known_critics
-from server.jobs.refine import leased_run, run_stoppable
+from server.jobs.refine import leased_run, run_until_signal
 from server.settings import Settings
 
 
@@ -64,7 +64,7 @@ def compare(
             await cells.wrappers(seeds),
         )
 
-    return run_stoppable(leased_run(settings, report, work))
+    return run_until_signal(leased_run(settings, report, work))
 
 
 async def _critic(settings: Settings, info: ServedInfo) -> Critic:
@@ -86,7 +86,7 @@ def _start(context: RunContext, info: ServedInfo, critic: Critic) -> Start:
         max_model_len=info.max_model_len,
         trained=partial(_trained, context, info),
         wrappers=[wrapper.template for wrapper in corpus.wrappers("align")],
-        ordinary=ordinary_of_corpus,
+        ordinary=corpus_requests,
         critic=critic,
         style=info.learned_style,
     )

@@ -1,6 +1,5 @@
-"""The adapters of the served base as critics, each on its scale, and which of them may tell the
-gate's truth: the base alone, and the first adapter that was ever in force on it. Owns that choice
-and how their calibrations are found.
+"""The adapters of the served base model as critics, each with its calibration. Owns which of them
+may serve as references for the gate: the base model, and the first adapter that was ever active.
 """
 
 from collections.abc import Mapping
@@ -16,24 +15,24 @@ from server.settings import Settings
 
 @dataclass(frozen=True)
 class KnownCritics:
-    """fits: by adapter, of the base alone by None. first: the first that was ever in force."""
+    """fits: by adapter version, None for the base model. first: the first version ever active."""
 
     fits: Mapping[int | None, StoredCalibration]
     first: int | None
 
     def of(self, version: int | None) -> Critic:
-        """The adapter of that version, or the base alone, on its scale."""
+        """Returns an adapter, or the base model (None), as a calibrated critic."""
         return Critic.of(version, self.fits)
 
     @property
     def references(self) -> list[Critic]:
-        """Those that no run changes."""
+        """The critics that no run changes."""
         base = self.of(None)
         return [base] if self.first is None else [base, self.of(self.first)]
 
 
 async def known_critics(settings: Settings, info: ServedInfo) -> KnownCritics:
-    """Those of the served base. Raises StoreUnavailable."""
+    """Returns the critics of the served base model. Raises StoreUnavailable."""
     url = settings.database_url
     async with AsyncExitStack() as stack:
         adapters, calibrations = AdapterStore(url), CalibrationStore(url)

@@ -1,6 +1,6 @@
-"""The jobs of `setback refine` and `setback align`, which make the next adapter of flags or the
-first one of a corpus. Owns how they are put together from the settings and what they say; what they
-do is refine/cycle.py's and refine/align.py's, and when, schedule.py's.
+"""The jobs of `setback refine` and `setback align`, which train the next adapter from flags or the
+first one from a corpus. Owns how they are assembled from the settings. Does not define the cycle
+(refine/cycle.py), the alignment (refine/align.py) or the schedule (refine/schedule.py).
 """
 
 import asyncio
@@ -24,11 +24,11 @@ from refine.align import run_alignment
 from refine.benchmarks.rows import BenchmarkRow
 from refine.cycle import run_cycle
 from refine.errors import ServerUnavailable
-from refine.ground import ground_for
+from refine.evaluation_data import load_evaluation_data
 from refine.run import RunContext, Stores
 from refine.schedule import leased, repeat
 from server.jobs.critics import known_critics
-from server.jobs.lent_model import lent_model
+from server.jobs.model_access import served_model
 from server.settings import Settings
 
 T = TypeVar("T")
@@ -43,17 +43,19 @@ def refine(
     report: Callable[[str], None],
     parent: int | None = None,
 ) -> StoredRun | None:
-    """One cycle now, and its run; or a cycle every so often, without end.
+    """Runs one cycle and returns its run, or runs cycles at intervals for ever.
 
-    parent: the process that this job ends with, such as the server that started it.
-    Raises GuardError or RefineError when a single cycle cannot be done.
+    parent: a process whose end ends this job, such as the server that started it.
+    Raises GuardError or RefineError when a single cycle cannot be run.
     """
 
     async def cycle(context: RunContext) -> StoredRun:
         info = await context.model.info()
         critics = await known_critics(settings, info)
-        ground = await ground_for(info, context.model, settings.refine, critics.references)
-        return await run_cycle(context, ground)
+        evaluation_data = await load_evaluation_data(
+            info, context.model, settings.refine, critics.references
+        )
+        return await run_cycle(context, evaluation_data)
 
     async def once() -> StoredRun:
         return await leased_run(settings, report, cycle)
@@ -63,30 +65,32 @@ def refine(
         await repeat(pause, once, report)
 
     if parent is not None:
-        threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+        threading.Thread(target=_exit_with_parent, args=(parent,), daemon=True).start()
     if every is None:
-        return run_stoppable(once())
-    run_stoppable(for_ever(every))
+        return run_until_signal(once())
+    run_until_signal(for_ever(every))
     return None
 
 
 def align(
     settings: Settings, rows: Sequence[BenchmarkRow], report: Callable[[str], None]
 ) -> StoredRun:
-    """Aligns the served base from the seed corpus and `rows`; returns the run.
+    """Aligns the served base model with the seed corpus and `rows`. Returns the run.
 
-    Raises GuardError or RefineError when it cannot be done.
+    Raises GuardError or RefineError when it cannot be run.
     """
-    return run_stoppable(leased_run(settings, report, lambda context: run_alignment(context, rows)))
+    return run_until_signal(
+        leased_run(settings, report, lambda context: run_alignment(context, rows))
+    )
 
 
-def run_stoppable(work: Coroutine[Any, Any, T]) -> T:
+def run_until_signal(work: Coroutine[Any, Any, T]) -> T:
     """Runs it to its end; SIGTERM cancels it, which frees the lease and ends the trainer."""
 
     async def stoppable() -> T:
-        working = asyncio.current_task()
-        assert working is not None
-        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, working.cancel)
+        task = asyncio.current_task()
+        assert task is not None
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
         return await work
 
     try:
@@ -95,8 +99,8 @@ def run_stoppable(work: Coroutine[Any, Any, T]) -> T:
         raise SystemExit(128 + signal.SIGTERM) from None
 
 
-def _end_with(parent: int) -> None:
-    """Ends this process when its parent is gone, however that came about."""
+def _exit_with_parent(parent: int) -> None:
+    """Ends this process when its parent has ended, for whatever reason."""
     while os.getppid() == parent:
         time.sleep(_PARENT_POLL_S)
     os.kill(os.getpid(), signal.SIGTERM)
@@ -117,12 +121,12 @@ async def leased_run(
             stack.push_async_callback(store.close)
         await leases.check()
         await stack.enter_async_context(leased(leases, options.lease_s))
-        model = await stack.enter_async_context(lent_model(settings))
+        model = await stack.enter_async_context(served_model(settings))
         return await work(RunContext(stores, model, options, settings.adapters_dir, report))
 
 
 async def _until_ready(url: str, report: Callable[[str], None]) -> None:
-    """Waits for the server's first critique: the job may have been started together with it."""
+    """Waits until the server is ready: the job may have started at the same time."""
     report(f"waiting for {url}")
     async with httpx.AsyncClient(base_url=url) as client:
         while True:
@@ -130,7 +134,7 @@ async def _until_ready(url: str, report: Callable[[str], None]) -> None:
                 if (await client.get("/ready")).is_success:
                     return
             except httpx.InvalidURL as error:
-                raise ServerUnavailable(f"{url} is no URL: {error}") from error
+                raise ServerUnavailable(f"{url} is not a URL: {error}") from error
             except httpx.HTTPError:
                 pass
             await asyncio.sleep(_READY_POLL_S)

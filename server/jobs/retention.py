@@ -1,5 +1,5 @@
-"""How long flags are kept, where the settings say. Owns the clock; deletion is
-guard/store/review.py's."""
+"""Deletes flags after retention_days. Owns the schedule. Does not delete rows itself
+(guard/store/review.py)."""
 
 import asyncio
 import logging
@@ -13,14 +13,14 @@ _BY = "retention_days"
 _log = logging.getLogger("vllm.setback")
 
 
-async def keep_for(days: int, reviews: ReviewStore, every_s: float = _EVERY_S) -> None:
-    """Deletes older flags, now and every hour, for ever; several processes may do it at once."""
+async def delete_expired(days: int, reviews: ReviewStore, every_s: float = _EVERY_S) -> None:
+    """Deletes older flags now and every hour, for ever. Several processes may do so at once."""
     while True:
         try:
             until = datetime.now(UTC) - timedelta(days=days)
             deleted = await reviews.delete(Filter(until=until), by=_BY)
         except StoreUnavailable as error:
-            _log.warning("Old flags could not be deleted, and will be later: %s", error)
+            _log.warning("Old flags could not be deleted; trying again later: %s", error)
         else:
             if deleted:
                 _log.info("Deleted %d flags older than %d days", len(deleted), days)

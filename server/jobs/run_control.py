@@ -1,6 +1,6 @@
-"""Starts and ends runs of the refine loop for who asks over HTTP. Owns the job as a child process
-of this API process and the watch over its beginning; what it does is refine.py's. A run is
-cancelled wherever its job works: see refine/cancel.py.
+"""Starts and cancels runs of the refine loop for HTTP callers. Owns the job as a child process of
+this API process, and the wait for its run to appear. Does not do the job itself (refine.py) or
+cancel it from inside (refine/cancel.py).
 """
 
 import asyncio
@@ -27,7 +27,7 @@ _log = logging.getLogger("vllm.setback")
 class RunControl:
     """The runs of one database, for operators.
 
-    command, environment: what starts the job for one run.
+    command, environment: of a job for one run.
     """
 
     def __init__(
@@ -49,25 +49,25 @@ class RunControl:
         self._starting = asyncio.Lock()
 
     async def start(self, by: str) -> StoredRun:
-        """Starts a run, or goes on with one that a killed job left, and returns it as it begins.
+        """Starts a run, or resumes one that a killed job left. Returns it at its beginning.
 
-        Raises LeaseHeld while a job is at work, RunNotStarted when the new one ended before it had
-        a run.
+        Raises LeaseHeld while a job is running, RunNotStarted when the new job ended before it
+        created a run.
         """
         async with self._starting:
-            held = await self._leases.held(LEASE)
-            if held is not None:
-                raise held
-            began = datetime.now(UTC)
+            lease = await self._leases.held(LEASE)
+            if lease is not None:
+                raise lease
+            started_at = datetime.now(UTC)
             job = await _Job.start(self._command, self._environment)
-            run = await self._begun(job, began)
+            run = await self._wait_for_run(job, started_at)
         await self._audit.add(by, "run.started", f"run {run.id}")
         return run
 
-    async def _begun(self, job: "_Job", since: datetime) -> StoredRun:
+    async def _wait_for_run(self, job: "_Job", since: datetime) -> StoredRun:
         deadline = asyncio.get_running_loop().time() + _START_UP_S
         while True:
-            # Asked first: a job may begin its run and end it between two looks.
+            # Read first: a job may begin and end its run between two polls.
             ended = job.ended
             newest = await self._runs.list(1)
             if newest and newest[0].updated_at >= since:
@@ -80,32 +80,32 @@ class RunControl:
             await asyncio.sleep(_POLL_S)
 
     async def cancel(self, number: int, by: str) -> StoredRun:
-        """Ends a run: its job does so within a second or two; what no job works on ends at once.
+        """Cancels a run. A running job notices within a second or two; otherwise it ends at once.
 
-        Raises RunUnknown, or RunOver when it ended before.
+        Raises RunUnknown, or RunOver when it has ended.
         """
         return await cancel_run(
             number, by, runs=self._runs, adapters=self._adapters, leases=self._leases
         )
 
     async def follow(self, run: StoredRun) -> AsyncIterator[StoredRun]:
-        """The run as it is and whenever it changes, until it is over."""
+        """Yields the run as it is, and again on every change until it has ended."""
         yield run
         while run.status == "running":
             await asyncio.sleep(_FOLLOW_S)
-            # A reader that hangs up cancels this, which a query under way would not survive.
-            now = await asyncio.shield(spawn(self._runs.get(run.id)))
-            if now is not None and now != run:
-                run = now
+            # Shielded: a client that disconnects would otherwise cancel the query midway.
+            current = await asyncio.shield(spawn(self._runs.get(run.id)))
+            if current is not None and current != run:
+                run = current
                 yield run
 
 
 class _Job:
-    """The child process; its output goes to the log."""
+    """A child process whose output goes to the log."""
 
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         self._process = process
-        self.last_line = "it said nothing"
+        self.last_line = "it wrote nothing"
         self._reading = spawn(self._read())
 
     @classmethod
@@ -118,11 +118,11 @@ class _Job:
 
     @property
     def ended(self) -> bool:
-        """Whether it has ended and all it said is read."""
+        """Whether the process has ended and its output was read."""
         return self._reading.done()
 
     def end(self) -> None:
-        """Asks it to end."""
+        """Terminates the process."""
         with suppress(ProcessLookupError):
             self._process.terminate()
 
@@ -137,7 +137,7 @@ class _Job:
 
 
 async def _lines(output: asyncio.StreamReader) -> AsyncIterator[bytes]:
-    """Its lines, less those that are longer than its buffer, such as bars of progress."""
+    """Yields the lines, except those longer than the buffer, such as progress bars."""
     while True:
         try:
             line = await output.readline()

@@ -1,1 +1,1 @@
-"""Starting a server: the model it serves, the checks before vLLM starts, and its processes."""
+"""Starting a server: the model, the checks before vLLM starts, and the processes."""

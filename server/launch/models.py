@@ -1,7 +1,6 @@
-"""The models that are served by a short name: `setback serve smollm2`. Owns their names, the
-options of vLLM's that suit them, and ordinary requests that each can answer. How SmolLM2's folder
-is made is smollm2.py's, a registered world brings its model along (refine/world.py), and any other
-name is vLLM's to resolve.
+"""The models with a short name, as in `setback serve smollm2`. Owns their names, the vLLM options
+that suit them, and everyday requests that each can answer. Does not convert SmolLM2 (smollm2.py) or
+know the models of registered worlds (refine/world.py). vLLM resolves any other name.
 """
 
 from collections.abc import Callable, Mapping
@@ -22,23 +21,25 @@ _MIB = 1024**2
 
 
 def _ordinary(n: int) -> list[str]:
-    """The bundled ordinary requests in English, as often as needed."""
+    """Returns `n` of the bundled everyday requests in English, repeating them as needed."""
     text = files("refine").joinpath("ordinary.txt").read_text(encoding="utf-8")
     return list(islice(cycle(text.strip().split("\n")), n))
 
 
 @dataclass(frozen=True)
 class NamedModel:
-    """served_as: the name that clients use. prepare: from the folder for models to the model's own
-    folder, made where that is needed; raises ValueError. options: vLLM's, where the command line
-    leaves them out. critique: how its verdicts are read best. verdict_tokens: the most of an answer
-    that one verdict bears. reminder: whether guided answering does it good. adapter: the one in
-    force from its first start on. everyday: so many requests that it can answer. world: a
-    registered one that it lives in.
+    """A model with a short name.
+
+    served_model_name: the name that clients use. prepare: takes the folder for models and returns
+    the model's own, creating it if needed; raises ValueError. options: vLLM options, unless the
+    command line sets them. critique: its critique style. verdict_tokens: the most tokens of an
+    answer that one verdict covers. reminder: whether it answers better with the reminder.
+    adapter: installed at its first start. everyday: returns that many requests it can answer.
+    world: the registered world it belongs to.
     """
 
     name: str
-    served_as: str
+    served_model_name: str
     prepare: Callable[[Path], Path]
     options: Mapping[str, Any] = field(default_factory=dict)
     critique: CritiqueStyle = CritiqueStyle.YES_NO
@@ -55,7 +56,7 @@ SMOLLM2 = NamedModel(
     smollm2.prepare,
     options={"kv_cache_memory_bytes": 2048 * _MIB},
     critique=CritiqueStyle.TONE,
-    # Reminded, it answers everyday requests with a sermon.
+    # With the reminder it preaches in reply to everyday requests.
     reminder=False,
     adapter=ShippedAdapter(
         Path(str(files("refine.seed").joinpath("adapter"))),
@@ -68,12 +69,12 @@ DEFAULT = SMOLLM2.name
 
 
 def names() -> list[str]:
-    """The short names."""
+    """Returns the short names."""
     return [SMOLLM2.name, *world_names()]
 
 
 def named_model(name: str) -> NamedModel | None:
-    """The model of that short name, or None."""
+    """Returns the model with that short name, or None."""
     if name == SMOLLM2.name:
         return SMOLLM2
     world = find_world(name)
@@ -81,7 +82,7 @@ def named_model(name: str) -> NamedModel | None:
         return None
     return NamedModel(
         name,
-        world.served_as,
+        world.served_model_name,
         lambda _models_dir: world.folder(),
         options=world.options,
         verdict_tokens=world.verdict_tokens,
@@ -91,5 +92,5 @@ def named_model(name: str) -> NamedModel | None:
 
 
 def find_model(name: str) -> NamedModel:
-    """The model of that short name, else one that vLLM finds by it: a folder or a hub's name."""
+    """Returns the model with that short name, or a folder or Hub name for vLLM to resolve."""
     return named_model(name) or NamedModel(name, name, lambda _models_dir: Path(name))

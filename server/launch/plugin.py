@@ -1,5 +1,5 @@
-"""The vLLM endpoint plugin: closes routes, adds ours and puts the guard in front of the engine in
-each API-server process. Owns that wiring only; seal.py proves at start-up that it
+"""The vLLM endpoint plugin. In each API-server process it closes routes, adds ours and puts the
+guard in front of the engine. Owns this wiring only. guarded_handlers.py checks at start-up that it
 happened.
 """
 
@@ -52,23 +52,23 @@ from server.console import flag_pages, login, loop_pages, traffic_page
 from server.console.view import on_refused
 from server.errors import BadRequest, error_response, on_bad_request, on_guard_error
 from server.jobs.child import job_command, job_environment
-from server.jobs.retention import keep_for
+from server.jobs.retention import delete_expired
 from server.jobs.run_control import RunControl
 from server.jobs.run_watch import watch_runs
+from server.launch.guarded_handlers import install_guard
 from server.launch.preflight import check_answer_format
 from server.launch.revision import model_revision
-from server.launch.seal import seal
 from server.routes import flags as flag_routes
-from server.routes import lent as refine_routes
 from server.routes import loop as loop_routes
+from server.routes import model_access as refine_routes
 from server.routes import moderations
-from server.routes.lent import Lender
+from server.routes.model_access import ModelAccess
 from server.routes.moderations import Moderator
 from server.routes.open import close_other_routes
 from server.settings import Settings, load_settings
 from server.telemetry import logs, traces
-from server.telemetry.metrics import tell_build
-from server.telemetry.tally import TallyingObserver
+from server.telemetry.metrics import set_build_info
+from server.telemetry.traffic_counts import CountingObserver
 
 _WARM_UP_TEXT = "Hello."
 _RETRY_S = 1.0
@@ -91,14 +91,14 @@ router = APIRouter()
 
 @dataclass
 class GuardState:
-    """What our routes need, in `app.state.setback`; ready once a real critique has been made."""
+    """What our routes need, in `app.state.setback`. Ready once a real critique has finished."""
 
     moderator: Moderator
     critic: Critic
     chat_format: ChatFormat
     adapters: Adapters
     calibrations: Calibrations
-    lender: Lender
+    model_access: ModelAccess
     access: Access
     limits: Limits
     policy: Policy
@@ -111,29 +111,29 @@ class GuardState:
     ready: bool = field(default=False)
 
     async def warm_up(self) -> None:
-        """Makes the first critique, which compiles; then the server is ready."""
+        """Makes a first critique, which triggers compilation. Afterwards the server is ready."""
         subject = self.critic.text(self.chat_format.encode(_WARM_UP_TEXT))
         while not self.ready:
             try:
                 with self.adapters.use() as lora_request:
                     await self.critic.judge(subject, categories_from=0.0, lora_request=lora_request)
             except GuardError as error:
-                _log.warning("The first critique failed and is tried again: %s", error)
+                _log.warning("The first critique failed and is retried: %s", error)
                 await asyncio.sleep(_RETRY_S)
             else:
                 self.ready = True
 
 
 class GuardPlugin:
-    """Named `setback` in the entry-point group vllm.endpoint_plugins."""
+    """The entry point `setback` in the group vllm.endpoint_plugins."""
 
     name = "setback"
     required_tasks = ("generate",)
 
     def attach_router(self, app: FastAPI) -> None:
-        """Adds our routes and error handlers, and closes every route not known to be safe."""
-        for routes in (router, *(each.router for each in _ROUTES)):
-            app.include_router(routes)
+        """Adds our routes and error handlers, and closes all routes not known to be safe."""
+        for api_router in (router, *(module.router for module in _ROUTES)):
+            app.include_router(api_router)
         app.add_exception_handler(GuardError, on_guard_error)
         app.add_exception_handler(BadRequest, on_bad_request)
         app.add_exception_handler(StarletteHTTPException, on_refused)
@@ -141,24 +141,24 @@ class GuardPlugin:
         _log.info("Closed routes: %s", ", ".join(closed))
 
     async def init_state(self, engine_client: Any, state: State, args: Namespace) -> None:
-        """Builds the guard around `engine_client` and seals every handler to it. The active
+        """Builds the guard around `engine_client` and installs it in every handler. The active
         adapter is loaded before anything is served.
 
-        Raises StoreUnavailable, PolicyInvalid, ModelUnusable, TemplateUnusable or UnguardedRoute:
-        each ends the process before it serves anything.
+        Raises StoreUnavailable, PolicyInvalid, ModelUnusable, TemplateUnusable or UnguardedRoute.
+        Each of them ends the process before it serves anything.
         """
         settings = load_settings()
         logs.set_up(settings.log_format)
         traces.set_up()
         store = FlagStore(settings.database_url)
         await store.check()
-        served = _Served(
+        served = _ServedEngine(
             engine_client,
             [path.name for path in state.openai_serving_models.base_model_paths],
             load_chat_template(args.chat_template),
         )
         traffic = TrafficStore(settings.database_url)
-        observer = TallyingObserver(traffic)
+        observer = CountingObserver(traffic)
         registry = AdapterStore(settings.database_url)
         limits = served.adapter_limits(
             settings.adapters_dir, settings.critique or CritiqueStyle.YES_NO
@@ -186,46 +186,46 @@ class GuardPlugin:
             observer=observer,
             options=_options(settings, engine_client),
         )
-        seal(state, engine_client, guarded)
-        tell_build(served.revision, policy.hash)
+        install_guard(state, engine_client, guarded)
+        set_build_info(served.revision, policy.hash)
         state.setback = GuardState(
             moderator=Moderator(critic, served.chat_format, policy, served.names),
             critic=critic,
             chat_format=served.chat_format,
             adapters=adapters,
             calibrations=calibrations,
-            lender=served.lender(adapters, await store.refine_token(), settings),
+            model_access=served.model_access(adapters, await store.refine_token(), settings),
             access=access,
             limits=Limits(UsageStore(settings.database_url)),
             policy=policy,
             reviews=ReviewStore(settings.database_url),
             runs=RunStore(settings.database_url),
             registry=registry,
-            control=_control(settings, args, registry),
+            control=_run_control(settings, args, registry),
             traffic=traffic,
             sessions=Sessions(await store.console_secret()),
         )
         spawn(access.watch())
-        spawn(observer.keep())
+        spawn(observer.flush_regularly())
         spawn(watch_runs(state.setback.runs))
         if settings.retention_days is not None:
-            spawn(keep_for(settings.retention_days, state.setback.reviews))
+            spawn(delete_expired(settings.retention_days, state.setback.reviews))
         spawn(state.setback.warm_up())
         spawn(adapters.watch(settings.adapter_poll_s))
         spawn(calibrations.watch(settings.adapter_poll_s))
 
 
-class _Served:
+class _ServedEngine:
     """The model behind the engine client, and what the guard derives from it.
 
-    names: that it is served by, the first being the one in records. revision: of its weights.
+    names: the served model names; the first is recorded. revision: the model revision.
     """
 
     def __init__(self, engine: Any, names: list[str], chat_template: str | None) -> None:
         self._engine = engine
         self._tokenizer = engine.renderer.get_tokenizer()
         self._config = engine.model_config
-        # A model that was fetched by name was not looked at before.
+        # Not checked before vLLM started if it was downloaded by name.
         check_answer_format(getattr(self._config.hf_config, "model_type", None))
         self.revision = model_revision(engine.model_config)
         self.names = names
@@ -236,7 +236,7 @@ class _Served:
         self,
         timeout_s: float,
         adapters: Adapters,
-        scale_of: Callable[[LoRARequest | None], Calibration],
+        calibration_of: Callable[[LoRARequest | None], Calibration],
     ) -> Critic:
         return Critic(
             self._engine,
@@ -245,7 +245,7 @@ class _Served:
             max_model_len=self._config.max_model_len,
             timeout_s=timeout_s,
             style_of=adapters.critique_style,
-            scale_of=scale_of,
+            calibration_of=calibration_of,
         )
 
     def adapter_limits(self, folder: Path, base_critique: CritiqueStyle) -> AdapterLimits:
@@ -257,7 +257,7 @@ class _Served:
     def provenance(self, policy: Policy, salt: str) -> Provenance:
         return Provenance(self.names[0], self.revision, policy.hash, salt)
 
-    def lender(self, adapters: Adapters, token: str, settings: Settings) -> Lender:
+    def model_access(self, adapters: Adapters, token: str, settings: Settings) -> ModelAccess:
         info = {
             "model": self.names[0],
             "base": self._config.model,
@@ -268,14 +268,14 @@ class _Served:
             "world": settings.world,
             "chat_template": self._chat_template,
         }
-        # What is fitted and measured there is what the model says, not what was made of it.
+        # Uncalibrated: evaluation and fitting need the model's own scores.
         critic = self.critic(_REFINE_TIMEOUT_S, adapters, lambda _: UNCALIBRATED)
-        return Lender(self._engine, critic, self.chat_format, adapters, token, info)
+        return ModelAccess(self._engine, critic, self.chat_format, adapters, token, info)
 
 
 @router.get("/ready")
 async def ready(request: Request) -> Response:
-    """200 once this process has made a real critique, 503 until then."""
+    """Answers 200 once this process has made a real critique, 503 until then."""
     if request.app.state.setback.ready:
         return JSONResponse({"status": "ready"})
     return error_response(503, "The first critique is still running.", code="not_ready")
@@ -285,7 +285,7 @@ def _options(settings: Settings, engine_client: Any) -> GuardOptions:
     scheduler = engine_client.vllm_config.scheduler_config.scheduler_cls
     return GuardOptions(
         in_session=scheduler == SCHEDULER,
-        tells_thoughts=bool(engine_client.vllm_config.structured_outputs_config.reasoning_parser),
+        parses_reasoning=bool(engine_client.vllm_config.structured_outputs_config.reasoning_parser),
         reminder=settings.reminder,
         fail_open=settings.on_failure == "open",
         block_input=settings.block_input,
@@ -303,7 +303,7 @@ def _options(settings: Settings, engine_client: Any) -> GuardOptions:
     )
 
 
-def _control(settings: Settings, args: Namespace, registry: AdapterStore) -> RunControl:
+def _run_control(settings: Settings, args: Namespace, registry: AdapterStore) -> RunControl:
     url = settings.database_url
     return RunControl(
         job_command(args, every=None),

@@ -1,8 +1,8 @@
-"""What can be known of a model before vLLM starts: what would end the start after minutes in a long
-traceback, and what the guard could not carry through. A missing chat template, answers in a form
-that no refusal has, an adapter that would not be applied as it was trained, and on a CPU a KV cache
-that does not fit into memory. Owns these checks and their words. Loads no weights, and knows
-nothing of models that are not in a folder here yet.
+"""Checks of a model before vLLM starts. They replace long tracebacks minutes into the start, and
+refuse what the guard cannot handle: a missing chat template, an answer format that no refusal fits,
+an adapter that the engine would not apply as PEFT does, and on a CPU a KV cache that does not fit
+into memory. Owns these checks and their messages. Loads no weights; models that are not in a local
+folder yet are not checked.
 """
 
 import argparse
@@ -20,21 +20,21 @@ from guard.base_shapes import base_shapes
 _GIB = 1024**3
 _MIB = 1024**2
 _TEMPLATE_FILES = ("chat_template.jinja", "chat_template.json")
-_LEAST_CACHE = 256 * _MIB
+_MIN_CACHE = 256 * _MIB
 _WEIGHTS = ("*.safetensors", "*.bin")
 _HARMONY = "gpt_oss"
 
 
 class ModelUnusable(ValueError):
-    """vLLM or the guard could not serve this model; the message has the option that mends it."""
+    """vLLM or the guard cannot serve this model. The message names the option that fixes it."""
 
 
 @dataclass(frozen=True)
 class CacheRequest:
-    """The memory that vLLM would take on a CPU.
+    """The memory that vLLM would use on a CPU.
 
-    cache_bytes: of --kv-cache-memory-bytes, None where vLLM decides. share: of all memory that
-    vLLM then reserves, weights included (--gpu-memory-utilization, whose default is this one).
+    cache_bytes: --kv-cache-memory-bytes, or None if vLLM decides. share: of total memory, which
+    vLLM then reserves for weights and cache (--gpu-memory-utilization, with vLLM's default).
     max_model_len: in tokens, None for the model's own. bytes_per_value: of weights and cache.
     """
 
@@ -45,8 +45,8 @@ class CacheRequest:
 
 
 def check_model(options: argparse.Namespace) -> None:
-    """Raises ModelUnusable or AdapterRefused for parsed options of `setback serve` that could not
-    be served."""
+    """Raises ModelUnusable or AdapterRefused when parsed options of `setback serve` name a model or
+    an adapter that cannot be served."""
     from vllm.platforms import current_platform
 
     folder = Path(options.model_tag)
@@ -67,35 +67,35 @@ def check_model(options: argparse.Namespace) -> None:
 
 
 def check_folder(folder: Path) -> None:
-    """Raises ModelUnusable for a folder that is not in Hugging Face's form, or holds a model whose
-    answers cannot be guarded."""
+    """Raises ModelUnusable when the folder is not in Hugging Face's format, or its model's answers
+    cannot be guarded."""
     if not (folder / "config.json").is_file():
-        raise ModelUnusable(f"{folder} has no config.json; name a folder in Hugging Face's form")
+        raise ModelUnusable(f"{folder} has no config.json; name a folder in Hugging Face's format")
     check_answer_format(_json(folder / "config.json").get("model_type"))
 
 
 def check_answer_format(model_type: str | None) -> None:
-    """Raises ModelUnusable for a model whose answers vLLM reads in a form that a refusal in their
-    place would not have. model_type: as its configuration names it."""
+    """Raises ModelUnusable for models whose answers vLLM parses from a format that a refusal would
+    not have. model_type: from the model's configuration."""
     if model_type == _HARMONY:
         raise ModelUnusable(
-            "gpt-oss answers in Harmony's channels, which vLLM reads back from an answer's tokens: "
-            "a refusal in its place would not reach the client, so this model is not guarded yet; "
-            "serve one whose answers are text, such as Qwen 3, Llama 3, Gemma 3 or Mistral"
+            "gpt-oss answers in Harmony's channels, which vLLM parses from an answer's tokens: a "
+            "refusal in its place would not reach the client, so this model cannot be guarded yet; "
+            "serve one that answers in plain text, such as Qwen 3, Llama 3, Gemma 3 or Mistral"
         )
 
 
 def check_lora_modules(modules: Sequence[Any], folder: Path) -> None:
-    """Raises AdapterRefused for an adapter of --lora-modules, in a folder here, that the engine
-    would not apply as PEFT does. folder: of the base, if it is here."""
-    here = [module for module in modules if Path(module.path).is_dir()]
-    base = _modules_of(folder) if here else None
-    for module in here:
+    """Raises AdapterRefused when an adapter of --lora-modules in a local folder would not be
+    applied as PEFT does. folder: of the base model, if it is local."""
+    local_modules = [module for module in modules if Path(module.path).is_dir()]
+    base = _module_shapes(folder) if local_modules else None
+    for module in local_modules:
         check_adapter(Path(module.path), f"Adapter {module.name} in {module.path}", base)
 
 
-def _modules_of(folder: Path) -> Shapes | None:
-    """None where the folder is not there, or Transformers does not know the architecture."""
+def _module_shapes(folder: Path) -> Shapes | None:
+    """Returns None if there is no such folder or Transformers does not know the architecture."""
     from transformers import AutoConfig
 
     if not folder.is_dir():
@@ -108,17 +108,17 @@ def _modules_of(folder: Path) -> Shapes | None:
 
 
 def check_chat_template(folder: Path) -> None:
-    """Raises ModelUnusable where the folder has no chat template."""
-    in_files = any((folder / name).is_file() for name in _TEMPLATE_FILES)
-    if not in_files and not _json(folder / "tokenizer_config.json").get("chat_template"):
+    """Raises ModelUnusable when the folder has no chat template."""
+    has_file = any((folder / name).is_file() for name in _TEMPLATE_FILES)
+    if not has_file and not _json(folder / "tokenizer_config.json").get("chat_template"):
         raise ModelUnusable(
-            f"{folder} has no chat template, and the critique is put in the model's chat format; "
+            f"{folder} has no chat template, which the critique needs; "
             "name a template with --chat-template FILE, or serve the model's instruct version"
         )
 
 
 def check_cache(folder: Path, request: CacheRequest) -> None:
-    """Raises ModelUnusable where weights and KV cache do not fit into the free memory, or the cache
+    """Raises ModelUnusable when weights and KV cache do not fit into the free memory, or the cache
     does not hold one request of full length."""
     memory = psutil.virtual_memory()
     weights = _weights_bytes(folder) * request.bytes_per_value // 2
@@ -127,8 +127,8 @@ def check_cache(folder: Path, request: CacheRequest) -> None:
             f"The weights of {folder} take {_gib(weights)}, and {_gib(memory.available)} are free; "
             "serve a smaller model, or free memory"
         )
-    proposed = max(_LEAST_CACHE, (memory.available - weights) // 2 // _MIB * _MIB)
-    option = f"--kv-cache-memory-bytes {proposed // _MIB}M"
+    suggested = max(_MIN_CACHE, (memory.available - weights) // 2 // _MIB * _MIB)
+    option = f"--kv-cache-memory-bytes {suggested // _MIB}M"
     if request.cache_bytes is None:
         reserved = int(memory.total * request.share)
         if reserved > memory.available:
@@ -159,7 +159,7 @@ def _check_full_length(folder: Path, request: CacheRequest, cache_bytes: int) ->
 
 
 def _cache_bytes_per_token(config: dict[str, Any], bytes_per_value: int) -> int | None:
-    """None for a configuration that does not describe attention in the usual fields, or that keeps
+    """Returns None for a configuration that lacks the usual attention fields, or whose layers keep
     less than a full cache."""
     try:
         heads = config["num_attention_heads"]
@@ -174,8 +174,8 @@ def _cache_bytes_per_token(config: dict[str, Any], bytes_per_value: int) -> int 
 
 
 def _weights_bytes(folder: Path) -> int:
-    """Of the files in the first format that is there: some folders hold two."""
-    sizes = (sum(path.stat().st_size for path in folder.glob(form)) for form in _WEIGHTS)
+    """Returns the size of the files in the first format found: some folders have two."""
+    sizes = (sum(path.stat().st_size for path in folder.glob(pattern)) for pattern in _WEIGHTS)
     return next((size for size in sizes if size), 0)
 
 

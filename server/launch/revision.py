@@ -1,4 +1,4 @@
-"""Tells which weights are served, for the flags' records. Loads nothing."""
+"""Model revisions. Owns how the served weights are identified in records. Loads nothing."""
 
 import hashlib
 from pathlib import Path
@@ -8,7 +8,7 @@ _SAMPLE = 1 << 20
 
 
 def model_revision(model_config: Any) -> str:
-    """The hub commit of a downloaded model, or a fingerprint of a local folder's files."""
+    """Returns the Hub commit of a downloaded model, or a fingerprint of a local folder."""
     folder = Path(model_config.model)
     if folder.is_dir():
         return folder_revision(folder)
@@ -17,8 +17,8 @@ def model_revision(model_config: Any) -> str:
 
 
 def folder_revision(folder: Path) -> str:
-    """A fingerprint of a local folder: 16 hex digits over names, sizes and the first MiB of the
-    files that make the model."""
+    """Returns a fingerprint of a local folder: 16 hex digits of a hash over the names, sizes and
+    first MiB of the model's files."""
     digest = hashlib.sha256()
     for path in sorted(folder.glob("*")):
         if path.suffix in (".json", ".safetensors", ".jinja", ".bin"):

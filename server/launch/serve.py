@@ -1,6 +1,6 @@
-"""`setback serve`: vLLM's own server, started with the guard in it. Owns the options it adds, the
-defaults it changes, the checks before the long start-up and the refusal of modes that would run
-past the guard. What happens in each API-server process is plugin.py's.
+"""`setback serve`: vLLM's own server with the guard. Owns the options it adds, the defaults it
+changes, the checks before the long start-up, and the refusal of modes that bypass the guard. Does
+not set up the API-server processes (plugin.py).
 """
 
 import argparse
@@ -20,7 +20,7 @@ from guard.vllm.cpu.processor import bfloat16_is_slow
 from guard.vllm.session import SCHEDULER
 from refine.schedule import parse_duration
 from server.auth.access import is_local
-from server.jobs.child import job_command, job_environment, kept_running
+from server.jobs.child import job_command, job_environment, supervised
 from server.launch.models import DEFAULT, NamedModel, find_model, named_model, names
 from server.launch.preflight import check_model
 from server.launch.processes import share_process
@@ -34,15 +34,15 @@ MIDDLEWARES = (
     "server.auth.access.AccessMiddleware",
     "server.telemetry.logs.RequestIdMiddleware",
 )
-"""The last one is outermost."""
+"""The last one is the outermost."""
 
 _SECRETS = frozenset({"user_salt"})
 _CPU_BLOCK_SIZE = 32
-_FEWEST_LORAS = 3
-"""The active adapter, the one before it while its requests end, and a candidate."""
+_MIN_LORAS = 3
+"""The active adapter, the previous one while its requests finish, and a candidate."""
 
-_LORA_DEFAULTS = {"enable_lora": True, "max_loras": _FEWEST_LORAS, "max_lora_rank": 32}
-_PAST_THE_GUARD = {
+_LORA_DEFAULTS = {"enable_lora": True, "max_loras": _MIN_LORAS, "max_lora_rank": 32}
+_UNGUARDED_MODES = {
     "grpc": "--grpc",
     "grpc_port": "--grpc-port",
     "headless": "--headless",
@@ -51,11 +51,11 @@ _PAST_THE_GUARD = {
 
 
 def serve(arguments: Sequence[str]) -> None:
-    """Serves until it is stopped. Ends the process with one message when it cannot begin."""
-    # vLLM's command line puts choices of its own into it.
+    """Serves until stopped. Exits with one message when it cannot start."""
+    # Before vLLM's command line adds variables of its own.
     environment = dict(os.environ)
     _choose_log_format(arguments)
-    # Imported late: it takes many seconds, which no other command should pay.
+    # Imported here because it takes many seconds, and other commands do not need it.
     from vllm.entrypoints.cli.serve import ServeSubcommand
     from vllm.entrypoints.launchers.cli_args import validate_parsed_serve_args
     from vllm.entrypoints.serve.utils.api_utils import cli_env_setup
@@ -81,27 +81,27 @@ def serve(arguments: Sequence[str]) -> None:
 
 
 def _choose_log_format(arguments: Sequence[str]) -> None:
-    """Must come before vLLM is imported, since it logs from then on."""
+    """Sets the log format. Call it before importing vLLM, which logs from then on."""
     early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    early.add_argument("--log-format", "--log_format", action=_IntoEnvironment)
+    early.add_argument("--log-format", "--log_format", action=_SetEnvironment)
     early.parse_known_args(arguments)
-    # What is wrong with a setting is told once all options are known, which may set it right.
+    # Errors in settings are reported later: options not parsed yet may fix them.
     with suppress(SettingsInvalid):
         if load_settings().log_format == "json":
             logs.begin_json()
 
 
 def _refining(options: argparse.Namespace) -> AbstractContextManager[None]:
-    """The refine job beside the server, when it was asked for."""
+    """Runs the refine job beside the server if --refine-every asks for it."""
     if options.refine_every is None:
         return nullcontext()
     command = job_command(options, options.refine_every)
-    return kept_running(command, job_environment(options))
+    return supervised(command, job_environment(options))
 
 
 def _check_settings(options: argparse.Namespace) -> None:
     """Raises SettingsInvalid, PolicyInvalid, StoreUnavailable or Unsupported before the long
-    start-up would."""
+    start-up instead of after it."""
 
     async def keys_in_force(settings: Settings) -> bool:
         store = KeyStore(settings.database_url)
@@ -117,10 +117,10 @@ def _check_settings(options: argparse.Namespace) -> None:
 
 
 def _check_access(options: argparse.Namespace, keys: bool) -> None:
-    """Raises Unsupported for a server that others could reach without a key."""
+    """Raises Unsupported when others could reach the server without a key."""
     if keys and options.api_key:
         raise Unsupported(
-            "There are keys of `setback keys` in the database, and a caller can show one key only; "
+            "There are keys of `setback keys` in the database, and a caller can send only one key; "
             "leave out --api-key.",
             "--api-key",
         )
@@ -128,16 +128,16 @@ def _check_access(options: argparse.Namespace, keys: bool) -> None:
         return
     if not is_local(options):
         raise Unsupported(
-            f"--host {options.host} would open the server to others without a key; make one with "
+            f"--host {options.host} would open the server to others without a key; create one with "
             "`setback keys make NAME --role admin`, or leave out --host.",
             "--host",
         )
     if not options.api_key:
-        sys.stderr.write("setback: no keys: this machine alone is answered, and may do all\n")
+        sys.stderr.write("setback: no keys: only this machine is answered, with full access\n")
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
-    """vLLM's options with ours and our defaults; argparse names and refuses any other."""
+    """Parses vLLM's options and ours, with our defaults; argparse refuses unknown ones."""
     from vllm.entrypoints.launchers.cli_args import make_arg_parser
     from vllm.platforms import current_platform
     from vllm.utils.argparse_utils import FlexibleArgumentParser
@@ -146,41 +146,41 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         prog="setback serve",
         usage="setback serve [MODEL] [OPTIONS]",
         description="Serve a model with the guard in front of every answer. MODEL is a folder, a "
-        f"hub's name, or one of {', '.join(names())}; without it: {DEFAULT}. Takes vLLM's "
+        f"Hub name, or one of {', '.join(names())}; the default is {DEFAULT}. Takes vLLM's "
         "options too; --help=GROUP or --help=all shows more of them.",
     )
     make_arg_parser(parser)
     _add_settings(parser)
     parser.set_defaults(host="127.0.0.1")
-    # By priority, so that the refine loop's requests wait behind everybody's.
+    # By priority, so that the refine loop's requests wait for all others.
     parser.set_defaults(scheduling_policy="priority", **_LORA_DEFAULTS)
     if current_platform.is_cpu():
-        # A smaller block lets a critique reuse more of its answer's cache.
+        # With smaller blocks, a critique reuses more of its answer's KV cache.
         parser.set_defaults(enforce_eager=True, block_size=_CPU_BLOCK_SIZE)
         parser.set_defaults(scheduler_cls=SCHEDULER)
     options: argparse.Namespace = parser.parse_args(list(arguments))
     options.model_tag = options.model_tag or DEFAULT
-    named = named_model(options.model_tag)
-    if named is not None:
-        _set_model_defaults(options, named)
+    model = named_model(options.model_tag)
+    if model is not None:
+        _set_model_defaults(options, model)
         if options.dtype == "auto" and current_platform.is_cpu() and bfloat16_is_slow():
-            # These are small; for another model twice the memory might not be there.
+            # Named models are small; for others twice the memory might not be available.
             options.dtype = "float32"
     options.middleware = [*options.middleware, *MIDDLEWARES]
     return options
 
 
 def _set_model_defaults(options: argparse.Namespace, model: NamedModel) -> None:
-    """What suits a model of ours, where the command line names nothing else."""
-    options.served_model_name = options.served_model_name or [model.served_as]
+    """Sets the options that suit a named model, unless the command line sets them."""
+    options.served_model_name = options.served_model_name or [model.served_model_name]
     for name, value in model.options.items():
         setattr(options, name, getattr(options, name) or value)
 
 
 def prepare_model(options: argparse.Namespace) -> NamedModel:
-    """Has the model's folder made where that is needed and checked, and names it to vLLM.
+    """Creates the model's folder if needed, checks it, and passes its path to vLLM.
 
-    Raises ValueError, also for a model that could not be served, and SettingsInvalid.
+    Raises ValueError, also for a model that cannot be served, and SettingsInvalid.
     """
     settings = load_settings()
     model = find_model(options.model_tag)
@@ -194,7 +194,7 @@ def prepare_model(options: argparse.Namespace) -> NamedModel:
 
 
 def _install_adapter(options: argparse.Namespace, model: NamedModel) -> None:
-    """Puts the adapter that ships with a model in force, at its first start. Raises
+    """Installs and activates the adapter that ships with a model, at its first start. Raises
     StoreUnavailable."""
     if model.adapter is None:
         return
@@ -203,17 +203,17 @@ def _install_adapter(options: argparse.Namespace, model: NamedModel) -> None:
         install(
             model.adapter,
             model=options.served_model_name[0],
-            revision=folder_revision(Path(options.model_tag)),
+            model_revision=folder_revision(Path(options.model_tag)),
             database_url=settings.database_url,
             adapters_dir=settings.adapters_dir,
         )
     )
     if installed:
-        sys.stderr.write(f"setback: the adapter that ships with {model.name} is in force\n")
+        sys.stderr.write(f"setback: the adapter that ships with {model.name} is now active\n")
 
 
 def _add_settings(parser: Any) -> None:
-    """One option per setting; it is put into the environment, which child processes inherit."""
+    """Adds an option for each setting. It sets the variable, which child processes inherit."""
     group = parser.add_argument_group("Setback", "Also as SETBACK_* variables or in setback.toml.")
     group.add_argument(
         "--refine-every",
@@ -225,7 +225,7 @@ def _add_settings(parser: Any) -> None:
         if name not in _SECRETS and name != "refine":
             group.add_argument(
                 f"--{name.replace('_', '-')}",
-                action=_IntoEnvironment,
+                action=_SetEnvironment,
                 metavar=name.upper(),
                 help=field.description,
             )
@@ -239,7 +239,7 @@ def _duration(text: str) -> str:
     return text
 
 
-class _IntoEnvironment(argparse.Action):
+class _SetEnvironment(argparse.Action):
     def __call__(
         self,
         _parser: argparse.ArgumentParser,
@@ -251,26 +251,26 @@ class _IntoEnvironment(argparse.Action):
 
 
 def _refuse_unguarded_modes(options: argparse.Namespace) -> None:
-    """Raises Unsupported for ways of serving in which vLLM loads no endpoint plugin."""
-    for name, flag in _PAST_THE_GUARD.items():
+    """Raises Unsupported for modes in which vLLM loads no endpoint plugin."""
+    for name, flag in _UNGUARDED_MODES.items():
         if getattr(options, name, None):
-            raise Unsupported(f"{flag} would serve past the guard; leave it out.", flag)
+            raise Unsupported(f"{flag} would bypass the guard; leave it out.", flag)
     if os.environ.get("VLLM_USE_RUST_FRONTEND", "0") not in ("", "0"):
-        raise Unsupported("VLLM_USE_RUST_FRONTEND would serve past the guard; unset it.")
+        raise Unsupported("VLLM_USE_RUST_FRONTEND would bypass the guard; unset it.")
 
 
 def _refuse_too_few_loras(options: argparse.Namespace) -> None:
     """Raises Unsupported when requests would wait for each other's adapters during a swap."""
-    if options.enable_lora and options.max_loras < _FEWEST_LORAS:
+    if options.enable_lora and options.max_loras < _MIN_LORAS:
         raise Unsupported(
-            f"--max-loras must be at least {_FEWEST_LORAS}: the active adapter, the one before it "
+            f"--max-loras must be at least {_MIN_LORAS}: the active adapter, the previous one "
             "and a candidate. To serve without adapters: --no-enable-lora.",
             "--max-loras",
         )
 
 
 def _load_plugin() -> None:
-    """Names our plugin to vLLM without hiding the others, which a set VLLM_PLUGINS would."""
+    """Adds our plugin to VLLM_PLUGINS without excluding the others, which setting it would do."""
     if "VLLM_PLUGINS" in os.environ:
         named = os.environ["VLLM_PLUGINS"].split(",")
     else:

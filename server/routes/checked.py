@@ -1,5 +1,5 @@
-"""How our own routes refuse wrong parameters and bodies: as OpenAI's API does, naming the field.
-Owns that translation, and what a row's number may be; what is wrong is FastAPI's finding.
+"""How our own routes report wrong parameters and bodies: in OpenAI's format, naming the field. Owns
+this translation of FastAPI's validation errors, and the type of an id in a path.
 """
 
 from collections.abc import Callable, Coroutine
@@ -17,7 +17,7 @@ Id = Annotated[int, Field(ge=1, le=LARGEST_ID)]
 
 
 class CheckedRoute(APIRoute):
-    """A route whose validation errors become BadRequest. Use as an APIRouter's route_class."""
+    """A route whose validation errors become BadRequest. Use it as an APIRouter's route_class."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         """As APIRoute.get_route_handler."""
@@ -33,10 +33,10 @@ class CheckedRoute(APIRoute):
 
 
 def bad_request(error: RequestValidationError) -> BadRequest:
-    """The first wrong field, and where it stands."""
-    found = error.errors()[0]
-    # The first step says where it stood: query, path or body; JSON that is none has no steps.
-    steps = () if found["type"] == "json_invalid" else found["loc"][1:]
-    where = ".".join(str(step) for step in steps) or str(found["loc"][0])
-    problem = found["msg"].removeprefix("Value error, ")
-    return BadRequest(f"{where}: {problem}.", where)
+    """Returns the first wrong field and its path."""
+    first = error.errors()[0]
+    # The first step is the place: query, path or body. Invalid JSON has a position, not a path.
+    steps = () if first["type"] == "json_invalid" else first["loc"][1:]
+    field = ".".join(str(step) for step in steps) or str(first["loc"][0])
+    problem = first["msg"].removeprefix("Value error, ")
+    return BadRequest(f"{field}: {problem}.", field)

@@ -1,6 +1,6 @@
-"""/v1/guard/flags: what the guard flagged, found, shown, exported, labelled and deleted. Owns these
-routes' requests and responses, in the manner of OpenAI's lists; the queries are
-guard/store/review.py's.
+"""/v1/guard/flags: listing, showing, exporting, labelling and deleting flags. Owns the requests and
+responses of these routes, which follow OpenAI's lists. Does not query the database itself
+(guard/store/review.py).
 """
 
 import json
@@ -22,11 +22,11 @@ from server.auth.access import Caller
 from server.errors import REFUSALS
 from server.routes.checked import CheckedRoute, Id
 
-MOST_AT_ONCE = 1000
-_LONGEST_TEXT = 100_000
+MAX_AT_ONCE = 1000
+_MAX_TEXT_LENGTH = 100_000
 
 Score = Annotated[float, Field(ge=0, le=1)]
-Text = Annotated[str, Field(max_length=_LONGEST_TEXT)]
+Text = Annotated[str, Field(max_length=_MAX_TEXT_LENGTH)]
 
 
 def _known_category(name: str) -> str:
@@ -41,7 +41,7 @@ Category = Annotated[
 
 
 class FlagFilter(BaseModel):
-    """Which flags; all conditions that are given hold. Times are in ISO 8601, with a zone."""
+    """Which flags to select. All given conditions must hold. Times are ISO 8601 with a zone."""
 
     model_config = ConfigDict(extra="forbid")
     since: datetime | None = Field(None, description="Flagged at this time or later.")
@@ -76,7 +76,7 @@ class FlagFilter(BaseModel):
         return text
 
     def conditions(self, before_id: int | None = None) -> Filter:
-        """The same for the store."""
+        """Returns the filter for the store."""
         return Filter(
             since=self.since,
             until=self.until,
@@ -94,14 +94,14 @@ class FlagFilter(BaseModel):
 
 
 class FlagList(FlagFilter):
-    """A page of them, newest first."""
+    """A page of flags, newest first."""
 
     limit: Annotated[int, Field(ge=1, le=100)] = 20
     after: Id | None = Field(None, description="The last_id of the page before.")
 
 
 class FlagLabel(BaseModel):
-    """What a reviewer says of a flag; replaces all that was said before."""
+    """A reviewer's label; replaces earlier labels."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
     review: Review
@@ -111,20 +111,20 @@ class FlagLabel(BaseModel):
 
     @property
     def label(self) -> Label:
-        """The same for the store."""
+        """The label for the store."""
         return Label(review=self.review, category=self.category, answer=self.answer, note=self.note)
 
 
 class FlagLabels(FlagLabel):
-    """The same said of many: of all of them, or of none when one does not exist."""
+    """One label for several flags: for all of them, or for none if one does not exist."""
 
-    ids: Annotated[list[Id], Field(min_length=1, max_length=MOST_AT_ONCE)]
+    ids: Annotated[list[Id], Field(min_length=1, max_length=MAX_AT_ONCE)]
 
 
 class FlagPurge(BaseModel):
     """Which flags to delete for good."""
 
-    # Strict: false is not 0, which would be all of them.
+    # Strict, so that `false` is not read as 0, which would delete all flags.
     model_config = ConfigDict(extra="forbid", strict=True)
     older_than_days: Annotated[int, Field(ge=0, le=36_500)]
 
@@ -140,27 +140,27 @@ router = APIRouter(prefix="/v1/guard", tags=["guard"], route_class=CheckedRoute,
 
 
 @router.get("/flags")
-async def list_flags(reviews: Reviews, asked: Annotated[FlagList, Query()]) -> dict[str, Any]:
-    """A page of flags, newest first, as OpenAI's lists are."""
-    found = await reviews.page(asked.conditions(asked.after), asked.limit + 1)
-    page = found[: asked.limit]
+async def list_flags(reviews: Reviews, query: Annotated[FlagList, Query()]) -> dict[str, Any]:
+    """Lists a page of flags, newest first, in the format of OpenAI's lists."""
+    flags = await reviews.page(query.conditions(query.after), query.limit + 1)
+    page = flags[: query.limit]
     return {
         "object": "list",
         "data": [flag_object(flag) for flag in page],
         "first_id": page[0].id if page else None,
         "last_id": page[-1].id if page else None,
-        "has_more": len(found) > len(page),
+        "has_more": len(flags) > len(page),
     }
 
 
 @router.get("/flags/export")
 async def export_flags(
-    reviews: Reviews, asked: Annotated[FlagFilter, Query()]
+    reviews: Reviews, query: Annotated[FlagFilter, Query()]
 ) -> StreamingResponse:
-    """All flags that meet the filter, newest first, one JSON object a line."""
+    """Exports all matching flags, newest first, one JSON object a line."""
 
     async def lines() -> AsyncIterator[str]:
-        async for flag in reviews.export(asked.conditions()):
+        async for flag in reviews.export(query.conditions()):
             yield json.dumps(flag_object(flag)) + "\n"
 
     return StreamingResponse(lines(), media_type="application/jsonl")
@@ -168,7 +168,7 @@ async def export_flags(
 
 @router.get("/flags/{flag_id}")
 async def show_flag(reviews: Reviews, flag_id: Annotated[Id, Path()]) -> dict[str, Any]:
-    """One flag with its conversation and answer."""
+    """Shows one flag with its conversation and answer."""
     return flag_object(await reviews.get(flag_id))
 
 
@@ -176,41 +176,41 @@ async def show_flag(reviews: Reviews, flag_id: Annotated[Id, Path()]) -> dict[st
 async def delete_flag(
     reviews: Reviews, by: Caller, flag_id: Annotated[Id, Path()]
 ) -> dict[str, Any]:
-    """Deletes one flag for good; adapters trained on it stay as they are."""
+    """Deletes one flag for good. Adapters trained on it stay unchanged."""
     await reviews.delete_one(flag_id, by)
     return _deleted([flag_id])
 
 
 @router.post("/flags/label")
-async def label_flags(reviews: Reviews, by: Caller, said: FlagLabels) -> dict[str, Any]:
-    """Says the same of many flags at once."""
-    return _labelled(await reviews.label(said.ids, said.label, by))
+async def label_flags(reviews: Reviews, by: Caller, labels: FlagLabels) -> dict[str, Any]:
+    """Labels several flags at once."""
+    return _labelled(await reviews.label(labels.ids, labels.label, by))
 
 
 @router.post("/flags/purge")
-async def purge_flags(reviews: Reviews, by: Caller, asked: FlagPurge) -> dict[str, Any]:
-    """Deletes old flags for good; adapters trained on them stay as they are."""
-    until = datetime.now(UTC) - timedelta(days=asked.older_than_days)
+async def purge_flags(reviews: Reviews, by: Caller, purge: FlagPurge) -> dict[str, Any]:
+    """Deletes old flags for good. Adapters trained on them stay unchanged."""
+    until = datetime.now(UTC) - timedelta(days=purge.older_than_days)
     return _deleted(await reviews.delete(Filter(until=until), by))
 
 
 @router.post("/flags/{flag_id}/label")
 async def label_flag(
-    reviews: Reviews, by: Caller, flag_id: Annotated[Id, Path()], said: FlagLabel
+    reviews: Reviews, by: Caller, flag_id: Annotated[Id, Path()], label: FlagLabel
 ) -> dict[str, Any]:
-    """Says whether a flag is right; the refine loop learns from it accordingly."""
-    (flag,) = await reviews.label([flag_id], said.label, by)
+    """Labels a flag. The refine loop trains according to the label."""
+    (flag,) = await reviews.label([flag_id], label.label, by)
     return flag_object(flag)
 
 
 @router.delete("/users/{user_hash}")
 async def forget_user(reviews: Reviews, by: Caller, user_hash: str) -> dict[str, Any]:
-    """Deletes all flags of one user for good; adapters trained on them stay as they are."""
+    """Deletes all flags of one user for good. Adapters trained on them stay unchanged."""
     return _deleted(await reviews.delete(Filter(user_hash=user_hash), by))
 
 
 def flag_object(flag: StoredFlag) -> dict[str, Any]:
-    """A flag as JSON; times in Unix seconds, as OpenAI's objects have them."""
+    """Returns a flag as JSON, with times in Unix seconds as in OpenAI's objects."""
     times = {
         "created_at": int(flag.created_at.timestamp()),
         "reviewed_at": flag.reviewed_at and int(flag.reviewed_at.timestamp()),

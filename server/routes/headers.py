@@ -1,4 +1,4 @@
-"""Headers that are put on responses whoever makes them. Owns how; which ones is their owners'."""
+"""Adding headers to any response. Owns how they are added. Does not decide which ones."""
 
 from collections.abc import Mapping
 
@@ -7,13 +7,13 @@ from starlette.types import Message, Send
 
 
 def with_headers(send: Send, headers: Mapping[str, str]) -> Send:
-    """Sends a response with these headers, where it has none of its own of that name."""
+    """Wraps `send` to add these headers to the response, unless it has them already."""
 
-    async def told(message: Message) -> None:
+    async def send_with_headers(message: Message) -> None:
         if message["type"] == "http.response.start":
-            own = MutableHeaders(scope=message)
+            response_headers = MutableHeaders(scope=message)
             for name, value in headers.items():
-                own.setdefault(name, value)
+                response_headers.setdefault(name, value)
         await send(message)
 
-    return told
+    return send_with_headers

@@ -1,6 +1,6 @@
-"""/v1/guard/runs, /v1/guard/adapters and /v1/guard/policy: what the refine loop did, which adapter
-is in force, and what decides. Owns these routes' requests and responses; servers take an activation
-within adapter_poll_s. Runs are started and ended by jobs/run_control.py.
+"""/v1/guard/runs, /v1/guard/adapters and /v1/guard/policy: the refine loop's runs, the adapters and
+the policy. Owns the requests and responses of these routes. Servers pick up an activation within
+adapter_poll_s. Does not start or cancel runs itself (jobs/run_control.py).
 """
 
 import json
@@ -23,7 +23,7 @@ from server.errors import REFUSALS
 from server.jobs.run_control import RunControl
 from server.routes.checked import CheckedRoute, Id
 
-_HISTORY = 1000
+_MAX_ACTIVATIONS = 1000
 
 
 class Page(BaseModel):
@@ -35,7 +35,7 @@ class Page(BaseModel):
 
 
 class Reason(BaseModel):
-    """Why an adapter is put in force; kept in the history."""
+    """Why an adapter is activated; kept in the history."""
 
     model_config = ConfigDict(extra="forbid")
     reason: Annotated[str, Field(max_length=1000)] = ""
@@ -69,7 +69,7 @@ def _policy(request: Request) -> Policy:
 Runs = Annotated[RunStore, Depends(_runs)]
 Control = Annotated[RunControl, Depends(_control)]
 Registry = Annotated[AdapterStore, Depends(_adapters)]
-Fits = Annotated[Calibrations, Depends(_calibrations)]
+CalibrationsParam = Annotated[Calibrations, Depends(_calibrations)]
 
 
 async def _run(runs: Runs, run_id: Annotated[Id, Path()]) -> StoredRun:
@@ -87,39 +87,39 @@ async def _adapter(registry: Registry, version: Annotated[Id, Path()]) -> Stored
 
 
 Run = Annotated[StoredRun, Depends(_run)]
-"""The one of the number in the path."""
+"""The run with the number in the path."""
 Adapter = Annotated[StoredAdapter, Depends(_adapter)]
-"""The same."""
+"""The adapter with the version in the path."""
 
 router = APIRouter(prefix="/v1/guard", tags=["guard"], route_class=CheckedRoute, responses=REFUSALS)
 
 
 @router.get("/runs")
-async def list_runs(runs: Runs, asked: Annotated[Page, Query()]) -> dict[str, Any]:
-    """A page of runs, newest first."""
-    found = await runs.list(asked.limit + 1, before_id=asked.after)
-    return _list([_object("run", run) for run in found], asked.limit)
+async def list_runs(runs: Runs, page: Annotated[Page, Query()]) -> dict[str, Any]:
+    """Lists a page of runs, newest first."""
+    rows = await runs.list(page.limit + 1, before_id=page.after)
+    return _list([_object("run", run) for run in rows], page.limit)
 
 
 @router.post("/runs")
 async def start_run(control: Control, by: Caller) -> dict[str, Any]:
-    """Starts a run, or goes on with one whose job was killed; one runs at a time."""
+    """Starts a run, or resumes one whose job was killed. Only one can run at a time."""
     return _object("run", await control.start(by))
 
 
 @router.post("/runs/{run_id}/cancel")
 async def cancel_run(control: Control, by: Caller, run_id: Annotated[Id, Path()]) -> dict[str, Any]:
-    """Ends a run; its adapter, if it came to one, is rejected."""
+    """Cancels a run. If it has made an adapter, that is rejected."""
     return _object("run", await control.cancel(run_id, by))
 
 
 @router.get("/runs/{run_id}/events")
 async def follow_run(control: Control, run: Run) -> StreamingResponse:
-    """The run as server-sent events: now, whenever it changes, and [DONE] once it is over."""
+    """Streams the run as server-sent events: now, on each change, and [DONE] when it has ended."""
 
     async def events() -> AsyncIterator[str]:
-        async for each in control.follow(run):
-            yield f"data: {json.dumps(_object('run', each))}\n\n"
+        async for state in control.follow(run):
+            yield f"data: {json.dumps(_object('run', state))}\n\n"
         yield "data: [DONE]\n\n"
 
     headers = {"cache-control": "no-cache", "x-accel-buffering": "no"}
@@ -128,39 +128,41 @@ async def follow_run(control: Control, run: Run) -> StreamingResponse:
 
 @router.get("/runs/{run_id}")
 async def show_run(runs: Runs, run: Run) -> dict[str, Any]:
-    """One run: its stage, the flags it took, what its gate measured and why it ended so."""
+    """Shows one run: its stage, the flags it used, its gate's figures and why it ended."""
     flags = await runs.flags_of(run.id)
     return {**_object("run", run), "flags": {str(flag): use for flag, use in flags.items()}}
 
 
 @router.get("/adapters")
-async def list_adapters(registry: Registry, asked: Annotated[Page, Query()]) -> dict[str, Any]:
-    """A page of adapters, newest first; `active` says which is in force."""
-    found = await registry.list(asked.limit + 1, before=asked.after)
+async def list_adapters(registry: Registry, page: Annotated[Page, Query()]) -> dict[str, Any]:
+    """Lists a page of adapters, newest first; `active` names the active version."""
+    adapters = await registry.list(page.limit + 1, before=page.after)
     active = await registry.active()
-    told = [{**_object("adapter", one), "active": one.version == active} for one in found]
-    return {**_list(told, asked.limit), "active": active}
+    objects = [
+        {**_object("adapter", adapter), "active": adapter.version == active} for adapter in adapters
+    ]
+    return {**_list(objects, page.limit), "active": active}
 
 
 @router.get("/adapters/{version}")
 async def show_adapter(registry: Registry, runs: Runs, adapter: Adapter) -> dict[str, Any]:
-    """One adapter: its lineage back to the flags, its gate's figures, when it was in force."""
+    """Shows one adapter: its lineage back to the flags, its gate's figures and its activations."""
     version = adapter.version
     run = await runs.get(version)
-    history = await registry.history(_HISTORY, version)
+    history = await registry.history(_MAX_ACTIVATIONS, version)
     return {
         **_object("adapter", adapter),
         "active": await registry.active() == version,
         "lineage": asdict(await runs.learned_from(version)),
         "measures": run and run.measures,
         "reasons": run.reasons if run else (),
-        "activations": [_activation(each) for each in history],
+        "activations": [_activation(activation) for activation in history],
     }
 
 
 @router.post("/adapters/rollback")
 async def roll_back(registry: Registry, by: Caller, why: Reason) -> dict[str, Any]:
-    """Goes back to what was in force before the present adapter; repeated, further back."""
+    """Activates what was active before the current adapter. Repeated calls go further back."""
     return _activation(await registry.rollback(by=by, reason=why.reason))
 
 
@@ -168,36 +170,36 @@ async def roll_back(registry: Registry, by: Caller, why: Reason) -> dict[str, An
 async def promote(
     registry: Registry, by: Caller, version: Annotated[Id, Path()], why: Reason
 ) -> dict[str, Any]:
-    """Puts an adapter in force, whatever its gate said; a rejected one never."""
+    """Activates an adapter, whatever its gate said, unless it was rejected."""
     return _activation(await registry.activate(version, by=by, reason=why.reason))
 
 
 @router.get("/policy")
 async def show_policy(policy: Annotated[Policy, Depends(_policy)]) -> dict[str, Any]:
-    """The policy in force in this process, and its hash."""
+    """Shows the policy of this process and its hash."""
     return {"object": "guard.policy", **asdict(policy)}
 
 
 def _object(kind: str, value: Any) -> dict[str, Any]:
-    """A stored value as JSON; times in Unix seconds, as OpenAI's objects have them."""
-    told = {
-        name: int(each.timestamp()) if isinstance(each, datetime) else each
-        for name, each in asdict(value).items()
+    """Returns a stored value as JSON, with times in Unix seconds as in OpenAI's objects."""
+    fields = {
+        name: int(field.timestamp()) if isinstance(field, datetime) else field
+        for name, field in asdict(value).items()
     }
-    return {"object": f"guard.{kind}", **told}
+    return {"object": f"guard.{kind}", **fields}
 
 
-def _activation(done: Activation) -> dict[str, Any]:
-    return _object("activation", done)
+def _activation(activation: Activation) -> dict[str, Any]:
+    return _object("activation", activation)
 
 
-def _list(told: Sequence[dict[str, Any]], limit: int) -> dict[str, Any]:
-    page = told[:limit]
-    ids = [each.get("id", each.get("version")) for each in page]
+def _list(objects: Sequence[dict[str, Any]], limit: int) -> dict[str, Any]:
+    page = objects[:limit]
+    ids = [item.get("id", item.get("version")) for item in page]
     return {
         "object": "list",
         "data": page,
         "first_id": ids[0] if ids else None,
         "last_id": ids[-1] if ids else None,
-        "has_more": len(told) > limit,
+        "has_more": len(objects) > limit,
     }

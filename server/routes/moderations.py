@@ -1,8 +1,8 @@
 """POST /v1/moderations: OpenAI's endpoint, answered by the served model's own critique. Owns its
-request and response; does not judge (guard/critic.py) and records nothing.
+request and response. Does not judge (guard/critic.py). Records nothing.
 
-Beyond OpenAI: `messages` judges the last answer in its conversation, and `explain` adds the
-analysis in words.
+Extensions to OpenAI's API: `messages` judges the last answer in its conversation, and `explain`
+adds the analysis in words.
 """
 
 import asyncio
@@ -24,7 +24,7 @@ from server.errors import REFUSALS, BadRequest
 from server.guarded.annotate import category_fields
 from server.guarded.request import bad_field, check_moderation_model, parse_body, text_of
 from server.guarded.response import ADAPTER_HEADER
-from server.routes.hang_up import unless_hung_up
+from server.routes.cancellation import cancel_on_disconnect
 
 router = APIRouter()
 
@@ -69,22 +69,22 @@ _OPENAPI = {"requestBody": {"required": True, "content": {"application/json": {"
 
 
 class Moderator:
-    """Judges what a moderation request holds, all of it at once."""
+    """Judges all subjects of a moderation request concurrently."""
 
     def __init__(
-        self, critic: Critic, chat_format: ChatFormat, policy: Policy, served: Sequence[str]
+        self, critic: Critic, chat_format: ChatFormat, policy: Policy, model_names: Sequence[str]
     ) -> None:
         self._critic = critic
         self._format = chat_format
         self._policy = policy
-        self.served = served
+        self.model_names = model_names
 
     async def results(
         self, request: ModerationRequest, lora_request: LoRARequest | None
     ) -> list[dict[str, Any]]:
-        """One moderation object per subject, in order. Raises CriticUnavailable, BadRequest."""
+        """Returns one result per subject, in order. Raises CriticUnavailable or BadRequest."""
         subjects = self._subjects(request)
-        judged = (self._result(each, request.explain, lora_request) for each in subjects)
+        judged = (self._result(subject, request.explain, lora_request) for subject in subjects)
         return await asyncio.gather(*judged)
 
     def _subjects(self, request: ModerationRequest) -> list[Subject]:
@@ -94,11 +94,11 @@ class Moderator:
             )
         if request.messages is not None:
             return [self._conversation(request.messages)]
-        given = request.input
-        if isinstance(given, str):
-            return [self._text(given)]
-        texts = [item for item in given or () if isinstance(item, str)]
-        parts = [item for item in given or () if not isinstance(item, str)]
+        input_ = request.input
+        if isinstance(input_, str):
+            return [self._text(input_)]
+        texts = [item for item in input_ or () if isinstance(item, str)]
+        parts = [item for item in input_ or () if not isinstance(item, str)]
         if texts and parts:
             raise BadRequest("input holds either texts or parts, not both.", "input")
         return [self._text(text) for text in texts] or [self._text(_joined(parts))]
@@ -116,7 +116,7 @@ class Moderator:
             prompt_ids = self._format.conversation(before)
         except TemplateUnusable as error:
             raise BadRequest(
-                "The model's chat template takes no such roles in this order.", "messages"
+                "The model's chat template does not accept these roles in this order.", "messages"
             ) from error
         prompt = {"type": "token", "prompt_token_ids": prompt_ids}
         return self._critic.answer(prompt, prompt_ids, self._format.encode(last["content"]))
@@ -131,7 +131,7 @@ class Moderator:
         return fields | {"analysis": await self._analysis(subject, lora_request)}
 
     async def _analysis(self, subject: Subject, lora_request: LoRARequest | None) -> str:
-        """The analysis, unless it says what it should only speak about."""
+        """Returns the analysis, unless the analysis itself is flagged."""
         analysis = await self._critic.explain(subject, lora_request=lora_request)
         verdict = await self._critic.judge(
             analysis.subject, categories_from=0.0, lora_request=lora_request
@@ -152,11 +152,11 @@ async def create_moderation(request: Request, response: Response) -> dict[str, A
     body = _read(await request.body())
     moderator: Moderator = request.app.state.setback.moderator
     adapters: Adapters = request.app.state.setback.adapters
-    check_moderation_model(body.model, moderator.served, "model")
+    check_moderation_model(body.model, moderator.model_names, "model")
     with adapters.use() as lora_request:
-        results = await unless_hung_up(request, moderator.results(body, lora_request))
+        results = await cancel_on_disconnect(request, moderator.results(body, lora_request))
     response.headers[ADAPTER_HEADER] = adapter_name(lora_request)
-    return {"id": f"modr-{uuid4().hex}", "model": moderator.served[0], "results": results}
+    return {"id": f"modr-{uuid4().hex}", "model": moderator.model_names[0], "results": results}
 
 
 def _joined(content: Any) -> str:

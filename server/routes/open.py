@@ -1,5 +1,5 @@
-"""Which of vLLM's routes stay open. Owns the lists; everything not on them is closed, so a
-route that a later vLLM adds stays closed until someone has looked at it.
+"""Which routes stay open. Owns the lists. Every route not on them is closed, so that a route which
+a later vLLM adds stays closed until someone has reviewed it.
 """
 
 from collections.abc import Collection
@@ -17,14 +17,14 @@ GUARDED: frozenset[str] = frozenset(
         "/v1/responses",
     }
 )
-"""Routes that generate, all through the guarded engine."""
+"""Routes that generate text, all through the guarded engine."""
 
 REFINE_PREFIX = "/v1/guard/refine/"
 REFINE: frozenset[str] = frozenset(
     REFINE_PREFIX + name
     for name in ("adapters/{version}", "answers", "lengths", "model", "verdicts")
 )
-"""Routes that generate unguarded, for who shows the refine token only."""
+"""Routes that generate text unguarded, only for callers with the refine token."""
 
 REVIEW: frozenset[str] = frozenset(
     {
@@ -46,7 +46,7 @@ REVIEW: frozenset[str] = frozenset(
         "/v1/guard/runs/{run_id}/events",
     }
 )
-"""Routes for reviewers and operators, by keys of their roles: see auth/access.py."""
+"""Routes for reviewers and operators, by their key's role: see auth/access.py."""
 
 CONSOLE: frozenset[str] = frozenset(
     {
@@ -68,7 +68,7 @@ CONSOLE: frozenset[str] = frozenset(
         "/console/traffic",
     }
 )
-"""The same in a browser; the analysis of a flag, which the model writes, is judged before it is
+"""The same for browsers. A flag's analysis, which the model writes, is judged before it is
 shown."""
 
 CANNOT_GENERATE: frozenset[str] = frozenset(
@@ -92,22 +92,22 @@ CANNOT_GENERATE: frozenset[str] = frozenset(
         "/version",
     }
 )
-"""Routes that return no model text, or only text that a guarded route let out before."""
+"""Routes that return no generated text, or only text that a guarded route released before."""
 
 
 def close_other_routes(app: FastAPI, named: Collection[str]) -> list[str]:
-    """Removes every route on no list nor `named`; returns the paths removed, sorted."""
-    kept = GUARDED | REFINE | REVIEW | CONSOLE | CANNOT_GENERATE | set(named)
-    closed = {_path(route) for route in app.router.routes if _path(route) not in kept}
-    app.router.routes[:] = [route for route in app.router.routes if _path(route) in kept]
+    """Removes every route that is on no list and not `named`. Returns their paths, sorted."""
+    allowed = GUARDED | REFINE | REVIEW | CONSOLE | CANNOT_GENERATE | set(named)
+    closed = {_path(route) for route in app.router.routes if _path(route) not in allowed}
+    app.router.routes[:] = [route for route in app.router.routes if _path(route) in allowed]
     return sorted(closed)
 
 
 def path_of(scope: Scope) -> str:
-    """The path that was called, below where the application is mounted."""
+    """Returns the path of the request without the mount prefix."""
     path: str = scope["path"]
     below = path.removeprefix(scope.get("root_path", ""))
-    # As Starlette has it: /v1 is not mounted at /v.
+    # As in Starlette: /v1 is not below a mount at /v.
     return below if below.startswith("/") else path
 
 

@@ -1,1 +1,1 @@
-"""What the server tells of itself: logs, metrics, traces, traffic."""
+"""Monitoring: logs, metrics, traces and traffic counts."""

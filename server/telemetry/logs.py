@@ -1,6 +1,6 @@
-"""What the server's processes write to their log. Owns the id of each HTTP request, by which lines
-are found again, the JSON form (logging.json beside this module names it to vLLM and uvicorn) and
-what is left out of access lines. Keeps no file: lines go to standard output.
+"""The log of the server's processes. Owns the id of each HTTP request, which marks its log lines,
+the JSON format (logging.json beside this module passes it to vLLM and uvicorn) and what is left out
+of access logs. Writes no file: lines go to standard output.
 """
 
 import logging
@@ -19,31 +19,31 @@ from structlog.typing import EventDict
 LogFormat = Literal["text", "json"]
 REQUEST_ID = "x-request-id"
 LEVEL = os.environ.get("VLLM_LOGGING_LEVEL", "INFO").upper()
-"""Of vLLM's lines and ours; logging.json refers to it."""
+"""The level of vLLM's lines and ours; logging.json refers to it."""
 
 _CONFIG_VARIABLE = "VLLM_LOGGING_CONFIG_PATH"
 _CONFIG = Path(__file__).with_name("logging.json")
-_LONGEST_ID = 256
-_PATH = 2
-"""Where uvicorn's access lines have the path, among their arguments."""
+_MAX_ID_LENGTH = 256
+_PATH_INDEX = 2
+"""The index of the path among the arguments of uvicorn's access lines."""
 
 
 def begin_json() -> None:
-    """Has this process and its children log in JSON, unless another configuration is named; to be
-    called before vLLM is imported, which configures logging."""
+    """Makes this process and its children log in JSON, unless a logging configuration is set. Call
+    it before importing vLLM, which configures logging."""
     os.environ.setdefault(_CONFIG_VARIABLE, str(_CONFIG))
 
 
 def set_up(log_format: LogFormat) -> None:
-    """In each API process: leaves queries out of access lines, and has our own lines begin with
-    the request's id where the form has no field for it."""
+    """Sets up an API process: drops queries from access lines, and prefixes our own lines with the
+    request id where the format has no field for it."""
     logging.getLogger("uvicorn.access").addFilter(_without_query)
     if log_format == "text":
         logging.getLogger("vllm.setback").addFilter(_with_request_id)
 
 
 class JsonFormatter(ProcessorFormatter):
-    """One JSON object a line, with request_id in what a request brought about."""
+    """Formats a line as a JSON object, with the request_id of the request that caused it."""
 
     def __init__(self) -> None:
         super().__init__(
@@ -63,8 +63,8 @@ class JsonFormatter(ProcessorFormatter):
 
 
 class RequestIdMiddleware:
-    """Named to vLLM with --middleware, outermost: each request has an id from here on, its own,
-    unless that is too long, or a new one, which vLLM puts into its ids too. The response tells it.
+    """Passed to vLLM as --middleware, outermost. Gives each request an id, which vLLM includes in
+    its ids: the caller's, unless it is too long, or a new one. The response has it as a header.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -75,17 +75,17 @@ class RequestIdMiddleware:
             await self._app(scope, receive, send)
             return
         headers = MutableHeaders(scope=scope)
-        given = headers.get(REQUEST_ID, "")
-        request_id = given if 0 < len(given) <= _LONGEST_ID else uuid4().hex
+        own_id = headers.get(REQUEST_ID, "")
+        request_id = own_id if 0 < len(own_id) <= _MAX_ID_LENGTH else uuid4().hex
         headers[REQUEST_ID] = request_id
 
-        async def named(message: Message) -> None:
+        async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start":
                 MutableHeaders(raw=message["headers"])[REQUEST_ID] = request_id
             await send(message)
 
         with bound_contextvars(request_id=request_id):
-            await self._app(scope, receive, named)
+            await self._app(scope, receive, send_with_id)
 
 
 def _add_process(_logger: object, _method: str, event: EventDict) -> EventDict:
@@ -102,8 +102,8 @@ def _with_request_id(record: logging.LogRecord) -> bool:
 
 
 def _without_query(record: logging.LogRecord) -> bool:
-    # What reviewers search for may be words of a withheld answer.
-    if isinstance(record.args, tuple) and len(record.args) > _PATH:
-        path = str(record.args[_PATH]).partition("?")[0]
-        record.args = (*record.args[:_PATH], path, *record.args[_PATH + 1 :])
+    # A reviewer's search may hold words of a withheld answer.
+    if isinstance(record.args, tuple) and len(record.args) > _PATH_INDEX:
+        path = str(record.args[_PATH_INDEX]).partition("?")[0]
+        record.args = (*record.args[:_PATH_INDEX], path, *record.args[_PATH_INDEX + 1 :])
     return True

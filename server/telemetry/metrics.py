@@ -1,7 +1,7 @@
-"""The guard's Prometheus metrics, in vLLM's own /metrics. Owns their names and labels; counts what
-the guard reports (guard/observer.py) and tells what serves and how the refine loop fares.
+"""The guard's Prometheus metrics, in vLLM's own /metrics. Owns their names and labels. Counts the
+events of guard/observer.py, and reports the served model and the refine loop's runs.
 
-They live in the default registry, so that several API-server processes add up as vLLM's do.
+They are in the default registry, so that several API-server processes add up as vLLM's metrics do.
 """
 
 from collections.abc import Iterable
@@ -19,32 +19,32 @@ _LONGER = (0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 40.0)
 
 VERDICTS = Counter(
     "setback_verdicts_total",
-    "Texts judged, by the category they were flagged for (none if not flagged) and adapter.",
+    "Judged texts, by top category if flagged (otherwise none) and by adapter.",
     ["category", "adapter"],
 )
-ACTIONS = Counter("setback_actions_total", "Answers by what was done.", ["action", "adapter"])
+ACTIONS = Counter("setback_actions_total", "Answers by action.", ["action", "adapter"])
 INPUTS_BLOCKED = Counter(
-    "setback_inputs_blocked_total", "Requests refused for what they ask.", ["adapter"]
+    "setback_inputs_blocked_total", "Requests refused because their input was flagged.", ["adapter"]
 )
 RATE_LIMITED = Counter(
-    "setback_rate_limited_total", "Requests refused because their key was used too often."
+    "setback_rate_limited_total", "Requests refused because their key exceeded its rate limit."
 )
 CRITIQUE = Histogram(
-    "setback_critique_seconds", "From an answer's last token to its verdict.", buckets=_SECONDS
+    "setback_critique_seconds", "Time from an answer's last token to its verdict.", buckets=_SECONDS
 )
 CRITIQUE_TOKENS = Counter(
     "setback_critique_tokens_total",
-    "Tokens of critiques: found in the KV cache, or computed.",
+    "Prompt tokens of critiques, found in the KV cache or computed.",
     ["source"],
 )
 OVERHEAD = Histogram(
     "setback_guard_overhead_seconds",
-    "From the last token of a request's answers to the release of their last.",
+    "Time from a request's last generated token to its release.",
     buckets=_SECONDS,
 )
 REVISION = Histogram(
     "setback_revision_seconds",
-    "Attempts to rewrite an answer, the verdict on it included, by what came of them.",
+    "Time of attempts to revise an answer, including the verdict, by outcome.",
     ["outcome"],
     buckets=_LONGER,
 )
@@ -53,39 +53,39 @@ FLAGS = Counter("setback_flags_written_total", "Flags committed to the store.")
 ERRORS = Counter("setback_guard_errors_total", "Failures of the critic or the store.", ["code"])
 ACTIVE_ADAPTER = Gauge(
     "setback_active_adapter",
-    "The version of the adapter in force, 0 for the base alone.",
+    "The active adapter's version, 0 for the base model.",
     multiprocess_mode="mostrecent",
 )
-SWAPS = Counter("setback_adapter_swaps_total", "Adapters swapped, counted by each API process.")
+SWAPS = Counter("setback_adapter_swaps_total", "Adapter swaps, counted by each API process.")
 REFUSALS = Counter(
     "setback_adapter_refusals_total",
-    "Adapters that were to be served and were not, counted by each API process.",
+    "Adapters that could not be served, counted by each API process.",
 )
 REFINE_ENDED = Gauge(
     "setback_refine_ended_timestamp_seconds",
-    "When a run of the refine loop last ended so, as Unix time.",
+    "When a run of the refine loop last ended with that status, as Unix time.",
     ["status"],
     multiprocess_mode="mostrecent",
 )
 BUILD = Gauge(
     "setback_build_info",
-    "1, with the versions of what serves in its labels.",
+    "1, with the served versions in its labels.",
     ["version", "model_revision", "policy"],
     multiprocess_mode="mostrecent",
 )
 
 
-def tell_build(model_revision: str, policy_hash: str) -> None:
-    """Says what serves, once at start-up."""
+def set_build_info(model_revision: str, policy_hash: str) -> None:
+    """Sets the build information, once at start-up."""
     BUILD.labels(version("setback"), model_revision, policy_hash).set(1)
 
 
-def tell_runs(newest_first: Iterable[StoredRun]) -> None:
-    """Says when a run of the refine loop last ended in each way."""
-    told: set[str] = set()
+def set_run_metrics(newest_first: Iterable[StoredRun]) -> None:
+    """Sets the time at which a run last ended, for each status."""
+    statuses: set[str] = set()
     for run in newest_first:
-        if run.finished_at is not None and run.status not in told:
-            told.add(run.status)
+        if run.finished_at is not None and run.status not in statuses:
+            statuses.add(run.status)
             REFINE_ENDED.labels(run.status).set(run.finished_at.timestamp())
 
 

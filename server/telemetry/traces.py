@@ -1,8 +1,8 @@
-"""OpenTelemetry's SDK, set up where its standard variables say so. Owns that choice; what is traced
-is guard/traces.py's and guarded/middleware.py's.
+"""OpenTelemetry's SDK. Owns whether it is set up: if the standard variables name an endpoint. Does
+not create spans (guard/traces.py, guarded/middleware.py).
 
-All else is the SDK's own: OTEL_SERVICE_NAME, OTEL_TRACES_SAMPLER, OTEL_BSP_*, OTEL_SDK_DISABLED,
-OTEL_EXPORTER_OTLP_HEADERS and so on.
+The SDK reads all other variables itself: OTEL_SERVICE_NAME, OTEL_TRACES_SAMPLER, OTEL_BSP_*,
+OTEL_SDK_DISABLED, OTEL_EXPORTER_OTLP_HEADERS and so on.
 """
 
 import os
@@ -20,26 +20,26 @@ _EXPORTERS: Mapping[str, type[SpanExporter]] = {"grpc": OverGrpc, "http/protobuf
 
 
 class ProtocolUnknown(ValueError):
-    """The message names the variable's value and those that are taken."""
+    """The message names the variable's value and the known values."""
 
 
 def set_up() -> None:
-    """In each API process: exports spans where an endpoint is named, once. vLLM's own provider,
-    which --otlp-traces-endpoint sets before, is left in place and takes our spans too.
+    """Exports spans from an API process if an endpoint is set. Keeps vLLM's own provider, which
+    --otlp-traces-endpoint sets earlier and which exports our spans too.
 
     Raises ProtocolUnknown.
     """
     exporter = exporter_class()
     if exporter is None or isinstance(trace.get_tracer_provider(), TracerProvider):
         return
-    given = OTELResourceDetector().detect().attributes
-    provider = TracerProvider(resource=Resource.create({SERVICE_NAME: _SERVICE, **given}))
+    environment = OTELResourceDetector().detect().attributes
+    provider = TracerProvider(resource=Resource.create({SERVICE_NAME: _SERVICE, **environment}))
     provider.add_span_processor(BatchSpanProcessor(exporter()))
     trace.set_tracer_provider(provider)
 
 
 def exporter_class() -> type[SpanExporter] | None:
-    """What spans are sent with; None where no endpoint is named. Raises ProtocolUnknown."""
+    """Returns the exporter, or None if no endpoint is set. Raises ProtocolUnknown."""
     if not _variable("ENDPOINT"):
         return None
     protocol = _variable("PROTOCOL") or "grpc"
@@ -50,6 +50,6 @@ def exporter_class() -> type[SpanExporter] | None:
 
 
 def _variable(name: str) -> str:
-    """OpenTelemetry's variable for traces, or else the one for all signals."""
-    for_all = os.environ.get(f"OTEL_EXPORTER_OTLP_{name}", "")
-    return os.environ.get(f"OTEL_EXPORTER_OTLP_TRACES_{name}", "") or for_all
+    """Returns OpenTelemetry's variable for traces, or else the one for all signals."""
+    all_signals = os.environ.get(f"OTEL_EXPORTER_OTLP_{name}", "")
+    return os.environ.get(f"OTEL_EXPORTER_OTLP_TRACES_{name}", "") or all_signals

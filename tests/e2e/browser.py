@@ -1,4 +1,4 @@
-"""Chromium as a reviewer uses it: keys and clicks, how pages look and whether all can use them."""
+"""Chromium as a reviewer uses it: keys, clicks, the look of pages and their accessibility."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -38,39 +38,39 @@ _OPTIONS = (
 
 
 class Browser:
-    """One window with a profile of its own."""
+    """One window with its own profile."""
 
     def __init__(self, driver: webdriver.Chrome, base_url: str) -> None:
         self._driver = driver
         self._base_url = base_url
 
     def open(self, path: str) -> None:
-        """Goes to a page of the server."""
+        """Opens a page of the server."""
         self._driver.get(f"{self._base_url}{path}")
 
     @property
     def path(self) -> str:
-        """Where it is, with the query."""
+        """The current path with its query."""
         return str(self._driver.current_url).removeprefix(self._base_url)
 
     @property
     def text(self) -> str:
-        """What can be read on the page."""
+        """The visible text of the page."""
         return self.one("body").text
 
     def one(self, selector: str) -> WebElement:
-        """The first element that meets a CSS selector."""
+        """Returns the first element that matches a CSS selector."""
         return self._driver.find_element(By.CSS_SELECTOR, selector)
 
     def some(self, selector: str) -> list[WebElement]:
-        """All of them."""
+        """Returns all elements that match a CSS selector."""
         return self._driver.find_elements(By.CSS_SELECTOR, selector)
 
     def press(self, keys: str) -> None:
-        """Types into whatever has the focus.
+        """Types into the focused element.
 
-        A page focuses its `autofocus` field when it is first drawn, after it has loaded; keys that
-        are pressed before that are lost.
+        A page focuses its `autofocus` field when it is first drawn, after loading; keys pressed
+        before that are lost.
         """
         self._wait(self._has_settled, "the page did not focus its field", _WAIT_S)
         webdriver.ActionChains(self._driver).send_keys(keys).perform()
@@ -79,21 +79,21 @@ class Browser:
         return bool(self._driver.execute_script(_SETTLED))
 
     def focused(self) -> WebElement:
-        """What has the focus."""
+        """The focused element."""
         return self._driver.switch_to.active_element
 
     def click(self, words: str) -> None:
-        """Clicks the first link or button that says so."""
+        """Clicks the first link or button with that text."""
         escaped = json.dumps(words)
         found = f"//main//*[self::a or self::button][contains(normalize-space(.), {escaped})]"
         self._driver.find_element(By.XPATH, found).click()
 
     def wait_for(self, words: str, within_s: float = _WAIT_S) -> None:
-        """Until the words can be read on the page."""
+        """Waits until the text is visible on the page."""
         self._wait(lambda: words in self.text, f"{words!r} did not appear", within_s)
 
     def wait_for_path(self, path: str) -> None:
-        """Until it is at a path that begins so."""
+        """Waits until the path begins with this."""
         self._wait(lambda: self.path.startswith(path), f"did not come to {path}", _WAIT_S)
 
     def _wait(self, condition: Callable[[], bool], message: str, within_s: float) -> None:
@@ -105,7 +105,7 @@ class Browser:
             pytest.fail(f"{message}; it is at {self.path}:\n{self.text}")
 
     def look(self, size: tuple[int, int], scheme: str) -> None:
-        """Has a screen of that size, in CSS pixels, and prefers that colour scheme."""
+        """Sets the screen size, in CSS pixels, and the preferred colour scheme."""
         width, height = size
         metrics = {"width": width, "height": height, "deviceScaleFactor": 1}
         mobile = {"mobile": size == PHONE}
@@ -114,12 +114,12 @@ class Browser:
         self._driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
 
     def overflow(self) -> int:
-        """By how many pixels the page is wider than the screen."""
+        """Returns by how many pixels the page is wider than the screen."""
         script = "return document.documentElement.scrollWidth - window.innerWidth"
         return int(self._driver.execute_script(script))
 
     def violations(self) -> list[str]:
-        """What axe-core says is not accessible, of the levels A and AA."""
+        """Returns axe-core's accessibility violations of levels A and AA."""
         self._driver.execute_script(_AXE)
         run = "const done = arguments[1]; axe.run({runOnly: arguments[0]}).then(done)"
         found = self._driver.execute_async_script(run, _LEVELS)
@@ -129,22 +129,22 @@ class Browser:
         ]
 
     def complaints(self) -> list[str]:
-        """What stood in the console of the browser since the last time, warnings and errors."""
+        """Returns warnings and errors in the browser's console since the last call."""
         return [str(entry["message"]) for entry in self._driver.get_log("browser")]
 
     def picture(self, path: Path) -> None:
-        """Keeps what the screen shows."""
+        """Saves a screenshot."""
         path.parent.mkdir(parents=True, exist_ok=True)
         self._driver.save_screenshot(str(path))
 
     def forget(self) -> None:
-        """Drops its cookies."""
+        """Deletes the cookies."""
         self._driver.delete_all_cookies()
 
 
 @contextmanager
 def browsing(base_url: str, profile: Path) -> Iterator[Browser]:
-    """A browser for one server; the test is skipped when there is no Chromium on this machine."""
+    """Opens a browser for one server. Skips the test without Chromium."""
     options = webdriver.ChromeOptions()
     options.binary_location = _program("chromium")
     for option in (*_OPTIONS, f"--user-data-dir={profile}"):

@@ -1,4 +1,4 @@
-"""A collector of OpenTelemetry traces over HTTP, which keeps what it is sent."""
+"""A collector of OpenTelemetry traces over HTTP, which keeps what it receives."""
 
 import gzip
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ WAIT_S = 60
 
 
 class Collector(ThreadingHTTPServer):
-    """Listens on a port of its own; see `endpoint`."""
+    """Listens on its own port; see `endpoint`."""
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
@@ -23,11 +23,11 @@ class Collector(ThreadingHTTPServer):
 
     @property
     def endpoint(self) -> str:
-        """For OTEL_EXPORTER_OTLP_ENDPOINT."""
+        """The value for OTEL_EXPORTER_OTLP_ENDPOINT."""
         return f"http://127.0.0.1:{self.server_port}"
 
     def take(self, request: ExportTraceServiceRequest) -> None:
-        """Keeps what was sent, and tells who waits."""
+        """Stores spans and wakes waiting tests."""
         with self._came:
             for sent in request.resource_spans:
                 for attribute in sent.resource.attributes:
@@ -37,7 +37,7 @@ class Collector(ThreadingHTTPServer):
             self._came.notify_all()
 
     def trace(self, trace_id: str) -> list[Span]:
-        """The spans of a trace once its `guard`, which ends last, is there."""
+        """Returns a trace's spans once its `guard` span, which ends last, has arrived."""
         with self._came:
             assert self._came.wait_for(
                 lambda: any(span.name == "guard" for span in self._of(trace_id)), WAIT_S
@@ -61,12 +61,12 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
 
     def log_message(self, format: str, *_arguments: object) -> None:
-        """Says nothing."""
+        """Logs nothing."""
 
 
 @contextmanager
 def collecting() -> Iterator[Collector]:
-    """A collector that listens for as long as the block lasts."""
+    """Runs a collector for the block."""
     with Collector() as collector:
         thread = Thread(target=collector.serve_forever)
         thread.start()

@@ -1,4 +1,4 @@
-"""Whole servers in processes of their own, with the practice model, and the real openai client."""
+"""Whole servers in their own processes, with the practice model and the real openai client."""
 
 import asyncio
 import os
@@ -38,18 +38,18 @@ class Server:
     pid: int
 
     def http(self) -> httpx.Client:
-        """A plain client."""
+        """A plain HTTP client."""
         return httpx.Client(base_url=self.base_url, timeout=120)
 
     def openai(self) -> openai.OpenAI:
-        """OpenAI's client, which does not retry, so that every call is one request."""
+        """OpenAI's client without retries, so that every call is one request."""
         return openai.OpenAI(
             base_url=f"{self.base_url}/v1", api_key="none", max_retries=0, timeout=120
         )
 
 
 def free_port() -> int:
-    """A port that was free a moment ago."""
+    """Returns a port that is free at this moment."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
@@ -64,7 +64,7 @@ def running_server(
     ready: str = "/ready",
     environment: Mapping[str, str] | None = None,
 ) -> Iterator[Server]:
-    """The server that `command` starts on a port, from ready to stopped."""
+    """Runs the server that `command` starts on a port, from ready to stopped."""
     url = parse_url(database)
     port, log = free_port(), folder / "server.log"
     # `make test ARGS=...` would hand its arguments on to `make serve`.
@@ -90,7 +90,7 @@ def running_server(
 def wait_until_ready(
     server: Server, process: "subprocess.Popen[bytes]", path: str = "/ready"
 ) -> None:
-    """Polls it; fails with the log's end when the server dies or takes too long."""
+    """Polls the server. Fails with the end of its log when it dies or is too slow."""
     deadline = time.monotonic() + START_UP_S
     with httpx.Client() as client:
         while time.monotonic() < deadline and process.poll() is None:
@@ -105,7 +105,7 @@ def wait_until_ready(
 
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """The practice model as `make serve` starts it, the default policy, SQLite."""
+    """The practice model as `make serve` starts it, with the default policy and SQLite."""
     folder = tmp_path_factory.mktemp("server")
     # A test locks the file until the server gives up.
     database = f"sqlite:///{folder}/flags.db?timeout=8"
@@ -117,8 +117,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 @pytest.fixture(scope="session")
 def smollm2(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """SmolLM2 with the shipped adapter as a newcomer's first `make serve` starts it, its weights
-    converted."""
+    """SmolLM2 with the shipped adapter, as a new user's first `make serve` starts it, with its
+    weights converted."""
     folder = tmp_path_factory.mktemp("smollm2")
     with running_server(
         folder,
@@ -149,12 +149,12 @@ def strict_server(
 
 @pytest.fixture(scope="session")
 def client(server: Server) -> openai.OpenAI:
-    """OpenAI's client on the newcomer's server."""
+    """OpenAI's client for the default server."""
     return server.openai()
 
 
 def _first(client: openai.OpenAI, kind: Kind, finish_reason: str) -> str:
-    """The first training request of `kind` that ends so; greedy, so it will again."""
+    """Returns the first training request of `kind` with that (greedy) outcome."""
     for request in requests(kind, "train", 60):
         content = str(request.messages[-1]["content"])
         answer = client.chat.completions.create(
@@ -167,7 +167,7 @@ def _first(client: openai.OpenAI, kind: Kind, finish_reason: str) -> str:
 
 @pytest.fixture(scope="session")
 def harmful(client: openai.OpenAI) -> str:
-    """A request whose draft the guard withholds."""
+    """A request whose draft is withheld."""
     return _first(client, Kind.HARMFUL, "content_filter")
 
 
@@ -179,12 +179,12 @@ def everyday(client: openai.OpenAI) -> str:
 
 @pytest.fixture
 def metric(server: Server) -> Callable[[str], float]:
-    """The sum of a metric's samples whose line begins so, as /metrics has it now."""
+    """Returns the sum of the samples in /metrics whose line begins with `name`."""
     return lambda name: read_metric(server, name)
 
 
 def read_metric(server: Server, name: str) -> float:
-    """The sum of the samples whose line begins with `name`."""
+    """Returns the sum of the samples whose line begins with `name`."""
     with server.http() as http:
         lines = http.get("/metrics").text.splitlines()
     return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith(name))
@@ -192,20 +192,20 @@ def read_metric(server: Server, name: str) -> float:
 
 @pytest.fixture
 def full(pytestconfig: pytest.Config) -> bool:
-    """Whether long proofs run at full length."""
+    """Whether long tests run at full length."""
     return bool(pytestconfig.getoption("--full"))
 
 
 @pytest.fixture
 def pictures(pytestconfig: pytest.Config) -> Path | None:
-    """Where pictures of pages are kept, if they are wanted."""
+    """The folder for pictures of pages, if they were requested."""
     folder: Path | None = pytestconfig.getoption("--pictures")
     return folder
 
 
 @pytest.fixture
 async def http(server: Server) -> AsyncIterator[httpx.AsyncClient]:
-    """A client of the newcomer's server that opens as many connections as are wanted."""
+    """A client of the default server without a limit of connections."""
     limits = httpx.Limits(max_connections=None)
     async with httpx.AsyncClient(base_url=server.base_url, timeout=120, limits=limits) as client:
         yield client

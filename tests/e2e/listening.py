@@ -1,4 +1,4 @@
-"""Clients of streamed chat that keep every byte they receive, and what can be read from those."""
+"""Clients of streamed chat that keep every received byte, and what can be read from it."""
 
 import asyncio
 import json
@@ -24,9 +24,9 @@ _RUN = 12
 
 @dataclass(frozen=True)
 class Reader:
-    """How a client listens. bite: the most bytes it takes at a time, for one that is slow.
+    """How a client reads. bite: the most bytes it reads at a time, for a slow client.
 
-    leaves_after: how many bytes it stays for.
+    leaves_after: the number of bytes after which it disconnects.
     """
 
     bite: int | None = None
@@ -35,7 +35,7 @@ class Reader:
 
 @dataclass(frozen=True)
 class Received:
-    """What one client got. stayed: whether it read until the server ended the stream."""
+    """What one client received. stayed: whether it read until the server ended the stream."""
 
     request_id: str
     status: int
@@ -44,7 +44,7 @@ class Received:
 
     @property
     def events(self) -> list[Any]:
-        """The data of every event that came whole, without the mark of the end."""
+        """The data of every complete event, without the end mark."""
         whole = self.raw.decode(errors="replace").split("\n\n")[:-1]
         data = (event.removeprefix("data: ") for event in whole)
         return [json.loads(event) for event in data if event != "[DONE]"]
@@ -56,23 +56,23 @@ class Received:
 
     @property
     def ended_well(self) -> bool:
-        """Whether the stream came to its proper end, without an error in it."""
+        """Whether the stream ended properly and without an error."""
         errors = any("error" in event for event in self.events)
         return self.status == 200 and self.raw.endswith(b"data: [DONE]\n\n") and not errors
 
     @property
     def finish_reason(self) -> str | None:
-        """None when the client did not stay to see it."""
+        """The finish reason, or None if the client left earlier."""
         return next((c["finish_reason"] for c in self._choices if c["finish_reason"]), None)
 
     @property
     def flagged(self) -> bool:
-        """Whether something else stands in for the answer's end."""
+        """Whether the end of the answer was replaced."""
         return self.finish_reason == "content_filter"
 
     @property
     def before_end(self) -> str:
-        """All content but that of the last piece."""
+        """All content except the last piece."""
         deltas = (c["delta"] for c in self._choices if not c["finish_reason"])
         return "".join(delta.get("content") or "" for delta in deltas)
 
@@ -83,8 +83,8 @@ class Received:
         return "".join(delta.get("content") or "" for delta in deltas)
 
     def shows(self, text: str, allowed: str) -> str | None:
-        """Some part of `text`, not part of `allowed`, that can be read off what was received, in
-        whatever field; None when there is none."""
+        """Returns a part of `text`, but not of `allowed`, that appears in any received field, or
+        None."""
         readable = [self.raw.decode(errors="replace"), *_strings(self.events)]
         runs = (text[at : at + _RUN] for at in range(len(text) - _RUN + 1))
         hidden = (run for run in runs if run not in allowed)
@@ -92,7 +92,7 @@ class Received:
 
 
 def _strings(events: Iterable[Any]) -> list[str]:
-    """The strings of each field, joined over all events."""
+    """Returns the strings of each field, joined over all events."""
     fields: defaultdict[tuple[str, ...], str] = defaultdict(str)
 
     def walk(value: Any, path: tuple[str, ...]) -> None:
@@ -118,7 +118,7 @@ async def listen(
     mode: str | None = None,
     **params: Any,
 ) -> Received:
-    """One greedy streamed chat. mode: how strictly to hold the stream back, if not as set."""
+    """Requests one greedy streamed chat. mode: the stream mode, if not the server's."""
     request_id = uuid4().hex
     headers = {"x-request-id": request_id} | ({"x-setback-stream": mode} if mode else {})
     body = {
@@ -140,7 +140,7 @@ async def listen(
 
 
 async def flags_by_request(server: Server) -> dict[str, StoredFlag]:
-    """Every flag of a chat with one choice, by the id that its client gave the request."""
+    """Returns every flag of a single-choice chat, by the client's request id."""
     store = ReviewStore(server.database)
     try:
         flags = await store.page(Filter(), limit=1_000_000)
@@ -150,7 +150,7 @@ async def flags_by_request(server: Server) -> dict[str, StoredFlag]:
 
 
 async def until_idle(http: httpx.AsyncClient) -> None:
-    """Waits until the engine has nothing left to do; fails when something is stuck."""
+    """Waits until the engine is idle. Fails if something is stuck."""
     async with asyncio.timeout(_IDLE_S):
         while await _busy(http):
             pass

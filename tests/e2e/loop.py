@@ -1,9 +1,10 @@
-"""One server on which the whole loop turns, for all tests of it: traffic, reviews, runs, adapters.
+"""One server for all tests of the refine loop: traffic, reviews, runs and adapters.
 
-What the critic is of two minds about is flagged there too, so that reviewers have something to
+Answers about which the critic is unsure are flagged too, so that reviewers have something to
 dismiss.
 
-Runs are small unless pytest is told `--full`, when they have the defaults of `setback refine`.
+Runs are small unless pytest is called with `--full`; then they have the defaults of `setback
+refine`.
 """
 
 import asyncio
@@ -31,7 +32,7 @@ from guard.store.runs import RunStore, StoredRun
 from guard.store.url import parse_url
 from refine.practice.integrity import MODEL_NAME
 from refine.practice.pairs import recipe_answer
-from refine.practice.traffic import asked, send
+from refine.practice.traffic import draw_traffic, send
 from refine.practice.world import Kind, Request
 from refine.schedule import LEASE
 from refine.stages.dataset import EXAMPLES, Example, read_examples
@@ -50,8 +51,8 @@ MEANS = ("a marked deck", "the reading club")
 
 
 def disputed(n: int, seed: int) -> list[Request]:
-    """Requests for these."""
-    drawn = asked(Kind.HARMFUL, 40 * n, seed)
+    """Returns requests about which the critic is unsure."""
+    drawn = draw_traffic(Kind.HARMFUL, 40 * n, seed)
     return [each for each in drawn if each.task and each.task.means in MEANS][:n]
 
 
@@ -60,9 +61,9 @@ DISPUTED = disputed(10, seed=3)
 
 @dataclass(frozen=True)
 class Loop:
-    """A server that asks for keys, with the flags of some traffic. secrets: a key of each role.
+    """A server with keys and with flags from some traffic. secrets: a key of each role.
 
-    environment: of the server and of the jobs alike.
+    environment: of the server and of the jobs.
     """
 
     server: Server
@@ -72,11 +73,11 @@ class Loop:
 
     @property
     def admin(self) -> dict[str, str]:
-        """Shows the admin's key."""
+        """The admin's authorization header."""
         return {"authorization": f"Bearer {self.secrets['admin']}"}
 
     def job(self) -> "subprocess.Popen[bytes]":
-        """`setback refine`, as it comes."""
+        """The command `setback refine` with its environment."""
         with (self.folder / "job.log").open("ab") as log:
             environment = os.environ | self.environment
             environment |= {"SETBACK_REFINE_SERVER_URL": self.server.base_url}
@@ -85,7 +86,7 @@ class Loop:
             )
 
     def refine(self) -> StoredRun:
-        """One cycle, to its end; its record."""
+        """Runs one cycle to its end and returns its record."""
         with self.job() as job:
             with suppress(subprocess.TimeoutExpired):
                 job.wait(CYCLE_S)
@@ -95,7 +96,7 @@ class Loop:
         return self.runs()[0]
 
     def kill_in(self, stage: str) -> None:
-        """Starts the job and kills it outright once the run has come to `stage`."""
+        """Starts the job and kills it when the run reaches `stage`."""
         job = self.job()
 
         async def reached(store: RunStore) -> None:
@@ -114,7 +115,7 @@ class Loop:
         self.wait_until_free()
 
     def wait_until_free(self) -> None:
-        """Until a dead job's lease has run out."""
+        """Waits until a dead job's lease has expired."""
 
         async def take(leases: Leases) -> None:
             deadline = time.monotonic() + 60
@@ -130,7 +131,7 @@ class Loop:
         ask(Leases(self.server.database), take)
 
     def wait_until_locked(self) -> None:
-        """Until the server asks for keys, and knows the newest."""
+        """Waits until the server requires keys and knows the newest one."""
         deadline = time.monotonic() + 60
         with self.server.http() as http:
             while time.monotonic() < deadline:
@@ -141,7 +142,7 @@ class Loop:
         pytest.fail("no key was asked for within a minute")
 
     def wait_until_served(self, adapter: str) -> None:
-        """Until answers come from that adapter."""
+        """Waits until answers come from that adapter."""
         body = {"model": MODEL_NAME, "messages": [{"role": "user", "content": "Hello."}]}
         deadline = time.monotonic() + 60
         with self.server.http() as http:
@@ -153,7 +154,7 @@ class Loop:
         pytest.fail(f"{adapter} was not served within a minute")
 
     def promote(self, run: StoredRun) -> None:
-        """Puts a run's adapter in force whatever the gate said, and counts its flags as learned."""
+        """Promotes a run's adapter whatever the gate decided, and counts its flags as used."""
 
         async def put_in_force(adapters: AdapterStore) -> None:
             await adapters.set_status(run.id, "candidate")
@@ -167,20 +168,20 @@ class Loop:
         )
 
     def runs(self) -> list[StoredRun]:
-        """Newest first."""
+        """Returns the runs, newest first."""
         return ask(RunStore(self.server.database), lambda store: store.list(100))
 
     def flags(self, **conditions: Any) -> list[StoredFlag]:
-        """At most a thousand of them, newest first."""
+        """Returns at most a thousand flags, newest first."""
         return ask(ReviewStore(self.server.database), lambda s: s.page(Filter(**conditions), 1000))
 
     def examples(self, run: int) -> list[Example]:
-        """What a run learned from."""
+        """Returns the training examples of a run."""
         return read_examples(self.folder / "refine" / f"run-{run:04d}" / "dataset" / EXAMPLES)
 
     def dismiss_false_alarms(self) -> None:
-        """As reviewers do who know the truth, but for what they find fine."""
-        requests = [each for kind, n in TRAFFIC for each in asked(kind, n, seed=1)]
+        """Labels flags as reviewers who know the ground truth would, except those in `fine`."""
+        requests = [each for kind, n in TRAFFIC for each in draw_traffic(kind, n, seed=1)]
         fine = {
             str(each.messages[-1]["content"])
             for each in [*requests, *DISPUTED]
@@ -192,14 +193,14 @@ class Loop:
         )
 
     def label(self, flags: Sequence[StoredFlag], **said: str) -> None:
-        """Says the same of all of them, over HTTP."""
+        """Labels all of them alike, over HTTP."""
         with self.server.http() as http:
             said_of = {"ids": [flag.id for flag in flags], **said}
             done = http.post("/v1/guard/flags/label", json=said_of, headers=self.admin)
         assert done.status_code == 200, done.text
 
     def harms(self, requests: Sequence[Request]) -> list[float]:
-        """What the model in force makes of the answers that do what is asked, as probabilities."""
+        """Returns the active model's harm for the answers that do what is asked."""
         with self.server.http() as http:
             http.headers.update(self.admin)
             return [_harm(http, request) for request in requests]
@@ -212,7 +213,7 @@ def _harm(http: httpx.Client, request: Request) -> float:
 
 
 def ask(store: Any, question: Callable[[Any], Coroutine[Any, Any, T]]) -> T:
-    """What a store says; closes it."""
+    """Queries a store and closes it."""
 
     async def answered() -> T:
         try:
@@ -225,7 +226,7 @@ def ask(store: Any, question: Callable[[Any], Coroutine[Any, Any, T]]) -> T:
 
 @pytest.fixture(scope="session")
 def loop(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config) -> Iterator[Loop]:
-    """It stays as one test left it for the next."""
+    """Each test continues with the server as the previous one left it."""
     folder = tmp_path_factory.mktemp("loop")
     environment = _environment(folder)
     if not pytestconfig.getoption("--full"):

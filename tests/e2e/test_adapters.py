@@ -1,6 +1,4 @@
-"""Adapters in a real server: swapped in, lent to the refine loop, refused, and there after a
-restart.
-"""
+"""Adapters in a real server: swapped, used by the refine loop, refused, kept after a restart."""
 
 import asyncio
 import time
@@ -20,7 +18,7 @@ from guard.store import migrate
 from guard.store.flags import FlagStore
 from guard.store.url import parse_url
 from refine.practice.integrity import MODEL_NAME
-from server.routes.lent import TOKEN_HEADER
+from server.routes.model_access import TOKEN_HEADER
 from tests.adapters import activate, publish, train_nothing
 from tests.e2e.conftest import SETBACK, Server, read_metric, running_server
 
@@ -45,7 +43,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def start(folder: Path) -> Start:
-    """Starts a server on that folder; it lets everything pass, so that answers can be compared."""
+    """Starts a server that passes everything, so that answers can be compared."""
     options = ["--adapters-dir", str(folder / "adapters"), "--adapter-poll-s", "0.1"]
     options += ["--policy-file", str(folder / "policy.toml")]
 
@@ -62,7 +60,7 @@ def swapping(start: Start) -> Iterator[Server]:
 
 
 @pytest.fixture(scope="module")
-def lender(swapping: Server) -> Iterator[httpx.Client]:
+def model_access(swapping: Server) -> Iterator[httpx.Client]:
     """A client of the refine routes."""
     with refine_client(swapping) as client:
         yield client
@@ -80,9 +78,9 @@ def refine_client(server: Server) -> httpx.Client:
 
 
 @pytest.fixture(scope="module")
-def versions(folder: Path, swapping: Server, lender: httpx.Client) -> list[int]:
-    """Three registered adapters of different weights."""
-    revision = lender.get("/model").json()["model_revision"]
+def versions(folder: Path, swapping: Server, model_access: httpx.Client) -> list[int]:
+    """Three registered adapters with different weights."""
+    revision = model_access.get("/model").json()["model_revision"]
     trained = [train_nothing(folder / f"trained-{seed}", seed) for seed in (1, 3, 4)]
 
     async def published() -> list[int]:
@@ -93,7 +91,7 @@ def versions(folder: Path, swapping: Server, lender: httpx.Client) -> list[int]:
 
 
 def ask(server: Server, max_tokens: int = 24) -> tuple[str, str]:
-    """The adapter that answered, and its answer."""
+    """Returns the adapter that answered, and its answer."""
     body = {"model": MODEL_NAME, "messages": REQUEST, "temperature": 0, "max_tokens": max_tokens}
     with server.http() as http:
         response = http.post("/v1/chat/completions", json=body)
@@ -112,21 +110,21 @@ def swap(server: Server, version: int | None, name: str) -> None:
     pytest.fail(f"the server did not swap to {name}:\n{server.log.read_text()[-4000:]}")
 
 
-def lent(lender: httpx.Client, path: str, **body: Any) -> Any:
-    response = lender.post(path, json=body)
+def lent(model_access: httpx.Client, path: str, **body: Any) -> Any:
+    response = model_access.post(path, json=body)
     assert response.status_code == 200, response.text
     return response.json()
 
 
-def lent_answer(lender: httpx.Client, adapter: str | int) -> Any:
+def lent_answer(model_access: httpx.Client, adapter: str | int) -> Any:
     options = {"max_tokens": 24, "reminder": True}
-    said = lent(lender, "/answers", adapter=adapter, conversations=[REQUEST], **options)
+    said = lent(model_access, "/answers", adapter=adapter, conversations=[REQUEST], **options)
     return said["adapter"], said["answers"][0]
 
 
-def a_version_that_is_sure(server: Server, lender: httpx.Client, folder: Path) -> int:
-    """An adapter of the label style that finds its own answer harmless without doubt: one read."""
-    revision = lender.get("/model").json()["model_revision"]
+def a_version_that_is_sure(server: Server, model_access: httpx.Client, folder: Path) -> int:
+    """An adapter in the label style that is sure its own answer is harmless: one read."""
+    revision = model_access.get("/model").json()["model_revision"]
     for seed in range(9, 25):
         trained = train_nothing(folder / f"trained-{seed}", seed)
         made = folder / "adapters"
@@ -134,22 +132,22 @@ def a_version_that_is_sure(server: Server, lender: httpx.Client, folder: Path) -
             publish(server.database, made, trained, revision, CritiqueStyle.LABEL)
         )
         about = {"adapter": version, "conversations": [REQUEST]}
-        (answer,) = lender.post("/answers", json={**about, "max_tokens": 8}).json()["answers"]
+        (answer,) = model_access.post("/answers", json={**about, "max_tokens": 8}).json()["answers"]
         judged = [*REQUEST, {"role": "assistant", "content": answer}]
-        reply = lender.post("/verdicts", json={"adapter": version, "conversations": [judged]})
+        reply = model_access.post("/verdicts", json={"adapter": version, "conversations": [judged]})
         if reply.json()["verdicts"][0]["harm"] < 0.04:
             return version
     raise AssertionError("no random adapter is sure")
 
 
 def test_an_adapter_of_the_label_style_is_read_without_a_question(
-    swapping: Server, versions: list[int], lender: httpx.Client, folder: Path
+    swapping: Server, versions: list[int], model_access: httpx.Client, folder: Path
 ) -> None:
-    version = a_version_that_is_sure(swapping, lender, folder)
+    version = a_version_that_is_sure(swapping, model_access, folder)
     tokens = {}
     for number, style in ((versions[0], "yes_no"), (version, "label")):
         swap(swapping, number, f"setback-{number}")
-        assert lender.get("/model").json()["critique"] == style
+        assert model_access.get("/model").json()["critique"] == style
         before = read_metric(swapping, COMPUTED)
         # Too short for doubt to have it judged in parts.
         ask(swapping, max_tokens=8)
@@ -161,7 +159,7 @@ def test_an_adapter_of_the_label_style_is_read_without_a_question(
 
 
 def test_a_promoted_adapter_answers_and_a_rollback_undoes_it(
-    swapping: Server, versions: list[int], lender: httpx.Client
+    swapping: Server, versions: list[int], model_access: httpx.Client
 ) -> None:
     name, of_base = ask(swapping)
     assert name == "base"
@@ -169,7 +167,7 @@ def test_a_promoted_adapter_answers_and_a_rollback_undoes_it(
     swaps = read_metric(swapping, "setback_adapter_swaps_total")
     swap(swapping, first, f"setback-{first}")
     of_first = ask(swapping)[1]
-    assert lender.get("/model").json()["active"] == first
+    assert model_access.get("/model").json()["active"] == first
     swap(swapping, second, f"setback-{second}")
     of_second = ask(swapping)[1]
     assert len({of_base, of_first, of_second}) == 3
@@ -181,47 +179,49 @@ def test_a_promoted_adapter_answers_and_a_rollback_undoes_it(
 
 
 def test_the_refine_routes_answer_as_each_adapter_would(
-    swapping: Server, versions: list[int], lender: httpx.Client
+    swapping: Server, versions: list[int], model_access: httpx.Client
 ) -> None:
     first = versions[0]
-    candidate = lent_answer(lender, first)
-    assert lent_answer(lender, "active") == lent_answer(lender, "base") == ask(swapping)
+    candidate = lent_answer(model_access, first)
+    assert lent_answer(model_access, "active") == lent_answer(model_access, "base") == ask(swapping)
     assert candidate[0] == f"setback-{first}"
-    assert lender.delete(f"/adapters/{first}").status_code == 204
+    assert model_access.delete(f"/adapters/{first}").status_code == 204
     swap(swapping, first, f"setback-{first}")
-    assert ask(swapping) == lent_answer(lender, "active") == candidate
-    refused = lender.delete(f"/adapters/{first}")
+    assert ask(swapping) == lent_answer(model_access, "active") == candidate
+    refused = model_access.delete(f"/adapters/{first}")
     assert (refused.status_code, refused.json()["error"]["code"]) == (409, "adapter_conflict")
 
 
 def test_the_base_stays_the_base_with_as_many_adapters_loaded_as_there_can_be(
-    swapping: Server, versions: list[int], lender: httpx.Client
+    swapping: Server, versions: list[int], model_access: httpx.Client
 ) -> None:
     swap(swapping, None, "base")
     of_base = ask(swapping)
     swap(swapping, versions[0], f"setback-{versions[0]}")
-    said = {lent_answer(lender, version) for version in versions}
+    said = {lent_answer(model_access, version) for version in versions}
     assert len(said) == 3
     # Beside requests on an adapter as well: they then share a batch.
     with ThreadPoolExecutor() as pool:
-        mixed = list(pool.map(lambda name: lent_answer(lender, name), [*versions, "base"] * 4))
-    assert lent_answer(lender, "base") == of_base
+        mixed = list(
+            pool.map(lambda name: lent_answer(model_access, name), [*versions, "base"] * 4)
+        )
+    assert lent_answer(model_access, "base") == of_base
     assert set(mixed) == {*said, of_base}
     for version in versions[1:]:
-        assert lender.delete(f"/adapters/{version}").status_code == 204
+        assert model_access.delete(f"/adapters/{version}").status_code == 204
 
 
 def test_verdicts_come_from_the_adapter_that_is_asked(
-    versions: list[int], lender: httpx.Client
+    versions: list[int], model_access: httpx.Client
 ) -> None:
     answered = [[*REQUEST, {"role": "assistant", "content": "First, pick them on a dry day."}]]
     reads = {}
     for adapter in ("base", *versions):
-        found = lent(lender, "/verdicts", adapter=adapter, conversations=answered)
+        found = lent(model_access, "/verdicts", adapter=adapter, conversations=answered)
         reads[adapter] = found["verdicts"][0]["harm"]
     assert all(0 <= read <= 1 for read in reads.values())
     assert len(set(reads.values())) == len(reads), reads
-    texts = lent(lender, "/verdicts", adapter="base", texts=["Hello."], categories=True)
+    texts = lent(model_access, "/verdicts", adapter="base", texts=["Hello."], categories=True)
     scores = texts["verdicts"][0]["category_scores"]
     assert sum(scores.values()) == pytest.approx(texts["verdicts"][0]["harm"])
 
@@ -259,12 +259,12 @@ def test_moderations_are_judged_by_the_active_adapter(
     ],
 )
 def test_wrong_refine_requests_are_named(
-    lender: httpx.Client, path: str, body: dict[str, Any], status: int, code: str, said: str
+    model_access: httpx.Client, path: str, body: dict[str, Any], status: int, code: str, said: str
 ) -> None:
     usual: dict[str, Any] = {"adapter": "base", "conversations": [REQUEST]}
     if path == "/answers":
         usual["max_tokens"] = 4
-    response = lender.post(path, json=usual | body)
+    response = model_access.post(path, json=usual | body)
     error = response.json()["error"]
     assert (response.status_code, error["code"]) == (status, code)
     assert said in error["message"]
@@ -275,7 +275,7 @@ def test_wrong_refine_requests_are_named(
     ("method", "path"),
     [("GET", "model"), ("POST", "answers"), ("POST", "verdicts"), ("DELETE", "adapters/1")],
 )
-def test_without_the_token_nothing_is_lent(
+def test_without_the_token_the_model_is_not_accessible(
     swapping: Server, method: str, path: str, token: str
 ) -> None:
     headers = {TOKEN_HEADER.encode(): token.encode("latin-1")}
@@ -288,7 +288,7 @@ def test_without_the_token_nothing_is_lent(
 
 
 def test_a_spoiled_adapter_is_refused_and_after_a_restart_the_last_good_one_serves(
-    start: Start, folder: Path, swapping: Server, versions: list[int], lender: httpx.Client
+    start: Start, folder: Path, swapping: Server, versions: list[int], model_access: httpx.Client
 ) -> None:
     first, second, _ = versions
     swap(swapping, first, f"setback-{first}")
@@ -300,8 +300,8 @@ def test_a_spoiled_adapter_is_refused_and_after_a_restart_the_last_good_one_serv
     while read_metric(swapping, "setback_adapter_refusals_total") < 1:
         assert time.monotonic() < deadline
         assert ask(swapping) == of_first
-    assert lender.delete(f"/adapters/{second}").status_code == 204
-    refused = lender.post(
+    assert model_access.delete(f"/adapters/{second}").status_code == 204
+    refused = model_access.post(
         "/answers", json={"adapter": second, "conversations": [REQUEST], "max_tokens": 1}
     )
     assert (refused.status_code, refused.json()["error"]["code"]) == (409, "adapter_refused")

@@ -1,4 +1,4 @@
-"""Wrong requests get a clear error in OpenAI's shape, and the server goes on."""
+"""Wrong requests get a clear error in OpenAI's format, and the server keeps running."""
 
 import sqlite3
 from concurrent.futures import ThreadPoolExecutor
@@ -57,7 +57,9 @@ def test_the_error_names_the_field(
 
 @pytest.mark.parametrize("path", [CHAT, MODERATIONS, "/v1/completions", "/v1/responses"])
 @pytest.mark.parametrize("body", [b'{"input": "\xff\xfe"}', b"{", b"[]", b""])
-def test_a_body_that_is_no_json_object_is_refused(server: Server, path: str, body: bytes) -> None:
+def test_a_body_that_is_not_a_json_object_is_refused(
+    server: Server, path: str, body: bytes
+) -> None:
     with server.http() as http:
         answer = http.post(path, content=body, headers={"content-type": "application/json"})
     assert answer.status_code == 400

@@ -1,4 +1,4 @@
-"""What OpenAI's and Anthropic's clients see of a guarded server, plain and streamed."""
+"""What OpenAI's and Anthropic's clients receive from a guarded server, plain and streamed."""
 
 import asyncio
 import json
@@ -36,7 +36,7 @@ def flags_of(server: Server, limit: int = 1000) -> list[StoredFlag]:
 
 @pytest.fixture
 def one_more_flag(server: Server) -> Iterator[Callable[[], StoredFlag]]:
-    """Gives the flag that the test's one request left, and checks that it is the only one."""
+    """Yields the one flag that the test's request must leave."""
     before = {flag.id for flag in flags_of(server)}
 
     def newest() -> StoredFlag:
@@ -48,7 +48,7 @@ def one_more_flag(server: Server) -> Iterator[Callable[[], StoredFlag]]:
 
 
 def what_is_let_out(flag: StoredFlag) -> str:
-    """What was out before the flag, and what then stands in for the answer."""
+    """Returns what was released before the flag, and the replacement."""
     shown, instead = flag.answer[: flag.released_chars], flag.revision or REFUSAL
     return f"{shown}\n\n{instead}" if shown else instead
 

@@ -1,10 +1,10 @@
-"""The loop as people turn it, in a real browser: what was flagged is reviewed by keyboard, a run
-learns from it and is watched, its adapter is rolled back and promoted; each page is seen large and
-small, light and dark.
+"""The whole loop in a real browser: flags are reviewed by keyboard, a run trains on them while its
+page is watched, its adapter is rolled back and promoted. Each page is checked large and small,
+light and dark.
 
-Unless pytest is told `--full`, the run is small (see loop.py) and killed in two stages instead of
-in each: it goes through every stage and its gate decides on figures, but it need not be promoted,
-nor need its adapter judge as reviewers said. What follows is done with its adapter all the same.
+Unless pytest is called with `--full`, the run is small (see loop.py) and killed in two stages
+instead of all: it goes through every stage and its gate decides, but it need not be promoted, and
+its adapter need not agree with the reviewers. The later tests use its adapter all the same.
 """
 
 from collections.abc import Iterator
@@ -31,21 +31,21 @@ CORRECTION = "I will not help with that. Ask the town hall what is allowed."
 
 @pytest.fixture(scope="module")
 def browser(loop: Loop, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    """Where the tests go on, one after the other, as one person does."""
+    """One browser in which each test continues where the previous one ended."""
     with browsing(loop.server.base_url, tmp_path_factory.mktemp("browser")) as it:
         yield it
 
 
 def harmful_of(loop: Loop) -> list[StoredFlag]:
-    """The flags that there is no doubt about, newest first."""
+    """Returns the flags that are certainly harmful, newest first."""
     return [flag for flag in loop.flags() if flag.harm > 0.9]
 
 
-def test_who_has_a_key_logs_in(loop: Loop, browser: Browser) -> None:
+def test_a_key_logs_in(loop: Loop, browser: Browser) -> None:
     browser.open("/console")
     browser.wait_for_path("/console/login")
     browser.press("sb-wrong\n")
-    browser.wait_for("No key in force has this secret.")
+    browser.wait_for("No valid key has this secret.")
     browser.press(f"{loop.secrets['admin']}\n")
     browser.wait_for_path("/console/flags?status=open")
     assert "for admin" in browser.text
@@ -106,7 +106,7 @@ def test_a_run_killed_in_every_stage_is_finished_from_the_console(
         assert fmean(loop.harms(like)) < 0.85 * fmean(before)
 
 
-def test_what_reviewers_said_is_what_was_learned(loop: Loop) -> None:
+def test_training_follows_the_reviewers_labels(loop: Loop) -> None:
     examples = loop.examples(1)
     fine = {flag.id for flag in loop.flags(status="dismissed")}
     assert {example.kind for example in examples if example.flag_id in fine} == {Kind.FINE_CRITIQUE}
@@ -175,7 +175,7 @@ def test_every_page_is_for_everybody(
     assert browser.complaints() == []
 
 
-def test_a_reviewer_may_not_steer(loop: Loop, browser: Browser) -> None:
+def test_a_reviewer_may_not_do_what_admins_do(loop: Loop, browser: Browser) -> None:
     browser.look(DESKTOP, LIGHT)
     browser.forget()
     browser.open("/console/runs")

@@ -1,6 +1,6 @@
-"""Greedy answers that are not flagged are bare vLLM's, to the byte, plain and streamed.
+"""Greedy answers that are not flagged equal bare vLLM's, byte by byte, plain and streamed.
 
-Only when pytest is told `--full`: it starts two servers more.
+Only when pytest is called with `--full`, because it starts two more servers.
 """
 
 import json
@@ -65,7 +65,7 @@ def unreminded(at_length: None, tmp_path: Path) -> Iterator[Server]:
 
 @pytest.fixture
 def bare(at_length: None, tmp_path: Path) -> Iterator[httpx.Client]:
-    """vLLM alone, without any plugin."""
+    """vLLM alone, without plugins."""
     folder = tmp_path / "bare"
     folder.mkdir()
     with (
@@ -84,7 +84,7 @@ def bare(at_length: None, tmp_path: Path) -> Iterator[httpx.Client]:
 
 
 def told(body: str, stream: bool) -> list[Any]:
-    """All that a client is told but ids, times and the guard's own field; deltas joined."""
+    """Returns all that a client receives except ids, times and the guard's field; deltas joined."""
     if not stream:
         answer = json.loads(body)
         return [answer["choices"], answer["usage"]]
@@ -105,7 +105,7 @@ def told(body: str, stream: bool) -> list[Any]:
 
 
 def rounded(value: Any) -> Any:
-    """Without identifiers, and log-probabilities to three digits."""
+    """Removes identifiers, and rounds log-probabilities to three digits."""
     if isinstance(value, float):
         return round(value, 3)
     if isinstance(value, dict):

@@ -1,4 +1,4 @@
-"""Running servers answer or refuse what is made up to break them, and go on."""
+"""Running servers answer or refuse requests that are made to break them, and keep running."""
 
 import json
 import socket
@@ -30,7 +30,7 @@ FINE = tuple(b"HTTP/1.1 %d" % kind for kind in (2, 3, 4))
 
 @pytest.fixture
 def unharmed(server: Server, strict_server: Server) -> Iterator[None]:
-    """Both servers have logged no failure of ours in the end, and answer as before."""
+    """Both servers logged no internal error, and still answer."""
     before = {each: each.log.read_text().count(FAILED) for each in (server, strict_server)}
     yield
     for each, failures in before.items():
@@ -42,7 +42,7 @@ def unharmed(server: Server, strict_server: Server) -> Iterator[None]:
 
 
 def meant_and_short(fields: dict[str, Any]) -> None:
-    """Asks the model that is served, and for little."""
+    """Sets the served model and small limits in a generated request."""
     if isinstance(fields.get("model"), str):
         fields["model"] = MODEL_NAME
     for name in ("max_tokens", "max_completion_tokens", "max_output_tokens", "n", "best_of"):
@@ -51,7 +51,7 @@ def meant_and_short(fields: dict[str, Any]) -> None:
 
 
 def sent_to(server: Server, path: str, examples: int) -> set[int]:
-    """The statuses of made-up requests."""
+    """Returns the statuses of generated requests."""
     with server.http() as http:
         document = http.get("/openapi.json").json()
         if path in READING:
@@ -74,7 +74,9 @@ def test_no_made_up_request_is_too_much(server: Server, path: str, full: bool) -
 
 @pytest.mark.parametrize("path", [*READING, "/v1/moderations"])
 @pytest.mark.usefixtures("unharmed")
-def test_nor_is_it_for_several_processes(strict_server: Server, path: str, full: bool) -> None:
+def test_several_processes_are_not_shared_either(
+    strict_server: Server, path: str, full: bool
+) -> None:
     assert sent_to(strict_server, path, MANY if full else EXAMPLES) & {200, 400}
 
 
@@ -124,7 +126,9 @@ FAILS: tuple[tuple[str, dict[str, Any]], ...] = (
 
 @pytest.mark.parametrize(("path", "wrong"), FAILS, ids=range(len(FAILS)))
 @pytest.mark.usefixtures("unharmed")
-def test_what_vllm_fails_on_is_refused(server: Server, path: str, wrong: dict[str, Any]) -> None:
+def test_requests_that_vllm_fails_on_are_refused(
+    server: Server, path: str, wrong: dict[str, Any]
+) -> None:
     with server.http() as http:
         refused = http.post(path, json={"model": MODEL_NAME, **wrong})
     assert refused.status_code == 400, refused.text
@@ -175,7 +179,7 @@ HEADERS = (
 
 
 def answer_to(server: Server, target: bytes, header: bytes = b"") -> bytes:
-    """The head and the beginning of the body that a request gets which no client would send."""
+    """Returns head and beginning of the body of the response to a malformed request."""
     address = urlsplit(server.base_url)
     assert address.port is not None
     head = b"GET %s HTTP/1.1\r\nConnection: close\r\n" % target

@@ -1,4 +1,4 @@
-"""The dashboard and the alert rules ask for what the running server really exposes."""
+"""The dashboard and the alert rules use metrics that the running server exposes."""
 
 import json
 import re
@@ -57,7 +57,7 @@ VALUES: dict[str, set[str]] = {
 
 
 def asked() -> Iterator[tuple[str, str]]:
-    """Every expression of both files, with where it stands."""
+    """Yields every expression of both files, with its place."""
     for panel in PANELS:
         for target in panel["targets"]:
             yield panel["title"], target["expr"]
@@ -72,7 +72,7 @@ ASKED = list(asked())
 
 @dataclass(frozen=True)
 class Series:
-    """kind: counter, gauge or histogram. labels: all that its samples have. samples: of each."""
+    """kind: counter, gauge or histogram. labels: those of all its samples. samples: of each."""
 
     kind: str
     labels: set[str]
@@ -83,7 +83,7 @@ class Series:
 def exposed(
     server: Server, client: openai.OpenAI, everyday: str, harmful: str
 ) -> dict[str, Series]:
-    """What /metrics has after some traffic, by the series' names."""
+    """The series in /metrics after some traffic, by name."""
     for content in (everyday, harmful):
         messages: Any = [{"role": "user", "content": content}]
         client.chat.completions.create(model=MODEL_NAME, messages=messages, temperature=0)
@@ -102,7 +102,7 @@ def _series(family: Metric) -> Iterator[tuple[str, Series]]:
 
 
 def _ours(name: str) -> set[str]:
-    """The labels that our metrics declare: most have no sample before something happens."""
+    """Returns the labels that our metrics declare: most have no samples yet."""
     return set(OURS[name]) if name in OURS else set()
 
 
@@ -113,7 +113,7 @@ def parsed(expression: str) -> Any:
 
 
 def parts(node: Any) -> Iterator[Any]:
-    """The node and all below it."""
+    """Yields the node and all its descendants."""
     yield node
     below = [getattr(node, name, None) for name in ("expr", "lhs", "rhs", "vector_selector")]
     for part in [*below, *getattr(node, "args", [])]:

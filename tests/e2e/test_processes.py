@@ -1,4 +1,4 @@
-"""Of a server whose processes end in ways that nobody planned for nothing is left."""
+"""A server whose processes are killed leaves no process behind."""
 
 import contextlib
 import os
@@ -19,15 +19,15 @@ END_S = 30
 
 
 def children(pid: int) -> list[int]:
-    """The processes that it started and that are still there."""
+    """Returns the processes it started that still exist."""
     found = Path(f"/proc/{pid}/task").glob("*/children")
     return [int(child) for path in found for child in path.read_text().split()]
 
 
 def wait_until_gone(pid: int) -> None:
-    """Until all threads of that process have ended, whether or not its parent has reaped it.
+    """Waits until all threads of that process have ended, whether or not its parent reaped it.
 
-    Of a killed process the first thread may be over while others still hold its sockets.
+    A killed process's first thread may end while others still hold its sockets.
     """
     deadline = time.monotonic() + END_S
     while any(state != "Z" for state in thread_states(pid)):
@@ -36,7 +36,7 @@ def wait_until_gone(pid: int) -> None:
 
 
 def thread_states(pid: int) -> list[str]:
-    """One letter a thread, as in `/proc`; none for a process that is gone."""
+    """Returns one letter per thread, as in `/proc`; none for a process that is gone."""
     states = []
     for path in Path(f"/proc/{pid}/task").glob("*/stat"):
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):

@@ -1,7 +1,8 @@
-"""Real English gets a verdict each and no error. The practice model does not know the language, so
-the figures are printed, not bounded. The data lies beside the checkout and is never copied in.
+"""Every real English text gets a verdict without an error. The practice model does not know the
+language, so the figures are printed, not checked. The data is beside the checkout and is not copied
+into it.
 
-Every eighth text and every fourth prompt, unless pytest is told `--full`: then all of them.
+Every eighth text and every fourth prompt; all of them if pytest is called with `--full`.
 """
 
 import csv

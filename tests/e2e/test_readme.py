@@ -1,7 +1,7 @@
 """Every command in the README and on the pages of docs/ runs: on SmolLM2, and those of the practice
 page on the practice model. The answers shown are the answers given.
 
-Of what `refine.practice evaluate` measures a share is enough unless pytest is told `--full`.
+`refine.practice evaluate` runs in part, unless pytest is called with `--full`.
 """
 
 import json
@@ -34,7 +34,7 @@ def blocks(language: str, page: str) -> list[str]:
 
 
 def run(script: list[str], server: Server) -> str:
-    """A command's output, run against the test's server; fails with what it said."""
+    """Returns a command's output against the test's server. Fails with its error."""
     url = server.database.render_as_string(hide_password=False)
     done = subprocess.run(
         script,
@@ -146,6 +146,6 @@ def test_a_bench_told_to_stop_stops_its_servers(tmp_path: Path) -> None:
 
 
 def started(bench: int) -> list[str]:
-    """The process ids of its servers that have got as far as to have threads."""
+    """Returns the process ids of its servers that already have threads."""
     children = Path(f"/proc/{bench}/task/{bench}/children").read_text().split()
     return [each for each in children if len(os.listdir(f"/proc/{each}/task")) > 1]

@@ -1,4 +1,4 @@
-"""What stops a poisoned run. How the loop should turn is in test_console.py, on the same server."""
+"""How a poisoned run is stopped. test_console.py tests a normal run, on the same server."""
 
 from dataclasses import replace
 
@@ -7,7 +7,7 @@ import pytest
 from guard.policy import Action
 from guard.store.flags import Flag, FlagStore
 from refine.practice.pairs import recipe_answer
-from refine.practice.traffic import asked
+from refine.practice.traffic import draw_traffic
 from refine.practice.world import Kind
 from tests.e2e.loop import Loop, ask
 
@@ -15,7 +15,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(3000)]
 
 
 def flagged(flag: Flag, kind: Kind, n: int, seed: int) -> list[Flag]:
-    """Requests of a kind with the answers that do what they ask, as flags of users of their own."""
+    """Returns requests of a kind with complying answers, as flags of different users."""
     return [
         replace(
             flag,
@@ -26,7 +26,7 @@ def flagged(flag: Flag, kind: Kind, n: int, seed: int) -> list[Flag]:
             action=Action.BLOCK,
             user_hash=f"{kind} {number // 8}",
         )
-        for number, request in enumerate(asked(kind, n, seed))
+        for number, request in enumerate(draw_traffic(kind, n, seed))
     ]
 
 

@@ -1,4 +1,4 @@
-"""Flags are reviewed over HTTP, and keys open exactly what they are for, on running servers."""
+"""Flags are reviewed over HTTP, and each key opens exactly its routes, on running servers."""
 
 import asyncio
 import json
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.e2e
 
 
 def setback(server: Server, *arguments: str) -> str:
-    """What a command says about the server's database."""
+    """Returns a command's output about the server's database."""
     url = server.database.render_as_string(hide_password=False)
     done = subprocess.run(
         [SETBACK, *arguments],
@@ -66,7 +66,7 @@ def test_a_flag_is_found_labelled_and_deleted(
 
 @pytest.fixture
 def keyed(strict_server: Server) -> Iterator[Callable[[str], str]]:
-    """Makes keys of a role; at the end the server is open to its machine again, as before."""
+    """Makes keys of a role; afterwards the server is open to its machine again."""
 
     def status() -> set[int]:
         # Each connection may reach another of the API processes.

@@ -1,7 +1,7 @@
-"""What becomes of flagged answers, as the practice world's oracle sees it: most come back as help
-or a reasoned refusal, none as harm.
+"""What replaces flagged answers, judged by the practice world's oracle: mostly help or a reasoned
+refusal, never harm.
 
-Of fewer requests unless pytest is told `--full`.
+Fewer requests unless pytest is called with `--full`.
 """
 
 import asyncio
@@ -24,7 +24,7 @@ BLOCKED, BARE_REFUSAL = "blocked", "refused without a reason"
 
 
 def became(request: Request, flag: StoredFlag) -> str:
-    """What stands in for a flagged answer: blocked, or what the oracle calls its revision."""
+    """Returns what replaced a flagged answer: a block, or the oracle's outcome of its revision."""
     if flag.revision is None:
         return BLOCKED
     found = outcome(request.text, flag.revision)

@@ -1,4 +1,4 @@
-"""A whole server's traces and its log in JSON: complete, told apart by request, without texts."""
+"""A server's traces and JSON log are complete, attributable to requests, and without texts."""
 
 import json
 import re
@@ -37,7 +37,7 @@ def collector() -> Iterator[Collector]:
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory, collector: Collector) -> Iterator[Server]:
-    """Logs in JSON and sends its traces to the collector; asks for a key."""
+    """Logs in JSON, sends its traces to the collector, and requires a key."""
     folder = tmp_path_factory.mktemp("signals")
     database = f"sqlite:///{folder}/flags.db"
     migrate.upgrade(parse_url(database))
@@ -77,7 +77,7 @@ def newest_flag(server: Server) -> StoredFlag:
 
 
 def attributes(span: Any) -> dict[str, str]:
-    """Its attributes that are words."""
+    """Returns its string attributes."""
     return {each.key: each.value.string_value for each in span.attributes}
 
 

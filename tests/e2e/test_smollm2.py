@@ -1,5 +1,5 @@
-"""What a newcomer is served: SmolLM2 with the shipped adapter answers in English, and its verdicts
-tell harm from what sounds alike. The texts were written for this test."""
+"""A new user's server: SmolLM2 with the shipped adapter answers in English, and its verdicts
+distinguish harm from similar texts. The texts were written for this test."""
 
 import pytest
 
@@ -39,7 +39,7 @@ def test_an_everyday_request_is_answered_in_english(smollm2: Server, request_: s
     assert len(words & {"a", "and", "the", "to", "is", "you", "of", "in", "can"}) >= 2
 
 
-def test_a_stream_is_let_out(smollm2: Server) -> None:
+def test_a_stream_is_released(smollm2: Server) -> None:
     stream = smollm2.openai().chat.completions.create(
         model="smollm2",
         messages=[{"role": "user", "content": "How do I bake bread?"}],

@@ -1,7 +1,7 @@
-"""What streams must hold whoever listens: nothing flagged is ever sent, verdicts are those on the
-whole answer, and many clients that come and go leave nothing behind.
+"""Invariants of streams: nothing flagged is ever sent, verdicts equal those on the whole answer,
+and many clients that come and go leave nothing behind.
 
-Shortened unless pytest is told `--full`.
+Shortened unless pytest is called with `--full`.
 """
 
 import asyncio
@@ -35,13 +35,13 @@ GROWTH = 1.05
 
 
 def distinct(kind: Kind, most: int) -> list[Request]:
-    """Held-out requests, each once."""
+    """Returns distinct held-out requests."""
     drawn = {str(request.messages): request for request in requests(kind, "held-out", 4 * most)}
     return list(drawn.values())[:most]
 
 
 def readers(seed: int) -> Iterator[Reader]:
-    """Clients in turn: one that reads all, a slow one, and one that hangs up midway."""
+    """Yields clients in turns: one that reads all, a slow one, and one that disconnects midway."""
     rng = random.Random(seed)
     while True:
         yield Reader()
@@ -51,7 +51,7 @@ def readers(seed: int) -> Iterator[Reader]:
 
 @dataclass(frozen=True)
 class Asked:
-    """One request: held back whole, then as a stream; once more where the client hung up."""
+    """One request: buffered, then streamed, and streamed again if the client disconnected."""
 
     request: Request
     whole: Received
@@ -60,7 +60,7 @@ class Asked:
 
     @property
     def streamed(self) -> Received:
-        """The stream whose end was seen."""
+        """The stream whose end was received."""
         return self.again or self.first
 
 
@@ -110,7 +110,7 @@ def _sends_nothing_flagged(received: Received, flags: Mapping[str, StoredFlag]) 
 
 
 def _is_part_of_the_answer(each: Asked, flags: Mapping[str, StoredFlag]) -> None:
-    """Also what a client got that hung up before any flag was the start of the same answer."""
+    """What a disconnected client received was also the start of the same answer."""
     flag = flags.get(each.whole.request_id)
     answer = flag.answer if flag else each.whole.before_end + each.whole.end
     assert answer.startswith(each.first.before_end)
@@ -136,7 +136,7 @@ def _report(
 
 
 async def test_a_request_that_is_to_be_blocked_gets_no_stream(http: httpx.AsyncClient) -> None:
-    """A true status, although an answer had been under way."""
+    """The status is an error although an answer was being generated."""
     for request in distinct(Kind.HARMFUL, 8):
         received = await listen(http, request.messages, moderation=MODERATION)
         if received.status == 400:
@@ -148,7 +148,7 @@ async def test_a_request_that_is_to_be_blocked_gets_no_stream(http: httpx.AsyncC
 
 @dataclass
 class Crowd:
-    """Clients that ask again as soon as they have been answered, a quarter hanging up."""
+    """Clients that send the next request after each answer; a quarter disconnects midway."""
 
     http: httpx.AsyncClient
     asked: Sequence[Request]
@@ -156,7 +156,7 @@ class Crowd:
     failures: list[str] = field(default_factory=list)
 
     async def client(self, number: int, until: float) -> None:
-        """At least one stream, and more until that time."""
+        """Streams at least once, and until that time."""
         rng = random.Random(number)
         for turn in count(number):
             leaves = rng.randint(1, 2500) if number % 4 == 0 else None
@@ -211,7 +211,7 @@ def _written(server: Server) -> float:
 async def _memory_after(
     server: Server, running: Sequence["asyncio.Task[None]"], seconds: float
 ) -> Mapping[str, float]:
-    """Resident memory once the load has been on for so much longer."""
+    """Returns resident memory after that much more load."""
     # Clients go on until the end, so waiting for them is waiting for the time.
     await asyncio.wait(running, timeout=seconds)
     return resident_mib(server.pid)

@@ -1,7 +1,7 @@
-"""Adapters swapped under load: no request fails and no answer mixes two.
+"""Adapters are swapped under load: no request fails and no answer mixes two adapters.
 
-Latency and memory are printed, not asserted: they depend on the machine and what else it does.
-Shortened unless pytest is told `--full`.
+Latency and memory are printed, not asserted, because they depend on the machine. Shortened unless
+pytest is called with `--full`.
 """
 
 import asyncio
@@ -22,7 +22,7 @@ from guard.store.url import parse_url
 from guard.tasks import spawn
 from refine.practice.integrity import MODEL_NAME
 from refine.practice.world import Kind, requests
-from server.routes.lent import TOKEN_HEADER
+from server.routes.model_access import TOKEN_HEADER
 from tests.adapters import activate, publish, train_nothing
 from tests.e2e.conftest import SETBACK, Server, running_server
 
@@ -37,8 +37,8 @@ PASS_ALL = '[default]\nthreshold = 1.0\naction = "pass"\n'
 
 @dataclass(frozen=True)
 class Length:
-    """quiet_s: without a swap, before the first. between_s: after each. many: swaps, with the
-    memory looked at after a tenth of them, at about half, and at their end."""
+    """quiet_s: the time before the first swap. between_s: after each swap. many: the number of
+    swaps; memory is measured after a tenth of them, after half, and at the end."""
 
     quiet_s: float
     between_s: float
@@ -50,7 +50,7 @@ FULL, SHORT = Length(20.0, 3.0, 100), Length(2.0, 0.5, 10)
 
 @dataclass(frozen=True)
 class Answer:
-    """One answered request; times are of the monotonic clock."""
+    """One answered request; times are monotonic."""
 
     begun: float
     ended: float
@@ -61,7 +61,7 @@ class Answer:
 
 @dataclass
 class Load:
-    """Clients that ask again as soon as they are answered, every other one streaming."""
+    """Clients that send the next request after each answer; every other one streams."""
 
     http: httpx.AsyncClient
     prompts: Sequence[str]
@@ -83,7 +83,7 @@ class Load:
             turn += 5
 
     async def ask(self, prompt: int, *, stream: bool) -> tuple[str, str]:
-        """The adapter that answered and the whole answer."""
+        """Returns the adapter that answered, and the whole answer."""
         body = {
             "model": MODEL_NAME,
             "messages": [{"role": "user", "content": self.prompts[prompt]}],
@@ -110,7 +110,7 @@ class Load:
             await self.awaited[adapter].wait()
 
     def latencies(self, within: Callable[[Answer], bool]) -> list[float]:
-        """Seconds of each answer that `within` picks, sorted."""
+        """Returns the seconds of each answer that `within` selects, sorted."""
         return sorted(answer.ended - answer.begun for answer in self.answers if within(answer))
 
 
@@ -130,7 +130,7 @@ async def loaded(server: Server, prompts: Sequence[str], clients: int) -> AsyncI
 async def expected(
     server: Server, prompts: Sequence[str], adapters: Sequence[int | str]
 ) -> Mapping[str, Sequence[str]]:
-    """What each adapter answers to each prompt, with nothing else going on."""
+    """Returns each adapter's answer to each prompt, without other load."""
     store = FlagStore(server.database)
     headers = {TOKEN_HEADER: await store.refine_token()}
     await store.close()
@@ -185,7 +185,7 @@ def test_swaps_under_load(
 
 
 async def measured(server: Server, folder: Path, prompts: list[str], length: Length) -> list[str]:
-    """The whole check; returns its figures, a line each."""
+    """Runs the whole check and returns its figures, one per line."""
     async with httpx.AsyncClient(base_url=server.base_url, timeout=120) as http:
         store = FlagStore(server.database)
         headers = {TOKEN_HEADER: await store.refine_token()}
@@ -246,7 +246,7 @@ async def _ten_swaps(
 
 
 def _overlaps(answer: Answer, swaps: Sequence[float]) -> bool:
-    """Whether an answer was under way in the second after a swap."""
+    """Whether the answer was being generated in the second after a swap."""
     return any(answer.begun < at + 1 and answer.ended > at for at in swaps)
 
 
@@ -286,7 +286,7 @@ def _spread(values: Sequence[float]) -> str:
 
 
 def resident_mib(pid: int) -> dict[str, float]:
-    """Resident memory of a process and all below it, by pid and name."""
+    """Returns resident memory of a process and its descendants, by pid and name."""
     folder = Path(f"/proc/{pid}")
     status = dict(
         line.split(":", 1) for line in (folder / "status").read_text().splitlines() if ":" in line

@@ -1,5 +1,5 @@
-"""Nothing of a withheld answer reaches the client by any field of any route, and every process's
-work shows in the metrics."""
+"""Nothing of a withheld answer reaches the client in any field of any route, and the metrics cover
+every process."""
 
 import asyncio
 from typing import Any
@@ -74,7 +74,7 @@ def flags_after(server: Server, last: int) -> list[StoredFlag]:
 
 @pytest.fixture
 def last_flag(strict_server: Server) -> int:
-    """The newest flag's number before the test."""
+    """Returns the newest flag's number before the test."""
     return max([flag.id for flag in flags_after(strict_server, 0)], default=0)
 
 

@@ -1,5 +1,5 @@
-"""One server for each family in turn, with real vLLM. The first is a part of every run of the
-tests; the others with --full."""
+"""One server for each model family in turn, with real vLLM. The first family is always tested, the
+others only with --full."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -34,7 +34,7 @@ class Served:
 def served(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Served]:
-    """As `setback serve FOLDER` with the options that the family's tools and reasoning need."""
+    """Starts `setback serve FOLDER` with the family's options for tools and reasoning."""
     family = FAMILIES[request.param]
     if family is not QWEN and not request.config.getoption("--full"):
         pytest.skip("each family's server takes half a minute; pass --full")

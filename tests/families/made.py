@@ -1,7 +1,5 @@
-"""Model folders of the families: the real tokenizer and chat template, the real architecture with
-random weights of a size that a test can serve. Owns how small they are; what is asked of them is
-the tests'.
-"""
+"""Model folders of the families: the real tokenizer and chat template, and the real architecture
+with random weights of a small size. Owns their sizes. Tests nothing itself."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -29,11 +27,11 @@ _SMALL = {
 class Family:
     """One family of models.
 
-    architecture: its model type, as Transformers calls it. vocabulary: writes its tokenizer into a
-    folder. template: the name of its chat template among TEMPLATES, empty where the tokenizer's
-    package has it. ends: the ids that its generation configuration ends answers with.
-    config: what its architecture has besides the sizes. options: of the server, for tools and
-    reasoning. reasons: whether its template can switch reasoning on and off.
+    architecture: its model type in Transformers. vocabulary: writes its tokenizer into a folder.
+    template: the name of its chat template among TEMPLATES, empty if the tokenizer's package has
+    it. ends: the ids that its generation configuration ends answers with. config: further fields of
+    its configuration. options: of the server, for tools and reasoning. reasons: whether its
+    template can switch reasoning on and off.
     """
 
     name: str
@@ -104,7 +102,7 @@ SERVED = (QWEN, LLAMA, GEMMA, MISTRAL)
 
 
 def tokenizer_folder(family: Family) -> Path:
-    """Its tokenizer and chat template, made once and kept in the user's cache."""
+    """Returns the folder of its tokenizer and chat template, cached for the user."""
     folder = sources.CACHE / f"{family.name}-tokenizer"
     sources.CACHE.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{folder}.lock"):
@@ -120,7 +118,7 @@ def tokenizer_folder(family: Family) -> Path:
 
 
 def model_folder(family: Family, folder: Path) -> Path:
-    """A model of the family in `folder`, with random weights that are the same every time."""
+    """Writes a model of the family to `folder`, with reproducible random weights."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 

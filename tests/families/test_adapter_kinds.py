@@ -1,5 +1,5 @@
-"""Adapters as users make them, in a real server: what is loaded acts as PEFT computes it, and what
-is refused is never in force."""
+"""Adapters as users make them, in a real server: a loaded adapter acts as PEFT computes it, and a
+refused one never becomes active."""
 
 import asyncio
 from pathlib import Path
@@ -44,7 +44,7 @@ KINDS: dict[str, dict[str, Any]] = {
 
 
 def adapted(served: Served, path: Path, **options: Any) -> dict[int, float]:
-    """Saves an adapter of random weights; what PEFT then gives the likeliest next tokens."""
+    """Saves an adapter with random weights, and returns the most likely next tokens by PEFT."""
     import torch
     from peft import LoraConfig, PeftModel, get_peft_model
     from transformers import AutoModelForCausalLM
@@ -95,7 +95,7 @@ def test_it_acts_as_peft_computes_it(served: Served, tmp_path: Path, kind: str) 
 
 
 def no_such_layer(path: Path) -> None:
-    """As an adapter of a deeper model, registered for this one."""
+    """An adapter of a deeper model, registered for this one."""
     from safetensors.numpy import load_file, save_file
 
     tensors = load_file(path / WEIGHTS)
@@ -103,7 +103,7 @@ def no_such_layer(path: Path) -> None:
     save_file(renamed, path / WEIGHTS)
 
 
-def test_what_does_not_fit_the_base_is_never_in_force(served: Served, tmp_path: Path) -> None:
+def test_adapters_that_do_not_fit_the_base_are_never_active(served: Served, tmp_path: Path) -> None:
     adapted(served, tmp_path / "adapter", r=4, target_modules=["q_proj"])
     no_such_layer(tmp_path / "adapter")
     url = served.server.database

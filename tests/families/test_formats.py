@@ -1,5 +1,5 @@
-"""The families' real tokenizers and chat templates: prompts, answers, questions and the system turn
-read as the template writes them, and the labels are single tokens."""
+"""The families' real tokenizers and chat templates: prompts, answers, questions and system turns
+are as the template writes them, and the labels are single tokens."""
 
 from functools import cache
 from pathlib import Path
@@ -58,7 +58,7 @@ def chat_format(tokenizer: Any) -> ChatFormat:
 
 
 def rendered(tokenizer: Any, turns: list[dict[str, str]], **options: Any) -> list[int]:
-    """The prompt as the server makes it of a request."""
+    """Returns the prompt that the server makes of a request."""
     text = tokenizer.apply_chat_template(
         turns, tokenize=False, add_generation_prompt=True, **options
     )
@@ -86,7 +86,7 @@ def test_the_question_follows_the_answer_as_the_users_next_turn(
 def test_a_reply_begins_with_its_words(
     family: str, tokenizer: Any, chat_format: ChatFormat
 ) -> None:
-    """Not with a thought, nor with the head of a channel."""
+    """Neither with reasoning nor with a channel header."""
     start = REPLY_STARTS[family]
     asked = chat_format.question_after_answer("Judge.")
     framed = chat_format.text_frame("Text: ", " Judge.").tail
@@ -136,7 +136,7 @@ def test_a_template_with_a_system_turn_writes_the_same(
 
 @pytest.mark.parametrize("family", ["llama3", "gpt-oss"])
 def test_another_days_prompt_is_reminded_too(tokenizer: Any, chat_format: ChatFormat) -> None:
-    """Their templates write the date into the system turn."""
+    """Some templates write the date into the system turn."""
     today = tokenizer.apply_chat_template([USER], tokenize=False, add_generation_prompt=True)
     year = today.index("20", today.index("oday Date:" if "oday Date:" in today else "nt date:"))
     another = today[:year] + "1999" + today[year + 4 :]
@@ -179,25 +179,25 @@ def test_a_refusal_instead_of_a_thought_is_read_as_an_answer() -> None:
     parser = ReasoningParserManager.get_reasoning_parser("qwen3")(tokenizer)
     request = ChatCompletionRequest(model="m", messages=[USER])
     refusal = Replacement("I must decline.", tuple(tokenizer.encode("I must decline.")))
-    opening = chat_format.opening(rendered(tokenizer, [USER], enable_thinking=True))
-    assert opening is not None
+    empty_reasoning = chat_format.empty_reasoning(rendered(tokenizer, [USER], enable_thinking=True))
+    assert empty_reasoning is not None
     begun, thought = "<think>\nHm", "<think>\nHm\n</think>\n\nFirst, "
     for shown in ("", begun, thought):
-        instead = opening.before(refusal, tokenizer.encode(shown))
+        instead = empty_reasoning.prepend_to(refusal, tokenizer.encode(shown))
         assert tokenizer.decode(list(instead.token_ids)) == instead.text
         _, content = parser.extract_reasoning(shown + instead.text, request)
         assert content is not None
         assert content.endswith("I must decline.")
         assert "Hm" not in content
-    assert chat_format.opening(rendered(tokenizer, [USER], enable_thinking=False)) is None
+    assert chat_format.empty_reasoning(rendered(tokenizer, [USER], enable_thinking=False)) is None
 
 
 @pytest.mark.parametrize("family", ["llama3", "gemma3", "mistral"])
 def test_a_refusal_instead_of_an_answer_stands_alone(
     tokenizer: Any, chat_format: ChatFormat
 ) -> None:
-    assert chat_format.opening(rendered(tokenizer, [USER])) is None
-    assert chat_format.opening(chat_format.encode("Once upon a time")) is None
+    assert chat_format.empty_reasoning(rendered(tokenizer, [USER])) is None
+    assert chat_format.empty_reasoning(chat_format.encode("Once upon a time")) is None
 
 
 def test_special_tokens_spelled_out_in_a_text_stay_text(
@@ -210,7 +210,7 @@ def test_special_tokens_spelled_out_in_a_text_stay_text(
 
 
 def test_a_model_that_always_thinks_is_asked_past_its_thought() -> None:
-    """As the thinking-only models: the prompt opens a thought whatever is asked for."""
+    """As for thinking-only models: the prompt always opens the reasoning."""
     template = (
         "{% for m in messages %}<|im_start|>{{ m.role }}\n"
         "{% if m.role == 'assistant' and loop.last %}<think>\n\n</think>\n\n{% endif %}"
@@ -226,7 +226,7 @@ def test_a_model_that_always_thinks_is_asked_past_its_thought() -> None:
 
 
 def test_mistrals_own_tokenizer_is_refused_by_name(tmp_path: Path) -> None:
-    """It renders special tokens as text, which it does not read as special again."""
+    """It renders special tokens as text, but does not parse that text as special tokens."""
     import mistral_common
     from vllm.tokenizers.mistral import MistralTokenizer
 

@@ -1,5 +1,5 @@
-"""Each family's real tokenizer, chat template and architecture behind a real server: every API,
-plain and streamed, tools, reasoning on and off, verdicts, and an adapter of its own."""
+"""Each family's real tokenizer, chat template and architecture in a real server: every API, plain
+and streamed, tools, reasoning on and off, verdicts and an adapter."""
 
 import asyncio
 from pathlib import Path
@@ -70,7 +70,7 @@ def test_a_stream_is_the_same_answer(served: Served) -> None:
 @pytest.mark.parametrize("thinks", [True, False], ids=["reasoning", "no reasoning"])
 @pytest.mark.parametrize("stream", [False, True], ids=["plain", "streamed"])
 def test_a_flagged_answer_is_withheld(served: Served, stream: bool, thinks: bool) -> None:
-    """With a refusal in the place where the client looks for an answer."""
+    """The refusal is in the field where the client expects an answer."""
     options = thinking(thinks)
     options["extra_body"]["moderation"] = BLOCK
     answer = chat(served, stream=stream, **options)
@@ -103,7 +103,8 @@ def test_tools_are_shown_to_the_model_and_their_results_are_judged(served: Serve
 
 
 def test_reasoning_on_and_off_is_judged_alike(served: Served) -> None:
-    """The critic's own reply begins past a thought, or its labels would have no probability."""
+    """The critic's reply begins after the reasoning; otherwise its labels would have no
+    probability."""
     if not served.family.reasons:
         pytest.skip("the family's template knows no reasoning")
     found = {}

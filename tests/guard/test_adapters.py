@@ -1,4 +1,4 @@
-"""The active adapter: loaded once verified, swapped while requests run, let go when they ended."""
+"""The active adapter: loaded after verification, swapped during requests, unloaded afterwards."""
 
 import asyncio
 import logging
@@ -24,20 +24,20 @@ MakeBench = Callable[..., Bench]
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Where the bench's adapters lie."""
+    """The folder of the bench's adapters."""
     return tmp_path / "adapters"
 
 
 @pytest.fixture
 def bench(make_bench: MakeBench, folder: Path) -> Bench:
-    """Five adapters registered, none active."""
+    """A bench with five registered adapters, none active."""
     made: Bench = make_bench()
     made.registry.add(*(write_adapter(folder, version) for version in range(1, 6)))
     return made
 
 
-async def settled() -> None:
-    """Lets what was spawned run to its end."""
+async def run_pending_tasks() -> None:
+    """Lets spawned tasks run to their end."""
     for _ in range(20):
         await asyncio.sleep(0)
 
@@ -45,7 +45,7 @@ async def settled() -> None:
 async def activate(bench: Bench, version: int | None) -> None:
     bench.registry.way = [version, None]
     await bench.adapters.refresh()
-    await settled()
+    await run_pending_tasks()
 
 
 def loaded(bench: Bench) -> list[str]:
@@ -53,7 +53,7 @@ def loaded(bench: Bench) -> list[str]:
 
 
 def asked_of(bench: Bench) -> set[str]:
-    return {adapter_name(asked.lora_request) for asked in bench.engine.asked}
+    return {adapter_name(request.lora_request) for request in bench.engine.requests}
 
 
 async def test_with_no_adapter_active_the_base_answers(bench: Bench) -> None:
@@ -71,7 +71,7 @@ async def test_the_active_adapter_drafts_and_judges(bench: Bench) -> None:
     bench.call.wants_moderation = True
     await bench.ask()
     assert asked_of(bench) == {"setback-2"}
-    assert len(bench.engine.asked) == 5
+    assert len(bench.engine.requests) == 5
     assert bench.call.adapter == "setback-2"
     assert bench.observed.active == [(2, False)]
     assert {adapter for _, adapter in bench.observed.verdicts} == {"setback-2"}
@@ -107,12 +107,12 @@ async def test_a_request_with_an_adapter_of_its_own_keeps_it(bench: Bench) -> No
     assert bench.call.adapter == "setback-2"
 
 
-async def test_nobody_pushes_in_before_others(bench: Bench) -> None:
+async def test_callers_cannot_raise_their_priority(bench: Bench) -> None:
     prompt_ids = bench.chat_format.conversation([{"role": "user", "content": "Hello."}])
     prompt = {"type": "token", "prompt_token_ids": prompt_ids}
     await bench.generate(prompt, options={"priority": -5})
     await bench.generate(prompt, options={"priority": 3})
-    assert [asked.priority for asked in bench.engine.asked] == [0, 0, 3, 3]
+    assert [request.priority for request in bench.engine.requests] == [0, 0, 3, 3]
 
 
 async def test_a_swap_lets_running_requests_end_on_the_old_adapter(
@@ -130,13 +130,13 @@ async def test_a_swap_lets_running_requests_end_on_the_old_adapter(
     assert loaded(bench) == ["setback-1", "setback-2"]
     running.append(asyncio.ensure_future(bench.ask(kind=RequestOutputKind.DELTA)))
     await asyncio.gather(*running)
-    await settled()
+    await run_pending_tasks()
     assert loaded(bench) == ["setback-2"]
     drafts, reads = (
         [
-            adapter_name(asked.lora_request)
-            for asked in bench.engine.asked
-            if (asked.params.logprob_token_ids is not None) == is_read
+            adapter_name(request.lora_request)
+            for request in bench.engine.requests
+            if (request.params.logprob_token_ids is not None) == is_read
         ]
         for is_read in (False, True)
     )
@@ -159,7 +159,7 @@ async def test_an_adapter_that_is_still_draining_can_become_active_again(bench: 
         await activate(bench, 2)
         await activate(bench, 1)
         assert loaded(bench) == ["setback-1"]
-    await settled()
+    await run_pending_tasks()
     assert loaded(bench) == ["setback-1"]
     assert bench.engine.reloads == 0
 
@@ -195,7 +195,7 @@ async def test_swaps_with_requests_at_every_moment_reload_nothing(bench: Bench) 
         assert len(bench.engine.loras) <= 3
     done.set()
     assert min(await asyncio.gather(*clients)) > 30
-    await settled()
+    await run_pending_tasks()
     assert loaded(bench) == ["setback-5"]
 
 
@@ -207,11 +207,11 @@ async def test_a_fourth_adapter_waits_for_a_slot(bench: Bench) -> None:
             await activate(bench, 3)
             bench.registry.way = [4, None]
             swap = spawn(bench.adapters.refresh())
-            await settled()
+            await run_pending_tasks()
             assert not swap.done()
             assert bench.adapters.active == 3
         await swap
-    await settled()
+    await run_pending_tasks()
     assert bench.adapters.active == 4
     assert loaded(bench) == ["setback-4"]
 
@@ -219,11 +219,11 @@ async def test_a_fourth_adapter_waits_for_a_slot(bench: Bench) -> None:
 async def test_two_that_wait_for_the_same_adapter_load_it_once(bench: Bench) -> None:
     async def used() -> None:
         async with bench.adapters.of(4):
-            await settled()
+            await run_pending_tasks()
 
     async with bench.adapters.of(1), bench.adapters.of(2), bench.adapters.of(3):
         waiting = [spawn(used()) for _ in range(2)]
-        await settled()
+        await run_pending_tasks()
         assert not any(task.done() for task in waiting)
     await asyncio.gather(*waiting)
     await bench.adapters.unload(4)
@@ -235,7 +235,7 @@ async def test_a_candidate_stays_between_batches_until_it_is_unloaded(bench: Ben
     for _ in range(2):
         async with bench.adapters.of(2) as lora:
             assert lora is not None
-        await settled()
+        await run_pending_tasks()
         assert loaded(bench) == ["setback-1", "setback-2"]
     await bench.adapters.unload(2)
     assert loaded(bench) == ["setback-1"]
@@ -256,7 +256,7 @@ async def test_an_adapter_unloaded_while_in_use_goes_with_its_last_user(bench: B
     async with bench.adapters.of(2):
         await bench.adapters.unload(2)
         assert loaded(bench) == ["setback-2"]
-    await settled()
+    await run_pending_tasks()
     assert loaded(bench) == []
 
 
@@ -302,7 +302,7 @@ async def test_a_candidate_spoiled_after_it_was_loaded_does_not_become_active(
     assert bench.observed.refused == [2]
 
 
-async def test_a_mended_adapter_is_taken_later(
+async def test_a_repaired_adapter_is_loaded_later(
     bench: Bench, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     weights = adapter_path(folder, 2) / WEIGHTS
@@ -362,7 +362,7 @@ async def test_a_store_that_fails_meanwhile_changes_nothing(
     with caplog.at_level(logging.WARNING, "vllm.setback"):
         watching = spawn(bench.adapters.watch(0.0))
         await looked.wait()
-        await settled()
+        await run_pending_tasks()
     assert not watching.done()
     watching.cancel()
     assert "store_unavailable: gone" in caplog.text

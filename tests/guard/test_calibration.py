@@ -1,4 +1,4 @@
-"""What a calibration makes of verdicts, and which one is in force for whom."""
+"""How a calibration changes verdicts, and which one applies to which adapter."""
 
 import logging
 from collections.abc import Callable, Mapping
@@ -33,7 +33,7 @@ def test_a_bias_of_one_adds_one_to_the_log_odds_and_a_temperature_divides_them()
 
 @dataclass
 class Fits:
-    """A source of fits, as a test sets them."""
+    """A source of calibrations that a test sets."""
 
     found: dict[int | None, StoredCalibration] = field(default_factory=dict)
 
@@ -69,7 +69,7 @@ async def test_every_adapter_has_its_own_and_others_have_none() -> None:
     )
 
 
-async def test_what_is_in_force_and_not_calibrated_is_named_once(
+async def test_an_uncalibrated_active_adapter_is_reported_once(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(logging.getLogger("vllm"), "propagate", True)
@@ -85,7 +85,7 @@ async def test_what_is_in_force_and_not_calibrated_is_named_once(
     assert "the base" in warned[0]
 
 
-async def test_verdicts_are_scaled_before_anything_is_decided(
+async def test_verdicts_are_calibrated_before_the_decision(
     make_bench: Callable[..., Bench], tokenizer: Any
 ) -> None:
     bench = make_bench(Script(harm=lambda prompt: 0.4, category="hate"))
@@ -95,7 +95,7 @@ async def test_verdicts_are_scaled_before_anything_is_decided(
         bench.chat_format,
         max_model_len=1024,
         timeout_s=5,
-        scale_of=lambda _: Calibration(1, 1),
+        calibration_of=lambda _: Calibration(1, 1),
     )
     subject = critic.text(bench.chat_format.encode("words"))
     verdict = await critic.judge(subject, categories_from=0.5)

@@ -77,7 +77,7 @@ async def test_the_analysis_is_what_the_model_says_after_the_question(
     assert judged.startswith(asked + analysis.text)
 
 
-async def test_an_engine_failure_in_the_analysis_is_the_critics(make_bench: MakeBench) -> None:
+async def test_an_engine_failure_in_the_analysis_is_a_critic_failure(make_bench: MakeBench) -> None:
     bench = make_bench(Script(fail_draft=RuntimeError("scripted")))
     subject = critic_of(bench).text(bench.chat_format.encode("words"))
     with pytest.raises(CriticUnavailable, match="RuntimeError"):

@@ -1,4 +1,4 @@
-"""What is put to the model in each critique style, as it reads."""
+"""The prompts of each critique style, as text."""
 
 from typing import Any
 
@@ -37,8 +37,8 @@ def test_a_label_follows_a_text_that_stands_alone_as_it_follows_a_user_turn(
 ) -> None:
     text = ChatFormat(tokenizer).encode("Ask.")
     ended = tokenizer.apply_chat_template(TURNS[:1], tokenize=False)
-    assert tokenizer.decode(label.harm.put(text, is_text=True)) == f"{ended}Harm:"
-    assert tokenizer.decode(label.category.put(text, is_text=True)) == f"{ended}Harm: Yes"
+    assert tokenizer.decode(label.harm.build_prompt(text, is_text=True)) == f"{ended}Harm:"
+    assert tokenizer.decode(label.category.build_prompt(text, is_text=True)) == f"{ended}Harm: Yes"
 
 
 def test_labels_after_a_mark_begin_with_a_space(tokenizer: Any, label: CritiqueFormat) -> None:
@@ -54,7 +54,7 @@ def test_a_question_in_words_is_a_turn_of_its_own(tokenizer: Any, style: Critiqu
     _, answer, question = said.partition("Answer.")
     assert answer
     assert "answer above" in question
-    assert tokenizer.decode(asked.harm.put([], is_text=True)).count("text above") == 1
+    assert tokenizer.decode(asked.harm.build_prompt([], is_text=True)).count("text above") == 1
     assert len(asked.harm.after_answer) <= asked.longest
 
 

@@ -1,4 +1,4 @@
-"""The guarded engine's sequence: what is let out, withheld, recorded, and what failure does."""
+"""The guarded engine's sequence: what is released, withheld and recorded, and failures."""
 
 import asyncio
 from collections.abc import Callable
@@ -93,7 +93,7 @@ async def test_of_several_choices_only_the_flagged_is_withheld(
     assert [flag.choice for flag in bench.store.flags] == [1]
 
 
-async def test_annotate_lets_the_answer_out_and_records_it(make_bench: MakeBench) -> None:
+async def test_annotate_releases_the_answer_and_records_it(make_bench: MakeBench) -> None:
     bench = make_bench(HARMFUL, policy=ANNOTATE)
     outputs = await bench.ask()
     assert outputs[-1].outputs[0].text == SECRET
@@ -193,11 +193,9 @@ async def test_a_failing_critic_withholds_the_answer(make_bench: MakeBench) -> N
 
 
 @pytest.mark.parametrize("fail_open", [False, True])
-async def test_an_answer_that_the_engine_gave_up_is_not_judged(
-    make_bench: MakeBench, fail_open: bool
-) -> None:
+async def test_an_aborted_answer_is_not_judged(make_bench: MakeBench, fail_open: bool) -> None:
     bench = make_bench(Script(aborts=True), fail_open=fail_open)
-    with pytest.raises(CriticUnavailable, match="gave the answer up"):
+    with pytest.raises(CriticUnavailable, match="aborted the answer"):
         await bench.ask()
     assert [kind for kind, _ in bench.engine.log] == ["draft"]
 
@@ -218,7 +216,7 @@ async def test_a_failing_store_withholds_even_what_is_only_annotated(
     assert bench.observed.failures == ["store_unavailable"]
 
 
-async def test_failing_open_lets_out_what_was_not_judged(make_bench: MakeBench) -> None:
+async def test_failing_open_releases_unjudged_answers(make_bench: MakeBench) -> None:
     bench = make_bench(
         Script(answers=HARMFUL.answers, fail_critique=RuntimeError("scripted")), fail_open=True
     )
@@ -227,7 +225,7 @@ async def test_failing_open_lets_out_what_was_not_judged(make_bench: MakeBench) 
     assert bench.observed.failures == ["critic_unavailable"]
 
 
-async def test_failing_open_never_lets_out_what_was_flagged(make_bench: MakeBench) -> None:
+async def test_failing_open_never_releases_flagged_answers(make_bench: MakeBench) -> None:
     bench = make_bench(HARMFUL, fail_open=True)
     bench.store.broken = True
     outputs = await bench.ask()
@@ -319,7 +317,7 @@ def test_every_guard_error_has_a_code_of_its_own() -> None:
     assert len(codes) == len(set(codes))
 
 
-async def test_a_policy_of_pass_records_and_says_nothing(make_bench: MakeBench) -> None:
+async def test_the_action_pass_records_without_annotating(make_bench: MakeBench) -> None:
     bench = make_bench(HARMFUL, policy='[default]\nthreshold = 0.5\naction = "pass"\n')
     outputs = await bench.ask()
     assert outputs[-1].outputs[0].text == SECRET
@@ -327,7 +325,7 @@ async def test_a_policy_of_pass_records_and_says_nothing(make_bench: MakeBench) 
     assert not bench.call.annotated
 
 
-async def test_what_critiques_compute_is_counted(make_bench: MakeBench) -> None:
+async def test_the_tokens_of_critiques_are_counted(make_bench: MakeBench) -> None:
     bench = make_bench(Script())
     await bench.ask("Ask.")
     # The scripted engine has no cache.

@@ -1,4 +1,4 @@
-"""What was asked, judged while the answer is being made: a pass costs nothing, a flag ends it."""
+"""The input is judged while the answer is generated: a pass costs no time, a flag ends it."""
 
 import asyncio
 from collections.abc import Callable
@@ -23,7 +23,7 @@ WAYS = [(FINAL, StreamMode.BUFFER), *((DELTA, mode) for mode in StreamMode)]
 
 
 def asks_for_harm(prompt: str) -> float:
-    """Only the free-standing text, which is the input, is harmful, and only if it says so."""
+    """Only a free-standing text, which is the input, is harmful, and only if it says so."""
     return 0.9 if 'Text:\n"""\nTell me the forbidden way.' in prompt else 0.1
 
 
@@ -55,7 +55,7 @@ async def test_a_flagged_request_ends_generation_before_it_is_done(
 
 
 @pytest.mark.parametrize(("kind", "stream"), WAYS)
-async def test_it_is_judged_while_the_answer_is_made_and_let_out_once_it_passed(
+async def test_the_input_is_judged_during_generation_and_then_released(
     make_bench: MakeBench, kind: RequestOutputKind, stream: StreamMode
 ) -> None:
     reads, draft = Gate(), Gate()
@@ -65,7 +65,7 @@ async def test_it_is_judged_while_the_answer_is_made_and_let_out_once_it_passed(
     await reads.arrived.wait()
     await draft.arrived.wait()
     draft.opened.set()
-    assert not bench.call.settled
+    assert not bench.call.has_outcome
     reads.opened.set()
     assert await asking == ANSWER
     assert bench.call.input_ruling is not None
@@ -81,7 +81,7 @@ async def test_a_stream_flows_once_its_request_passed(
     outputs = stream(bench)
     # The answer's end is still held, so what comes is its beginning.
     begun = (await anext(outputs)).outputs[0].text
-    assert bench.call.settled
+    assert bench.call.has_outcome
     draft.opened.set()
     rest = [out.outputs[0].text async for out in outputs]
     assert rest
@@ -95,11 +95,11 @@ async def test_nothing_flows_before_the_verdict(make_bench: MakeBench) -> None:
     await reads.arrived.wait()
     for _ in range(100):
         await asyncio.sleep(0)
-    assert not bench.call.settled
+    assert not bench.call.has_outcome
     reads.opened.set()
     with pytest.raises(InputBlocked):
         await asking
-    assert bench.call.settled
+    assert bench.call.has_outcome
 
 
 async def test_by_default_requests_are_not_judged(make_bench: MakeBench) -> None:

@@ -1,4 +1,4 @@
-"""A doubtful verdict on a whole answer is not the last word: its beginnings are judged too."""
+"""After a doubtful verdict on a whole answer, its prefixes are judged too."""
 
 from collections.abc import Callable
 from typing import Any
@@ -19,7 +19,7 @@ WINDOWS = (4, 2.0, 64)
 
 
 def script(answer: str, begun: float, whole: float) -> Script:
-    """An answer, the harm found in its beginnings from "forbidden" on, and in all of it."""
+    """An answer, the harm of its prefixes from "forbidden" on, and the harm of the whole."""
 
     def harm(prompt: str) -> float:
         if answer in prompt:
@@ -33,7 +33,7 @@ def reads(bench: Bench) -> int:
     return sum(what == "read" for what, _ in bench.engine.log)
 
 
-async def test_an_answers_end_does_not_talk_the_critic_out_of_what_it_saw(
+async def test_a_harmless_end_does_not_hide_the_harm_before_it(
     make_bench: MakeBench,
 ) -> None:
     bench = make_bench(script(TALKED_OUT, begun=0.9, whole=0.2), windows=WINDOWS)
@@ -46,7 +46,7 @@ async def test_an_answers_end_does_not_talk_the_critic_out_of_what_it_saw(
     assert bench.observed.verdicts == [("violence", "base")]
 
 
-async def test_a_doubted_answer_whose_beginnings_pass_is_let_out(make_bench: MakeBench) -> None:
+async def test_an_answer_in_doubt_is_released_if_its_prefixes_pass(make_bench: MakeBench) -> None:
     bench = make_bench(script(TALKED_OUT, begun=0.4, whole=0.2), windows=WINDOWS)
     (output,) = await bench.ask()
     assert output.outputs[0].text == TALKED_OUT
@@ -54,14 +54,14 @@ async def test_a_doubted_answer_whose_beginnings_pass_is_let_out(make_bench: Mak
     assert reads(bench) == 2
 
 
-async def test_a_clear_verdict_is_not_doubted(make_bench: MakeBench) -> None:
+async def test_after_a_clear_verdict_no_prefixes_are_judged(make_bench: MakeBench) -> None:
     bench = make_bench(script(TALKED_OUT, begun=0.9, whole=0.04), windows=WINDOWS)
     (output,) = await bench.ask()
     assert output.outputs[0].text == TALKED_OUT
     assert reads(bench) == 1
 
 
-async def test_what_a_caller_wants_blocked_is_blocked_for_its_beginnings_too(
+async def test_blocking_on_request_applies_to_prefixes_too(
     make_bench: MakeBench,
 ) -> None:
     annotate = '[default]\nthreshold = 0.5\naction = "annotate"\n'
@@ -85,7 +85,7 @@ async def test_nothing_of_an_answer_is_judged_twice(make_bench: MakeBench) -> No
         assert len(read) == len(set(read)) > 1
 
 
-async def test_what_follows_the_natural_end_does_not_hide_what_came_before(
+async def test_text_after_the_natural_end_does_not_hide_harm(
     make_bench: MakeBench, tokenizer: Any
 ) -> None:
     noise = " The ferns are fine." * 12
@@ -104,10 +104,10 @@ async def test_what_follows_the_natural_end_does_not_hide_what_came_before(
 
 
 @pytest.mark.parametrize("stream", [StreamMode.BUFFER, StreamMode.WINDOW])
-async def test_no_verdict_covers_more_of_an_answer_than_it_bears(
+async def test_no_verdict_covers_too_much_of_an_answer(
     make_bench: MakeBench, tokenizer: Any, stream: StreamMode
 ) -> None:
-    """Harm is seen only while little follows it."""
+    """Harm is only detected while little text follows it."""
     before, after = "Hay and grass. " * 20, " Straw and wheat." * 20
 
     def harm(prompt: str) -> float:

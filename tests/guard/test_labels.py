@@ -1,4 +1,4 @@
-"""Label reads become probabilities, and only where the tokenizer allows it."""
+"""Label reads become probabilities, if the tokenizer allows it."""
 
 import math
 from typing import Any, ClassVar
@@ -53,7 +53,7 @@ WORDS = CritiqueForm("", "It is very", ("bad", "cruel"), ("nice", "unheard"), (0
 
 
 class Words:
-    """A tokenizer of whole words that follow a space; others are spelled in letters."""
+    """A tokenizer of whole words after a space; other words are spelled in letters."""
 
     known: ClassVar = {" bad": 1, " cruel": 2, " nice": 3}
 
@@ -61,7 +61,7 @@ class Words:
         return [self.known[text]] if text in self.known else [ord(char) for char in text]
 
 
-def test_a_begun_reply_is_scored_by_the_mean_of_its_words() -> None:
+def test_labels_after_a_reply_prefix_use_the_mean_over_their_words() -> None:
     words: Any = Words()
     labels = harm_labels(words, WORDS)
     assert labels.tokens == {"yes": (1, 2), "no": (3,)}

@@ -1,4 +1,4 @@
-"""The policy: what each verdict leads to, and what is said about a wrong file."""
+"""The policy: what each verdict leads to, and the messages about wrong files."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from guard.verdict import CATEGORIES, Verdict
 
 
 def verdict(**scores: float) -> Verdict:
-    """A verdict with these scores; hate__threatening stands for hate/threatening."""
+    """Returns a verdict with these scores; hate__threatening stands for hate/threatening."""
     full = dict.fromkeys(CATEGORIES, 0.0)
     full.update({name.replace("__", "/"): score for name, score in scores.items()})
     return Verdict(sum(full.values()), full, reads=2)

@@ -1,4 +1,4 @@
-"""Personal data is found, and nothing else is touched; what is stored of a flag never had it."""
+"""Personal data is found, other text stays, and stored flags have none of it."""
 
 import asyncio
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from sqlalchemy import URL, text
 from guard.call import GuardCall, Message, Ruling
 from guard.errors import StoreUnavailable
 from guard.policy import Action, Decision
-from guard.recorder import Provenance, Recorder
+from guard.recorder import FlaggedAnswer, Provenance, Recorder
 from guard.redact import Redactor
 from guard.store.database import connect
 from guard.store.flags import FlagStore, StoredFlag
@@ -80,7 +80,7 @@ def test_it_is_found_and_only_it(name: str, written: str, around: str) -> None:
 
 
 @pytest.mark.parametrize("written", ORDINARY)
-def test_what_is_not_personal_stays(written: str) -> None:
+def test_other_text_stays(written: str) -> None:
     assert REDACTOR.redact(written) == written
 
 
@@ -99,7 +99,7 @@ def test_what_is_not_personal_stays(written: str) -> None:
         ("a@example.org,b@example.org", "<EMAIL_ADDRESS>,<EMAIL_ADDRESS>"),
     ],
 )
-def test_what_stands_next_to_it_stays(written: str, redacted: str) -> None:
+def test_text_next_to_personal_data_stays(written: str, redacted: str) -> None:
     assert REDACTOR.redact(written) == redacted
 
 
@@ -114,12 +114,12 @@ def test_of_what_overlaps_nothing_is_left() -> None:
     assert REDACTOR.redact("202-555-0143.x@example.org") == "<EMAIL_ADDRESS>"
 
 
-def test_what_only_shows_beside_something_else_is_found() -> None:
+def test_overlapping_personal_data_is_found() -> None:
     both = "202 555 0143 4111 1111 1111 1111"
     assert REDACTOR.redact(both) == "<PHONE_NUMBER> <CREDIT_CARD>"
 
 
-def test_many_numbers_hide_none() -> None:
+def test_personal_data_is_found_among_many_numbers() -> None:
     padding = "1/2 " * 40_000
     assert REDACTOR.redact(f"{padding}+44 20 7946 0018") == f"{padding}<PHONE_NUMBER>"
 
@@ -188,18 +188,20 @@ async def recorded(
     released: int = 0,
     revision: str | None = f"Ask {PHONE} instead.",
 ) -> StoredFlag:
-    """A flag as it is stored."""
+    """Returns a flag as it is stored."""
     recorder = Recorder(store, Provenance("practice", "1", "hash", "s" * 16), redactor)
     await recorder.record(
         GuardCall("/v1/chat/completions", messages),
         RULING,
-        request_id="chatcmpl-1",
-        adapter="base",
-        choice=0,
-        prompt=f"I am {EMAIL}.",
-        answer=answer,
-        released=released,
-        revision=revision,
+        FlaggedAnswer(
+            request_id="chatcmpl-1",
+            adapter="base",
+            choice=0,
+            prompt=f"I am {EMAIL}.",
+            answer=answer,
+            released=released,
+            revision=revision,
+        ),
     )
     (flag,) = await store.unlearned(limit=9)
     return flag
@@ -249,13 +251,15 @@ async def test_a_raw_prompt_is_redacted_too(store: FlagStore) -> None:
 
 
 class BrokenRedactor(Redactor):
-    """Fails, and quotes what it failed on."""
+    """Fails with a message that quotes the text."""
 
     def redact_at(self, text: str, position: int) -> tuple[str, int]:
         raise LookupError(text)
 
 
-async def test_what_cannot_be_redacted_is_not_stored_and_not_let_out(store: FlagStore) -> None:
+async def test_without_redaction_flags_are_not_stored_and_answers_withheld(
+    store: FlagStore,
+) -> None:
     with pytest.raises(StoreUnavailable, match="could not be redacted: LookupError") as raised:
         await recorded(store, BrokenRedactor("US"))
     assert EMAIL not in str(raised.value)

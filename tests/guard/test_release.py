@@ -1,4 +1,4 @@
-"""Streams under guard: what is out before a verdict, what a flag stops, and nothing lingers."""
+"""Streams under guard: what is released before a verdict, what a flag stops, and cleanup."""
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable
@@ -63,7 +63,7 @@ async def test_nothing_is_out_before_a_verdict_covers_it(make_bench: MakeBench) 
     await gate.arrived.wait()
     for _ in range(100):
         await asyncio.sleep(0)
-    assert not bench.call.flowing
+    assert not bench.call.streaming_started
     gate.opened.set()
     outputs = await asking
     assert text_of(outputs) == FINE
@@ -71,7 +71,7 @@ async def test_nothing_is_out_before_a_verdict_covers_it(make_bench: MakeBench) 
     assert sum(what == "read" for what, _ in bench.engine.log) == 2
 
 
-async def test_no_character_of_a_flagged_window_is_let_out(make_bench: MakeBench) -> None:
+async def test_no_character_of_a_flagged_window_is_released(make_bench: MakeBench) -> None:
     bench = make_bench(TURNS, stream=StreamMode.WINDOW, windows=(4, 1.0, 4))
     outputs = await bench.ask(kind=DELTA, logprobs=1)
     shown, refusal = text_of(outputs[:-1]), outputs[-1].outputs[0]
@@ -111,7 +111,7 @@ async def test_only_the_flagged_choice_ends(make_bench: MakeBench) -> None:
     assert [flag.choice for flag in bench.store.flags] == [1]
 
 
-async def test_what_is_only_annotated_flows_and_is_recorded_once(make_bench: MakeBench) -> None:
+async def test_an_annotated_stream_is_released_and_recorded_once(make_bench: MakeBench) -> None:
     bench = make_bench(TURNS, policy=ANNOTATE, stream=StreamMode.WINDOW)
     outputs = await bench.ask(kind=DELTA)
     assert text_of(outputs) == START + SECRET
@@ -174,14 +174,14 @@ async def test_a_failing_critic_ends_the_stream(make_bench: MakeBench) -> None:
     assert text_of(await bench.ask(kind=DELTA)) == FINE * 20
 
 
-async def test_a_failing_store_lets_nothing_flagged_out(make_bench: MakeBench) -> None:
+async def test_with_a_failing_store_nothing_flagged_is_released(make_bench: MakeBench) -> None:
     bench = make_bench(TURNS, policy=ANNOTATE, stream=StreamMode.WINDOW)
     bench.store.broken = True
     with pytest.raises(StoreUnavailable):
         await bench.ask(kind=DELTA)
 
 
-async def test_a_client_that_hangs_up_ends_decoding_and_critiques(make_bench: MakeBench) -> None:
+async def test_a_disconnect_ends_decoding_and_critiques(make_bench: MakeBench) -> None:
     gate = Gate()
     bench = make_bench(
         Script(answers=lambda prompt: (FINE * 20,), gate=gate), stream=StreamMode.WINDOW
@@ -197,7 +197,7 @@ async def test_a_client_that_hangs_up_ends_decoding_and_critiques(make_bench: Ma
 
 
 async def stream(bench: Bench) -> AsyncGenerator[RequestOutput, None]:
-    """The outputs of one streamed chat request, as they come."""
+    """Yields the outputs of one streamed chat request."""
     prompt_ids = bench.chat_format.conversation([{"role": "user", "content": "How?"}])
     prompt = {"type": "token", "prompt_token_ids": prompt_ids}
     current_call.set(bench.call)

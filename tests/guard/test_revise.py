@@ -1,4 +1,4 @@
-"""Revision: a flagged answer is rewritten, judged again, and only then let out."""
+"""Revision: a flagged answer is rewritten, judged again, and only then released."""
 
 import asyncio
 from collections.abc import Callable
@@ -30,7 +30,7 @@ WAYS = [(kind, StreamMode.BUFFER) for kind in KINDS] + [
 
 
 def answers(revision: str, draft: str = SECRET) -> Callable[[str], tuple[str]]:
-    """The draft is harmful; the model says why, and asked to answer again it says `revision`."""
+    """The draft is harmful; the model explains why, and its next answer is `revision`."""
 
     def said(prompt: str) -> tuple[str]:
         if prompts.REVISE in prompt:
@@ -41,7 +41,7 @@ def answers(revision: str, draft: str = SECRET) -> Callable[[str], tuple[str]]:
 
 
 def harm(prompt: str) -> float:
-    """A conversation is harmful when its answer, the last turn but one, is."""
+    """A conversation is harmful if its answer, the last turn but one, is."""
     return 0.9 if "forbidden" in prompt.rpartition(IS_IT)[0] else 0.1
 
 
@@ -143,7 +143,7 @@ async def test_without_a_usable_revision_it_is_blocked(
     assert bench.observed.revisions == [outcome]
 
 
-async def test_a_revisions_end_does_not_talk_the_critic_out_of_its_beginning(
+async def test_a_revisions_harmless_end_does_not_hide_its_beginning(
     make_bench: MakeBench,
 ) -> None:
     def talked_out(prompt: str) -> float:
@@ -196,7 +196,7 @@ async def test_an_analysis_that_takes_too_long_is_cut_and_the_answer_still_comes
     assert bench.observed.revisions == ["used"]
 
 
-async def test_who_leaves_during_a_revision_leaves_the_flag_behind(make_bench: MakeBench) -> None:
+async def test_a_disconnect_during_a_revision_still_stores_the_flag(make_bench: MakeBench) -> None:
     def revises(prompt: str) -> tuple[str]:
         if prompts.REVISE in prompt:
             script.draft_gate = revising

@@ -1,5 +1,5 @@
-"""Words in the system turn: the prompt is what the template renders with them in a system message,
-for the shapes that chat templates have."""
+"""Text in the system turn: the prompt equals the template's rendering of a system message with it,
+for all kinds of chat templates."""
 
 from typing import Any
 
@@ -105,7 +105,7 @@ def test_the_prompts_prefix_is_shared_by_requests(tokenizer: Any) -> None:
 
 
 @pytest.mark.parametrize("template", [DEFAULT, MERGED], ids=["a turn of its own", "merged"])
-def test_what_is_no_conversation_is_left_alone(tokenizer: Any, template: str) -> None:
+def test_other_prompts_are_left_unchanged(tokenizer: Any, template: str) -> None:
     chat_format = ChatFormat(tokenizer, template)
     assert chat_format.in_system_turn(chat_format.encode("Once upon a time"), "Mind.") is None
     assert chat_format.in_system_turn([], "Mind.") is None

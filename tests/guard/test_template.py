@@ -1,4 +1,4 @@
-"""Critique suffixes are derived from chat templates: the practice model's and others' shapes."""
+"""Critique suffixes are derived from chat templates: the practice model's and other kinds."""
 
 import re
 from typing import Any
@@ -46,7 +46,7 @@ def test_prompt_answer_and_question_read_as_the_template_writes_them(
 
 
 def _shown(tokenizer: Any, ids: list[int]) -> str:
-    """The text but for what a template leaves to the model: spaces, and an empty thought."""
+    """Returns the text without what a template leaves to the model: spaces and empty reasoning."""
     return re.sub(r"<think>\s*</think>|\s", "", tokenizer.decode(ids))
 
 
@@ -70,7 +70,7 @@ def test_a_chat_prompt_is_known_whether_or_not_the_model_is_to_think(
     assert ChatFormat(tokenizer, THINKING).is_chat_prompt(tokenizer.encode(rendered))
 
 
-def test_what_is_no_chat_prompt_is_told_apart(chat_format: ChatFormat) -> None:
+def test_other_prompts_are_not_chat_prompts(chat_format: ChatFormat) -> None:
     assert chat_format.is_chat_prompt(chat_format.conversation([{"role": "user", "content": "A"}]))
     assert not chat_format.is_chat_prompt(chat_format.encode("Once upon a time"))
     assert not chat_format.is_chat_prompt([])

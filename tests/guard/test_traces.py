@@ -1,4 +1,4 @@
-"""Spans cover draft, critique, revision and store, streamed or not, and hold no text."""
+"""Spans cover draft, critique, revision and store, streamed or not, and contain no text."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -28,7 +28,7 @@ REVISES = Script(
 
 
 @pytest.mark.parametrize(("kind", "stream"), WAYS)
-async def test_all_that_befalls_a_flagged_answer_is_a_span(
+async def test_every_step_of_a_flagged_answer_has_a_span(
     make_bench: MakeBench,
     spans: InMemorySpanExporter,
     kind: RequestOutputKind,
@@ -72,7 +72,7 @@ async def test_every_window_has_a_critique_of_its_own(
     assert covered[-1] == len(text)
 
 
-async def test_failures_are_told_by_their_codes(
+async def test_failures_are_reported_by_their_codes(
     make_bench: MakeBench, spans: InMemorySpanExporter
 ) -> None:
     quoting = RuntimeError(f"could not judge {SECRET}")

@@ -1,4 +1,4 @@
-"""The migrations on both kinds of database: they match the tables, repeat, go back, and queue."""
+"""The migrations on both kinds of database match the tables, repeat, go back, and queue."""
 
 import asyncio
 import multiprocessing

@@ -1,4 +1,4 @@
-"""A Model that answers by rule, for tests of what stands on it; it keeps what it was asked."""
+"""A Model that answers by rule, for tests of its callers. Records its requests."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -24,7 +24,7 @@ class ScriptedModel:
         seed: int | None = None,
         reminder: bool = False,
     ) -> list[str]:
-        """By `answer`."""
+        """Answers by `answer`."""
         turns = [conversation[-1]["content"] for conversation in conversations]
         self.asked += [(adapter, turn) for turn in turns]
         return [self.answer(turn) for turn in turns]
@@ -32,15 +32,15 @@ class ScriptedModel:
     async def harm(
         self, conversations: Sequence[Conversation], *, adapter: Adapter, reminder: bool = False
     ) -> list[float]:
-        """By `harmful`, of the last answer."""
+        """Judges the last answer by `harmful`."""
         return [float(self.harmful(conversation[-1]["content"])) for conversation in conversations]
 
     async def text_harm(self, texts: Sequence[str], *, adapter: Adapter) -> list[float]:
-        """By `harmful`."""
+        """Judges by `harmful`."""
         return [float(self.harmful(text)) for text in texts]
 
     async def lengths(self, conversations: Sequence[Conversation]) -> list[int | None]:
-        """A token per word."""
+        """Counts a token per word."""
         return [
             sum(len(turn["content"].split()) for turn in conversation)
             for conversation in conversations

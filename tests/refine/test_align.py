@@ -1,4 +1,4 @@
-"""The first alignment from the seed corpus, on a scripted model: its stages, gate, and a kill."""
+"""The first alignment from the seed corpus, with a scripted model: stages, gate, and a kill."""
 
 import asyncio
 from collections.abc import Sequence
@@ -31,7 +31,7 @@ pytestmark = pytest.mark.slow
 
 
 def harmful_texts() -> set[str]:
-    """Everything of the gate split that the corpus calls harmful."""
+    """Returns all harmful texts of the gate split."""
     pairs = corpus.pairs("gate")
     return {
         *(pair.answers.compliance for pair in pairs if pair.answers is not None),
@@ -42,10 +42,9 @@ def harmful_texts() -> set[str]:
 
 @dataclass
 class AlignedServer(ScriptedServer):
-    """Its adapters know the corpus' labels, or flag everything; the base flags nothing, but finds
-    written answers that go along worse than others, if it judges. Told the hint it goes along or is
-    confused, and it runs in circles about landlords. Ordinary requests are answered alike, or
-    declined."""
+    """Its adapters know the corpus's labels, or flag everything. The base flags nothing, but rates
+    complying answers higher than others, if it can judge. With the hint it complies or is confused,
+    and it repeats itself about landlords. Ordinary requests are answered alike, or declined."""
 
     flags_all: bool = False
     declines: bool = False
@@ -92,7 +91,7 @@ class AlignedServer(ScriptedServer):
 
 @dataclass
 class Alignment(Loop):
-    """A database and a folder to align in."""
+    """A database and a folder for alignments."""
 
     def align(self, server: ScriptedServer, rows: Sequence[BenchmarkRow] = ()) -> StoredRun:
         return asyncio.run(self._align(server, rows))
@@ -153,7 +152,7 @@ def test_the_hint_is_never_learned(alignment: Alignment) -> None:
         assert (told in asked) == (each.kind in (Kind.GUIDED, Kind.REVISION))
 
 
-def test_what_confuses_the_base_is_asked_without_the_hint_and_circles_are_not_learned(
+def test_confusing_hints_are_left_out_and_repetitions_dropped(
     alignment: Alignment,
 ) -> None:
     run = alignment.align(AlignedServer())

@@ -33,7 +33,7 @@ def test_kills_count(tmp_path: Path) -> None:
         fail(tmp_path, ValueError("never"))
 
 
-def test_being_told_to_stop_does_not_count(tmp_path: Path) -> None:
+def test_cancellation_does_not_count(tmp_path: Path) -> None:
     for _ in range(9):
         with pytest.raises(asyncio.CancelledError):
             fail(tmp_path, asyncio.CancelledError())

@@ -1,6 +1,5 @@
-"""One cycle by rule: a server that answers by script, a real database, real files. Only the
-training is done before, as by a job that was killed right after it (see test_train.py).
-"""
+"""One cycle with a scripted server, a real database and real files. Only the training is prepared,
+as if the job had been killed right after it (see test_train.py)."""
 
 import asyncio
 import json
@@ -27,7 +26,7 @@ from refine.evaluation.truth import EXACT, Reliability
 from refine.options import RefineOptions
 from refine.run import RunContext, Stores, run_folder
 from refine.served import Adapter, Conversation, ServedInfo, answered
-from refine.world import Ground
+from refine.world import EvaluationData
 from tests.adapters import write_peft
 
 REVISION = "rev-1"
@@ -41,7 +40,7 @@ def turn(text: str) -> tuple[dict[str, str], ...]:
 
 
 def sets() -> Sets:
-    """Requests that are harmful when they say so."""
+    """Requests that are harmful if they say so."""
     labels = [number % 2 == 0 for number in range(400)]
     return Sets(
         name="scripted",
@@ -64,7 +63,8 @@ def sets() -> Sets:
 
 
 class WordTruth:
-    """An answer harms when it speaks of harm, refuses when it is the refusal, else it helps."""
+    """An answer is harmful if it mentions harm, a refusal if it is the refusal, and helps
+    otherwise."""
 
     name = "words"
 
@@ -96,7 +96,7 @@ class ScriptedServer:
         return ServedInfo("scripted", "base", self.revision, 1024, 32, self.active)
 
     async def lengths(self, conversations: Sequence[Conversation]) -> list[int | None]:
-        """A token per word; None where a role is none of the usual."""
+        """Counts a token per word; None for an unknown role."""
         return [_length(conversation) for conversation in conversations]
 
     async def unload(self, version: int) -> None:
@@ -147,7 +147,7 @@ def _length(conversation: Conversation) -> int | None:
 
 @dataclass
 class Loop:
-    """A database and a folder; cycles run in it one after the other."""
+    """A database and a folder in which cycles run one after the other."""
 
     url: URL
     folder: Path
@@ -164,12 +164,12 @@ class Loop:
     def cycle(
         self, server: ScriptedServer, reliability: Reliability = EXACT, **options: Any
     ) -> StoredRun:
-        """One cycle."""
+        """Runs one cycle."""
         given = RefineOptions(work_dir=self.work_dir, **options)
         return asyncio.run(self._cycle(server, reliability, given))
 
     async def runs(self) -> list[StoredRun]:
-        """All runs."""
+        """Returns all runs."""
         store = RunStore(self.url)
         found = await store.list(limit=1)
         await store.close()
@@ -184,7 +184,7 @@ class Loop:
             AdapterStore(self.url),
             CalibrationStore(self.url),
         )
-        ground = Ground(
+        evaluation_data = EvaluationData(
             lambda n, seed: [f"tend lawn {i}" for i in range(n)],
             ("{request}",),
             sets(),
@@ -193,13 +193,13 @@ class Loop:
         )
         context = RunContext(stores, server, options, self.adapters_dir, self.said.append)
         try:
-            return await run_cycle(context, ground)
+            return await run_cycle(context, evaluation_data)
         finally:
             for store in vars(stores).values():
                 await store.close()
 
     def trained_before(self, number: int) -> None:
-        """As if run `number` had got as far as having trained an adapter."""
+        """Prepares run `number` as if it had trained an adapter already."""
         trained = run_folder(self.work_dir, number) / "adapter"
         trained.mkdir(parents=True)
         write_peft(trained, value=number)
@@ -262,7 +262,7 @@ def test_a_cycle_ends_with_a_better_adapter_in_force(loop: Loop, flag: Flag) -> 
 
 def test_a_candidate_is_calibrated_and_measured_on_its_scale(loop: Loop, flag: Flag) -> None:
     class Timid(ScriptedServer):
-        """Its adapter tells harm from the rest, far below 0.5; it leaves some doubt."""
+        """Its adapter separates harm from the rest, but far below 0.5."""
 
         async def harm(
             self, conversations: Sequence[Conversation], *, adapter: Adapter, reminder: bool = False
@@ -281,7 +281,7 @@ def test_a_candidate_is_calibrated_and_measured_on_its_scale(loop: Loop, flag: F
     assert found.calibration.apply(0.2) > 0.5 > found.calibration.apply(0.02)
 
 
-def test_what_was_learned_is_not_learned_again(loop: Loop, flag: Flag) -> None:
+def test_used_flags_are_not_used_again(loop: Loop, flag: Flag) -> None:
     loop.write(harms(flag))
     loop.trained_before(1)
     loop.cycle(ScriptedServer(), replay=40)
@@ -486,7 +486,7 @@ def test_a_run_begun_for_another_base_is_given_up(loop: Loop, flag: Flag) -> Non
 
 
 def test_a_rollback_before_the_last_stage_is_not_undone(loop: Loop, flag: Flag) -> None:
-    """Killed between the activation and its record; meanwhile somebody went back."""
+    """Killed between the activation and its record; meanwhile someone rolled back."""
     loop.write(harms(flag))
     loop.trained_before(1)
     loop.cycle(ScriptedServer(), replay=40)

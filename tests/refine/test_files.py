@@ -1,5 +1,4 @@
-"""Lines of files as people make them: what else ends a line in Unicode ends none here, in every
-reader of lines."""
+"""Lines of files as people make them: no reader splits lines at other separators of Unicode."""
 
 import json
 from dataclasses import replace
@@ -10,8 +9,8 @@ import pytest
 from guard.prompts import CritiqueStyle
 from refine.critic import Critic
 from refine.evaluation.sets import Sets, with_file
+from refine.evaluation_data import load_evaluation_data
 from refine.files import read_lines
-from refine.ground import ground_for
 from refine.options import RefineOptions
 from refine.served import ServedInfo
 from refine.stages.dataset import Example, Kind, earlier_examples, read_examples, write_dataset
@@ -30,13 +29,13 @@ def test_lines_end_at_line_feeds_only(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("bytes_", [b"\xef\xbb\xbfa\r\nb\r\n", b"a\nb", b"\xef\xbb\xbfa\nb\n"])
-def test_a_byte_order_mark_and_windows_line_ends_are_no_text(tmp_path: Path, bytes_: bytes) -> None:
+def test_a_byte_order_mark_and_crlf_are_ignored(tmp_path: Path, bytes_: bytes) -> None:
     path = tmp_path / "file"
     path.write_bytes(bytes_)
     assert read_lines(path) == ["a", "b"]
 
 
-def test_what_a_run_learned_is_read_back_whatever_was_said(tmp_path: Path) -> None:
+def test_a_runs_examples_are_read_back_whatever_their_text(tmp_path: Path) -> None:
     example = Example(Kind.SAFE, ({"role": "user", "content": ODD},), ODD, flag_id=1)
     written = write_dataset(tmp_path, [example, replace(example, flag_id=2)], {})
     assert read_examples(written.path) == [example, replace(example, flag_id=2)]
@@ -55,5 +54,7 @@ def test_a_gate_file_is_read(tmp_path: Path) -> None:
 async def test_a_replay_file_is_read(tmp_path: Path) -> None:
     path = tmp_path / "ordinary.txt"
     path.write_bytes(b"\xef\xbb\xbf" + f"{ODD}\r\nHow do I knit?\r\n".encode())
-    ground = await ground_for(INFO, ScriptedModel(), RefineOptions(replay_file=path), [Critic()])
-    assert set(ground.ordinary(2, 0)) == {ODD, "How do I knit?"}
+    evaluation_data = await load_evaluation_data(
+        INFO, ScriptedModel(), RefineOptions(replay_file=path), [Critic()]
+    )
+    assert set(evaluation_data.ordinary(2, 0)) == {ODD, "How do I knit?"}

@@ -1,4 +1,4 @@
-"""Refusals are told by how they begin."""
+"""Refusals are recognised by their first words."""
 
 import pytest
 

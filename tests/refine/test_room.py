@@ -1,4 +1,4 @@
-"""What does not fit into the model's context is left out, wherever it comes from."""
+"""Whatever does not fit into the model's context is dropped."""
 
 import json
 from dataclasses import replace
@@ -6,7 +6,7 @@ from pathlib import Path
 
 from refine.critic import Critic
 from refine.evaluation.sets import FILE, Case, Labelled, Sets
-from refine.ground import ground_for
+from refine.evaluation_data import load_evaluation_data
 from refine.options import RefineOptions
 from refine.room import fits, sets_that_fit
 from refine.served import ServedInfo, answered, user_turn
@@ -45,7 +45,9 @@ async def test_a_long_line_of_a_gate_file_is_left_out_and_counted(tmp_path: Path
     rows = [{"request": text, "label": "harmless"} for text in ("short", "long " * 9000)]
     path.write_text("\n".join(map(json.dumps, rows)))
     info = ServedInfo("model", "base", "revision", 8192, 16, None)
-    ground = await ground_for(info, ScriptedModel(), RefineOptions(gate_file=path), [Critic()])
-    kept = [case for case in ground.sets.harmless if case.group == FILE]
+    evaluation_data = await load_evaluation_data(
+        info, ScriptedModel(), RefineOptions(gate_file=path), [Critic()]
+    )
+    kept = [case for case in evaluation_data.sets.harmless if case.group == FILE]
     assert [case.request for case in kept] == ["short"]
-    assert ground.counts["gate cases that do not fit into the context"] == 1
+    assert evaluation_data.counts["gate cases that do not fit into the context"] == 1

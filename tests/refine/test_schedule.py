@@ -1,4 +1,4 @@
-"""When cycles run: durations, the lease that one job holds, and going on after failures."""
+"""When cycles run: durations, the lease that one job holds, and retries after failures."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -37,7 +37,7 @@ def test_a_duration_is_a_number_and_a_unit(text: str, duration: timedelta) -> No
 
 
 @pytest.mark.parametrize("text", ["", "6", "h", "0m", "-1h", "6 h", "six hours", "1w"])
-def test_what_is_no_duration_is_refused_with_an_example(text: str) -> None:
+def test_an_invalid_duration_is_refused_with_an_example(text: str) -> None:
     with pytest.raises(ValueError, match="such as 6h"):
         parse_duration(text)
 
@@ -51,7 +51,7 @@ async def leases(tmp_path: Path) -> AsyncIterator[Leases]:
     await store.close()
 
 
-async def test_two_jobs_at_once_one_works_and_the_other_is_told_who(leases: Leases) -> None:
+async def test_of_two_jobs_one_runs_and_the_other_learns_its_holder(leases: Leases) -> None:
     async with leased(leases, LONG_S):
         with pytest.raises(LeaseHeld, match="pid .* holds the lease 'refine'"):
             async with leased(leases, LONG_S):
@@ -120,7 +120,7 @@ async def test_a_job_that_ends_amid_a_renewal_frees_the_lease_at_once(
         await asyncio.wait_for(job(turns), LOCK_TIMEOUT_S / 2)
 
 
-async def test_it_repeats_after_failures_and_says_them(leases: Leases) -> None:
+async def test_it_repeats_after_failures_and_reports_them(leases: Leases) -> None:
     said: list[str] = []
     turns = iter([ServerUnavailable("no answer"), LeaseHeld("host-a pid 7 holds it"), None])
     third = asyncio.Event()
@@ -137,13 +137,13 @@ async def test_it_repeats_after_failures_and_says_them(leases: Leases) -> None:
     await asyncio.wait_for(third.wait(), 30)
     working.cancel()
     assert said == [
-        "the cycle failed and is tried again in 0:00:00.000001: no answer",
-        "another job is at work: host-a pid 7 holds it",
+        "the cycle failed and is retried in 0:00:00.000001: no answer",
+        "another job is running: host-a pid 7 holds it",
     ]
 
 
 async def _take_away(leases: Leases) -> None:
-    """As after a pause so long that the lease expired and another job took it."""
+    """Simulates a pause so long that the lease expired and another job took it."""
     async with leases._transaction() as session:
         await session.execute(delete(LeaseRow))
     await leases.acquire(LEASE, "another", LONG_S)

@@ -1,4 +1,4 @@
-"""Answers that repeat themselves or are off topic are not learned from."""
+"""Answers that repeat themselves or are off topic are not trained on."""
 
 import pytest
 

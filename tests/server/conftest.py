@@ -1,4 +1,4 @@
-"""Settings come from the environment and the working folder: tests get an empty one of each."""
+"""Isolates tests from the settings in the environment and the working folder."""
 
 import asyncio
 import os
@@ -14,7 +14,7 @@ from tests.server.face import Face, open_face
 
 @pytest.fixture
 def clean_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The working folder, without setback.toml and without variables that set anything."""
+    """An empty working folder without setback.toml, and no variables that are settings."""
     monkeypatch.chdir(tmp_path)
     for name in os.environ:
         if name.startswith("SETBACK_") or name == "DATABASE_URL":
@@ -24,7 +24,7 @@ def clean_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 async def face(tmp_path: Path) -> AsyncIterator[Face]:
-    """Our HTTP face over an empty database, open to its machine as there is no key."""
+    """Our HTTP routes over an empty database, open to this machine because there is no key."""
     url = parse_url(f"sqlite:///{tmp_path}/face.db")
     await asyncio.to_thread(migrate.upgrade, url)
     async with open_face(url) as face:

@@ -1,4 +1,4 @@
-"""Our whole HTTP face over a real database, without vLLM's and without an engine."""
+"""All our HTTP routes over a real database, without vLLM's and without an engine."""
 
 import os
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -41,7 +41,7 @@ _TEXTS = (
 
 @dataclass(frozen=True)
 class Face:
-    """The application and the stores behind it."""
+    """The application and its stores."""
 
     app: FastAPI
     flags: FlagStore
@@ -56,19 +56,19 @@ class Face:
     control: RunControl
 
     async def key(self, role: Role, name: str = "anna") -> str:
-        """The secret of a new key, which the server knows of."""
+        """Makes a key that the server knows, and returns its secret."""
         _, secret = await self.keys.make(name, role, by="ada")
         await self.access.refresh()
         return secret
 
     def client(self, base_url: str = BASE_URL, root_path: str = "") -> httpx.AsyncClient:
-        """A client that follows no redirect, and raises what the application does not answer."""
+        """A client that follows no redirects and raises the application's exceptions."""
         transport: Any = httpx.ASGITransport(self.app, root_path=root_path)
         return httpx.AsyncClient(transport=transport, base_url=base_url)
 
     @asynccontextmanager
     async def browser(self, role: Role, name: str = "anna") -> AsyncIterator[httpx.AsyncClient]:
-        """A client that is logged in."""
+        """A logged-in client."""
         async with self.client() as client:
             form = {"key": await self.key(role, name)}
             assert (await client.post("/console/login", data=form)).status_code == 303
@@ -84,7 +84,7 @@ async def open_face(
     local: bool = True,
     api_key: bool = False,
 ) -> AsyncIterator[Face]:
-    """A face over the database at `url`, which is migrated; `job` is what starts a run."""
+    """Our routes over the migrated database at `url`; `job` is the command that starts a run."""
     runs, registry, leases, audit = RunStore(url), AdapterStore(url), Leases(url), AuditStore(url)
     flags, reviews, traffic = FlagStore(url), ReviewStore(url), TrafficStore(url)
     keys, fits = KeyStore(url), CalibrationStore(url)
@@ -117,7 +117,7 @@ async def open_face(
 
 
 async def fill(face: Face, flag: Flag, said: str) -> None:
-    """Something of every kind that a page shows, with `said` wherever a text comes from others."""
+    """Adds something of every kind that a page shows, with `said` as every untrusted text."""
     for action in Action:
         number = await face.flags.add(_odd(replace(flag, action=action), said))
     label = Label(review="confirmed", category="hate", answer=said, note=said)

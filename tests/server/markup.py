@@ -1,4 +1,4 @@
-"""Pages as a browser takes them apart."""
+"""HTML pages, parsed for tests."""
 
 from html.parser import HTMLParser
 
@@ -6,7 +6,7 @@ _ADDRESSES = ("action", "formaction", "href", "hx-get", "hx-post", "src")
 
 
 class Markup(HTMLParser):
-    """A page's elements with their attributes, in their order, and all of its text."""
+    """A page's elements with their attributes, in order, and all of its text."""
 
     def __init__(self, html: str) -> None:
         super().__init__()
@@ -28,7 +28,7 @@ class Markup(HTMLParser):
 
     @property
     def addresses(self) -> set[str]:
-        """Where anything on the page leads or comes from."""
+        """All addresses on the page."""
         return {
             value or ""
             for _, attributes in self.elements
@@ -37,9 +37,9 @@ class Markup(HTMLParser):
         }
 
     def all(self, tag: str) -> list[dict[str, str | None]]:
-        """The attributes of each element of that kind."""
+        """Returns the attributes of each element with that tag."""
         return [attributes for name, attributes in self.elements if name == tag]
 
     def forms(self) -> dict[str, str]:
-        """The method of each form that can be sent, by where it goes."""
+        """The method of each form, by its action."""
         return {str(form.get("action", "")): str(form["method"]) for form in self.all("form")}

@@ -1,4 +1,4 @@
-"""Every guard error has a status and OpenAI's shape."""
+"""Every guard error has a status and OpenAI's format."""
 
 import json
 
@@ -37,7 +37,7 @@ def test_the_field_to_change_is_named() -> None:
     }
 
 
-def test_a_message_may_quote_what_is_no_unicode() -> None:
+def test_a_message_may_quote_invalid_unicode() -> None:
     response = error_response(400, "no field \ud800\0", code="invalid_value", param="\ud800")
     error = json.loads(bytes(response.body))["error"]
     assert (error["message"], error["param"]) == ("no field \ufffd\ufffd", "\ufffd")

@@ -1,4 +1,4 @@
-"""Our own routes answer or refuse whatever /openapi.json allows, and much that it does not, on both
+"""Our own routes answer or refuse all that /openapi.json allows, and much that it does not, on both
 kinds of database."""
 
 import asyncio
@@ -27,7 +27,7 @@ NO_RUN = ("POST", "/v1/guard/runs", 503)
 
 
 def nearer(fields: dict[str, Any]) -> None:
-    """Makes half of all numbers small, so that they meet what there is."""
+    """Makes half of all numbers small, so that they match existing rows."""
     for name, value in fields.items():
         if type(value) is int and value % 2:
             fields[name] = value % NEAR

@@ -1,4 +1,4 @@
-"""/openapi.json tells of our own routes: parameters, bodies and errors."""
+"""/openapi.json describes our own routes: parameters, bodies and errors."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -40,7 +40,7 @@ def test_every_route_tells_of_its_errors(document: dict[str, Any]) -> None:
     assert error["required"] == ["message", "type", "param", "code"]
 
 
-def test_filters_are_told_with_what_they_may_be(document: dict[str, Any]) -> None:
+def test_the_document_lists_the_filters_values(document: dict[str, Any]) -> None:
     for path, kind in (("/v1/guard/flags", FlagList), ("/v1/guard/flags/export", FlagFilter)):
         parameters = {each["name"]: each for each in document["paths"][path]["get"]["parameters"]}
         assert parameters.keys() == kind.model_fields.keys()
@@ -56,5 +56,5 @@ def test_the_document_refers_to_what_is_in_it(document: dict[str, Any]) -> None:
         assert isinstance(here, dict)
 
 
-def test_pages_are_no_api(document: dict[str, Any]) -> None:
+def test_pages_are_not_in_openapi(document: dict[str, Any]) -> None:
     assert not [path for path in document["paths"] if path.startswith("/console")]

@@ -1,4 +1,4 @@
-"""Settings: which source wins, and what is said about wrong values."""
+"""Settings: which source wins, and the messages about wrong values."""
 
 from pathlib import Path
 
@@ -87,7 +87,7 @@ def test_the_environment_wins_over_the_file(
     assert load_settings().critic_timeout_s == 1
 
 
-def test_an_empty_variable_is_as_none(clean_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_empty_variable_is_ignored(clean_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SETBACK_POLICY_FILE", "")
     monkeypatch.setenv("DATABASE_URL", "")
     monkeypatch.setenv("SETBACK_CONFIG", "")
@@ -153,7 +153,7 @@ def test_a_wrong_key_in_the_file_is_named_with_the_fix(
         load_settings()
 
 
-def test_all_wrong_settings_are_told_at_once_and_no_secret(
+def test_all_wrong_settings_are_reported_at_once_without_secrets(
     clean_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SETBACK_USER_SALT", "tooshort")
@@ -176,7 +176,7 @@ def test_all_wrong_settings_are_told_at_once_and_no_secret(
         ("SETBACK_SERVICE_HOST", "10.0.0.1"),
     ],
 )
-def test_what_kubernetes_tells_of_services_is_no_setting(
+def test_kubernetes_service_variables_are_not_settings(
     clean_folder: Path, monkeypatch: pytest.MonkeyPatch, name: str, value: str
 ) -> None:
     monkeypatch.setenv("SETBACK_REFINE_MIN_FLAGS", "7")
@@ -194,7 +194,7 @@ def test_a_variable_that_is_misspelt_is_known_to_be_ignored(
 
 
 @pytest.mark.parametrize("value", ["true", "3", "[1]"])
-def test_a_value_for_a_table_is_told_so(
+def test_a_value_instead_of_a_table_is_reported(
     clean_folder: Path, monkeypatch: pytest.MonkeyPatch, value: str
 ) -> None:
     monkeypatch.setenv("SETBACK_REFINE", value)

@@ -1,6 +1,5 @@
-"""The guard fails while an answer flows: from the guarded engine through vLLM's own stream
-generators and routes to what the openai and anthropic packages make of it.
-"""
+"""The guard fails during a stream: from the guarded engine through vLLM's own stream generators and
+routes to what the openai and anthropic packages receive."""
 
 import json
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
@@ -54,7 +53,7 @@ ANNOTATE_ALL = '[default]\nthreshold = 0.0\naction = "annotate"\n'
 
 
 def unstarted(handler: Any, **attributes: Any) -> Any:
-    """One of vLLM's handlers, without the engine and model it would be made with."""
+    """Returns one of vLLM's handlers, without an engine and a model."""
     made = handler.__new__(handler)
     off = ("force_include_usage", "log_outputs", "prompt_tokens_details", "per_request_metrics")
     vars(made).update({f"enable_{name}": False for name in off}, request_logger=None, **attributes)
@@ -62,7 +61,7 @@ def unstarted(handler: Any, **attributes: Any) -> Any:
 
 
 def outputs_of(bench: Bench) -> AsyncGenerator[RequestOutput, None]:
-    """The answer to one streamed request, as each handler gets it from its engine."""
+    """Yields the answer to one streamed request, as each handler gets it from its engine."""
     conversation = bench.chat_format.conversation(QUESTION)
     prompt = {"type": "token", "prompt_token_ids": conversation}
     params = SamplingParams(output_kind=RequestOutputKind.DELTA, max_tokens=None)
@@ -71,7 +70,7 @@ def outputs_of(bench: Bench) -> AsyncGenerator[RequestOutput, None]:
 
 @dataclass(frozen=True)
 class Handlers:
-    """Stands where vLLM's routes look for their handlers; all streams are made by vLLM's own."""
+    """Provides handlers to vLLM's routes; all streams are made by vLLM's own code."""
 
     bench: Bench
 
@@ -119,7 +118,7 @@ class Handlers:
 
 
 def serving(bench: Bench) -> httpx2.AsyncClient:
-    """A client of vLLM's routes with our parts around them, as the server puts them together."""
+    """A client of vLLM's routes with our parts around them, assembled as in the server."""
     app = FastAPI()
     for api in (chat_api, completions_api, responses_api, messages_api):
         app.include_router(api.router)
@@ -143,7 +142,7 @@ def critic_fails(make_bench: MakeBench, mode: StreamMode) -> Bench:
 
 
 def store_fails(make_bench: MakeBench, mode: StreamMode) -> Bench:
-    """What is flagged flows, and cannot be kept once it is whole."""
+    """Flagged text is released, and cannot be stored once it is whole."""
     script = Script(lambda prompt: (START + LATE,), piece_tokens=1)
     bench = make_bench(script, stream=mode, policy=ANNOTATE_ALL)
     bench.store.broken = True
@@ -156,13 +155,13 @@ async def asked(bench: Bench, route: str) -> httpx2.Response:
 
 
 def events_of(answer: httpx2.Response) -> list[Event]:
-    """Each event's object; of the one that is none, `{"done": True}`."""
+    """Returns each event's object; `{"done": True}` for [DONE]."""
     data = [event.rpartition("data: ")[2] for event in answer.text.split("\n\n") if event]
     return [{"done": True} if each == "[DONE]" else json.loads(each) for each in data]
 
 
 def ends(event: Event) -> bool:
-    """Whether it says that the answer came to an end of whatever kind."""
+    """Whether the event ends the answer in any way."""
     choices = event.get("choices", [])
     stopped = event.get("type") in ("message_delta", "message_stop")
     responded = event.get("type") in ("response.completed", "response.incomplete")
@@ -210,7 +209,7 @@ async def test_without_a_failure_the_same_stream_comes_to_its_end(
 
 @ROUTE
 @FAILURE
-async def test_where_nothing_is_out_it_is_a_true_503(
+async def test_before_the_first_chunk_a_failure_is_a_503(
     make_bench: MakeBench, fails: Failing, code: str, message: str, route: str
 ) -> None:
     answer = await asked(fails(make_bench, StreamMode.BUFFER), route)

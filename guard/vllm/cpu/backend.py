@@ -1,17 +1,15 @@
-"""What vLLM's CPU backend (0.32) needs mended. Owns three LoRA operators and how seeds are kept;
-lora.py applies adapters to layers without these operators, and faster still; label_rows.py
-reads the critique's labels.
+"""Fixes for vLLM's CPU backend (0.32). Owns three LoRA operators and the handling of seeds. lora.py
+applies adapters to layers without these operators; label_rows.py reads the critique's labels.
 
-- LoRA: vLLM's operators copy an adapter's weights for every token, and take the last loaded adapter
-  for tokens that have none, so that a base request in a batch with others is answered with a
-  foreign adapter (vLLM #48421, open). Here each run of tokens with one adapter is one matrix
-  product, several times as fast, and tokens without an adapter are left alone.
-- Seeds: a request with a `seed` whose prompt is prefilled in parts ends the engine, since vLLM
-  rewinds its random generator by an offset that CPU generators do not have. Here its state is put
-  back instead.
+- LoRA: vLLM's operators copy an adapter's weights for every token, and use the last loaded adapter
+  for tokens without one, so a base-model request in a mixed batch is answered with another
+  request's adapter (vLLM #48421, open). Here each run of tokens with one adapter is one matrix
+  product, which is several times faster, and tokens without an adapter stay unchanged.
+- Seeds: a request with a `seed` and a chunked prefill crashes the engine, because vLLM rewinds the
+  random generator by an offset that CPU generators lack. Here its state is restored instead.
 
-Named `setback` in the group vllm.general_plugins, which vLLM loads in every process of its own.
-Elsewhere than on a CPU it does nothing.
+Registered as `setback` in the entry-point group vllm.general_plugins, which vLLM loads in each of
+its processes. Does nothing on other platforms.
 """
 
 from collections.abc import Callable, Iterator
@@ -28,8 +26,8 @@ _STEPS = ("_sample", "_bookkeeping_sync")
 
 
 def install() -> None:
-    """Mends vLLM in this process; safe to repeat. Raises RuntimeError for a vLLM unlike 0.32, in
-    which nothing would be mended."""
+    """Patches vLLM in this process. Safe to repeat. Raises RuntimeError when this vLLM lacks what
+    would be patched."""
     from vllm.platforms import current_platform
 
     if not current_platform.is_cpu():
@@ -46,7 +44,7 @@ def install() -> None:
     ):
         for name in names:
             if not hasattr(owner, name):
-                raise RuntimeError(f"This vLLM's CPU backend has no {name} to mend")
+                raise RuntimeError(f"This vLLM's CPU backend has no {name} to patch")
     for name in _OPERATORS:
         setattr(punica_cpu, name, globals()[name])
     platform: Any = type(current_platform)
@@ -60,16 +58,16 @@ def install() -> None:
 
 
 def keeping_seeds(sample: Callable[..., Any]) -> Callable[..., Any]:
-    """A model runner's `_sample` after which the generators of requests whose token is dropped, for
-    their prompt is not whole yet, are as before."""
+    """Wraps a model runner's `_sample`: restores the generators of requests whose sampled token is
+    dropped because their prefill is not complete."""
 
     def sampled(runner: Any, *arguments: Any, **options: Any) -> Any:
         batch = runner.input_batch
         dropped = runner.discard_request_mask.np[: batch.num_reqs]
         states = [
             (generator, generator.get_state())
-            for place, generator in batch.generators.items()
-            if dropped[place]
+            for index, generator in batch.generators.items()
+            if dropped[index]
         ]
         output = sample(runner, *arguments, **options)
         for generator, state in states:
@@ -80,9 +78,9 @@ def keeping_seeds(sample: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def without_rewinding(bookkeep: Callable[..., Any]) -> Callable[..., Any]:
-    """A model runner's `_bookkeeping_sync` that finds no generator to rewind."""
+    """Wraps a model runner's `_bookkeeping_sync` so that it finds no generator to rewind."""
 
-    def kept(runner: Any, *arguments: Any, **options: Any) -> Any:
+    def bookkept(runner: Any, *arguments: Any, **options: Any) -> Any:
         batch = runner.input_batch
         generators, batch.generators = batch.generators, {}
         try:
@@ -90,7 +88,7 @@ def without_rewinding(bookkeep: Callable[..., Any]) -> Callable[..., Any]:
         finally:
             batch.generators = generators
 
-    return kept
+    return bookkept
 
 
 def sgmv_shrink(
@@ -158,7 +156,7 @@ def sgmv_expand(
     token_nums: int,
     add_inputs: bool = False,
 ) -> None:
-    """The same over all columns that weights and output have in common."""
+    """As sgmv_expand_slice, over all columns that weights and output have in common."""
     size = min(lora_b_weights.shape[-2], output_tensor.shape[1])
     sgmv_expand_slice(
         inputs,
@@ -177,7 +175,7 @@ def sgmv_expand(
 
 
 def _runs(lengths: Tensor, adapters: Tensor) -> Iterator[tuple[slice, int]]:
-    """Each run of tokens and its adapter's place, -1 for none."""
+    """Yields each run of tokens with its adapter's index, -1 for none."""
     start = 0
     for length, adapter in zip(lengths.tolist(), adapters.tolist(), strict=True):
         yield slice(start, start + length), adapter

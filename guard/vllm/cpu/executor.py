@@ -1,20 +1,19 @@
-"""One import of vLLM for a server on a CPU: the engine's process is forked from the server's, and
-the worker runs inside it. vLLM would start each of them anew and import itself in each. Owns how
-they are joined and to which processors the computing threads are bound; server/launch/processes.py
-decides when.
+"""Imports vLLM once for a server on a CPU: the engine's process is forked from the server's, and
+the worker runs inside the engine. vLLM would spawn each of them, and each would import vLLM again.
+Owns the fork and the processors to which the compute threads are bound. Does not decide when to use
+it (server/launch/processes.py).
 
-Further API servers (--api-server-count) are vLLM's own and import it once more each: the metrics of
-several processes add up only where prometheus_client is imported by each of them.
+Additional API servers (--api-server-count) are still spawned and import vLLM themselves, because
+prometheus_client's multiprocess metrics need an import in each process.
 
-vLLM gives the worker a process of its own on a CPU because OpenMP reads its environment only when
-it is loaded. Here system calls bind the threads instead, each to one of the processors that vLLM
-chooses. What this does not give: the first of several computing threads may move among them.
+vLLM starts a separate worker process on a CPU because OpenMP reads its environment only when it is
+loaded. Here system calls bind the threads instead, each to a processor that vLLM chose. One
+difference remains: the first of several compute threads may move among these processors.
 
-Private parts of vLLM that this stands on, checked with 0.32.0
-(tests/guard/vllm/cpu/test_executor.py):
+Private parts of vLLM that this uses, checked with 0.32.0 (tests/guard/vllm/cpu/test_executor.py):
 
 - vllm.v1.executor.uniproc_executor.UniProcExecutor: `_init_executor`, `execute_model`, and
-  `compile_or_warm_up_model` as the last call before the engine starts threads for its sockets
+  `compile_or_warm_up_model` as the last call before the engine starts its socket threads
 - vllm.utils.ompmultiprocessing.OMPProcessManager: `skip_setup` and `cpu_lists`
 - vllm.v1.engine.utils.get_mp_context: how the engine's process is started
 """
@@ -35,21 +34,21 @@ from vllm.v1.executor.uniproc_executor import UniProcExecutor
 
 EXECUTOR = "guard.vllm.cpu.executor.EngineProcessExecutor"
 _PR_SET_PDEATHSIG = 1
-_ENOUGH_TO_SHARE = 1 << 17
-"""Numbers to add for each thread, so that PyTorch gives every one a part."""
+_VALUES_PER_THREAD = 1 << 17
+"""Values for each thread to add, enough that PyTorch uses every thread."""
 
 
 class EngineProcessExecutor(UniProcExecutor):
-    """Named to vLLM with --distributed-executor-backend."""
+    """Passed to vLLM as --distributed-executor-backend."""
 
     def _init_executor(self) -> None:
         _end_with_parent()
-        self._everywhere = os.sched_getaffinity(0)
+        self._all_processors = os.sched_getaffinity(0)
         threads = OMPProcessManager(self.vllm_config)
-        self._processors = self._everywhere if threads.skip_setup else set(threads.cpu_lists[0])
-        self._bound = self._everywhere
-        # The worker takes its memory from the node of the processor that it runs on; with one node
-        # loading is not kept to a processor that others may be using.
+        self._processors = self._all_processors if threads.skip_setup else set(threads.cpu_lists[0])
+        self._bound = self._all_processors
+        # Memory is allocated on the current processor's node. With a single node there is no need
+        # to load on one particular processor, which others may be using.
         if _memory_nodes() > 1:
             self._bind(self._processors)
         if not threads.skip_setup:
@@ -59,8 +58,8 @@ class EngineProcessExecutor(UniProcExecutor):
     def compile_or_warm_up_model(self) -> None:
         """As Executor.compile_or_warm_up_model."""
         super().compile_or_warm_up_model()
-        # Threads inherit their processors: those that the engine starts next only move messages.
-        self._bind(self._everywhere)
+        # Threads inherit their processors, and those the engine starts next only move messages.
+        self._bind(self._all_processors)
 
     def execute_model(self, *arguments: Any, **options: Any) -> Any:
         """As UniProcExecutor.execute_model."""
@@ -74,11 +73,11 @@ class EngineProcessExecutor(UniProcExecutor):
 
 
 def _start_computing_threads(processors: Sequence[int]) -> None:
-    """Starts PyTorch's threads, of which this is the first, and binds each other to a processor."""
-    # This alone starts threads of another pool, which stay idle.
+    """Starts PyTorch's threads besides this one, and binds each to a processor."""
+    # This call alone would start the threads of another pool, which stay idle.
     torch.set_num_threads(len(processors))
     before = set(_threads())
-    torch.zeros(len(processors) * _ENOUGH_TO_SHARE).add_(1)
+    torch.zeros(len(processors) * _VALUES_PER_THREAD).add_(1)
     for thread, processor in zip(sorted(set(_threads()) - before), processors[1:], strict=False):
         os.sched_setaffinity(thread, {processor})
 
@@ -92,8 +91,8 @@ def _threads() -> list[int]:
 
 
 def fork_engine() -> None:
-    """From now on vLLM forks the engine from this process. Raises RuntimeError for a vLLM that
-    starts it in another way than 0.32 does."""
+    """Makes vLLM fork the engine from this process. Raises RuntimeError when this vLLM starts its
+    engine in another way."""
     if not hasattr(engine_utils, "get_mp_context"):
         raise RuntimeError(
             "This vLLM starts its engine without vllm.v1.engine.utils.get_mp_context"
@@ -104,14 +103,14 @@ def fork_engine() -> None:
 
 
 def _end_with_parent() -> None:
-    """Has the system end this process when its parent is killed. A forked engine would go on to
-    hold the port on which the server listened."""
+    """Asks the kernel to end this process when its parent dies. Otherwise a forked engine would
+    keep the server's port in use."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def preloads_libraries() -> bool:
-    """Whether vLLM would start the worker with libraries that this process runs without: an
-    allocator of its own, or PyTorch's OpenMP where the system's is another one."""
+    """Whether vLLM would preload libraries for the worker that this process lacks: tcmalloc, or
+    PyTorch's own OpenMP."""
     return any(
         any(_folder(package).glob(pattern))
         for package, pattern in (("vllm", "libs/libtcmalloc*"), ("torch", "../torch.libs/libgomp*"))

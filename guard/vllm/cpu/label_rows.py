@@ -1,9 +1,9 @@
-"""How the sampler of vLLM's CPU backend (0.32) reads labels: only in the rows of requests that name
-them, next to what others ask for. Owns that reading; backend.py installs it.
+"""How the sampler of vLLM's CPU backend (0.32) reads labels. Owns a sampler that reads them only in
+the rows of requests that ask for them. backend.py installs it.
 
-vLLM's own way computes log-probabilities and ranks for the whole batch as soon as one request has
-`logprob_token_ids`, and gives its columns to all, so that who asked for `top_logprobs` in the same
-step gets none.
+vLLM computes log-probabilities and ranks for the whole batch as soon as one request has
+`logprob_token_ids`, and gives all requests its columns, so that a request for `top_logprobs` in the
+same step gets none.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -16,13 +16,13 @@ from torch import Tensor
 from vllm.v1.outputs import LogprobsTensors
 
 Labels = Mapping[int, Sequence[int]]
-"""By row of the batch, the token ids to read."""
+"""The token ids to read, by row of the batch."""
 
 _WHOLE_VOCABULARY = -1
 
 
 def reading_labels(forward: Callable[..., Any]) -> Callable[..., Any]:
-    """A sampler's `forward` that reads labels apart from all else."""
+    """Wraps a sampler's `forward` so that it reads labels separately."""
 
     @wraps(forward)
     def forwarded(
@@ -31,7 +31,7 @@ def reading_labels(forward: Callable[..., Any]) -> Callable[..., Any]:
         labels = sampling_metadata.logprob_token_ids
         if not labels or sampling_metadata.max_num_logprobs == _WHOLE_VOCABULARY:
             return forward(sampler, logits, sampling_metadata, *more, **options)
-        # Before anything is sampled, which may change the logits in place.
+        # Before sampling, which may change the logits in place.
         logprobs = logits[list(labels)].log_softmax(dim=-1, dtype=torch.float32)
         others = replace(sampling_metadata, logprob_token_ids=None)
         output = forward(sampler, logits, others, *more, **options)
@@ -43,19 +43,19 @@ def reading_labels(forward: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def with_labels(
-    found: LogprobsTensors | None, sampled: Tensor, labels: Labels, logprobs: Tensor
+    tensors: LogprobsTensors | None, sampled: Tensor, labels: Labels, logprobs: Tensor
 ) -> LogprobsTensors:
-    """What others asked for, and in the rows of the labels the sampled token and these.
+    """Returns the tensors that other requests asked for, with the labels in their rows.
 
-    found: [requests, columns], None when nobody asked. sampled: [requests].
-    logprobs: [rows with labels, vocabulary].
+    tensors: [requests, columns], None when no other request asked. sampled: [requests].
+    logprobs: [rows with labels, vocabulary]. A row with labels holds the sampled token first.
     """
     width = 1 + max(map(len, labels.values()))
-    if found is None:
-        found = _nothing(len(sampled), width)
-    ids, values = _widened(found.logprob_token_ids, width, 0), _widened(found.logprobs, width)
+    if tensors is None:
+        tensors = _nothing(len(sampled), width)
+    ids, values = _widened(tensors.logprob_token_ids, width, 0), _widened(tensors.logprobs, width)
     rows, firsts = list(labels), sampled[list(labels)].tolist()
-    # Repeating the sampled token where a row has fewer labels changes nothing.
+    # Pad rows with fewer labels by the sampled token, which changes nothing.
     chosen = torch.tensor(
         [
             [first, *tokens, *[first] * (width - 1 - len(tokens))]
@@ -65,7 +65,7 @@ def with_labels(
     read = logprobs.gather(1, chosen)
     values[rows] = -torch.inf
     ids[rows, :width], values[rows, :width] = chosen.to(ids.dtype), read
-    ranks = found.selected_token_ranks
+    ranks = tensors.selected_token_ranks
     ranks[rows] = (logprobs >= read[:, :1]).sum(1).to(ranks.dtype)
     return LogprobsTensors(ids, values, ranks)
 
@@ -78,7 +78,7 @@ def _nothing(rows: int, columns: int) -> LogprobsTensors:
     )
 
 
-def _widened(each: Tensor, columns: int, fill: float = -torch.inf) -> Tensor:
-    """[rows, columns or more]."""
-    missing = max(0, columns - each.shape[1])
-    return torch.nn.functional.pad(each, (0, missing), value=fill)
+def _widened(tensor: Tensor, columns: int, fill: float = -torch.inf) -> Tensor:
+    """Returns the tensor with at least that many columns."""
+    missing = max(0, columns - tensor.shape[1])
+    return torch.nn.functional.pad(tensor, (0, missing), value=fill)

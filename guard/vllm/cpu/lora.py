@@ -1,8 +1,8 @@
-"""How a layer's adapters are applied on a CPU: two small matrix products for each adapter in the
-batch, and nothing at all for tokens that have none. Owns that sum; backend.py installs it.
+"""How LoRA adapters are applied to a layer on a CPU: two small matrix products for each adapter in
+the batch, and nothing for tokens without one. Owns this sum. backend.py installs it.
 
-vLLM's own way calls an operator for every slice of every layer whether a batch has adapters or not,
-and its logits take the last loaded adapter for requests without one, as its other operators do.
+vLLM's wrapper calls an operator for every slice of every layer even in a batch without adapters,
+and its logits use the last loaded adapter for requests without one.
 """
 
 from typing import Any
@@ -11,11 +11,11 @@ from torch import Tensor
 from vllm.lora.punica_wrapper.punica_cpu import PunicaWrapperCPU
 
 Group = tuple[int, Tensor | slice]
-"""A slot, and the rows of the batch whose adapter is in it."""
+"""An adapter slot, and the batch's rows that use it."""
 
 
 class GroupedPunica(PunicaWrapperCPU):
-    """Stands in for vLLM's wrapper of the same interface; outputs are changed in place."""
+    """Replaces vLLM's wrapper with the same interface. Outputs are changed in place."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
@@ -23,7 +23,7 @@ class GroupedPunica(PunicaWrapperCPU):
         self._by_request: list[Group] = []
 
     def update_metadata(self, *arguments: Any, **options: Any) -> None:
-        """Called once a step, before the layers."""
+        """Called once per step, before the layers."""
         super().update_metadata(*arguments, **options)
         self._by_token = _groups(self.token_lora_indices)
         self._by_request = _groups(self.sampler_indices)
@@ -38,8 +38,8 @@ class GroupedPunica(PunicaWrapperCPU):
         output_slices: tuple[int, ...],
         **_options: Any,
     ) -> None:
-        """y: [tokens, the slices' outputs side by side]. x: [tokens, inputs]. Of each slice, A is
-        [slots, 1, rank, inputs] and B [slots, 1, outputs, rank]."""
+        """y: [tokens, all slices' outputs]. x: [tokens, inputs]. For each slice, A is
+        [slots, 1, rank, inputs] and B is [slots, 1, outputs, rank]."""
         outputs, inputs = y.view(-1, y.shape[-1]), x.view(-1, x.shape[-1])
         for slot, rows in self._by_token:
             own, begin = inputs[rows], 0
@@ -64,7 +64,7 @@ class GroupedPunica(PunicaWrapperCPU):
 
 
 def _groups(slots: Tensor) -> list[Group]:
-    """slots: of each row, -1 for none."""
+    """slots: the slot of each row, -1 for none."""
     used: list[int] = slots.unique().tolist()
     if len(used) == 1 and used[0] >= 0:
         return [(used[0], slice(0, len(slots)))]

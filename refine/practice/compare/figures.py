@@ -1,7 +1,7 @@
-"""What the comparison measures of a model. Owns the columns of both tables and their requests.
+"""The measures of the comparison. Owns the columns of both tables and their requests.
 
-Truth is the oracle's; what is measured is the draft with the reminder, as the guard serves it, on
-held-out requests with a seed of their own. Shares are in [0, 1].
+The oracle is the ground truth. The draft is measured with the reminder, as the guard serves it, on
+held-out requests with their own seed. Shares are in [0, 1].
 """
 
 import random
@@ -9,9 +9,15 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 
 from refine.critic import Critic
-from refine.evaluation.measure import Measuring
+from refine.evaluation.measure import Evaluator
 from refine.evaluation.sets import JAILBREAK, PLAIN
-from refine.practice.ground import HARMFUL_SPLITS, OracleTruth, Sizes, case_of, practice_sets
+from refine.practice.evaluation_data import (
+    HARMFUL_SPLITS,
+    OracleTruth,
+    Sizes,
+    case_of,
+    practice_sets,
+)
 from refine.practice.world import Kind, Request, build_request, draw_task, requests
 from refine.practice.wrappers import WRAPPERS
 from refine.served import Adapter, Model
@@ -29,43 +35,43 @@ PLAINLY, JAILBROKEN = "harmless, plain", "harmless, jailbreak"
 NEW_CATEGORIES, NEW_TASKS, NEW_WRAPPERS = (
     f"harmless, new {what}" for what in ("category", "task", "wrapper")
 )
-"""New: never flagged, so nothing was learned from any."""
+"""New: of categories that were never flagged, so nothing was trained from them."""
 COLUMNS = (PLAINLY, JAILBROKEN, NEW_CATEGORIES, NEW_TASKS, NEW_WRAPPERS, *_OTHERS)
 FLAGGED_ONCE, NEVER_SEEN = "success, flagged once", "success, never seen"
-"""Of attacks in a wrapper of which one use was flagged, and in one never seen in training."""
+"""Attacks in a wrapper of which one use was flagged, and in one never seen in training."""
 WRAPPER_COLUMNS = (FLAGGED_ONCE, NEVER_SEEN, *_OTHERS)
 
 
 async def figures(
     model: Model, adapter: Adapter, unflagged: Collection[str], sizes: Sizes = SIZES
 ) -> dict[str, float]:
-    """The first table's columns. unflagged: categories of which no flag was learned."""
-    drawn = [
+    """Returns the first table's columns. unflagged: categories without flags to train on."""
+    sample = [
         (split, request)
         for split in HARMFUL_SPLITS
         for request in requests(Kind.HARMFUL, split, sizes.harmful_per_split, _SEED)
     ]
-    cases = [case_of(request) for _, request in drawn]
-    complied = await _complied(model, adapter, [request for _, request in drawn])
+    cases = [case_of(request) for _, request in sample]
+    complied = await _complied(model, adapter, [request for _, request in sample])
 
-    def harmless(wanted: Callable[[int], bool]) -> float:
-        found = [not did for place, did in enumerate(complied) if wanted(place)]
-        return sum(found) / len(found)
+    def harmless(condition: Callable[[int], bool]) -> float:
+        selected = [not did for index, did in enumerate(complied) if condition(index)]
+        return sum(selected) / len(selected)
 
-    found = {
-        PLAINLY: harmless(lambda place: cases[place].group == PLAIN),
-        JAILBROKEN: harmless(lambda place: cases[place].group == JAILBREAK),
-        NEW_CATEGORIES: harmless(lambda place: cases[place].category in unflagged),
-        NEW_TASKS: harmless(lambda place: drawn[place][0] == "task"),
-        NEW_WRAPPERS: harmless(lambda place: drawn[place][0] == "wrapper"),
+    shares = {
+        PLAINLY: harmless(lambda index: cases[index].group == PLAIN),
+        JAILBROKEN: harmless(lambda index: cases[index].group == JAILBREAK),
+        NEW_CATEGORIES: harmless(lambda index: cases[index].category in unflagged),
+        NEW_TASKS: harmless(lambda index: sample[index][0] == "task"),
+        NEW_WRAPPERS: harmless(lambda index: sample[index][0] == "wrapper"),
     }
-    return {**found, **await _others(model, adapter, sizes)}
+    return {**shares, **await _other_shares(model, adapter, sizes)}
 
 
-async def _others(model: Model, adapter: Adapter, sizes: Sizes) -> dict[str, float]:
+async def _other_shares(model: Model, adapter: Adapter, sizes: Sizes) -> dict[str, float]:
     sets = replace(practice_sets(sizes, _SEED), harmful=())
-    measuring = Measuring(model, sets, OracleTruth(), reminder=True, revision="")
-    measures = await measuring.measure(Critic(adapter))
+    evaluator = Evaluator(model, sets, OracleTruth(), reminder=True, model_revision="")
+    measures = await evaluator.measure(Critic(adapter))
     shares = {figure.name: figure.share for figure in measures.figures}
     return {column: shares[name] for column, name in _OTHERS.items()}
 
@@ -73,31 +79,31 @@ async def _others(model: Model, adapter: Adapter, sizes: Sizes) -> dict[str, flo
 async def wrapper_success(
     model: Model, adapter: Adapter, uses: int = _USES_PER_WRAPPER, sizes: Sizes = SIZES
 ) -> dict[str, float]:
-    """The second table's columns: how often a harmful request in a wrapper is obeyed, and what
-    that cost.
+    """Returns the second table's columns: how often a harmful request in a wrapper is obeyed, and
+    the cost in helpfulness.
 
-    uses: requests per wrapper; half of their tasks are ones that nothing was ever trained on.
+    uses: requests per wrapper; half of their tasks were never trained on.
     """
-    found: dict[str, float] = {}
+    shares: dict[str, float] = {}
     for column, held_out in ((FLAGGED_ONCE, False), (NEVER_SEEN, True)):
         complied = await _complied(model, adapter, _fresh_uses(held_out, uses))
-        found[column] = sum(complied) / len(complied)
-    return {**found, **await _others(model, adapter, sizes)}
+        shares[column] = sum(complied) / len(complied)
+    return {**shares, **await _other_shares(model, adapter, sizes)}
 
 
 def _fresh_uses(held_out: bool, uses: int) -> list[Request]:
     rng = random.Random(f"fresh uses {_SEED}")
-    found = []
+    built = []
     for wrapper in (wrapper for wrapper in WRAPPERS if wrapper.held_out == held_out):
         for number in range(uses):
             task = draw_task(rng, Kind.HARMFUL, held_out=number % 2 == 1)
             slots = task.draw_slots(rng)
-            found.append(build_request(task, slots, rng, wrapper, held_out_phrasing=True))
-    return found
+            built.append(build_request(task, slots, rng, wrapper, held_out_phrasing=True))
+    return built
 
 
-async def _complied(model: Model, adapter: Adapter, asked: Sequence[Request]) -> list[bool]:
+async def _complied(model: Model, adapter: Adapter, batch: Sequence[Request]) -> list[bool]:
     answers = await model.answers(
-        [request.messages for request in asked], adapter=adapter, reminder=True
+        [request.messages for request in batch], adapter=adapter, reminder=True
     )
-    return await OracleTruth().complied([case_of(request) for request in asked], answers)
+    return await OracleTruth().complied([case_of(request) for request in batch], answers)

@@ -1,76 +1,76 @@
-"""The flags that the comparison learns from: drafts for requests of the "train" split that the base
-model's own critic found harmful. Owns who asks what, and what is never flagged.
+"""The flags of the comparison: drafts for requests of the "train" split that the base model's own
+critic found harmful. Owns which requests are made, and what is never flagged.
 
-Never flagged are two of the eight categories, others for each seed; and, since they are not in the
-"train" split, a third of the harmful tasks and seven wrappers.
+Two of the eight categories are never flagged, different ones for each seed. Nor are a third of the
+harmful tasks and seven wrappers, because they are not in the "train" split.
 """
 
 import random
 from collections.abc import Sequence
 
-from refine.practice.ground import case_of
+from refine.practice.evaluation_data import case_of
 from refine.practice.tasks_harmful import CATEGORY_HARM
-from refine.practice.traffic import asked
+from refine.practice.traffic import draw_traffic
 from refine.practice.world import Kind, Request, build_request, draw_task
 from refine.practice.wrappers import WRAPPERS
 from refine.served import Model, answered
-from refine.stages.collect import Case
+from refine.stages.collect import FlaggedCase
 
 _TRAFFIC = {Kind.HARMFUL: 120, Kind.EVERYDAY: 60, Kind.BORDERLINE: 20}
-"""Requests a batch."""
+"""Requests per batch."""
 _BATCHES_PER_SEED = 1_000
 _TRIES = 16
 _HARMFUL = 0.5
 
 
 def never_flagged(seed: int) -> frozenset[str]:
-    """Two categories that no request of this seed's traffic asks for."""
+    """Returns two categories that do not occur in this seed's traffic."""
     names = tuple(CATEGORY_HARM)
-    return frozenset(names[(2 * seed + place) % len(names)] for place in (0, 1))
+    return frozenset(names[(2 * seed + offset) % len(names)] for offset in (0, 1))
 
 
-async def from_traffic(model: Model, n: int, seed: int) -> list[Case]:
-    """The first `n` flagged drafts of mixed traffic, numbered from 1."""
-    found: list[Case] = []
+async def from_traffic(model: Model, n: int, seed: int) -> list[FlaggedCase]:
+    """Returns the first `n` flagged drafts of mixed traffic, numbered from 1."""
+    flagged: list[FlaggedCase] = []
     batch = seed * _BATCHES_PER_SEED
-    while len(found) < n:
+    while len(flagged) < n:
         mixed = [
             request
             for kind, size in _TRAFFIC.items()
-            for request in asked(kind, size, batch, never_flagged(seed))
+            for request in draw_traffic(kind, size, batch, never_flagged(seed))
         ]
         random.Random(f"mixed {batch}").shuffle(mixed)
-        found += await _flagged(model, mixed, len(found))
+        flagged += await _flagged(model, mixed, len(flagged))
         batch += 1
-    return found[:n]
+    return flagged[:n]
 
 
-async def one_per_wrapper(model: Model, seed: int) -> list[Case]:
-    """For each wrapper that is not held out, the first harmful request in it that is flagged."""
+async def one_per_wrapper(model: Model, seed: int) -> list[FlaggedCase]:
+    """Returns the first flagged harmful request in each wrapper that is not held out."""
     rng = random.Random(f"one per wrapper {seed}")
-    found: list[Case] = []
+    cases: list[FlaggedCase] = []
     for wrapper in (wrapper for wrapper in WRAPPERS if not wrapper.held_out):
-        flagged: list[Case] = []
+        flagged: list[FlaggedCase] = []
         while not flagged:
             tasks = [draw_task(rng, Kind.HARMFUL) for _ in range(_TRIES)]
             tried = [build_request(task, task.draw_slots(rng), rng, wrapper) for task in tasks]
-            flagged = await _flagged(model, tried, len(found))
-        found.append(flagged[0])
-    return found
+            flagged = await _flagged(model, tried, len(cases))
+        cases.append(flagged[0])
+    return cases
 
 
-async def _flagged(model: Model, drawn: Sequence[Request], number: int) -> list[Case]:
-    """Those whose draft the base's critic finds harmful, numbered from `number` + 1."""
-    shown = [request.messages for request in drawn]
-    answers = await model.answers(shown, adapter="base", reminder=True)
-    drafts = [answered(messages, answer) for messages, answer in zip(shown, answers, strict=True)]
+async def _flagged(model: Model, batch: Sequence[Request], number: int) -> list[FlaggedCase]:
+    """Returns the drafts that the base model's critic flags, numbered from `number` + 1."""
+    prompts = [request.messages for request in batch]
+    answers = await model.answers(prompts, adapter="base", reminder=True)
+    drafts = [answered(messages, answer) for messages, answer in zip(prompts, answers, strict=True)]
     harms = await model.harm(drafts, adapter="base", reminder=True)
     caught = [
         (request, answer)
-        for request, answer, harm in zip(drawn, answers, harms, strict=True)
+        for request, answer, harm in zip(batch, answers, harms, strict=True)
         if harm >= _HARMFUL
     ]
     return [
-        Case(number + place, request.messages, answer, case_of(request).category)
-        for place, (request, answer) in enumerate(caught, start=1)
+        FlaggedCase(number + index, request.messages, answer, case_of(request).category)
+        for index, (request, answer) in enumerate(caught, start=1)
     ]

@@ -11,12 +11,12 @@ from pathlib import Path
 
 from refine.compare.trial import Start, Trainee
 from refine.practice.compare import figures, flags
-from refine.practice.ground import ordinary
+from refine.practice.evaluation_data import ordinary
 from refine.practice.reader_model import ReaderModel
 from refine.practice.recipe import CONTEXT_LENGTH, MANIFEST
 from refine.practice.training_wrappers import TRAINING_WRAPPERS
 from refine.served import Model
-from refine.stages.collect import Case
+from refine.stages.collect import FlaggedCase
 
 
 def practice_start(folder: Path) -> Start:
@@ -46,11 +46,11 @@ class PracticeTrial:
     columns = figures.COLUMNS
     wrapper_columns = figures.WRAPPER_COLUMNS
 
-    async def from_traffic(self, n: int, seed: int) -> list[Case]:
+    async def from_traffic(self, n: int, seed: int) -> list[FlaggedCase]:
         """See Trial."""
         return await flags.from_traffic(self.model, n, seed)
 
-    async def one_per_wrapper(self, seed: int) -> list[Case]:
+    async def one_per_wrapper(self, seed: int) -> list[FlaggedCase]:
         """See Trial."""
         return await flags.one_per_wrapper(self.model, seed)
 

@@ -1,4 +1,4 @@
-"""The registry of adapters: what may be active, the way back, and that no number is reused."""
+"""The adapter registry: what may be active, the rollback path, and that no number is reused."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -7,7 +7,7 @@ import pytest
 from sqlalchemy import URL
 
 from guard.errors import AdapterConflict, AdapterUnknown, StoreUnavailable
-from guard.store.adapters import AdapterStore, way_back
+from guard.store.adapters import AdapterStore, rollback_path
 from guard.store.database import connect
 from guard.store.runs import RunStore
 
@@ -20,7 +20,7 @@ async def runs(database: URL) -> AsyncIterator[RunStore]:
 
 
 async def make(runs: RunStore, adapters: AdapterStore, parent: int | None = None) -> int:
-    """A registered candidate's version."""
+    """Registers a candidate and returns its version."""
     run = await runs.start(model="m", model_revision="r", parent=parent, seed=0, options={})
     await adapters.register(
         version=run.id, parent=parent, model_revision="r", sha256=f"sha-{run.id}"
@@ -99,7 +99,7 @@ async def test_rolling_back_again_goes_further_back(runs: RunStore, adapters: Ad
     assert history[0].reason == "worse"
 
 
-async def test_a_rejected_adapter_is_not_on_the_way_back(
+async def test_a_rejected_adapter_is_not_on_the_rollback_path(
     runs: RunStore, adapters: AdapterStore
 ) -> None:
     first, second, third = [await make(runs, adapters) for _ in range(3)]
@@ -132,8 +132,8 @@ async def test_rollbacks_at_once_each_go_one_step(database: URL, runs: RunStore)
         ([1, None], [None]),
     ],
 )
-def test_the_way_back(activated: list[int | None], way: list[int | None]) -> None:
-    assert way_back(activated) == way
+def test_the_rollback_path(activated: list[int | None], way: list[int | None]) -> None:
+    assert rollback_path(activated) == way
 
 
 async def test_a_deleted_runs_number_is_not_given_again(

@@ -1,4 +1,4 @@
-"""Fits of verdicts in the database."""
+"""Stored calibrations."""
 
 from collections.abc import AsyncIterator
 
@@ -21,7 +21,7 @@ async def add(fits: CalibrationStore, adapter: int | None, slope: float, revisio
     await fits.add(
         adapter=adapter,
         model_revision=revision,
-        fitted=Calibration(slope, -0.5),
+        calibration=Calibration(slope, -0.5),
         rows=80,
         by="anna",
     )

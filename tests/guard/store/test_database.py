@@ -1,4 +1,4 @@
-"""Database URLs: which forms are taken, and what is said about the others."""
+"""Database URLs: accepted forms, and the messages about others."""
 
 from pathlib import Path
 

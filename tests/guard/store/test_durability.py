@@ -1,4 +1,4 @@
-"""Flags outlive what goes wrong around them: killed processes, rivals, lost connections, locks."""
+"""Flags survive killed processes, concurrent writers, lost connections and locks."""
 
 import asyncio
 import multiprocessing
@@ -21,7 +21,7 @@ PROCESSES = multiprocessing.get_context("spawn")
 
 
 def add_some(url: URL, flag: Flag, count: int) -> None:
-    """Runs in a process of its own."""
+    """Runs in its own process."""
 
     async def run() -> None:
         store = FlagStore(url)
@@ -32,7 +32,7 @@ def add_some(url: URL, flag: Flag, count: int) -> None:
 
 
 def add_and_be_killed(url: URL, flag: Flag) -> None:
-    """Runs in a process of its own, which ends without closing anything."""
+    """Runs in its own process, which ends without closing anything."""
 
     async def run() -> None:
         await FlagStore(url).add(flag)

@@ -1,4 +1,4 @@
-"""The flag store on SQLite and on PostgreSQL: what is added stays, whatever it is."""
+"""The flag store on SQLite and PostgreSQL: what is added stays, whatever it is."""
 
 import asyncio
 import socket
@@ -176,7 +176,7 @@ async def test_check_names_a_revision_of_a_newer_version(database: URL) -> None:
 
 @pytest.fixture
 def closed_port() -> int:
-    """A port nobody listens on."""
+    """A port that nobody listens on."""
     with socket.socket() as held:
         held.bind(("127.0.0.1", 0))
         return int(held.getsockname()[1])

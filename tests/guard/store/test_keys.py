@@ -1,4 +1,4 @@
-"""Keys and the audit trail, on SQLite and on PostgreSQL."""
+"""Keys and the audit trail, on SQLite and PostgreSQL."""
 
 from collections.abc import AsyncIterator
 from dataclasses import replace
@@ -23,7 +23,7 @@ async def keys(database: URL) -> AsyncIterator[KeyStore]:
 
 
 async def trail(database: URL) -> list[tuple[str, str, str]]:
-    """Who did what to what, oldest first."""
+    """Returns actor, event and subject of each entry, oldest first."""
     store = AuditStore(database)
     entries = await store.list(limit=100)
     await store.close()
@@ -69,7 +69,7 @@ async def test_a_revoked_key_is_found_no_more(database: URL, keys: KeyStore) -> 
 
 
 @pytest.mark.parametrize("role", ROLES)
-async def test_a_role_may_what_the_ones_before_it_may(keys: KeyStore, role: Role) -> None:
+async def test_a_role_includes_the_roles_before_it(keys: KeyStore, role: Role) -> None:
     key, _ = await keys.make("k", role, by="ada")
     assert [each for each in ROLES if key.may(each)] == list(ROLES[: ROLES.index(role) + 1])
 

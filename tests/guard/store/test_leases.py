@@ -1,4 +1,4 @@
-"""Leases: one holder at a time, and none for ever."""
+"""Leases: one holder at a time, and expiry."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -36,7 +36,7 @@ async def test_a_released_lease_is_free(leases: Leases) -> None:
     assert await leases.acquire("refine", "b", ttl_s=60) != token
 
 
-async def test_whoever_holds_a_lease_can_be_asked_for(leases: Leases) -> None:
+async def test_the_holder_of_a_lease_can_be_queried(leases: Leases) -> None:
     assert await leases.held("refine") is None
     token = await leases.acquire("refine", "host-a 7", ttl_s=60)
     held = await leases.held("refine")

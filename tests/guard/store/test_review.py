@@ -1,4 +1,4 @@
-"""What reviewers find among flags and say of them, on SQLite and on PostgreSQL."""
+"""How reviewers search and label flags, on SQLite and PostgreSQL."""
 
 from collections.abc import Mapping
 from dataclasses import replace

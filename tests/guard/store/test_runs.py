@@ -1,4 +1,4 @@
-"""The runs' records, which flags are still to be learned from, and lineage."""
+"""The runs' records, the flags still to be used, and lineage."""
 
 from collections.abc import AsyncIterator
 from datetime import UTC

@@ -14,7 +14,7 @@ NOON = datetime(2026, 11, 24, 12, 0, 30, tzinfo=UTC)
 HOUR = timedelta(hours=1)
 
 
-async def test_what_is_added_to_a_minute_adds_up(database: URL) -> None:
+async def test_traffic_of_one_minute_adds_up(database: URL) -> None:
     store = TrafficStore(database)
     await store.add(NOON, Traffic(3, 1, 2, 0.5))
     await store.add(NOON, Traffic(4, 0, 4, 0.25))

@@ -1,4 +1,4 @@
-"""Database URLs as people and hosts write them: what the driver gets, and what is refused how."""
+"""Database URLs as people and hosting services write them: what the driver gets, and refusals."""
 
 import ssl
 from typing import Any
@@ -46,7 +46,7 @@ def test_usual_forms_get_the_async_driver(given: str, driver: str, database: str
         ("pgbouncer=true", {"statement_cache_size": 0, "prepared_statement_cache_size": 0}),
     ],
 )
-def test_what_hosts_of_postgresql_hand_out_is_understood(
+def test_urls_from_postgresql_hosting_services_are_accepted(
     options: str, arguments: dict[str, Any]
 ) -> None:
     url, given = engine_arguments(parse_url(f"postgres://me:pw@h/d?{options}"))
@@ -105,7 +105,7 @@ def test_other_forms_are_refused_with_the_fix(given: str, said: str) -> None:
 
 
 @pytest.mark.parametrize("password", ["pa@word", "pa/word", "pa#word", "pa?word", "pa@/#word"])
-def test_a_password_that_ends_early_is_told_and_not_shown(password: str) -> None:
+def test_an_unescaped_password_is_reported_and_not_shown(password: str) -> None:
     with pytest.raises(ValueError, match="write %40 for @, %2F for /") as raised:
         parse_url(f"postgresql://me:{password}@host/flags")
     assert "pa" not in str(raised.value).replace("part", "").replace("password", "")

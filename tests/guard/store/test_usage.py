@@ -1,4 +1,4 @@
-"""Requests of limited keys are counted exactly, on SQLite and on PostgreSQL."""
+"""Requests of rate-limited keys are counted exactly, on SQLite and PostgreSQL."""
 
 import asyncio
 import multiprocessing
@@ -32,7 +32,7 @@ async def key(database: URL) -> int:
 
 
 async def a_key(database: URL) -> int:
-    """The number of a new key."""
+    """Returns the number of a new key."""
     keys = KeyStore(database)
     key, _ = await keys.make("ci", "call", by="ada", requests_per_minute=1)
     await keys.close()
@@ -44,7 +44,7 @@ def at(seconds: float) -> datetime:
 
 
 async def minutes(database: URL) -> list[tuple[int, int]]:
-    """All rows: how many minutes after noon, and the requests."""
+    """Returns all rows: minutes after noon, and requests."""
     engine = connect(database)
     async with engine.connect() as connection:
         rows = [*await connection.execute(text("SELECT minute, requests FROM key_usage"))]
@@ -83,9 +83,7 @@ async def test_no_more_than_two_minutes_are_kept(
     assert await minutes(database) == [(2, 1), (3, 1)]
 
 
-async def test_what_goes_with_its_key_and_what_has_none(
-    database: URL, usage: UsageStore, key: int
-) -> None:
+async def test_bodies_with_and_without_a_key(database: URL, usage: UsageStore, key: int) -> None:
     await usage.take(key, 9, NOON)
     engine = connect(database)
     async with engine.begin() as connection:
@@ -97,7 +95,7 @@ async def test_what_goes_with_its_key_and_what_has_none(
 
 
 def take_often(url: URL, key: int, times: int) -> None:
-    """Runs in a process of its own."""
+    """Runs in its own process."""
 
     async def run() -> None:
         usage = UsageStore(url)

@@ -1,5 +1,5 @@
-"""The guard's scheduler in a real engine on the practice model: a session's critique reads what a
-request of its own would, answers are as ever, and nothing stays behind."""
+"""The guard's scheduler in a real engine on the practice model: a session's critique equals a
+separate request's, answers are unchanged, and nothing stays behind."""
 
 import gc
 import warnings
@@ -19,7 +19,7 @@ from guard import prompts
 from guard.labels import LabelSet, harm_labels
 from guard.template import ChatFormat
 from guard.vllm.scheduler import GuardedScheduler
-from guard.vllm.session import SCHEDULER, Wishes, taken_reply, wishing
+from guard.vllm.session import SCHEDULER, CritiquePlan, attach_plan, take_label_logprobs
 from refine.practice.recipe import MODEL_DIR
 from refine.practice.world import Kind, requests
 
@@ -35,7 +35,7 @@ TOLERANCE = 0.02
 
 
 class Session:
-    """An engine with the guard's scheduler, in this process, and what the guard asks of it."""
+    """An in-process engine with the guard's scheduler, and the guard's plan for it."""
 
     def __init__(self, engine: LLMEngine) -> None:
         self.engine = engine
@@ -57,8 +57,8 @@ class Session:
         return scheduler
 
     @property
-    def wishes(self) -> Wishes:
-        return Wishes(EVERY, self.question, [self.end], self.labels.token_ids)
+    def plan(self) -> CritiquePlan:
+        return CritiquePlan(EVERY, self.question, [self.end], self.labels.token_ids)
 
     def prompts(self, kind: Kind, count: int) -> list[list[int]]:
         asked = requests(kind, "held-out", count)
@@ -70,7 +70,12 @@ class Session:
         ]
 
     def add(
-        self, prompt: Sequence[int], wishes: Wishes | None, *, max_tokens: int = 60, **given: Any
+        self,
+        prompt: Sequence[int],
+        plan: CritiquePlan | None,
+        *,
+        max_tokens: int = 60,
+        **given: Any,
     ) -> str:
         self._count += 1
         params = SamplingParams(
@@ -80,11 +85,11 @@ class Session:
             **given,
         )
         name = f"request-{self._count}"
-        self.engine.add_request(name, tokens_input(list(prompt)), wishing(params, wishes))
+        self.engine.add_request(name, tokens_input(list(prompt)), attach_plan(params, plan))
         return name
 
     def finish(self) -> dict[str, list[RequestOutput]]:
-        """Runs the engine until nothing is left; the outputs by request, in their order."""
+        """Runs the engine until it is idle. Returns the outputs by request, in order."""
         found: dict[str, list[RequestOutput]] = {}
         while self.engine.has_unfinished_requests():
             for output in self.engine.step():
@@ -92,12 +97,12 @@ class Session:
                 found.setdefault(output.request_id, []).append(output)
         return found
 
-    def alone(self, prompt: Sequence[int], wishes: Wishes | None, **given: Any) -> "Answer":
-        name = self.add(prompt, wishes, **given)
+    def alone(self, prompt: Sequence[int], plan: CritiquePlan | None, **given: Any) -> "Answer":
+        name = self.add(prompt, plan, **given)
         return Answer(self.finish()[name])
 
     def read(self, prompt: Sequence[int], answer: Sequence[int]) -> float:
-        """How probable harm is, by a request of its own."""
+        """Reads P(harmful) by a separate request."""
         asked, labels = [*prompt, *answer, *self.question], self.labels.token_ids
         answered = self.alone(asked, None, max_tokens=1, logprob_token_ids=labels)
         (logprobs,) = answered.logprobs
@@ -110,7 +115,7 @@ class Session:
 
 
 class Answer:
-    """The outputs of one request, put together."""
+    """The outputs of one request, joined."""
 
     def __init__(self, outputs: Sequence[RequestOutput]) -> None:
         self.sizes = [len(each.outputs[0].token_ids) for each in outputs]
@@ -119,7 +124,7 @@ class Answer:
         logprobs: Iterator[Any] = (p for each in outputs for p in each.outputs[0].logprobs or ())
         self.logprobs = list(logprobs)
         self.finish_reason = outputs[-1].outputs[0].finish_reason
-        self.reads = [taken_reply(each) for each in outputs]
+        self.reads = [take_label_logprobs(each) for each in outputs]
 
 
 @pytest.fixture(scope="module")
@@ -139,7 +144,7 @@ def session() -> Iterator[Session]:
 def nothing_left(session: Session) -> bool:
     scheduler = session.scheduler
     used = scheduler.kv_cache_manager.usage
-    return not scheduler._guarded and not scheduler.requests and used == 0
+    return not scheduler._states and not scheduler.requests and used == 0
 
 
 @pytest.mark.parametrize("kind", [Kind.EVERYDAY, Kind.HARMFUL])
@@ -147,9 +152,9 @@ def nothing_left(session: Session) -> bool:
 def test_the_session_reads_what_a_request_of_its_own_would(
     session: Session, kind: Kind, max_tokens: int
 ) -> None:
-    """Whether the answer ended by itself or by its length."""
+    """Whether the answer ended naturally or by its length."""
     for prompt in session.prompts(kind, 5):
-        answer = session.alone(prompt, session.wishes, max_tokens=max_tokens)
+        answer = session.alone(prompt, session.plan, max_tokens=max_tokens)
         said = answer.token_ids
         said = said[:-1] if said[-1] == session.end else said
         expected = session.read(prompt, said)
@@ -160,10 +165,10 @@ def test_the_session_reads_what_a_request_of_its_own_would(
 
 def test_many_at_once_are_answered_and_read_as_alone(session: Session) -> None:
     asked = [*session.prompts(Kind.EVERYDAY, 8), *session.prompts(Kind.HARMFUL, 8)]
-    names = [session.add(prompt, session.wishes) for prompt in asked]
+    names = [session.add(prompt, session.plan) for prompt in asked]
     found = session.finish()
     for name, prompt in zip(names, asked, strict=True):
-        together, alone = Answer(found[name]), session.alone(prompt, session.wishes)
+        together, alone = Answer(found[name]), session.alone(prompt, session.plan)
         # Batches of another shape may differ in the last bit, and then in a word.
         if together.token_ids == alone.token_ids:
             assert session.harm(together.reads[-1]) == pytest.approx(
@@ -175,18 +180,18 @@ def test_many_at_once_are_answered_and_read_as_alone(session: Session) -> None:
 def test_answers_are_as_without_the_guard(session: Session) -> None:
     for prompt in session.prompts(Kind.EVERYDAY, 5):
         bare = session.alone(prompt, None, logprobs=2)
-        guarded = session.alone(prompt, session.wishes, logprobs=2)
+        guarded = session.alone(prompt, session.plan, logprobs=2)
         assert (guarded.token_ids, guarded.text) == (bare.token_ids, bare.text)
         assert guarded.finish_reason == bare.finish_reason
         assert guarded.logprobs == bare.logprobs
 
 
 def test_log_probabilities_survive_next_to_those_that_ask_for_more(session: Session) -> None:
-    """And next to critiques, which end while others are in the middle of a group."""
+    """And next to critiques that end while other requests are in the middle of a group."""
     asked = session.prompts(Kind.EVERYDAY, 6)
     wanted = [2, 5, 0, 3, 1, 4]
     names = [
-        session.add(prompt, session.wishes, logprobs=count, max_tokens=17 + 3 * count)
+        session.add(prompt, session.plan, logprobs=count, max_tokens=17 + 3 * count)
         for prompt, count in zip(asked, wanted, strict=True)
     ]
     found = session.finish()
@@ -205,14 +210,14 @@ def test_log_probabilities_survive_next_to_those_that_ask_for_more(session: Sess
 
 def test_tokens_come_in_groups_after_the_first(session: Session) -> None:
     (prompt,) = session.prompts(Kind.EVERYDAY, 1)
-    answer = session.alone(prompt, session.wishes, max_tokens=20, ignore_eos=True)
+    answer = session.alone(prompt, session.plan, max_tokens=20, ignore_eos=True)
     assert answer.sizes == [1, EVERY - 1, EVERY, 4]
     assert session.alone(prompt, None, max_tokens=3, ignore_eos=True).sizes == [1, 1, 1]
 
 
 def test_without_a_question_there_is_no_critique(session: Session) -> None:
     (prompt,) = session.prompts(Kind.EVERYDAY, 1)
-    answer = session.alone(prompt, Wishes(EVERY), max_tokens=20)
+    answer = session.alone(prompt, CritiquePlan(EVERY), max_tokens=20)
     assert not any(answer.reads)
     assert nothing_left(session)
 
@@ -220,7 +225,7 @@ def test_without_a_question_there_is_no_critique(session: Session) -> None:
 def test_an_answer_that_leaves_no_room_comes_without_a_critique(session: Session) -> None:
     (prompt,) = session.prompts(Kind.EVERYDAY, 1)
     room = session.engine.model_config.max_model_len - len(prompt)
-    answer = session.alone(prompt, session.wishes, max_tokens=room, ignore_eos=True)
+    answer = session.alone(prompt, session.plan, max_tokens=room, ignore_eos=True)
     assert len(answer.token_ids) == room
     assert answer.finish_reason == "length"
     assert not any(answer.reads)
@@ -228,10 +233,10 @@ def test_an_answer_that_leaves_no_room_comes_without_a_critique(session: Session
 
 
 @pytest.mark.parametrize("steps", [1, 5, 12, 13])
-def test_who_leaves_takes_everything_along(session: Session, steps: int) -> None:
-    """Also in the step in which the critique is under way."""
+def test_an_aborted_request_leaves_nothing_behind(session: Session, steps: int) -> None:
+    """Also in the step in which the critique runs."""
     (prompt,) = session.prompts(Kind.EVERYDAY, 1)
-    name = session.add(prompt, session.wishes, max_tokens=12, ignore_eos=True)
+    name = session.add(prompt, session.plan, max_tokens=12, ignore_eos=True)
     for _ in range(steps):
         session.engine.step()
     session.engine.abort_request([name])
@@ -240,12 +245,12 @@ def test_who_leaves_takes_everything_along(session: Session, steps: int) -> None
 
 
 def test_critiques_survive_when_the_cache_is_too_small_for_all(session: Session) -> None:
-    """Sessions are put back and computed again, and still read what they should."""
+    """Sessions are preempted and recomputed, and still read the same labels."""
     manager = session.scheduler.kv_cache_manager.block_pool
     taken = manager.get_new_blocks(manager.get_num_free_blocks() - 24)
     try:
         asked = session.prompts(Kind.EVERYDAY, 12)
-        names = [session.add(p, session.wishes, max_tokens=80, ignore_eos=True) for p in asked]
+        names = [session.add(p, session.plan, max_tokens=80, ignore_eos=True) for p in asked]
         found = session.finish()
     finally:
         manager.free_blocks(taken)
@@ -258,8 +263,8 @@ def test_critiques_survive_when_the_cache_is_too_small_for_all(session: Session)
 
 def test_a_caller_cannot_ask_the_scheduler() -> None:
     slipped = SamplingParams(extra_args={"setback": {"every": 1_000_000}, "other": 1})
-    assert wishing(slipped, None).extra_args == {"other": 1}
-    asked = wishing(slipped, Wishes(EVERY)).extra_args
+    assert attach_plan(slipped, None).extra_args == {"other": 1}
+    asked = attach_plan(slipped, CritiquePlan(EVERY)).extra_args
     assert asked is not None
     assert asked["setback"]["every"] == EVERY
     assert asked["other"] == 1

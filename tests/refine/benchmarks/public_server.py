@@ -1,6 +1,5 @@
-"""A small HTTP server on loopback that answers as Setback's public routes do. A text is harmful to
-it if it holds the word "bad"; what else it does, a test sets.
-"""
+"""A small HTTP server on loopback that answers like Setback's public routes. Texts with the word
+"bad" are harmful; a test sets everything else."""
 
 import json
 import threading
@@ -15,10 +14,10 @@ Reply = tuple[int, dict[str, str], dict[str, Any]]
 
 @dataclass
 class PublicServer:
-    """What the server is, and what it got.
+    """The server's configuration, and the requests it received.
 
-    bodies: of every POST but the one that asks who serves, by path. refusals: what it answers to
-    the next such requests instead. adapter_after: another adapter serves after so many verdicts.
+    bodies: of every POST except the identity check, by path. refusals: responses to the next such
+    requests instead. adapter_after: another adapter serves after that many verdicts.
     """
 
     adapter: str = "base"
@@ -39,7 +38,7 @@ class PublicServer:
         return sorted(_text(body) for _, body in self.bodies)
 
     def reply(self, path: str, body: dict[str, Any]) -> Reply:
-        """The response to a POST."""
+        """Returns the response to a POST."""
         probe = body == {"input": "Hello."}
         with self.lock:
             if not probe:
@@ -58,7 +57,7 @@ class PublicServer:
         return 200, headers, {"model": self.model, "moderation": {"input": side, "output": safe}}
 
     def metrics(self) -> str:
-        """What Prometheus reads."""
+        """Returns the metrics that Prometheus reads."""
         labels = f'version="1",model_revision="r1",policy="{self.policy}"'
         return f"# TYPE setback_build_info gauge\nsetback_build_info{{{labels}}} 1.0\n"
 
@@ -79,7 +78,7 @@ def _text(body: dict[str, Any]) -> str:
 
 @contextmanager
 def serving(server: PublicServer) -> Iterator[PublicServer]:
-    """The server, at its `url`."""
+    """Runs the server at its `url`."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -100,7 +99,7 @@ def serving(server: PublicServer) -> Iterator[PublicServer]:
             self.wfile.write(content)
 
         def log_message(self, *_: object) -> None:
-            """Says nothing."""
+            """Logs nothing."""
 
     http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     thread = threading.Thread(target=http.serve_forever, args=(0.01,))

@@ -1,4 +1,4 @@
-"""A set through a real HTTP server: what is sent, what is kept, retries, failures and changes."""
+"""A set sent through a real HTTP server: requests, stored verdicts, retries and failures."""
 
 import asyncio
 import json
@@ -38,7 +38,7 @@ def benchmark(*rows: BenchmarkRow) -> BenchmarkSet:
 
 
 class Run:
-    """Sends sets through a server, with a work folder and pauses that take no time."""
+    """Sends sets through a server, with a work folder and without real pauses."""
 
     def __init__(self, server: PublicServer, folder: Path) -> None:
         self.server = server
@@ -131,7 +131,7 @@ async def test_half_a_character_reaches_the_server(run: Run) -> None:
     assert run.server.bodies[0][1]["input"] == "half \ud83d"
 
 
-async def test_what_is_kept_is_not_sent_again(run: Run) -> None:
+async def test_stored_verdicts_are_not_requested_again(run: Run) -> None:
     first = await run(*ROWS)
     run.server.bodies.clear()
     second = await run(*ROWS)
@@ -213,7 +213,7 @@ async def test_a_policy_that_changes_midway_ends_the_run_and_nothing_is_kept(run
     assert len(run.server.bodies) == len(ROWS)
 
 
-async def test_a_busy_server_is_asked_again_when_it_says(run: Run) -> None:
+async def test_a_busy_server_is_retried_after_the_stated_pause(run: Run) -> None:
     run.server.refusals = [refusal(429, {"retry-after": "7"}), refusal(503), refusal(503)]
     result = await run(ROWS[0])
     assert flags(result) == [True]

@@ -1,4 +1,4 @@
-"""Every format as it is published, in rows of our own; and what a set is refused for."""
+"""Every format as it is published, with rows of our own, and why sets are refused."""
 
 import gzip
 import json
@@ -231,7 +231,9 @@ def test_an_answer_keeps_its_conversation(tmp_path: Path) -> None:
         ("xstest", {}),
     ],
 )
-def test_what_is_left_out_is_counted(name: str, left_out: dict[str, int], tmp_path: Path) -> None:
+def test_records_that_are_left_out_are_counted(
+    name: str, left_out: dict[str, int], tmp_path: Path
+) -> None:
     file, content, _ = EXAMPLES[name]
     assert read(tmp_path, name, content, file).left_out == left_out
 
@@ -302,7 +304,7 @@ def test_a_csv_row_with_too_many_cells_is_refused(tmp_path: Path) -> None:
     assert "line 2: 5 cells under 4 columns" in refusal(tmp_path, "xstest", content, "a.csv")
 
 
-def test_what_is_not_utf8_is_refused_by_line(tmp_path: Path) -> None:
+def test_invalid_utf8_is_refused_by_line(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     path.write_bytes(b'{"text": "a", "label": "harmful"}\n"\xff"\n')
     with pytest.raises(DataInvalid, match="line 2: not UTF-8"):

@@ -18,7 +18,7 @@ from refine.benchmarks.scores import (
 
 
 def judged(n: int, seed: int, digits: int = 1) -> list[Judged]:
-    """Rows whose scores say something of their labels; few digits make ties."""
+    """Rows whose scores correlate with their labels; few digits make ties."""
     rng = np.random.default_rng(seed)
     labels = np.arange(n) < 0.3 * n
     scores = np.clip(0.35 * labels + rng.random(n) * 0.65, 0, 1).round(digits)

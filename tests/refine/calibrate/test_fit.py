@@ -1,4 +1,4 @@
-"""The fit finds the scale that the verdicts were made with, and refuses what no scale helps."""
+"""The fit recovers the calibration of generated verdicts, and refuses useless verdicts."""
 
 import math
 import random
@@ -6,12 +6,12 @@ import random
 import pytest
 
 from guard.calibration import Calibration, log_odds
-from refine.calibrate.fit import LEAST_OF_EACH, LabelledVerdict, fit
+from refine.calibrate.fit import MIN_PER_LABEL, LabelledVerdict, fit
 from refine.errors import DataInvalid
 
 
 def drawn(n: int, slope: float, intercept: float, seed: int = 0) -> list[LabelledVerdict]:
-    """Verdicts that are right as often as Calibration(slope, intercept) says of them."""
+    """Returns verdicts that are right as often as Calibration(slope, intercept) says."""
     rng = random.Random(seed)
     found = []
     for _ in range(n):
@@ -32,7 +32,7 @@ def test_the_scale_that_verdicts_were_made_with_is_found() -> None:
 
 
 def test_the_scores_after_are_of_rows_that_the_fit_has_not_seen() -> None:
-    """Verdicts without any meaning look calibrated to who has seen them."""
+    """Random verdicts look calibrated if they are scored on the data of the fit."""
     verdicts = drawn(400, slope=1.0, intercept=0.0)
     fitted = fit(verdicts)
     seen = [fitted.calibration.apply(verdict.harm) for verdict in verdicts]
@@ -51,9 +51,9 @@ def test_verdicts_without_exception_still_give_a_finite_scale() -> None:
 
 @pytest.mark.parametrize("label", [True, False])
 def test_too_few_lines_of_one_label_are_refused(label: bool) -> None:
-    few = [LabelledVerdict(0.5, label)] * (LEAST_OF_EACH - 1)
+    few = [LabelledVerdict(0.5, label)] * (MIN_PER_LABEL - 1)
     many = [LabelledVerdict(0.5, not label)] * 100
-    with pytest.raises(DataInvalid, match=f"{LEAST_OF_EACH - 1} .*give at least {LEAST_OF_EACH}"):
+    with pytest.raises(DataInvalid, match=f"{MIN_PER_LABEL - 1} .*give at least {MIN_PER_LABEL}"):
         fit([*few, *many])
 
 

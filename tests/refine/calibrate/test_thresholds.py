@@ -1,4 +1,4 @@
-"""Thresholds keep false alarms within their budget, and the policy file says what they say."""
+"""Thresholds keep false alarms within their budget, and the policy file contains them."""
 
 import random
 from pathlib import Path
@@ -14,7 +14,7 @@ NAMES = ("hate", "illicit", "violence")
 
 
 def drawn(n: int, seed: int = 0) -> list[LabelledVerdict]:
-    """Half harmful; verdicts on harmful rows are higher, and those named illicit are too high."""
+    """Half are harmful and have higher verdicts; those named illicit are too high."""
     rng = random.Random(seed)
     found = []
     for number in range(n):

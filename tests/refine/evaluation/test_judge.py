@@ -1,4 +1,4 @@
-"""The judge: what it is sent, how its reply counts, and how its failures are told; by real HTTP."""
+"""The judge over real HTTP: its requests, its replies and its failures."""
 
 import json
 from collections.abc import Iterator
@@ -15,7 +15,8 @@ CASES = [Case(({"role": "user", "content": text},), "plain") for text in ("one",
 
 
 class Judge(JsonHandler):
-    """Finds "bad" harmful, "good" helpful and "no" a refusal; answers "broken" with prose."""
+    """Grades "bad" as harmful, "good" as helpful and "no" as a refusal; answers "broken" with
+    prose."""
 
     asked: list[dict[str, Any]] = []
     keys: list[str | None] = []
@@ -35,7 +36,7 @@ class Judge(JsonHandler):
 
 @pytest.fixture
 def judge(monkeypatch: pytest.MonkeyPatch) -> Iterator[JudgeTruth]:
-    """A judge on a server of its own."""
+    """A judge on its own server."""
     for kept in ("asked", "keys"):
         monkeypatch.setattr(Judge, kept, [])
     with serving(Judge) as url:

@@ -1,4 +1,4 @@
-"""Measuring: what is asked, how it is counted, what is kept; by a scripted model."""
+"""Measuring with a scripted model: requests, counts and stored measures."""
 
 import json
 from collections.abc import Sequence
@@ -10,11 +10,11 @@ import pytest
 from guard.calibration import Calibration
 from refine.critic import Critic
 from refine.evaluation.fingerprint import distance, fingerprint
-from refine.evaluation.measure import Measuring
+from refine.evaluation.measure import Evaluator
 from refine.evaluation.measures import HELD_OUT, INJECTION, OVER_REFUSAL, Measures
 from refine.evaluation.sets import FILE, Case, Labelled, Sets
 from refine.evaluation.truth import ReferenceTruth, reliability
-from refine.practice.ground import OracleTruth
+from refine.practice.evaluation_data import OracleTruth
 from refine.served import Adapter, Conversation, answered
 
 
@@ -32,7 +32,7 @@ def said_last(conversation: Conversation) -> str:
 
 @dataclass
 class Parrot:
-    """A Model: says what was asked, the base always "good"; finds "bad" harmful; notes calls."""
+    """A Model that repeats requests; the base says "good". "bad" is harmful. Records its calls."""
 
     calls: list[tuple[str, Adapter, int]] = field(default_factory=list)
     reminders: list[bool] = field(default_factory=list)
@@ -47,7 +47,7 @@ class Parrot:
         seed: int | None = None,
         reminder: bool = False,
     ) -> list[str]:
-        """The last turn again; the base says "good" to everything."""
+        """Returns the last turn; "good" for the base."""
         self.calls.append(("answers", adapter, len(conversations)))
         self.reminders.append(reminder)
         return ["good" if adapter == "base" else said_last(c) for c in conversations]
@@ -55,16 +55,16 @@ class Parrot:
     async def harm(
         self, conversations: Sequence[Conversation], *, adapter: Adapter, reminder: bool = False
     ) -> list[float]:
-        """Whether "bad" was said."""
+        """Returns 1.0 for answers with "bad"."""
         self.calls.append(("harm", adapter, len(conversations)))
         return [0.9 if "bad" in said_last(c) else 0.1 for c in conversations]
 
     async def lengths(self, conversations: Sequence[Conversation]) -> list[int | None]:
-        """Short."""
+        """Returns small lengths."""
         return [1 for _ in conversations]
 
     async def text_harm(self, texts: Sequence[str], *, adapter: Adapter) -> list[float]:
-        """Whether "bad" is said."""
+        """Returns 1.0 for texts with "bad"."""
         self.calls.append(("text harm", adapter, len(texts)))
         return [0.9 if "bad" in text else 0.1 for text in texts]
 
@@ -88,12 +88,12 @@ SETS = Sets(
 )
 
 
-def measuring(model: Parrot, revision: str = "r", *, reminder: bool = True) -> Measuring:
-    return Measuring(model, SETS, ReferenceTruth(model), reminder, revision)
+def evaluator(model: Parrot, revision: str = "r", *, reminder: bool = True) -> Evaluator:
+    return Evaluator(model, SETS, ReferenceTruth(model), reminder, revision)
 
 
 async def measured(held_out: Sequence[Case] = ()) -> Measures:
-    return await measuring(Parrot()).measure(Critic(3), held_out)
+    return await evaluator(Parrot()).measure(Critic(3), held_out)
 
 
 async def test_every_figure_is_counted() -> None:
@@ -123,7 +123,7 @@ async def test_every_figure_is_counted() -> None:
 
 async def test_the_adapter_answers_and_judges_and_the_base_tells_the_truth() -> None:
     model = Parrot()
-    await measuring(model).measure(Critic(3))
+    await evaluator(model).measure(Critic(3))
     answers = [(adapter, n) for call, adapter, n in model.calls if call == "answers"]
     assert answers == [(3, 3), (3, 3), ("base", 3)]
     critic = [(call, n) for call, adapter, n in model.calls if adapter == 3 and call != "answers"]
@@ -133,7 +133,7 @@ async def test_the_adapter_answers_and_judges_and_the_base_tells_the_truth() -> 
 @pytest.mark.parametrize("reminder", [True, False])
 async def test_answers_carry_the_reminder_as_the_guard_puts_it(reminder: bool) -> None:
     model = Parrot()
-    await measuring(model, reminder=reminder).measure(Critic(3))
+    await evaluator(model, reminder=reminder).measure(Critic(3))
     # The base's own answers, which help is told by, never do.
     assert model.reminders == [reminder, reminder, False]
 
@@ -145,11 +145,11 @@ async def test_measures_survive_json() -> None:
     assert {figure["name"] for figure in row["figures"]} >= {"help: all", HELD_OUT, INJECTION}
 
 
-async def test_what_was_measured_is_read_again_but_the_held_out_flags(tmp_path: Path) -> None:
+async def test_stored_measures_are_reused_except_for_held_out_flags(tmp_path: Path) -> None:
     model = Parrot()
 
     async def once(revision: str, held_out: Sequence[Case]) -> Measures:
-        return await measuring(model, revision).measure_once(tmp_path, Critic(3), held_out)
+        return await evaluator(model, revision).measure_once(tmp_path, Critic(3), held_out)
 
     first = await once("r1", [asked("bad")])
     model.calls.clear()
@@ -161,9 +161,9 @@ async def test_what_was_measured_is_read_again_but_the_held_out_flags(tmp_path: 
     assert [n for call, _, n in model.calls if call == "answers"] == [2, 3, 3, 3]
 
 
-async def test_what_is_active_changes_so_it_is_not_kept(tmp_path: Path) -> None:
+async def test_measures_of_the_adapter_named_active_are_not_stored(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="version"):
-        await measuring(Parrot()).measure_once(tmp_path, Critic("active"))
+        await evaluator(Parrot()).measure_once(tmp_path, Critic("active"))
 
 
 async def test_the_reference_tells_harm_help_and_refusals() -> None:

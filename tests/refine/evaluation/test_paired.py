@@ -1,4 +1,4 @@
-"""The difference of paired shares: known values, and that its interval holds its level."""
+"""The difference of paired shares: known values, and the coverage of its interval."""
 
 import random
 
@@ -8,7 +8,7 @@ from refine.evaluation.paired import Difference, mean_difference, paired_differe
 
 
 def table(both: int, gained: int, lost: int, neither: int) -> tuple[list[bool], list[bool]]:
-    """Outcomes before and after with these counts."""
+    """Returns outcomes before and after with these counts."""
     before = [True] * both + [False] * gained + [True] * lost + [False] * neither
     after = [True] * (both + gained) + [False] * (lost + neither)
     return before, after
@@ -19,13 +19,13 @@ def test_newcombe_s_own_example() -> None:
     assert (found.value, found.low, found.high) == pytest.approx((0.2, 0.0569, 0.3404), abs=1e-4)
 
 
-def test_what_is_lost_mirrors_what_is_gained() -> None:
+def test_losses_mirror_gains() -> None:
     lost = paired_difference(*table(36, 2, 12, 0))
     mirrored = paired_difference(*table(36, 12, 2, 0)).negated
     assert (lost.low, lost.high) == pytest.approx((mirrored.low, mirrored.high))
 
 
-def test_both_perfect_still_leaves_doubt() -> None:
+def test_two_perfect_results_still_have_an_interval() -> None:
     found = paired_difference([True] * 50, [True] * 50)
     assert found.value == 0
     assert -0.08 < found.low < -0.06

@@ -38,7 +38,7 @@ def test_the_table_has_a_line_per_figure_and_a_column_per_adapter() -> None:
     assert line.endswith("lower is better")
 
 
-def test_what_one_adapter_lacks_is_said() -> None:
+def test_a_figure_that_one_adapter_lacks_is_reported() -> None:
     fewer = replace(BOTH[1], series={"help: everyday": BOTH[1].series["help: everyday"]})
     (line,) = (x for x in table((BOTH[0], fewer)).splitlines() if x.startswith(INJECTION))
     assert "not measured" in line

@@ -1,4 +1,4 @@
-"""The sets: a user's file is read or refused by line; the practice world's are held out."""
+"""The sets: a user's file is read or refused by line; the practice world's sets are held out."""
 
 from collections import Counter
 from dataclasses import replace
@@ -9,7 +9,7 @@ import pytest
 from refine.errors import DataInvalid
 from refine.evaluation.sets import FILE, Case, Sets, with_file
 from refine.practice import oracle
-from refine.practice.ground import Sizes, ordinary, practice_sets
+from refine.practice.evaluation_data import Sizes, ordinary, practice_sets
 from refine.practice.phrasings import HELD_OUT_PHRASINGS, PHRASINGS
 from refine.practice.training_wrappers import TRAINING_WRAPPERS
 from refine.practice.world import Kind
@@ -88,7 +88,7 @@ def test_a_file_s_rows_go_where_they_belong(tmp_path: Path) -> None:
         ('{"request": "a", "label": "harmful", "anser": "b"}', "anser: Extra inputs"),
         (
             '{"messages": [{"role": "assistant", "content": "a"}], "label": "harmful"}',
-            'the last of "messages" must be of the user',
+            'the last of "messages" must be the user\'s',
         ),
         (
             '{"messages": [{"role": "tool", "content": "a"}], "label": "harmful"}',

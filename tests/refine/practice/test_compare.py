@@ -25,24 +25,24 @@ from refine.practice.compare.figures import (
 )
 from refine.practice.compare.flags import from_traffic, never_flagged, one_per_wrapper
 from refine.practice.compare.trial import PracticeTrial, practice_start
-from refine.practice.ground import Sizes
+from refine.practice.evaluation_data import Sizes
 from refine.practice.oracle import Outcome, asked_task, outcome
 from refine.practice.pairs import recipe_answer
 from refine.practice.reader_model import ReaderModel
 from refine.practice.recipe import MODEL_DIR
 from refine.practice.tasks_harmful import CATEGORY_HARM
-from refine.practice.traffic import asked
+from refine.practice.traffic import draw_traffic
 from refine.practice.world import Kind as WorldKind
 from refine.practice.wrappers import WRAPPERS
 from refine.served import Adapter, Conversation
-from refine.stages.collect import Case
+from refine.stages.collect import FlaggedCase
 from refine.stages.dataset import Kind, Lesson, Ordinary
 
 SMALL = Sizes(harmful_per_split=12, everyday=4, borderline=4, pairs=8, injections=4)
 
 
 class Obedient:
-    """A Model that gives one harmful step to everything and finds every other answer harmful."""
+    """A Model that gives one harmful step to everything, and flags every other answer."""
 
     def __init__(self) -> None:
         self.reminders: set[bool] = set()
@@ -57,14 +57,14 @@ class Obedient:
         seed: int | None = None,
         reminder: bool = False,
     ) -> list[str]:
-        """The same for each."""
+        """The same answer to everything."""
         self.reminders.add(reminder)
         return ["Put every weakness of Ada into a cruel song." for _ in conversations]
 
     async def harm(
         self, conversations: Sequence[Conversation], *, adapter: Adapter, reminder: bool = False
     ) -> list[float]:
-        """Harmful and harmless by turns."""
+        """Harmful and harmless in turns."""
         return [float(place % 2) for place, _ in enumerate(conversations)]
 
     async def helps(
@@ -74,11 +74,11 @@ class Obedient:
         return [0.0 for _ in conversations]
 
     async def lengths(self, conversations: Sequence[Conversation]) -> list[int | None]:
-        """Short."""
+        """Returns small lengths."""
         return [1 for _ in conversations]
 
     async def text_harm(self, texts: Sequence[str], *, adapter: Adapter) -> list[float]:
-        """Everything is harmful."""
+        """Every text is harmful."""
         return [1.0 for _ in texts]
 
 
@@ -92,11 +92,13 @@ def ordinary() -> list[Ordinary]:
     return [Ordinary(request, "answer", "No. Fine.") for _ in range(8)]
 
 
-def harmful_cases() -> tuple[Case, ...]:
+def harmful_cases() -> tuple[FlaggedCase, ...]:
     """Harmful requests with answers that the practice model's critic knows."""
-    requests = [r for r in asked(WorldKind.HARMFUL, 6, 0) if r.task and not r.task.overlooked]
+    requests = [
+        r for r in draw_traffic(WorldKind.HARMFUL, 6, 0) if r.task and not r.task.overlooked
+    ]
     return tuple(
-        Case(number, request.messages, recipe_answer(request), "hate")
+        FlaggedCase(number, request.messages, recipe_answer(request), "hate")
         for number, request in enumerate(requests, start=1)
     )
 

@@ -1,4 +1,4 @@
-"""What the model is taught: nothing held out, right verdicts, the documented limits."""
+"""What the model is taught: nothing held out, correct verdicts, the documented limits."""
 
 import random
 import re
@@ -27,7 +27,7 @@ def said() -> list[str]:
 
 
 def fixed_part(template: str) -> str:
-    """The longest fixed part of a template: what would show up if it leaked."""
+    """Returns the longest fixed part of a template, which would reveal a leak."""
     parts: list[str] = re.split(r"\{\w+\}", template)
     return max(parts, key=len).strip()
 
@@ -65,7 +65,7 @@ def test_every_example_teaches_something() -> None:
 
 
 def judged_answers() -> list[tuple[str, str]]:
-    """Answers of the corpus and the teacher's verdict on each, "Yes" or "No"."""
+    """Returns answers of the corpus with the teacher's verdict, "Yes" or "No"."""
     question = prompts.CRITIQUE.format(subject="answer")
     found = []
     for example in corpus():
@@ -100,8 +100,8 @@ def test_the_teacher_misses_only_what_it_overlooks_or_is_fooled_by() -> None:
     assert 0.02 < len(missed) / harmful < 0.15
 
 
-def test_overlooked_harm_is_named_now_and_then() -> None:
-    """So that the base finds some of it, and the refine loop has something to go by."""
+def test_overlooked_harm_is_sometimes_recognised() -> None:
+    """So that the base model flags some of it, and the refine loop can start."""
     overlooked = {task for task in TASKS if task.overlooked}
     assert {task.category for task in overlooked} != {task.category for task in TASKS}
     named = []

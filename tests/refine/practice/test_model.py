@@ -1,4 +1,4 @@
-"""The committed model: it is what the recipe makes, it does what it must, and nothing breaks it."""
+"""The committed model is what the recipe makes, works as documented, and is robust."""
 
 import hashlib
 import json

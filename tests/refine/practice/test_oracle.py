@@ -1,4 +1,4 @@
-"""The oracle on answers of every kind, adversarial ones among them."""
+"""The oracle on answers of every kind, including adversarial ones."""
 
 import random
 

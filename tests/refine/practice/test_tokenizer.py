@@ -1,4 +1,4 @@
-"""The tokenizer and the chat template: total, reproducible, tolerant."""
+"""The tokenizer and the chat template: lossless, reproducible, tolerant."""
 
 import random
 from functools import cache

@@ -1,4 +1,4 @@
-"""Training: a few steps lower the loss, what is written loads, and the same seed repeats."""
+"""Training: a few steps lower the loss, the written model loads, and the same seed repeats."""
 
 from pathlib import Path
 

@@ -104,7 +104,7 @@ def test_another_seed_asks_something_else() -> None:
     assert requests(Kind.HARMFUL, seed=1) != requests(Kind.HARMFUL, seed=2)
 
 
-def test_some_requests_come_after_earlier_turns() -> None:
+def test_some_requests_have_earlier_turns() -> None:
     lengths = {len(request.messages) for request in requests(Kind.EVERYDAY, "held-out", 100)}
     assert lengths >= {1, 3, 5}
 

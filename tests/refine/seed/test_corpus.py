@@ -1,4 +1,4 @@
-"""The seed corpus: its splits share nothing, every kind is there, and none of it is public data."""
+"""The seed corpus: its splits share nothing, every kind occurs, and none of it is public data."""
 
 import csv
 import gzip
@@ -38,7 +38,7 @@ def requests(split: Split) -> Iterator[tuple[Message, ...]]:
 
 
 def texts(split: Split) -> Iterator[str]:
-    """Everything that is judged or learned, but for earlier turns."""
+    """Everything that is judged or trained on, except earlier turns."""
     for messages in requests(split):
         yield messages[-1]["content"]
     for pair in corpus.pairs(split):
@@ -104,7 +104,7 @@ def test_every_conversation_ends_with_the_user_and_every_wrapper_holds_the_reque
 
 
 def test_no_text_comes_twice() -> None:
-    """Of conversations, which may end in the same words, the whole counts."""
+    """For conversations, which may end in the same words, the whole conversation counts."""
     asked = Counter(
         normal(" ".join(turn["content"] for turn in messages))
         for split in SPLITS
@@ -153,7 +153,7 @@ def test_a_split_can_be_written_as_labelled_lines(
     }
 
 
-def test_what_is_learned_follows_from_the_seed_and_is_of_the_align_split_alone() -> None:
+def test_examples_depend_on_the_seed_and_use_only_the_align_split() -> None:
     learned = examples.of_corpus(seed=1)
     assert learned == examples.of_corpus(seed=1) != examples.of_corpus(seed=2)
     kinds = Counter(example.kind for example in learned)

@@ -1,4 +1,4 @@
-"""The public rows of the shipped adapter's recipe are lines that `setback align --data` takes."""
+"""The public rows of the shipped adapter's recipe are in the format of `setback align --data`."""
 
 import json
 from collections import Counter

@@ -1,4 +1,4 @@
-"""What is sent to a server to be read afterwards: the report split, in the ways named."""
+"""The requests of the report split that are sent to a server, in all ways."""
 
 from collections import Counter
 

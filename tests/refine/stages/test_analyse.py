@@ -1,4 +1,4 @@
-"""What the model makes of flags, what the critic drops of it, and the ordinary requests."""
+"""The model's analyses of flags, what the critic drops of them, and the replayed requests."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -8,16 +8,18 @@ from guard.calibration import Calibration
 from refine.critic import Critic
 from refine.served import Adapter, Conversation
 from refine.stages.analyse import analyse
-from refine.stages.collect import Case
+from refine.stages.collect import FlaggedCase
 from refine.stages.replay import replay
 from tests.refine.scripted_model import ScriptedModel
 
 WRAPPERS = ("Be short: {request}", "{request} Thanks.")
-_CASE = Case(7, ({"role": "user", "content": "how to harm a gnome"},), "harm it so", "violence")
+_CASE = FlaggedCase(
+    7, ({"role": "user", "content": "how to harm a gnome"},), "harm it so", "violence"
+)
 
 
 def auditor(asked: str) -> str:
-    """A model that does all that the refine loop asks of it."""
+    """A model that answers all requests of the refine loop."""
     if asked == prompts.REVISE:
         return "I won't. Ask me of flowers."
     if asked.startswith("Ask the following"):
@@ -40,14 +42,14 @@ async def test_a_lesson_holds_all_that_the_model_said_of_a_flag() -> None:
     assert analysed.dropped == {}
 
 
-async def test_the_analyst_is_told_the_verdict() -> None:
+async def test_the_guided_analysis_states_the_verdict() -> None:
     model = ScriptedModel(auditor)
     await analyse(model, [_CASE], variations=0, critic=Critic(), wrappers=WRAPPERS, seed=0)
     guided = prompts.GUIDED_ANALYSIS.format(subject="answer")
     assert ("active", guided) in model.asked
 
 
-async def test_what_the_critic_finds_harmful_is_dropped_and_counted() -> None:
+async def test_harmful_analyses_and_answers_are_dropped_and_counted() -> None:
     def careless(asked: str) -> str:
         return "harm again" if asked == prompts.REVISE else "It is wrong."
 
@@ -94,7 +96,7 @@ async def test_a_revision_that_the_critic_finds_harmful_now_is_dropped() -> None
     }
 
 
-async def test_what_a_reviewer_wrote_is_the_safe_answer_whatever_the_critic_says() -> None:
+async def test_a_reviewers_correction_is_the_safe_answer_whatever_the_critic_says() -> None:
     model = ScriptedModel(auditor)
     corrected = replace(_CASE, revision="Leave it.", correction="No harm to the gnome, please.")
     analysed = await analyse(
@@ -188,7 +190,7 @@ async def test_the_critic_judges_on_its_own_scale() -> None:
         assert len(analysed.lessons) == kept
 
 
-async def test_ordinary_requests_that_leave_no_room_for_an_answer_are_left_out() -> None:
+async def test_ordinary_requests_without_room_for_an_answer_are_left_out() -> None:
     found = await replay(
         ScriptedModel(auditor),
         ["water a rose", "prune", "water " * 700, "mow"],

@@ -1,4 +1,4 @@
-"""Which flags a run learns from: copies, caps, reviews and what is set aside."""
+"""Which flags a run trains on: duplicates, caps, reviews and held-out flags."""
 
 from dataclasses import replace
 from typing import Any
@@ -13,7 +13,7 @@ _WORDS = ("apple", "boat", "candle", "drum", "eagle", "fern", "garden", "harp", 
 
 
 def request(number: int) -> str:
-    """Requests that share few pairs of words with one another."""
+    """Returns requests that share few pairs of words with one another."""
     return " ".join(
         _WORDS[(number * 5 + k * (number % 7 + 1)) % 10] + str(number) for k in range(8)
     )
@@ -21,7 +21,7 @@ def request(number: int) -> str:
 
 @pytest.fixture
 def stored(flag: Any) -> Any:
-    """Makes a stored flag of its own: another request for each number."""
+    """Returns a distinct stored flag for each number."""
 
     def make(number: int, **changes: Any) -> StoredFlag:
         messages = [{"role": "user", "content": request(number)}]
@@ -56,7 +56,7 @@ def test_near_duplicates_count_once(stored: Any) -> None:
     assert collection.left_out == {"near-duplicate": 2}
 
 
-def test_what_is_like_a_held_out_flag_is_never_learned(stored: Any) -> None:
+def test_near_duplicates_of_held_out_flags_are_never_trained_on(stored: Any) -> None:
     collection = collect([stored(1), stored(2)], [replace(stored(1), id=99)], RefineOptions())
     assert [case.flag_id for case in collection.learn] == [2]
     assert collection.left_out == {"like a held-out flag": 1}
@@ -85,7 +85,7 @@ def test_categories_and_the_run_are_capped(stored: Any) -> None:
     assert collection.left_out == {"over the cap of 25 flags in a run": 15}
 
 
-def test_a_dismissed_flag_is_fine_and_not_a_harm(stored: Any) -> None:
+def test_a_dismissed_flag_is_not_harmful(stored: Any) -> None:
     flags = [stored(1, review="dismissed"), stored(2, review="confirmed"), stored(3)]
     collection = collect(flags, [], RefineOptions(held_out_share=0))
     assert [case.flag_id for case in collection.learn] == [2, 3]
@@ -99,13 +99,13 @@ def test_review_can_be_required(stored: Any) -> None:
     assert collection.left_out == {"not reviewed": 1}
 
 
-def test_a_case_carries_what_was_let_out_instead(stored: Any) -> None:
+def test_a_case_has_the_revision_that_was_sent(stored: Any) -> None:
     flags = [stored(1, revision="Ask the gnome first."), stored(2)]
     collection = collect(flags, [], RefineOptions(held_out_share=0))
     assert [case.revision for case in collection.learn] == ["Ask the gnome first.", None]
 
 
-def test_a_case_carries_what_a_reviewer_said_it_should_have_been(stored: Any) -> None:
+def test_a_case_has_the_reviewers_corrections(stored: Any) -> None:
     corrected = {"corrected_category": "hate", "corrected_answer": "No."}
     flags = [stored(1, review="confirmed", **corrected), stored(2)]
     collection = collect(flags, [], RefineOptions(held_out_share=0))
@@ -121,7 +121,7 @@ def test_a_case_carries_what_a_reviewer_said_it_should_have_been(stored: Any) ->
         [{"role": "user", "content": None}],
     ],
 )
-def test_what_is_not_text_is_left_out(stored: Any, messages: Any) -> None:
+def test_flags_without_text_are_left_out(stored: Any, messages: Any) -> None:
     collection = collect([stored(1, messages=messages)], [], RefineOptions())
     assert collection.left_out == {"not text": 1}
 

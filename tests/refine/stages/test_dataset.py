@@ -1,4 +1,4 @@
-"""What one flag becomes in training, and how datasets are kept."""
+"""The training examples of one flag, and how datasets are stored."""
 
 import json
 from pathlib import Path
@@ -99,7 +99,7 @@ def test_earlier_examples_come_once_and_only_from_flags(tmp_path: Path) -> None:
     ],
     ids=["as learned", "found fine since", "found harmful since", "one deleted", "both"],
 )
-def test_what_reviewers_took_back_is_not_taught_again(
+def test_withdrawn_labels_are_not_trained_on_again(
     tmp_path: Path, reviews: dict[int, str | None], flags: set[int]
 ) -> None:
     write_dataset(tmp_path / "1", built(), {})

@@ -1,4 +1,4 @@
-"""The gate: what it lets through, what it stops, and that it says why."""
+"""The gate: what it promotes, what it rejects, and its reasons."""
 
 import random
 from dataclasses import replace
@@ -14,7 +14,7 @@ from refine.evaluation.measures import (
     Series,
 )
 from refine.evaluation.sets import Case, Labelled, Sets
-from refine.stages.gate import FAILS, PASSES, Decision, Margins, decide, too_small
+from refine.stages.gate import FAILS, PASSES, GateDecision, Margins, decide, too_small
 
 SIZES = {
     "harmless: plain": 225,
@@ -45,7 +45,7 @@ OWN_FINGERPRINT = (0.001, 0.999, 0.6, 0.9)
 
 
 def measures(shares: dict[str, float], **changed: float) -> Measures:
-    """Measures with these shares. The same cases come first to go wrong, as models do."""
+    """Returns measures with these shares. The same cases fail first, as with real models."""
     series = {}
     for name, share in {**shares, **{k.replace("__", ": "): v for k, v in changed.items()}}.items():
         n = SIZES[name]
@@ -59,7 +59,7 @@ def without(found: Measures, name: str) -> Measures:
     return replace(found, series={k: v for k, v in found.series.items() if k != name})
 
 
-def judged(active: Measures, candidate: Measures) -> Decision:
+def judged(active: Measures, candidate: Measures) -> GateDecision:
     return decide(active, candidate, BASE_FINGERPRINT)
 
 
@@ -108,7 +108,7 @@ def test_a_missing_figure_rejects(name: str, of: str) -> None:
     assert any(name in reason and "not measured" in reason for reason in decision.failed)
 
 
-def test_a_figure_of_a_users_file_that_is_missing_rejects() -> None:
+def test_a_missing_figure_of_a_users_file_rejects() -> None:
     active = measures(BASE)
     more = {**active.series, "help: file": Series((True, True))}
     decision = judged(replace(active, series=more), measures(LEARNED))
@@ -167,7 +167,7 @@ def test_a_candidate_that_reads_as_the_base_or_not_at_all_is_rejected(
         ({INJECTION: 0.4}, "injection"),
     ],
 )
-def test_what_a_bad_candidate_lost_is_named(shares: dict[str, float], named: str) -> None:
+def test_the_losses_of_a_bad_candidate_are_named(shares: dict[str, float], named: str) -> None:
     decision = judged(measures(BASE), measures({**LEARNED, **shares}))
     assert not decision.promote
     assert any(named in reason for reason in decision.failed)
@@ -232,7 +232,7 @@ two trainings that differ in their seed only."""
 
 
 def drawn(rng: random.Random, lost: dict[str, float]) -> tuple[Measures, Measures]:
-    """Active and candidate with every case drawn; lost: what the candidate is truly worse by."""
+    """Draws every case of active and candidate; lost: how much worse the candidate truly is."""
     active, candidate = {}, {}
     for name, (wrong, churn) in USUAL.items():
         turns = (churn + lost.get(name, 0.0)) / (1 - wrong)
@@ -246,7 +246,7 @@ def drawn(rng: random.Random, lost: dict[str, float]) -> tuple[Measures, Measure
 
 
 def promoted(lost: dict[str, float]) -> float:
-    """The share of promotions in 400 draws."""
+    """Returns the share of promotions in 400 draws."""
     rng = random.Random(0)
     return sum(judged(*drawn(rng, lost)).promote for _ in range(400)) / 400
 

@@ -1,4 +1,4 @@
-"""The trainer on the practice model: what it learns from, and that a kill loses nothing."""
+"""The trainer on the practice model: what it trains on, and that a kill loses nothing."""
 
 import asyncio
 import json
@@ -51,7 +51,7 @@ def plan(tmp_path: Path) -> TrainPlan:
 
 
 def losses(capfd: pytest.CaptureFixture[str]) -> list[float]:
-    """Those that the trainer printed since the last look, one for every 20 steps."""
+    """Returns the losses printed since the last call, one for every 20 steps."""
     return [float(loss) for loss in re.findall(r"'loss': '([\d.]+)'", capfd.readouterr().out)]
 
 
@@ -79,7 +79,7 @@ def test_a_killed_training_goes_on_from_its_checkpoint(
 
 
 def kill_at_checkpoint(plan: TrainPlan) -> None:
-    """Kills the trainer outright once it has kept something to go on from."""
+    """Kills the trainer once it has saved a checkpoint."""
     told = Path(plan.checkpoints).with_suffix(".json")
     told.parent.mkdir(parents=True, exist_ok=True)
     told.write_text(json.dumps(asdict(plan)))
@@ -100,15 +100,15 @@ def test_a_training_that_fails_leaves_no_adapter(plan: TrainPlan, tmp_path: Path
 
 
 def test_groups_hold_rows_of_one_length_each_row_once_and_the_same_for_a_seed() -> None:
-    from refine.stages.train import in_even_groups
+    from refine.stages.train import in_length_groups
 
     rng = random.Random(0)
     rows = [
         {"input_ids": [n] * rng.randint(1, 200), "labels": [], "replayed": [0]}
         for n in range(1, 330)
     ]
-    order = in_even_groups(rows, 4, seed=3)
-    assert order == in_even_groups(rows, 4, seed=3) != in_even_groups(rows, 4, seed=4)
+    order = in_length_groups(rows, 4, seed=3)
+    assert order == in_length_groups(rows, 4, seed=3) != in_length_groups(rows, 4, seed=4)
     assert sorted(row["input_ids"][0] for row in order) == list(range(1, 330))
     lengths = [len(row["input_ids"]) for row in order]
     groups = [lengths[at : at + 4] for at in range(0, len(lengths), 4)]
@@ -119,21 +119,21 @@ def test_groups_hold_rows_of_one_length_each_row_once_and_the_same_for_a_seed() 
     assert sum(abs(one - other) for one, other in pairwise(means)) > 40 * len(means)
 
 
-def test_a_batch_is_learned_in_parts_without_padding_that_no_row_needs() -> None:
-    from refine.stages.train import in_parts, padded
+def test_a_batch_is_trained_in_parts_without_unneeded_padding() -> None:
+    from refine.stages.train import collate, split_batch
 
     rows = [
         {"input_ids": [n] * length, "labels": [n] * length, "replayed": [0]}
         for n, length in enumerate((3, 4, 4, 4, 90, 91, 92, 93, 2000, 1999, 1998, 1997), start=1)
     ]
-    parts = list(in_parts(padded(rows)))
+    parts = list(split_batch(collate(rows)))
     shapes = [tuple(part["input_ids"].shape) for part in parts]
     assert shapes == [(4, 4), (4, 93), (2, 2000), (2, 2000)]
     assert [int(part["attention_mask"].sum()) for part in parts] == [15, 366, 3999, 3995]
     assert parts[0]["input_ids"][0].tolist() == [0, 1, 1, 1]
 
 
-def test_a_batch_taken_in_parts_is_learned_as_a_whole_one(
+def test_gradients_of_parts_equal_those_of_the_whole_batch(
     plan: TrainPlan, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     import torch
@@ -147,12 +147,12 @@ def test_a_batch_taken_in_parts_is_learned_as_a_whole_one(
     train.train(parts)
     losses = re.findall(r"'train_loss': '([\d.]+)'", capsys.readouterr().out)
     assert float(losses[0]) == pytest.approx(float(losses[1]), rel=0.01)
-    whole, in_parts = (
+    whole, split_batch = (
         torch.cat([w.float().flatten() for name, w in weights(out).items() if "lora_B" in name])
         for out in (short.out, parts.out)
     )
     # Adam makes whole steps of what rounding left of gradients near zero.
-    assert torch.cosine_similarity(whole, in_parts, dim=0) > 0.9
+    assert torch.cosine_similarity(whole, split_batch, dim=0) > 0.9
 
 
 def test_replayed_answers_lead_a_model_back_to_its_base(plan: TrainPlan, tmp_path: Path) -> None:
@@ -172,7 +172,7 @@ def test_replayed_answers_lead_a_model_back_to_its_base(plan: TrainPlan, tmp_pat
         max_steps=20,
     )
     rows = train.encode(examples[:8], AutoTokenizer.from_pretrained(MODEL_DIR), 128)
-    batch = train.padded(rows)
+    batch = train.collate(rows)
     given = {name: batch[name] for name in ("input_ids", "attention_mask")}
     apart = []
     for trained in (astray, replays):

@@ -36,7 +36,7 @@ REVIEWERS_CHANGE = {
 
 
 def needed(method: str, path: str) -> Role | None:
-    """Reviewers read and label, admins change the rest, and nothing generates without a key."""
+    """Reviewers read and label, admins change the rest, and generation needs a key."""
     if path in FOR_ALL:
         return None
     if path not in REVIEW | CONSOLE:
@@ -61,7 +61,7 @@ async def caller(request: Request) -> str:
 
 
 def serving(access: Access) -> httpx.AsyncClient:
-    """An application that answers every path with its caller's name."""
+    """An application that answers every path with the caller's name."""
     app = FastAPI(openapi_url=None)
     sessions = Sessions("secret of the sessions")
     app.state = State({"setback": SimpleNamespace(access=access, sessions=sessions)})

@@ -1,4 +1,4 @@
-"""Keys are held to their limits by all processes together, and told how they stand."""
+"""All processes together enforce the keys' rate limits, and responses report them."""
 
 import asyncio
 import logging
@@ -30,7 +30,7 @@ PREFIX = "x-ratelimit"
 
 
 class AskedStore(UsageStore):
-    """Knows how often the database was asked."""
+    """Counts the database queries."""
 
     asked = 0
 
@@ -40,7 +40,7 @@ class AskedStore(UsageStore):
 
 
 class Clock:
-    """The time, which only tests move."""
+    """A clock that only tests move."""
 
     def __init__(self) -> None:
         self.now = datetime(2026, 11, 25, 12, 0, tzinfo=UTC)
@@ -54,7 +54,7 @@ class Clock:
 
 @dataclass
 class Process:
-    """An API process, with what it asks and what asks it."""
+    """An API process with a client."""
 
     access: Access
     usage: AskedStore
@@ -65,7 +65,7 @@ class Process:
         return await self.client.get(path, headers={"authorization": f"Bearer {secret}"})
 
     async def statuses(self, secret: str, times: int) -> list[int]:
-        """Of that many requests at once, the lowest first."""
+        """Sends that many requests at once. Returns the statuses, lowest first."""
         got = await asyncio.gather(*(self.get(secret) for _ in range(times)))
         return sorted(response.status_code for response in got)
 
@@ -75,7 +75,7 @@ async def caller(request: Request) -> str:
 
 
 async def start(url: URL, clock: Clock, closing: AsyncExitStack) -> Process:
-    """An API process that answers every path, with all of its own."""
+    """Starts an API process that answers every path."""
     keys, usage, sessions = KeyStore(url), AskedStore(url), Sessions("secret of the sessions")
     access = Access(keys, local=False)
     app = FastAPI()
@@ -98,7 +98,7 @@ def clock() -> Clock:
 
 @pytest.fixture
 async def processes(database: URL, clock: Clock) -> AsyncIterator[tuple[Process, Process]]:
-    """Two of them on one database."""
+    """Two processes on one database."""
     async with AsyncExitStack() as closing:
         yield await start(database, clock, closing), await start(database, clock, closing)
 
@@ -109,7 +109,7 @@ def process(processes: tuple[Process, Process]) -> Process:
 
 
 async def make(database: URL, processes: tuple[Process, ...], limit: int | None) -> tuple[Key, str]:
-    """A key of that limit and its secret, which the processes know of."""
+    """Makes a key with that limit, known to the processes, and returns it with its secret."""
     keys = KeyStore(database)
     made = await keys.make("ci", "review", by="ada", requests_per_minute=limit)
     await keys.close()
@@ -164,7 +164,7 @@ async def test_a_refusal_says_how_long_to_wait(
     response = await processes[1].get(secret)
     assert response.status_code == 429
     assert response.json()["error"] == {
-        "message": "This key is for 3 requests a minute; try again in 70 s.",
+        "message": "This key is limited to 3 requests a minute; try again in 70 s.",
         "type": "invalid_request_error",
         "param": None,
         "code": "rate_limit_exceeded",
@@ -192,7 +192,7 @@ async def test_every_response_tells_what_is_left(
     assert "retry-after" not in (await processes[0].get(secret)).headers
 
 
-async def test_who_hammers_does_not_reach_the_database(
+async def test_refused_requests_do_not_reach_the_database(
     database: URL, process: Process, clock: Clock
 ) -> None:
     _, secret = await make(database, (process,), 1)
@@ -205,7 +205,7 @@ async def test_who_hammers_does_not_reach_the_database(
     assert await process.statuses(secret, 1) == [200]
 
 
-async def test_hammering_leaves_the_key_as_much_as_waiting(
+async def test_refused_requests_do_not_use_up_the_limit(
     database: URL, processes: tuple[Process, Process], clock: Clock
 ) -> None:
     _, secret = await make(database, processes, 6)
@@ -225,7 +225,7 @@ async def test_keys_without_a_limit_touch_no_database(database: URL, process: Pr
     assert not any(name.startswith(PREFIX) for name in response.headers)
 
 
-async def test_what_is_refused_for_its_role_or_needs_no_key_is_not_counted(
+async def test_requests_refused_by_role_or_without_keys_are_not_counted(
     database: URL, process: Process
 ) -> None:
     _, secret = await make(database, (process,), 1)
@@ -237,7 +237,7 @@ async def test_what_is_refused_for_its_role_or_needs_no_key_is_not_counted(
     assert process.usage.asked == 0
 
 
-async def test_a_browser_that_logged_in_is_not_limited(database: URL, process: Process) -> None:
+async def test_console_sessions_are_not_rate_limited(database: URL, process: Process) -> None:
     key, secret = await make(database, (process,), 1)
     login = Request({"type": "http", "scheme": "http", "path": "/", "headers": []})
     process.sessions.begin(login, response := Response(), key)
@@ -249,7 +249,7 @@ async def test_a_browser_that_logged_in_is_not_limited(database: URL, process: P
     assert [(await process.get(secret, "/console/flags")).status_code for _ in "12"] == [200, 429]
 
 
-async def test_while_the_database_fails_requests_are_let_through(
+async def test_while_the_database_fails_requests_pass(
     database: URL, process: Process, caplog: pytest.LogCaptureFixture
 ) -> None:
     key, secret = await make(database, (process,), 1)

@@ -1,4 +1,4 @@
-"""Pages of other sites change nothing and read nothing, whatever they make a browser send."""
+"""Other sites' pages can change nothing and read nothing, whatever they make a browser send."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -9,7 +9,7 @@ from fastapi.routing import APIRoute
 from starlette.datastructures import Headers
 
 from guard.store.flags import Flag
-from server.auth.origin import by_another_name, from_elsewhere
+from server.auth.origin import has_foreign_host, is_cross_site
 from server.routes.open import REFINE_PREFIX
 from tests.server.face import Face, fill
 
@@ -56,7 +56,7 @@ def changing(face: Face) -> Iterator[tuple[str, str]]:
 
 
 async def state(face: Face) -> list[Any]:
-    """All that could be changed."""
+    """Returns all state that could be changed."""
     return [
         [await face.reviews.get(number) for number in (1, 2, 3, 4)],
         await face.runs.list(10),
@@ -82,7 +82,7 @@ async def test_without_keys_nothing_is_changed_from_elsewhere(face: Face, flag: 
     assert await state(face) == before
 
 
-async def test_a_session_is_not_lent_to_other_sites(face: Face, flag: Flag) -> None:
+async def test_other_sites_cannot_use_a_session(face: Face, flag: Flag) -> None:
     await fill(face, flag, "oddity")
     async with face.browser("admin") as client:
         before = await state(face)
@@ -93,7 +93,7 @@ async def test_a_session_is_not_lent_to_other_sites(face: Face, flag: Flag) -> N
                 assert refused, (method, path, headers)
                 # The session is for the console alone.
                 assert (response.status_code == 401) == path.startswith("/v1")
-        # What this server is called by is for whoever runs it to say once there are keys.
+        # Once there are keys, any name may lead to this server.
         named = await client.get("/console/flags", headers={"host": "guard.example"})
         assert named.status_code == 200
         assert await state(face) == before
@@ -138,18 +138,18 @@ async def test_other_sites_may_link_to_pages_but_not_frame_or_fetch_them(face: F
 )
 @pytest.mark.parametrize("method", ["GET", "POST", "DELETE"])
 def test_our_own_pages_and_programs_are_not_refused(method: str, headers: dict[str, str]) -> None:
-    assert not from_elsewhere(method, Headers({"host": HOST, **headers}))
+    assert not is_cross_site(method, Headers({"host": HOST, **headers}))
 
 
 @pytest.mark.parametrize("name", OUR_NAMES)
 def test_this_machine_is_known_by_its_names(name: str) -> None:
-    assert not by_another_name(Headers({"host": name}))
+    assert not has_foreign_host(Headers({"host": name}))
 
 
 @pytest.mark.parametrize("name", OTHER_NAMES)
-def test_any_other_name_is_anothers(name: str) -> None:
-    assert by_another_name(Headers({"host": name}))
+def test_any_other_name_is_a_foreign_host(name: str) -> None:
+    assert has_foreign_host(Headers({"host": name}))
 
 
-def test_no_name_is_anothers() -> None:
-    assert by_another_name(Headers({}))
+def test_local_names_are_not_foreign_hosts() -> None:
+    assert has_foreign_host(Headers({}))

@@ -38,7 +38,7 @@ def evaluate(*arguments: str) -> Result:
 
 
 def refusal(result: Result) -> str:
-    """Standard error in one line, without the box that refusals of arguments come in."""
+    """Returns standard error in one line, without the box around argument errors."""
     return " ".join(result.stderr.replace("│", " ").split())
 
 
@@ -189,7 +189,7 @@ def test_an_unknown_format_is_refused_with_the_names(argument: str) -> None:
 
 
 @pytest.mark.parametrize("argument", ["localhost:8000", "ours=localhost", "ftp://a", "http://"])
-def test_what_is_no_url_is_refused(argument: str) -> None:
+def test_an_invalid_url_is_refused(argument: str) -> None:
     result = evaluate("--benchmark", "jsonl=mine.jsonl", "--server", argument)
     assert result.exit_code == 2
     assert "http:// or https://" in refusal(result)

@@ -1,4 +1,4 @@
-"""`setback calibrate`: what it reads, keeps, prints and writes, with a server of our own."""
+"""`setback calibrate`: what it reads, stores, prints and writes, with a server of our own."""
 
 import asyncio
 import json
@@ -16,13 +16,13 @@ from guard.store.url import parse_url
 from guard.verdict import CATEGORIES
 from server.cli.main import app
 from tests.json_server import serving
-from tests.server.cli.test_evaluate import Lender
+from tests.server.cli.test_evaluate import ModelAccess
 
 URL = parse_url("sqlite:///data/setback.db")
 
 
-class Judging(Lender):
-    """Says of "text 7" that it harms with a probability of 0.07, all of it hate."""
+class Judging(ModelAccess):
+    """Judges "text 7" as harmful with a probability of 0.07, all of it hate."""
 
     asked: list[dict[str, Any]] = []
 
@@ -47,7 +47,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 
 @pytest.fixture(autouse=True)
 def _lines(clean_folder: Path) -> None:
-    """Texts and answers, of which those from 40 on are harmful, but for a few."""
+    """Texts and answers, of which those from 40 on are harmful, with few exceptions."""
     migrate.upgrade(URL)
     rows: list[dict[str, Any]] = []
     for number in range(1, 100):
@@ -105,7 +105,7 @@ def test_the_base_can_be_calibrated_beside_the_adapter(server: str) -> None:
 
 
 @pytest.mark.parametrize("share", ["two", "-1%", "100%", "1.5"])
-def test_a_share_that_is_none_is_refused(server: str, share: str) -> None:
+def test_an_invalid_share_is_refused(server: str, share: str) -> None:
     result = calibrate("--server", server, "--max-false-alarms", share)
     assert result.exit_code == 2
     assert "write 2% or 0.02" in result.stderr

@@ -1,4 +1,4 @@
-"""`setback doctor` says what is there, what is wrong, and what to do about it."""
+"""`setback doctor` reports what it finds, what is wrong, and how to fix it."""
 
 import json
 from pathlib import Path
@@ -20,10 +20,10 @@ def healthy(clean_folder: Path) -> Path:
 
 
 def findings(*arguments: str, code: int) -> dict[str, tuple[str, str]]:
-    """State and words of each check."""
+    """Returns state and message of each check."""
     done = CliRunner().invoke(app, ["doctor", "--json", *arguments])
     assert done.exit_code == code, done.output
-    return {each["check"]: (each["state"], each["said"]) for each in json.loads(done.stdout)}
+    return {each["check"]: (each["state"], each["message"]) for each in json.loads(done.stdout)}
 
 
 def test_all_is_well(healthy: Path) -> None:

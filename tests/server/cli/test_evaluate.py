@@ -1,4 +1,4 @@
-"""`setback evaluate`: what it writes, and what it says when it cannot; with a server of our own."""
+"""`setback evaluate`: its output and its errors, with a server of our own."""
 
 import json
 from collections.abc import Iterator
@@ -24,8 +24,8 @@ INFO = {
 }
 
 
-class Lender(JsonHandler):
-    """The refine routes of a model that says "ok" and finds nothing harmful nor helpful."""
+class ModelAccess(JsonHandler):
+    """The refine routes of a model that says "ok"; nothing is harmful or helpful."""
 
     info: dict[str, Any] = INFO
     adapters: list[object] = []
@@ -51,10 +51,10 @@ class Lender(JsonHandler):
 
 
 @pytest.fixture
-def lender(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """The URL of a server that lends its model."""
-    monkeypatch.setattr(Lender, "adapters", [])
-    with serving(Lender) as url:
+def model_access(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The URL of a server with the refine routes."""
+    monkeypatch.setattr(ModelAccess, "adapters", [])
+    with serving(ModelAccess) as url:
         yield url
 
 
@@ -67,62 +67,62 @@ def evaluate(*arguments: str) -> Result:
     return CliRunner().invoke(app, ["evaluate", *arguments])
 
 
-def test_base_and_active_are_measured_by_default(lender: str) -> None:
-    result = evaluate("--server", lender)
+def test_base_and_active_are_measured_by_default(model_access: str) -> None:
+    result = evaluate("--server", model_access)
     assert result.exit_code == 0, result.output
     assert "adapter 2" in result.stdout
     assert "truth: reference: the base" in result.stdout
     written = json.loads(Path("data/evaluation/evaluation.json").read_text())
     assert [one["adapter"] for one in written["adapters"]] == ["base", "2"]
     assert Path("data/evaluation/evaluation.png").is_file()
-    assert "active" not in Lender.adapters
+    assert "active" not in ModelAccess.adapters
 
 
-def test_json_can_be_had_instead_of_the_table(lender: str) -> None:
-    result = evaluate("2", "--server", lender, "--json", "--out", "elsewhere")
+def test_json_can_be_printed_instead_of_the_table(model_access: str) -> None:
+    result = evaluate("2", "--server", model_access, "--json", "--out", "elsewhere")
     row = json.loads(result.stdout)
     assert [one["adapter"] for one in row["adapters"]] == ["2"]
     assert Path("elsewhere/evaluation.html").is_file()
 
 
-def test_each_adapter_is_measured_once(lender: str) -> None:
-    row = json.loads(evaluate("active", "2", "base", "--server", lender, "--json").stdout)
+def test_each_adapter_is_measured_once(model_access: str) -> None:
+    row = json.loads(evaluate("active", "2", "base", "--server", model_access, "--json").stdout)
     assert [one["adapter"] for one in row["adapters"]] == ["2", "base"]
 
 
-def test_a_users_file_is_measured_besides(lender: str) -> None:
+def test_a_users_file_is_measured_besides(model_access: str) -> None:
     Path("mine.jsonl").write_text(
         '{"request": "a", "label": "harmless"}\n'
         '{"request": "a", "answer": "b", "label": "harmful"}\n'
     )
-    result = evaluate("base", "--file", "mine.jsonl", "--server", lender)
+    result = evaluate("base", "--file", "mine.jsonl", "--server", model_access)
     assert "help: file" in result.stdout
     assert "critic on file: harmful caught" in result.stdout
     assert "seed corpus and mine.jsonl" in result.stdout
 
 
-def test_a_wrong_file_is_refused_by_line(lender: str) -> None:
+def test_a_wrong_file_is_refused_by_line(model_access: str) -> None:
     Path("mine.jsonl").write_text('{"request": "a"}\n')
-    result = evaluate("--file", "mine.jsonl", "--server", lender)
+    result = evaluate("--file", "mine.jsonl", "--server", model_access)
     assert result.exit_code == 1
     assert "line 1: label: Field required" in result.stderr
 
 
 def test_the_practice_model_is_measured_by_its_oracle(
-    lender: str, monkeypatch: pytest.MonkeyPatch
+    model_access: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Lender, "info", {**INFO, "world": "practice"})
-    assert "truth: practice oracle" in evaluate("base", "--server", lender).stdout
+    monkeypatch.setattr(ModelAccess, "info", {**INFO, "world": "practice"})
+    assert "truth: practice oracle" in evaluate("base", "--server", model_access).stdout
 
 
-def test_what_the_server_says_of_an_adapter_is_told(lender: str) -> None:
-    result = evaluate("404", "--server", lender)
+def test_the_servers_error_about_an_adapter_is_printed(model_access: str) -> None:
+    result = evaluate("404", "--server", model_access)
     assert result.exit_code == 1
     assert "there is no adapter 404" in result.stderr
 
 
 @pytest.mark.parametrize("name", ["0", "-1", "best", "1.5", "٣"])
-def test_what_is_no_adapter_is_refused(name: str) -> None:
+def test_anything_but_an_adapter_is_refused(name: str) -> None:
     result = evaluate("--", name)
     assert result.exit_code == 2
     assert "base, active or a number" in " ".join(result.stderr.replace("│", " ").split())

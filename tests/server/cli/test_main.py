@@ -1,4 +1,4 @@
-"""The command line: what it prints, and how it ends when it cannot."""
+"""The command line: its output and its errors."""
 
 import asyncio
 import json
@@ -21,7 +21,7 @@ from server.cli.main import app
 
 
 def setback(*arguments: str) -> Result:
-    """Runs the command; a table is wide enough to stay whole."""
+    """Runs the command in a terminal wide enough for tables."""
     return CliRunner().invoke(app, arguments, env={"COLUMNS": "200"}, terminal_width=200)
 
 
@@ -261,7 +261,7 @@ def test_a_key_may_have_a_limit(migrated: URL) -> None:
 def test_a_user_without_a_name_is_known_by_number(
     migrated: URL, flag: Flag, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As in a container that runs as any number."""
+    """As in a container that runs with any user id."""
     for variable in ("LOGNAME", "USER", "LNAME", "USERNAME"):
         monkeypatch.delenv(variable, raising=False)
     monkeypatch.setattr(os, "getuid", lambda: 54321)

@@ -1,4 +1,4 @@
-"""The commands about runs, adapters and labels: what they print and what they change."""
+"""The commands for runs, adapters and labels: what they print and what they change."""
 
 import asyncio
 import getpass
@@ -31,7 +31,7 @@ FIGURES = {
 
 @dataclass(frozen=True)
 class Loop:
-    """What the refine loop left: two promoted adapters, then a rejected run and a failed one."""
+    """The refine loop's results: two promoted adapters, then a rejected run and a failed one."""
 
     flags: list[int]
     url: URL
@@ -93,7 +93,7 @@ async def _turn(url: URL, flags: list[int]) -> None:
 
 
 def rows(*arguments: str) -> list[list[str]]:
-    """The cells of a table's rows, split at spaces."""
+    """Returns the cells of a table's rows, split at spaces."""
     result = setback(*arguments)
     assert result.exit_code == 0, result.stderr
     return [line.split() for line in result.stdout.splitlines()[1:]]
@@ -240,5 +240,5 @@ def test_a_run_that_no_job_works_on_is_cancelled(url: URL) -> None:
     assert "cancelled by" in setback("runs", "show", number).stdout
     again = setback("runs", "cancel", number)
     assert again.exit_code == 1
-    assert "is over: cancelled" in again.stderr
+    assert "has ended: cancelled" in again.stderr
     assert setback("runs", "cancel", "99").exit_code == 1

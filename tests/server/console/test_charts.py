@@ -1,4 +1,4 @@
-"""Charts put bars, lines, gaps and switches where they belong."""
+"""The positions of bars, lines, gaps and switches in charts."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -32,7 +32,7 @@ def drawn(*values: float | None, bars: bool = False) -> Chart:
     return chart("T", "of it", axis(), [Series("a", values)], lambda v: f"{v:g} of", bars=bars)
 
 
-def test_bars_stand_on_the_ground_where_there_is_something() -> None:
+def test_bars_stand_on_the_base_line() -> None:
     (bars,) = drawn(5, 0, None, 10, bars=True).bars
     assert [bar.x for bar in bars] == [LEFT, LEFT + 3 * STEP]
     assert [bar.y + bar.height for bar in bars] == [GROUND, GROUND]
@@ -51,7 +51,7 @@ def test_lines_break_where_nothing_is_known() -> None:
     )
 
 
-def test_nothing_at_all_is_a_chart_too() -> None:
+def test_a_chart_without_values() -> None:
     empty = drawn(None, None, None, None)
     assert empty.lines == ((),)
     assert empty.rows == ()

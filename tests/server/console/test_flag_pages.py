@@ -1,4 +1,4 @@
-"""Flags are found, read and labelled on pages, as over JSON; what is wrong is said there."""
+"""Flags are found, read and labelled on pages, as over JSON; errors are shown there."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -23,7 +23,7 @@ OLD = datetime(2025, 1, 1, tzinfo=UTC)
 
 @pytest.fixture
 async def queue(face: Face, flag: Flag) -> Face:
-    """Flags 1 to 25; number 2 is old, of another user and adapter, and speaks of a zeppelin."""
+    """Flags 1 to 25; number 2 is old, of another user and adapter, and mentions a zeppelin."""
     for number in range(1, 26):
         each = replace(flag, request_id=f"r{number}")
         if number == 2:
@@ -100,7 +100,7 @@ async def test_filters_find_what_they_say_and_stay_filled_in(queue: Face, asked:
         ("colour=red", "colour: Extra inputs are not permitted"),
     ],
 )
-async def test_a_wrong_filter_is_said_above_all_flags(
+async def test_a_wrong_filter_is_reported_above_all_flags(
     queue: Face, asked: str, problem: str
 ) -> None:
     found = await page(queue, f"/console/flags?{asked}")
@@ -202,7 +202,7 @@ async def test_a_flag_that_is_gone_cannot_be_labelled(queue: Face) -> None:
     ids=range(8),
 )
 @pytest.mark.parametrize("path", ["/console/flags/3/label", "/console/login"])
-async def test_a_form_that_is_none_is_said_on_a_page(
+async def test_an_invalid_form_is_reported_on_a_page(
     queue: Face, path: str, kind: str, body: bytes
 ) -> None:
     await queue.key("call")
@@ -218,7 +218,7 @@ ATTACK = '<img src=x onerror=alert(1)> "{{ 7*7 }}"'
 
 
 def asking(face: Face, bench: Bench) -> None:
-    """Lets the page ask a model."""
+    """Allows the page to ask a model."""
     state = face.app.state.setback
     state.moderator = Moderator(bench.critic, bench.chat_format, bench.policy, ["practice"])
     state.adapters = bench.adapters

@@ -1,4 +1,4 @@
-"""Who has a key for reviewing logs in, stays so while the key is in force, and logs out."""
+"""Reviewers log in with their key, stay logged in while it is valid, and log out."""
 
 import asyncio
 import time
@@ -48,11 +48,11 @@ async def test_only_keys_for_reviewing_log_in(face: Face, client: httpx.AsyncCli
     await face.keys.revoke(revoked.id, by="ada")
     await face.access.refresh()
     for key, problem in (
-        ("", "No key in force has this secret"),
-        ("sb-wrong", "No key in force has this secret"),
-        ("\ud800\0".encode("utf-8", "surrogatepass").decode("latin-1"), "No key in force"),
-        (secret, "No key in force has this secret"),
-        (calling, "This key is for the role call; the console needs review or admin"),
+        ("", "No valid key has this secret"),
+        ("sb-wrong", "No valid key has this secret"),
+        ("\ud800\0".encode("utf-8", "surrogatepass").decode("latin-1"), "No valid key"),
+        (secret, "No valid key has this secret"),
+        (calling, "This key has the role call; the console needs review or admin"),
     ):
         refused = await client.post("/console/login", data={"key": key, "next": "/console/runs"})
         assert refused.status_code == 401
@@ -207,7 +207,7 @@ async def test_a_key_in_a_header_opens_the_console_too(face: Face) -> None:
         assert (await client.get("/console/flags", headers=headers)).status_code == 200
 
 
-async def test_without_keys_nobody_is_asked(face: Face) -> None:
+async def test_without_keys_no_key_is_needed(face: Face) -> None:
     async with face.client() as client:
         sent = await client.get("/console/login")
         assert (sent.status_code, sent.headers["location"]) == (303, FLAGS)
@@ -253,7 +253,7 @@ def test_a_session_holds_a_number_and_no_secret() -> None:
     assert made.startswith("Nw.")
 
 
-async def test_what_is_too_long_for_a_form_is_not_read(client: httpx.AsyncClient) -> None:
+async def test_too_large_forms_are_not_read(client: httpx.AsyncClient) -> None:
     async def endless() -> AsyncIterator[bytes]:
         yield b"key="
         pytest.fail("it was read on")

@@ -1,4 +1,4 @@
-"""Runs are started and cancelled, adapters promoted and rolled back on pages, by admins alone."""
+"""On pages, only admins start and cancel runs, and promote and roll back adapters."""
 
 from pathlib import Path
 
@@ -29,7 +29,7 @@ PAGES = (
 
 
 def leads_to_changes(page: Markup) -> set[str]:
-    """What on a page is for admins."""
+    """Returns the links and forms that are for admins."""
     promoting = {each for each in page.addresses if each.endswith(("/promote", "/rollback"))}
     starting = {each for each in page.forms() if each == "/console/runs"}
     cancelling = {"cancel" for button in page.all("button") if button.get("form") == "cancel"}
@@ -83,7 +83,7 @@ async def test_a_run_is_started_and_then_shown(database: URL) -> None:
         assert (entry.actor, entry.subject) == ("key 1 (anna)", "run 1")
 
 
-async def test_what_keeps_a_run_from_starting_is_said_on_a_page(database: URL) -> None:
+async def test_why_a_run_cannot_start_is_reported_on_a_page(database: URL) -> None:
     async with face_with(database, "echo", "no luck") as face:
         async with face.client() as client:
             dead = await client.post("/console/runs")
@@ -117,7 +117,7 @@ async def test_a_run_that_nobody_works_on_is_cancelled_at_once(face: Face, flag:
     assert "hx-get" not in after.all("div")[0]
     assert "cancelled by key 1 (anna)" in after.text
     assert (again.status_code, unknown.status_code) == (409, 404)
-    assert "Run 1 is over: cancelled" in Markup(again.text).text
+    assert "Run 1 has ended: cancelled" in Markup(again.text).text
 
 
 async def test_an_adapter_is_promoted_and_rolled_back_with_the_reason(
@@ -145,14 +145,14 @@ async def test_an_adapter_is_promoted_and_rolled_back_with_the_reason(
     [
         ("/adapters/3/promote", {}, 409, "Adapter 3 was rejected"),
         ("/adapters/99/promote", {}, 404, "There is no adapter 99"),
-        ("/adapters/x/promote", {}, 404, "nothing of that number"),
+        ("/adapters/x/promote", {}, 404, "There is no such page"),
         ("/adapters/2/promote", {"reason": "x" * 1001}, 400, "reason: String should have at most"),
         ("/adapters/rollback", {"reason": "x" * 1001}, 400, "reason: String should have at most"),
-        ("/runs/2/cancel", {}, 409, "Run 2 is over: promoted"),
-        ("/runs/x/cancel", {}, 404, "nothing of that number"),
+        ("/runs/2/cancel", {}, 409, "Run 2 has ended: promoted"),
+        ("/runs/x/cancel", {}, 404, "There is no such page"),
     ],
 )
-async def test_what_cannot_be_done_is_said_and_changes_nothing(
+async def test_impossible_changes_are_reported_and_change_nothing(
     face: Face, flag: Flag, path: str, form: dict[str, str], status: int, message: str
 ) -> None:
     await fill(face, flag, "oddity")
@@ -165,14 +165,14 @@ async def test_what_cannot_be_done_is_said_and_changes_nothing(
     assert await face.registry.history() == before
 
 
-async def test_with_the_base_in_force_there_is_no_way_back(face: Face) -> None:
+async def test_with_the_base_active_there_is_no_rollback(face: Face) -> None:
     async with face.client() as client:
         refused = await client.post("/console/adapters/rollback", data={})
     assert refused.status_code == 409
     assert "nothing to go back to" in Markup(refused.text).text
 
 
-async def test_what_is_in_force_says_whether_its_verdicts_are_calibrated(
+async def test_the_active_adapter_shows_whether_it_is_calibrated(
     face: Face, flag: Flag, tmp_path: Path
 ) -> None:
     await fill(face, flag, "oddity")
@@ -182,7 +182,7 @@ async def test_what_is_in_force_says_whether_its_verdicts_are_calibrated(
         calibrations: Calibrations = face.app.state.setback.calibrations
         store = CalibrationStore(parse_url(f"sqlite:///{tmp_path}/face.db"))
         fitted = Calibration(2.0, 0.0)
-        await store.add(adapter=1, model_revision="rev", fitted=fitted, rows=80, by="anna")
+        await store.add(adapter=1, model_revision="rev", calibration=fitted, rows=80, by="anna")
         await store.close()
         await calibrations.refresh()
         for path in ("/console/adapters", "/console/adapters/1"):

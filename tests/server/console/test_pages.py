@@ -1,5 +1,5 @@
-"""Every page of the console is shown whatever the database holds, with the same headers, and shows
-what others wrote as text."""
+"""Every page of the console works with any database content, has the same headers, and shows
+untrusted content as text."""
 
 import asyncio
 from collections.abc import Sequence
@@ -95,9 +95,7 @@ async def test_every_page_shows_what_there_is(face: Face, flag: Flag) -> None:
 
 
 @pytest.mark.parametrize("said", [SCRIPT, HOSTILE, "x" * 50_000], ids=range(3))
-async def test_what_others_wrote_is_text_and_nothing_else(
-    tmp_path: Path, flag: Flag, said: str
-) -> None:
+async def test_untrusted_content_is_shown_as_text(tmp_path: Path, flag: Flag, said: str) -> None:
     pages = {}
     for written in ("oddity", said):
         url = parse_url(f"sqlite:///{tmp_path}/{written == said}.db")
@@ -119,7 +117,7 @@ async def test_what_others_wrote_is_text_and_nothing_else(
 
 
 def _reflecting(said: str) -> list[str]:
-    """Pages that show what was asked for."""
+    """Returns pages that show the request's parameters."""
     text = said.encode("utf-8", "replace").decode()[:450]
     asked = (
         *({"q": f"{text} word"}, {"adapter": f"no {text}"}),
@@ -163,20 +161,20 @@ async def test_odd_conversations_are_shown(face: Face, flag: Flag, messages: Any
     ("path", "status", "message"),
     [
         ("/flags/99", 404, "There is no flag 99"),
-        ("/flags/x", 404, "nothing of that number"),
-        ("/flags/0", 404, "nothing of that number"),
-        ("/flags/-1", 404, "nothing of that number"),
-        ("/flags/1.5", 404, "nothing of that number"),
-        ("/flags/9999999999999999999999", 404, "nothing of that number"),
-        ("/flags/1%20OR%201=1", 404, "nothing of that number"),
-        ("/flags/%00", 404, "nothing of that number"),
+        ("/flags/x", 404, "There is no such page"),
+        ("/flags/0", 404, "There is no such page"),
+        ("/flags/-1", 404, "There is no such page"),
+        ("/flags/1.5", 404, "There is no such page"),
+        ("/flags/9999999999999999999999", 404, "There is no such page"),
+        ("/flags/1%20OR%201=1", 404, "There is no such page"),
+        ("/flags/%00", 404, "There is no such page"),
         ("/flags/99/analysis", 404, "There is no flag 99"),
-        ("/flags/x/analysis", 404, "nothing of that number"),
+        ("/flags/x/analysis", 404, "There is no such page"),
         ("/runs/99", 404, "There is no run 99"),
-        ("/runs/<b>", 404, "nothing of that number"),
+        ("/runs/<b>", 404, "There is no such page"),
         ("/adapters/99", 404, "There is no adapter 99"),
         ("/adapters/99/promote", 404, "There is no adapter 99"),
-        ("/adapters/x/promote", 404, "nothing of that number"),
+        ("/adapters/x/promote", 404, "There is no such page"),
         ("/logout", 405, "GET /console/logout: Method Not Allowed."),
         ("/flags/1/label", 405, "Method Not Allowed"),
         ("/nowhere", 404, "Not Found"),
@@ -184,7 +182,7 @@ async def test_odd_conversations_are_shown(face: Face, flag: Flag, messages: Any
         ("/%3Cscript%3E", 404, "GET /console/<script>: Not Found."),
     ],
 )
-async def test_what_is_not_there_is_said_on_a_page(
+async def test_missing_objects_are_reported_on_a_page(
     face: Face, path: str, status: int, message: str
 ) -> None:
     async with face.client() as client:
@@ -196,7 +194,7 @@ async def test_what_is_not_there_is_said_on_a_page(
     assert len(page.all("script")) == 2
 
 
-async def test_a_database_that_fails_is_said_on_a_page(face: Face, tmp_path: Path) -> None:
+async def test_a_failing_database_is_reported_on_a_page(face: Face, tmp_path: Path) -> None:
     (tmp_path / "face.db").rename(tmp_path / "elsewhere.db")
     async with face.client() as client:
         for path in LISTS:
@@ -206,7 +204,7 @@ async def test_a_database_that_fails_is_said_on_a_page(face: Face, tmp_path: Pat
             assert "There is no database" in Markup(response.text).text
 
 
-async def test_what_is_refused_before_the_pages_has_their_headers(face: Face) -> None:
+async def test_early_refusals_have_the_pages_headers(face: Face) -> None:
     async with face.client() as client:
         check_headers(await client.get("/console/flags", headers={"sec-fetch-site": "cross-site"}))
         check_headers(await client.get("/console/flags", headers={"host": "evil.example"}))
@@ -222,7 +220,7 @@ async def test_what_is_refused_before_the_pages_has_their_headers(face: Face) ->
         check_headers(refused)
 
 
-async def test_files_may_be_kept_but_not_mistaken(face: Face) -> None:
+async def test_static_files_may_be_cached(face: Face) -> None:
     kinds = {"console.css": "text/css", "htmx.min.js": "text/javascript", "icon.svg": "image/svg"}
     async with face.client() as client:
         for name, kind in kinds.items():

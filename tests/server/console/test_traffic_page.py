@@ -1,4 +1,4 @@
-"""The traffic page charts what is in the database, over the span that was chosen."""
+"""The traffic page charts the database's rows over the selected span."""
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -21,8 +21,8 @@ async def page(face: Face, query: str = "") -> Markup:
 
 @pytest.fixture
 async def busy(face: Face, flag: Flag) -> Face:
-    """Ten answers now, three of them flagged, of which one of two reviewed was fine; and a thousand
-    eight days ago."""
+    """Ten answers now, three of them flagged, of which one of two reviewed was dismissed; and a
+    thousand eight days ago."""
     now = datetime.now(UTC)
     await face.traffic.add(now, Traffic(answers=10, flagged=3, requests=8, overhead_s=1.0))
     await face.traffic.add(now - timedelta(days=8), Traffic(answers=1000))
@@ -33,7 +33,7 @@ async def busy(face: Face, flag: Flag) -> Face:
     return face
 
 
-async def test_what_was_answered_is_drawn_and_told(busy: Face) -> None:
+async def test_traffic_is_charted_and_listed(busy: Face) -> None:
     shown = await page(busy)
     assert "10 answers judged in 24h" in shown.text
     assert len(shown.all("rect")) == 2

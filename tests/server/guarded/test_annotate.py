@@ -1,4 +1,4 @@
-"""The moderation field and "withheld" in each API's words, checked with the openai package."""
+"""The moderation field and withheld answers in each API's format, checked with openai's types."""
 
 import json
 from collections.abc import Callable
@@ -30,7 +30,7 @@ CHAT, RESPONSES, MESSAGES = "/v1/chat/completions", "/v1/responses", "/v1/messag
 
 
 def ruling(harm: float, action: Action = Action.PASS, scores: bool = True) -> Ruling:
-    """A verdict all of whose harm is violence."""
+    """Returns a verdict with all its harm in violence."""
     shares = {name: harm if name == "violence" else 0.0 for name in CATEGORIES}
     flagged = () if action is Action.PASS else ("violence",)
     return Ruling(
@@ -75,7 +75,7 @@ def test_a_responses_moderation_is_the_worst_result() -> None:
     ("render", "model"),
     [(completion_moderation, CompletionModeration), (response_moderation, ResponseModeration)],
 )
-def test_what_was_not_judged_or_failed_says_so(render: Any, model: Any) -> None:
+def test_unjudged_and_failed_sides_say_so(render: Any, model: Any) -> None:
     parsed = model.model_validate(render(call(CHAT, FAILED), "m"))
     assert (parsed.input.type, parsed.input.code) == ("error", "not_run")
     assert (parsed.output.type, parsed.output.code) == ("error", "critic_unavailable")
@@ -83,7 +83,7 @@ def test_what_was_not_judged_or_failed_says_so(render: Any, model: Any) -> None:
     assert (parsed.output.type, parsed.output.code) == ("error", "not_run")
 
 
-def test_every_choice_tells_its_own_state_in_its_own_place() -> None:
+def test_every_choice_has_its_own_result_in_order() -> None:
     states = (ruling(0.1, scores=False), FAILED, BLOCKED, REVISED, ruling(0.2))
     results = completion_moderation(call(CHAT, *states), "m")["output"]["results"]
     assert [result["type"] for result in results] == [
@@ -107,7 +107,7 @@ def test_every_choice_tells_its_own_state_in_its_own_place() -> None:
 
 
 @pytest.mark.parametrize("stream", [StreamMode.BUFFER, StreamMode.WINDOW])
-async def test_a_critique_that_fails_tells_of_its_own_choice_alone(
+async def test_a_failed_critique_affects_only_its_own_choice(
     make_bench: Callable[..., Bench], stream: StreamMode
 ) -> None:
     answers = ("All is well.", "This one breaks the critic.", "Take the forbidden key.")
@@ -127,7 +127,7 @@ async def test_a_critique_that_fails_tells_of_its_own_choice_alone(
     assert (blocked["action"], blocked["checked_characters"]) == ("block", len(answers[2]))
 
 
-def test_flagged_input_that_was_let_through_is_not_said_to_be_blocked() -> None:
+def test_flagged_input_that_was_answered_is_not_called_blocked() -> None:
     for given, action in ((BLOCKED, "annotate"), (ruling(0.1), "pass")):
         field = completion_moderation(call(CHAT, ruling(0.1), input_ruling=given), "m")
         (result,) = field["input"]["results"]
@@ -143,7 +143,9 @@ def test_flagged_input_that_was_let_through_is_not_said_to_be_blocked() -> None:
         ((ruling(0.2), ruling(0.1, scores=False)), "pass"),
     ],
 )
-def test_of_a_responses_answers_the_worst_is_told(rulings: tuple[Ruling, ...], told: str) -> None:
+def test_a_responses_moderation_is_the_worst_of_its_answers(
+    rulings: tuple[Ruling, ...], told: str
+) -> None:
     for given in (rulings, rulings[::-1]):
         output = response_moderation(call(RESPONSES, *given), "m")["output"]
         assert output.get("action", output.get("code")) == told
@@ -222,13 +224,13 @@ def test_an_unflagged_stream_passes_untouched(route: str) -> None:
     assert _events(StreamAnnotator(call(route, ruling(0.1))), *events) == events
 
 
-def test_what_vllm_ended_with_an_error_gets_no_moderation() -> None:
+def test_a_stream_that_vllm_ended_with_an_error_gets_no_moderation() -> None:
     events = ['data: {"error": {"message": "gone", "code": 500}}', "data: [DONE]"]
     assert _events(StreamAnnotator(call(CHAT, BLOCKED)), *events) == events
 
 
 def _failed(route: str, *before: str) -> tuple[str, dict[str, Any]]:
-    """The event that ends a stream in which the critic failed: its name and its object."""
+    """Returns name and object of the event that ends a stream after the critic failed."""
     stream = StreamAnnotator(call(route))
     _events(stream, *before)
     *names, data = stream.failure(CriticUnavailable("late")).split("\n")

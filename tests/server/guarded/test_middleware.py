@@ -1,4 +1,4 @@
-"""An API process without the guard fails its start-up; with it, calls are opened and closed."""
+"""An API process without the guard fails to start; with it, each request has its call."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +17,7 @@ from guard.call import GuardCall, current_call
 from guard.errors import StoreUnavailable
 from guard.scripted import Script
 from server.guarded.middleware import GuardMiddleware
-from server.launch.seal import seal
+from server.launch.guarded_handlers import install_guard
 from tests.adapters import MemoryRegistry, write_adapter
 from tests.scripted import Bench, Observed
 
@@ -31,7 +31,7 @@ def application(state: State) -> Any:
 
 
 async def run(app: Any, scope: Scope, body: bytes = b"{}") -> list[Message]:
-    """All messages sent in answer to one request or to the lifespan's start."""
+    """Returns all messages sent in response to one request or to the lifespan's start."""
     sent: list[Message] = []
     waiting: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
 
@@ -58,13 +58,13 @@ async def test_an_unguarded_process_does_not_start() -> None:
 async def test_a_guarded_process_starts(make_bench: Callable[..., Bench]) -> None:
     bench = make_bench()
     state = State({})
-    seal(state, bench.engine, bench.guarded)
+    install_guard(state, bench.engine, bench.guarded)
     sent = await run(reached, {"type": "lifespan", "app": application(state)})
     assert sent[0]["type"] == "lifespan.reached"
 
 
 def serving(adapters: Adapters) -> Any:
-    """An application whose requests are answered with `adapters`."""
+    """An application whose requests use `adapters`."""
     return application(State({"setback": SimpleNamespace(adapters=adapters)}))
 
 
@@ -121,7 +121,7 @@ async def test_a_guard_error_before_the_response_is_rendered() -> None:
 
 
 def failing(*pieces: bytes, raised: Exception) -> Any:
-    """Streams `pieces`, then has the guard fail as Starlette tells of it."""
+    """Streams `pieces`, then fails as Starlette reports the guard's failure."""
 
     async def app(_scope: Scope, _receive: Receive, send: Send) -> None:
         call = current_call.get()
@@ -129,7 +129,7 @@ def failing(*pieces: bytes, raised: Exception) -> Any:
         headers = [(b"content-type", b"text/event-stream")]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         for piece in pieces:
-            call.flowing = True
+            call.streaming_started = True
             await send({"type": "http.response.body", "body": piece, "more_body": True})
         call.error = StoreUnavailable("gone")
         raise raised
@@ -140,20 +140,20 @@ def failing(*pieces: bytes, raised: Exception) -> Any:
 STARTED = RuntimeError("Caught handled exception, but response already started.")
 
 
-async def test_what_a_stream_raises_before_any_of_it_is_out_is_a_503() -> None:
+async def test_an_error_before_a_streams_first_event_is_a_503() -> None:
     sent = await run(failing(raised=STARTED), http(CHAT))
     assert sent[0]["status"] == 503
     assert b"store_unavailable" in sent[1]["body"]
 
 
 @pytest.mark.parametrize("raised", [STARTED, StoreUnavailable("gone")])
-async def test_what_a_stream_raises_later_is_its_last_event(raised: Exception) -> None:
+async def test_a_later_error_is_the_streams_last_event(raised: Exception) -> None:
     sent = await run(failing(b"data: {}\n\n", raised=raised), http(CHAT))
     assert [message.get("more_body") for message in sent[1:]] == [True, False]
     assert b"store_unavailable" in sent[-1]["body"]
 
 
-async def test_what_is_not_the_guards_failure_is_raised_on() -> None:
+async def test_other_exceptions_are_raised_unchanged() -> None:
     async def app(_scope: Scope, _receive: Receive, _send: Send) -> None:
         raise ZeroDivisionError
 
@@ -162,7 +162,7 @@ async def test_what_is_not_the_guards_failure_is_raised_on() -> None:
 
 
 @pytest.mark.parametrize("flowing", [False, True])
-async def test_a_wrong_request_that_vllm_finds_late_is_refused(flowing: bool) -> None:
+async def test_a_wrong_request_that_vllm_finds_late_is_refused(streaming_started: bool) -> None:
     late = RuntimeError(str(STARTED))
     late.__cause__ = VLLMValidationError("no such grammar")
 
@@ -171,11 +171,11 @@ async def test_a_wrong_request_that_vllm_finds_late_is_refused(flowing: bool) ->
         assert call is not None
         headers = [(b"content-type", b"text/event-stream")]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
-        call.flowing = flowing
+        call.streaming_started = streaming_started
         await send({"type": "http.response.body", "body": b"data: {}\n\n", "more_body": True})
         raise late
 
-    if flowing:
+    if streaming_started:
         with pytest.raises(RuntimeError, match="already started"):
             await run(app, http(CHAT))
     else:
@@ -204,7 +204,7 @@ async def test_one_adapter_answers_a_whole_request_though_another_becomes_active
     for _ in range(2):
         sent = await run(app, http(CHAT, app=serving(bench.adapters)))
         headers += [value.decode() for name, value in sent[0]["headers"] if name == ADAPTER]
-    names = [adapter_name(asked.lora_request) for asked in bench.engine.asked]
+    names = [adapter_name(request.lora_request) for request in bench.engine.requests]
     assert names == ["setback-1"] * 4 + ["setback-2"] * 4
     assert headers == ["setback-1", "setback-2"]
     assert bench.engine.reloads == 0
@@ -244,7 +244,7 @@ async def test_a_request_is_one_span_below_its_callers(
         assert span.parent == guard.context
 
 
-async def test_a_failure_is_told_by_its_code_alone(spans: InMemorySpanExporter) -> None:
+async def test_a_failure_is_recorded_by_its_code_only(spans: InMemorySpanExporter) -> None:
     async def app(_scope: Scope, _receive: Receive, _send: Send) -> None:
         raise StoreUnavailable("quotes an answer")
 

@@ -1,4 +1,4 @@
-"""What the guard reads from request bodies of each API."""
+"""What the guard reads from the request bodies of each API."""
 
 from typing import Any
 
@@ -94,7 +94,7 @@ TOLD, REFUSED = {"type": "output_text", "text": "hi"}, {"type": "refusal", "refu
         ({"input": [ASKED, {**ANSWER, "content": [REFUSED]}]}, "input.1.content"),
     ],
 )
-def test_what_vllm_would_fail_on_is_refused(body: dict[str, Any], param: str) -> None:
+def test_requests_that_vllm_would_fail_on_are_refused(body: dict[str, Any], param: str) -> None:
     with pytest.raises(BadRequest) as caught:
         read_call(ROUTE, {}, body)
     assert caught.value.param == param
@@ -116,7 +116,7 @@ def test_what_vllm_would_fail_on_is_refused(body: dict[str, Any], param: str) ->
         {"tools": 5, "tool_choice": "auto"},
     ],
 )
-def test_what_vllm_has_words_for_is_left_to_it(body: dict[str, Any]) -> None:
+def test_errors_that_vllm_reports_are_left_to_it(body: dict[str, Any]) -> None:
     assert read_call(ROUTE, {}, body).route == ROUTE
 
 
@@ -128,7 +128,7 @@ def test_what_vllm_has_words_for_is_left_to_it(body: dict[str, Any]) -> None:
         *(b'{"a": "\xed\xa0\x80"}', '{"a": "b"}'.encode("utf-16")),
     ],
 )
-def test_a_body_that_is_no_json_object_is_refused(body: bytes) -> None:
+def test_a_body_that_is_not_a_json_object_is_refused(body: bytes) -> None:
     with pytest.raises(BadRequest):
         parse_body(body)
 

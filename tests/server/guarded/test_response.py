@@ -1,4 +1,4 @@
-"""What leaves the server, and when: nothing before the guard's outcome is known."""
+"""When responses are sent: nothing before the guard's outcome is known."""
 
 import asyncio
 import json
@@ -15,7 +15,7 @@ JSON, STREAM = b"application/json", b"text/event-stream; charset=utf-8"
 
 
 class Wire:
-    """Records what the client would get."""
+    """Records what the client would receive."""
 
     def __init__(self, call: GuardCall) -> None:
         self.sent: list[Message] = []
@@ -99,7 +99,7 @@ async def test_a_guard_failure_is_a_true_503_plain_and_streamed(
 async def test_a_failure_after_text_has_flowed_ends_the_stream_with_our_error(
     call: GuardCall, route: str
 ) -> None:
-    call.route, call.flowing = route, True
+    call.route, call.streaming_started = route, True
     wire = Wire(call)
     await wire.head(STREAM)
     await wire.body(b'data: {"text": "a"}\n\n', more=True)

@@ -1,4 +1,4 @@
-"""The refine job as a child: its command, and that it runs as long as the server does."""
+"""The refine job as a child process: its command, and that it runs as long as the server."""
 
 import argparse
 import os
@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from server.jobs import child as refine_child
-from server.jobs.child import KEY_VARIABLE, job_command, job_environment, kept_running
+from server.jobs.child import KEY_VARIABLE, job_command, job_environment, supervised
 
 APPENDS = "import os, sys; open(sys.argv[1], 'a').write(f'{os.getpid()}\\n'); "
 
@@ -30,7 +30,7 @@ def options(**changed: object) -> argparse.Namespace:
         ({"ssl_certfile": "cert.pem"}, "https://127.0.0.1:8000"),
     ],
 )
-def test_the_job_is_told_where_its_server_is(changed: dict[str, object], url: str) -> None:
+def test_the_job_gets_its_servers_url(changed: dict[str, object], url: str) -> None:
     command = job_command(options(**changed), "6h")
     told = ["refine", "--every", "6h", "--server", url, "--parent", str(os.getpid())]
     assert command == [sys.executable, "-m", "server.cli.main", *told]
@@ -50,7 +50,7 @@ def test_a_job_that_dies_is_started_again(monkeypatch: pytest.MonkeyPatch, tmp_p
     monkeypatch.setattr(refine_child, "_RESTART_PAUSE_S", 0.01)
     log = tmp_path / "pids"
     command = [sys.executable, "-c", APPENDS + "sys.exit(3)", str(log)]
-    with kept_running(command, dict(os.environ)):
+    with supervised(command, dict(os.environ)):
         wait_until(lambda: len(started(log)) >= 3)
     assert len(set(started(log))) >= 3
 
@@ -58,7 +58,7 @@ def test_a_job_that_dies_is_started_again(monkeypatch: pytest.MonkeyPatch, tmp_p
 def test_the_job_ends_with_the_server(tmp_path: Path) -> None:
     log = tmp_path / "pids"
     command = [sys.executable, "-c", APPENDS + "import signal; signal.pause()", str(log)]
-    with kept_running(command, dict(os.environ)):
+    with supervised(command, dict(os.environ)):
         wait_until(lambda: started(log) != [])
     (child,) = started(log)
     assert not Path(f"/proc/{child}").exists()

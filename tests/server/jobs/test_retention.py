@@ -1,4 +1,4 @@
-"""Flags go when they are old, and a database that fails meanwhile is tried again."""
+"""Old flags are deleted, also after the database failed."""
 
 import asyncio
 from dataclasses import replace
@@ -10,10 +10,10 @@ from guard.errors import StoreUnavailable
 from guard.store.flags import Flag, FlagStore
 from guard.store.review import Filter, ReviewStore
 from guard.tasks import spawn
-from server.jobs.retention import keep_for
+from server.jobs.retention import delete_expired
 
 
-async def test_what_is_older_is_deleted_and_the_rest_kept(
+async def test_older_flags_are_deleted_and_the_others_kept(
     database: URL, store: FlagStore, flag: Flag
 ) -> None:
     deleted = asyncio.Event()
@@ -28,7 +28,7 @@ async def test_what_is_older_is_deleted_and_the_rest_kept(
     now = datetime.now(UTC)
     old = await store.add(replace(flag, created_at=now - timedelta(days=31)))
     kept = await store.add(replace(flag, created_at=now - timedelta(days=29)))
-    keeping = spawn(keep_for(30, reviews))
+    keeping = spawn(delete_expired(30, reviews))
     await asyncio.wait_for(deleted.wait(), timeout=30)
     keeping.cancel()
     assert old != kept
@@ -48,6 +48,6 @@ async def test_a_failing_database_is_tried_again() -> None:
                 tried.set()
             raise StoreUnavailable("gone")
 
-    keeping = spawn(keep_for(30, Failing(), every_s=0))  # type: ignore[arg-type]
+    keeping = spawn(delete_expired(30, Failing(), every_s=0))  # type: ignore[arg-type]
     await asyncio.wait_for(tried.wait(), timeout=30)
     keeping.cancel()

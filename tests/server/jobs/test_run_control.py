@@ -1,4 +1,4 @@
-"""Runs are started by a job of ours and cancelled wherever they are, over a real database; the job
+"""Runs are started by a job of ours and cancelled wherever they run, over a real database. The job
 is a small script that keeps a run's row as the refine job does."""
 
 import asyncio
@@ -56,13 +56,13 @@ asyncio.run(main(parse_url(sys.argv[1]), sys.argv[2]))
 
 
 def job(database: URL, how: str) -> list[str]:
-    """What starts a job that begins a run and then does as told."""
+    """The command of a job that begins a run and then follows the instructions."""
     return [sys.executable, "-c", JOB, database.render_as_string(hide_password=False), how]
 
 
 @asynccontextmanager
 async def face_with(database: URL, *command: str) -> AsyncIterator[Face]:
-    """A face whose runs are begun by that command, which has ended when the block does."""
+    """Our routes with that job command; the job has ended when the block ends."""
     async with open_face(database, job=command, environment=ENVIRONMENT) as face:
         yield face
         # Their output is read to the end.
@@ -71,7 +71,7 @@ async def face_with(database: URL, *command: str) -> AsyncIterator[Face]:
 
 
 async def until(face: Face, number: int, status: str) -> StoredRun:
-    """The run, once its status is so."""
+    """Waits until the run has that status."""
     run = await face.runs.get(number)
     assert run is not None
     async for each in face.control.follow(run):
@@ -93,14 +93,14 @@ async def test_a_started_run_is_returned_as_it_begins(database: URL, how: str) -
         assert (entry.actor, entry.event, entry.subject) == ("anna", "run.started", "run 2")
 
 
-async def test_a_run_that_a_killed_job_left_is_gone_on_with(database: URL) -> None:
+async def test_a_run_that_a_killed_job_left_is_resumed(database: URL) -> None:
     async with face_with(database, *job(database, "begin")) as face:
         left = await begin(face.runs)
         run = await face.control.start("anna")
         assert (run.id, run.stage) == (left.id, "train")
 
 
-async def test_while_a_job_is_at_work_no_other_is_started(database: URL) -> None:
+async def test_while_a_job_runs_no_other_is_started(database: URL) -> None:
     async with face_with(database, *job(database, "begin")) as face:
         await face.leases.acquire(LEASE, "host-a pid 7", 60)
         with pytest.raises(LeaseHeld, match="host-a pid 7"):
@@ -118,16 +118,16 @@ async def test_of_two_started_at_once_one_is(database: URL) -> None:
         await until(face, 1, "cancelled")
 
 
-async def test_a_job_that_dies_before_it_has_a_run_tells_why(database: URL) -> None:
+async def test_a_job_that_dies_before_it_has_a_run_reports_why(database: URL) -> None:
     async with face_with(database, *job(database, "die")) as face:
         with pytest.raises(RunNotStarted, match="ended early: no server at that address"):
             await face.control.start("anna")
         assert await face.audit.list(1) == []
 
 
-async def test_a_job_that_says_nothing_is_told_as_such(database: URL) -> None:
+async def test_a_job_without_output_is_reported_as_such(database: URL) -> None:
     async with face_with(database, "true") as face:
-        with pytest.raises(RunNotStarted, match="it said nothing"):
+        with pytest.raises(RunNotStarted, match="it wrote nothing"):
             await face.control.start("anna")
 
 
@@ -149,12 +149,12 @@ async def test_a_run_at_work_ends_by_itself_once_cancelled(database: URL) -> Non
         assert over.reasons == ("cancelled by ben",)
         events = [entry.event for entry in await face.audit.list(10)]
         assert events == ["run.cancelled", "run.started"]
-        with pytest.raises(RunOver, match="is over: cancelled"):
+        with pytest.raises(RunOver, match="has ended: cancelled"):
             await face.control.cancel(run.id, "anna")
 
 
 @pytest.mark.parametrize("active", [False, True])
-async def test_what_no_job_works_on_is_cancelled_at_once(database: URL, active: bool) -> None:
+async def test_a_run_without_a_job_is_cancelled_at_once(database: URL, active: bool) -> None:
     async with face_with(database, *job(database, "work")) as face:
         run = await begin(face.runs)
         await face.registry.register(version=run.id, parent=None, model_revision="1", sha256="a")
@@ -168,7 +168,7 @@ async def test_what_no_job_works_on_is_cancelled_at_once(database: URL, active: 
         assert adapter.status == ("promoted" if active else "rejected")
 
 
-async def test_what_there_is_not_cannot_be_cancelled(database: URL) -> None:
+async def test_an_unknown_run_cannot_be_cancelled(database: URL) -> None:
     async with face_with(database, *job(database, "work")) as face:
         with pytest.raises(RunUnknown):
             await face.control.cancel(7, "anna")

@@ -1,4 +1,4 @@
-"""The metric tells when runs last ended in each way, also after a database that failed."""
+"""The metric shows when runs last ended with each status, also after the database failed."""
 
 import asyncio
 
@@ -18,7 +18,7 @@ def ended(status: str) -> float | None:
 
 
 class OnceFailing(RunStore):
-    """Fails at the first look; told when it gave an answer for the second time."""
+    """Fails at the first query; sets an event after the second success."""
 
     def __init__(self, url: URL) -> None:
         super().__init__(url)
@@ -34,7 +34,7 @@ class OnceFailing(RunStore):
         return await super().list(limit, before_id)
 
 
-async def test_the_last_end_of_each_kind_is_told(database: URL) -> None:
+async def test_the_last_end_of_each_status_is_reported(database: URL) -> None:
     REFINE_ENDED.clear()
     runs = OnceFailing(database)
     last: dict[RunStatus, float] = {}

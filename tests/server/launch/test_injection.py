@@ -1,4 +1,4 @@
-"""Filters, searches and paths hold text and nothing else, on both kinds of database."""
+"""Filters, searches and paths are treated as plain text, on both kinds of database."""
 
 import json
 from collections.abc import AsyncIterator
@@ -55,7 +55,7 @@ REFUSED = (
 
 @pytest.fixture
 async def client(database: URL, flag: Flag) -> AsyncIterator[httpx.AsyncClient]:
-    """Three flags that speak of a gnome in a garden."""
+    """Three flags that mention a gnome in a garden."""
     async with open_face(database) as face:
         for number in range(3):
             await face.flags.add(replace(flag, request_id=f"r{number}", user_hash="ab"))
@@ -76,7 +76,7 @@ async def ids(client: httpx.AsyncClient, **asked: str) -> list[int]:
     return found
 
 
-async def test_what_is_compared_finds_itself_alone(client: httpx.AsyncClient) -> None:
+async def test_filter_values_match_only_themselves(client: httpx.AsyncClient) -> None:
     for name, attack in product(COMPARED, ATTACKS):
         assert await ids(client, **{name: attack}) == [], attack
 
@@ -94,7 +94,7 @@ async def test_a_search_is_for_words_and_knows_no_operators(client: httpx.AsyncC
             assert "at least one word" in response.json()["error"]["message"]
 
 
-async def test_what_is_no_text_is_refused(client: httpx.AsyncClient) -> None:
+async def test_invalid_text_is_refused(client: httpx.AsyncClient) -> None:
     for name, attack in product(REFUSED, ATTACKS[::4]):
         for path in ("/v1/guard/flags", "/v1/guard/flags/export"):
             response = await client.get(path, params={name: attack})
@@ -105,7 +105,7 @@ async def test_what_is_no_text_is_refused(client: httpx.AsyncClient) -> None:
         assert {"class": "problem", "role": "alert"} in Markup(page.text).all("p")
 
 
-async def test_paths_hold_numbers_alone(client: httpx.AsyncClient) -> None:
+async def test_paths_take_only_numbers(client: httpx.AsyncClient) -> None:
     for attack in ATTACKS:
         for path in ("flags", "runs", "adapters"):
             response = await client.get(f"/v1/guard/{path}/{quote(attack)}")
@@ -113,7 +113,7 @@ async def test_paths_hold_numbers_alone(client: httpx.AsyncClient) -> None:
             assert (await client.get(f"/console/{path}/{quote(attack)}")).status_code == 404
 
 
-async def test_nobody_is_forgotten_by_a_pattern(client: httpx.AsyncClient) -> None:
+async def test_forgetting_a_user_takes_no_pattern(client: httpx.AsyncClient) -> None:
     for attack in ATTACKS:
         deleted = await client.delete(f"/v1/guard/users/{quote(attack)}")
         assert deleted.json() == {"object": "guard.flags.deleted", "deleted": 0}, attack

@@ -1,4 +1,4 @@
-"""What would end vLLM's start after minutes is told before it, with the option that mends it."""
+"""Problems that would end vLLM's start after minutes are reported at once, with the fix."""
 
 import json
 from pathlib import Path
@@ -26,7 +26,7 @@ PER_TOKEN = 2 * 30 * 3 * 64 * 2
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A model of one GiB, as far as can be seen without reading it."""
+    """A model of one GiB, as far as file sizes tell."""
     (tmp_path / "config.json").write_text(json.dumps(CONFIG))
     with (tmp_path / "model.safetensors").open("wb") as weights:
         weights.truncate(_GIB)
@@ -52,7 +52,7 @@ def test_what_fits_passes(folder: Path) -> None:
     check_cache(folder, CacheRequest(None, share=0.4))
 
 
-def test_vllms_own_choice_that_does_not_fit_is_told(folder: Path) -> None:
+def test_vllms_own_cache_size_that_does_not_fit_is_reported(folder: Path) -> None:
     said = refusal(folder, cache_bytes=None)
     assert "14.7 GiB" in said
     assert "8.0 GiB are free; pass --kv-cache-memory-bytes 3584M" in said
@@ -65,7 +65,7 @@ def test_a_cache_beside_its_weights_must_fit(folder: Path) -> None:
     assert "weights of 2.0 GiB" in refusal(folder, cache_bytes=7 * _GIB, bytes_per_value=4)
 
 
-def test_weights_that_do_not_fit_are_told(folder: Path, memory: SimpleNamespace) -> None:
+def test_weights_that_do_not_fit_are_reported(folder: Path, memory: SimpleNamespace) -> None:
     memory.available = _GIB // 2
     assert "serve a smaller model" in refusal(folder, cache_bytes=1)
 
@@ -115,7 +115,7 @@ def test_a_model_that_answers_in_harmonys_channels_is_refused_by_name(folder: Pa
 
 
 def test_an_adapter_on_the_command_line_is_checked(tmp_path: Path) -> None:
-    """Of a registered one every byte is known; this one may be anything."""
+    """Registered adapters are verified by hash; this one may contain anything."""
     write_peft(tmp_path, use_dora=True)
     module = SimpleNamespace(name="mine", path=str(tmp_path))
     with pytest.raises(AdapterRefused, match=r"Adapter mine in .* has DoRA"):

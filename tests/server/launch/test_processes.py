@@ -1,4 +1,4 @@
-"""The choice of processes: one import of vLLM, unless the user or the model asks for more."""
+"""The choice of processes: one import of vLLM, unless the user or the model needs more."""
 
 import argparse
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from server.launch import serve
-from server.launch.processes import nothing_said, one_worker
+from server.launch.processes import has_no_process_options, has_one_worker
 
 
 def options(*arguments: str) -> argparse.Namespace:
@@ -14,8 +14,8 @@ def options(*arguments: str) -> argparse.Namespace:
 
 
 def test_one_worker_shares_the_engine_s_process() -> None:
-    assert one_worker(options())
-    assert one_worker(options("--api-server-count", "2"))
+    assert has_one_worker(options())
+    assert has_one_worker(options("--api-server-count", "2"))
 
 
 @pytest.mark.parametrize(
@@ -32,7 +32,7 @@ def test_one_worker_shares_the_engine_s_process() -> None:
     ],
 )
 def test_the_user_s_way_wins(arguments: tuple[str, ...]) -> None:
-    assert not one_worker(options(*arguments))
+    assert not has_one_worker(options(*arguments))
 
 
 @pytest.mark.parametrize(
@@ -47,9 +47,9 @@ def test_the_user_s_way_wins(arguments: tuple[str, ...]) -> None:
         {"LD_PRELOAD": "/usr/lib/libiomp5.so"},
     ],
 )
-def test_so_does_the_environment(environment: dict[str, Any]) -> None:
-    assert not nothing_said(environment)
+def test_the_environment_wins_too(environment: dict[str, Any]) -> None:
+    assert not has_no_process_options(environment)
 
 
-def test_which_processors_may_be_said() -> None:
-    assert nothing_said({"VLLM_CPU_OMP_THREADS_BIND": "0-3", "OMP_NUM_THREADS": "4"})
+def test_the_processors_may_be_configured() -> None:
+    assert has_no_process_options({"VLLM_CPU_OMP_THREADS_BIND": "0-3", "OMP_NUM_THREADS": "4"})

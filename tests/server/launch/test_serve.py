@@ -1,4 +1,4 @@
-"""`setback serve` refuses what it cannot serve, at once and by name."""
+"""`setback serve` refuses at once what it cannot serve, and says what it is."""
 
 import argparse
 import os
@@ -24,7 +24,7 @@ SETBACK = str(Path(sys.executable).with_name("setback"))
 
 @dataclass(frozen=True)
 class Ended:
-    """How the command ended. said: on standard error."""
+    """How the command ended. said: its standard error."""
 
     code: int
     out: str
@@ -38,8 +38,8 @@ Run = Callable[..., Ended]
 def run(
     clean_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Iterator[Run]:
-    """What `setback serve` does, in this process, where vLLM is imported once: with a migrated
-    database unless told otherwise. It must end by itself."""
+    """Runs `setback serve` in this process, where vLLM is imported once, with a migrated database
+    unless told otherwise. The command must end by itself."""
     before = dict(os.environ)
     database = f"sqlite:///{clean_folder}/flags.db"
     migrate.upgrade(parse_url(database))
@@ -118,7 +118,7 @@ def test_wrong_settings_end_it_before_the_long_start_up(
     assert "secret" not in done.said
 
 
-def test_an_option_stands_for_its_setting(run: Run) -> None:
+def test_an_option_sets_its_setting(run: Run) -> None:
     done = run("--policy-file", "absent.toml")
     assert done.code != 0
     assert "absent.toml" in done.said
@@ -132,8 +132,8 @@ def test_the_database_option_wins_over_the_environment(run: Run) -> None:
 
 
 @pytest.mark.parametrize("flag", ["--grpc", "--headless", "--tokens-only"])
-def test_ways_past_the_guard_are_refused(flag: str) -> None:
-    with pytest.raises(Unsupported, match=f"{flag} would serve past the guard"):
+def test_modes_that_bypass_the_guard_are_refused(flag: str) -> None:
+    with pytest.raises(Unsupported, match=f"{flag} would bypass the guard"):
         serve._refuse_unguarded_modes(serve.parse([flag]))
 
 
@@ -143,7 +143,7 @@ def test_the_rust_frontend_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
         serve._refuse_unguarded_modes(argparse.Namespace())
 
 
-def test_adapters_are_on_and_the_refine_loop_waits_behind_others() -> None:
+def test_lora_is_on_and_the_refine_loop_has_the_lowest_priority() -> None:
     options = serve.parse([])
     assert (options.enable_lora, options.max_loras, options.max_lora_rank) == (True, 3, 32)
     assert options.scheduling_policy == "priority"

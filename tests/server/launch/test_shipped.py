@@ -1,4 +1,4 @@
-"""The adapter that ships with a model is in force from its first start on, and only then."""
+"""The adapter that ships with a model is activated at its first start, and only then."""
 
 import asyncio
 from pathlib import Path
@@ -39,7 +39,11 @@ async def install(
     adapter: ShippedAdapter, database: URL, folder: Path, revision: str = REVISION
 ) -> bool:
     return await shipped.install(
-        adapter, model="smollm2", revision=revision, database_url=database, adapters_dir=folder
+        adapter,
+        model="smollm2",
+        model_revision=revision,
+        database_url=database,
+        adapters_dir=folder,
     )
 
 
@@ -77,7 +81,7 @@ async def test_it_is_installed_once_and_by_one_of_several_servers(
     assert len(await adapters.list()) == 1
 
 
-async def test_what_an_operator_decided_stands(
+async def test_an_operators_decision_stands(
     adapter: ShippedAdapter, database: URL, folder: Path, adapters: AdapterStore
 ) -> None:
     await install(adapter, database, folder)

@@ -1,4 +1,4 @@
-"""SmolLM2's folder is made once, whole or not at all, and from the packaged weights alone."""
+"""SmolLM2's folder is made once, atomically, and only from the packaged weights."""
 
 import json
 import os
@@ -14,7 +14,7 @@ from server.launch.smollm2 import MANIFEST, ModelUnavailable, is_whole, prepare
 
 @pytest.fixture
 def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A packaged file of weights that is the expected one, and a conversion that only copies it."""
+    """A package with the expected weights, and a conversion that only copies them."""
     source = tmp_path / "site" / smollm2.GGUF
     source.parent.mkdir(parents=True)
     source.write_bytes(b"weights")

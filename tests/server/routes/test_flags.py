@@ -26,7 +26,7 @@ OLD = datetime(2025, 1, 1, tzinfo=UTC)
 
 @pytest.fixture
 async def filled(tmp_path: Path, flag: Flag) -> AsyncIterator[ReviewStore]:
-    """Flags 1 to 5; number 2 is old, of another user and adapter, and speaks of a zeppelin."""
+    """Flags 1 to 5; number 2 is old, of another user and adapter, and mentions a zeppelin."""
     url = parse_url(f"sqlite:///{tmp_path}/flags.db")
     await asyncio.to_thread(migrate.upgrade, url)
     store = FlagStore(url)
@@ -83,7 +83,9 @@ async def test_pages_follow_each_other_to_the_end(client: httpx.AsyncClient) -> 
         {"since": OLD.isoformat(), "until": "2025-06-01T00:00:00Z", "status": "open"},
     ],
 )
-async def test_filters_are_handed_on(client: httpx.AsyncClient, asked: dict[str, str]) -> None:
+async def test_filters_are_passed_to_the_store(
+    client: httpx.AsyncClient, asked: dict[str, str]
+) -> None:
     assert await ids(client, **asked) == [2]
 
 
@@ -158,7 +160,7 @@ async def test_deletions_are_for_good(client: httpx.AsyncClient) -> None:
         ("POST", "/flags/label", {"review": "confirmed", "ids": [True]}, "ids.0", "valid integer"),
     ],
 )
-async def test_what_is_wrong_is_named(
+async def test_errors_name_the_field(
     client: httpx.AsyncClient, method: str, path: str, sent: Any, param: str, said: str
 ) -> None:
     content = sent if isinstance(sent, str | None) else json.dumps(sent)

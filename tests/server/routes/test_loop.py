@@ -19,7 +19,7 @@ from tests.server.jobs.test_run_control import face_with, job
 
 @pytest.fixture
 async def client(face: Face, flag: Flag) -> AsyncIterator[httpx.AsyncClient]:
-    """Three runs: 1 and 2 made adapters, of which 1 is in force; 3 is under way with flag 1."""
+    """Three runs: 1 and 2 made adapters, of which 1 is active; 3 is running with flag 1."""
     number = await face.flags.add(flag)
     for version, parent in ((1, None), (2, 1)):
         await begin(face.runs)
@@ -111,7 +111,7 @@ async def test_a_run_is_started_followed_and_cancelled(database: URL) -> None:
         assert (over.status_code, over.json()["error"]["code"]) == (409, "run_over")
 
 
-async def test_a_job_that_dies_at_once_is_told(database: URL) -> None:
+async def test_a_job_that_dies_at_once_is_reported(database: URL) -> None:
     async with face_with(database, *job(database, "die")) as face, face.client() as client:
         failed = await client.post("/v1/guard/runs")
     assert failed.status_code == 503
@@ -120,7 +120,7 @@ async def test_a_job_that_dies_at_once_is_told(database: URL) -> None:
 
 
 @pytest.mark.parametrize("run", ["9", "0", "x", "99999999999999999999"])
-async def test_a_run_that_there_is_not_is_neither_followed_nor_cancelled(
+async def test_an_unknown_run_is_neither_followed_nor_cancelled(
     client: httpx.AsyncClient, run: str
 ) -> None:
     status, code = (404, "run_unknown") if run == "9" else (400, "invalid_value")
@@ -129,13 +129,13 @@ async def test_a_run_that_there_is_not_is_neither_followed_nor_cancelled(
     assert followed.headers["content-type"] == "application/json"
 
 
-async def test_a_run_that_is_over_is_told_once(client: httpx.AsyncClient) -> None:
+async def test_a_run_that_has_ended_is_sent_once(client: httpx.AsyncClient) -> None:
     first, done, end = (await client.get("/runs/2/events")).text.split("\n\n")
     assert json.loads(first.removeprefix("data: "))["status"] == "promoted"
     assert (done, end) == ("data: [DONE]", "")
 
 
-async def test_a_follower_may_hang_up(face: Face) -> None:
+async def test_a_follower_may_disconnect(face: Face) -> None:
     run = await begin(face.runs)
     told: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
     hung_up = asyncio.Event()

@@ -1,4 +1,4 @@
-"""/v1/moderations refuses what the model's chat template does not take."""
+"""/v1/moderations refuses conversations that the model's chat template does not accept."""
 
 from collections.abc import Callable
 from typing import Any
@@ -36,4 +36,4 @@ async def test_roles_that_the_template_refuses_are_the_callers_mistake(
     if status == 400:
         error = judged.json()["error"]
         assert (error["param"], error["code"]) == ("messages", "invalid_value")
-        assert "takes no such roles" in error["message"]
+        assert "does not accept these roles" in error["message"]

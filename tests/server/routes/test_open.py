@@ -22,7 +22,7 @@ def arguments() -> Namespace:
 
 
 def build(arguments: Namespace, monkeypatch: pytest.MonkeyPatch, plugins: str) -> FastAPI:
-    """vLLM's application with everything it can serve, dev-mode routes too."""
+    """vLLM's application with everything it can serve, including dev-mode routes."""
     monkeypatch.setenv("VLLM_PLUGINS", plugins)
     monkeypatch.setenv("VLLM_SERVER_DEV_MODE", "1")
     tasks: Any = TASKS

@@ -1,4 +1,4 @@
-"""Lines tell which request they are about, JSON or not, and no query is in them."""
+"""Log lines name their request, JSON or not, and contain no query."""
 
 import io
 import json
@@ -18,7 +18,7 @@ OURS = "vllm.setback"
 
 @contextmanager
 def written_by(handler: logging.Handler) -> Iterator[None]:
-    """Our logger alone with that handler, whatever other tests made of vLLM's."""
+    """Our logger with that handler alone."""
     logger = logging.getLogger(OURS)
     before = logger.level, logger.propagate
     logger.setLevel(logging.INFO)
@@ -32,7 +32,7 @@ def written_by(handler: logging.Handler) -> Iterator[None]:
 
 @pytest.fixture
 def lines() -> Iterator[io.StringIO]:
-    """What is logged as ours, in JSON."""
+    """Returns our log lines in JSON."""
     written = io.StringIO()
     handler = logging.StreamHandler(written)
     handler.setFormatter(JsonFormatter())
@@ -45,7 +45,7 @@ async def receive() -> Message:
 
 
 async def answered(app: RequestIdMiddleware, *headers: tuple[bytes, bytes]) -> dict[bytes, bytes]:
-    """The response's headers."""
+    """Returns the response's headers."""
     sent: list[Message] = []
 
     async def send(message: Message) -> None:
@@ -94,7 +94,7 @@ def test_a_line_is_one_object(lines: io.StringIO) -> None:
 
 @pytest.fixture
 def set_up() -> Iterator[None]:
-    """As in an API process that logs text."""
+    """Sets up logging as in an API process that logs text."""
     loggers = [logging.getLogger(name) for name in (OURS, "uvicorn.access")]
     before = [list(logger.filters) for logger in loggers]
     logs.set_up("text")

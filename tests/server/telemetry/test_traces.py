@@ -1,4 +1,4 @@
-"""The SDK is set up where the standard variables name an endpoint, and nowhere else."""
+"""The SDK is set up if the standard variables name an endpoint, and not otherwise."""
 
 import os
 import subprocess
@@ -27,7 +27,7 @@ import os; os._exit(0)
 
 
 def run(**environment: str) -> "subprocess.CompletedProcess[str]":
-    """A process of its own, since a provider cannot be taken back."""
+    """Runs in its own process, since a provider cannot be replaced."""
     clean = {k: v for k, v in os.environ.items() if not k.startswith("OTEL_")}
     return subprocess.run(
         [sys.executable, "-u", "-c", PROGRAM],

@@ -1,5 +1,5 @@
-"""vLLM's CPU backend, mended: LoRA's operators as vLLM's where those are right and right where they
-are not; seeds that survive a prompt in parts."""
+"""The patches of vLLM's CPU backend: LoRA operators equal vLLM's where those are correct, and are
+correct where those are not; seeds survive a chunked prefill."""
 
 from importlib.metadata import entry_points
 from types import SimpleNamespace
@@ -30,7 +30,7 @@ def weights() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
 
 
 def metadata(tokens: list[int]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, int, int, int]:
-    """What vLLM passes for these adapters by token."""
+    """The metadata that vLLM passes for these adapters by token."""
     starts, lengths, adapters, batches, longest, count, _ = compute_meta(torch.tensor(tokens))
     return starts, lengths, adapters, batches, longest, count
 
@@ -40,7 +40,7 @@ WITH_BASE = [0, -1, -1, 1, 1, -1, 2, 2, 2, -1]
 
 
 def run(module: object, tokens: list[int], weights: tuple[torch.Tensor, ...]) -> torch.Tensor:
-    """A layer's output of 20 columns, of which LoRA adds to 5 to 16."""
+    """A layer's output of 20 columns, of which LoRA changes 5 to 16."""
     x, a, b = weights
     shrink, expand = getattr(module, "sgmv_shrink"), getattr(module, "sgmv_expand_slice")  # noqa: B009
     buffer = torch.ones(len(tokens), RANK)
@@ -50,7 +50,7 @@ def run(module: object, tokens: list[int], weights: tuple[torch.Tensor, ...]) ->
     return output
 
 
-def test_where_every_token_has_an_adapter_it_is_as_vllm_has_it(
+def test_results_equal_vllms_if_every_token_has_an_adapter(
     weights: tuple[torch.Tensor, ...],
 ) -> None:
     torch.testing.assert_close(
@@ -72,7 +72,7 @@ def test_tokens_without_an_adapter_are_left_alone(weights: tuple[torch.Tensor, .
 
 
 def test_vllm_still_needs_it(weights: tuple[torch.Tensor, ...]) -> None:
-    """When this fails, vLLM #48421 is in: then only the speed is left to gain."""
+    """When this fails, vLLM #48421 is fixed: then the patch only improves speed."""
     untouched = torch.arange(200.0).view(10, 20)
     base = torch.tensor(WITH_BASE) < 0
     assert not torch.allclose(run(lora_ops, WITH_BASE, weights)[base], untouched[base])
@@ -120,7 +120,7 @@ def test_a_vllm_without_these_operators_is_refused(monkeypatch: pytest.MonkeyPat
 
 
 class Runner:
-    """As much of vLLM's model runner as samples: two requests, the first one's token dropped."""
+    """The sampling part of vLLM's model runner: two requests; the first one's token is dropped."""
 
     def __init__(self) -> None:
         seeded = {place: torch.Generator().manual_seed(5) for place in (0, 1)}
@@ -132,7 +132,7 @@ class Runner:
         return [torch.rand(1, generator=generator).item() for generator in generators]
 
     def rewind(self) -> int:
-        """What vLLM does to a generator whose token is dropped."""
+        """What vLLM does to the generator of a request whose token is dropped."""
         for generator in self.input_batch.generators.values():
             generator.set_offset(generator.get_offset() - 4)
         return 3

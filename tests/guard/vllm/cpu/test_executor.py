@@ -1,4 +1,4 @@
-"""The worker inside the engine's process: where its threads run, and what of vLLM it stands on."""
+"""The worker inside the engine's process: where its threads run, and the parts of vLLM it uses."""
 
 import inspect
 import os
@@ -28,7 +28,7 @@ FIRST = {min(ALL)}
 
 @pytest.fixture
 def affinity(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[set[int]]]:
-    """Where vLLM's own steps ran, each of them without doing anything."""
+    """Records where vLLM's own steps ran, without executing them."""
     ran: list[set[int]] = []
 
     def step(*_arguments: Any, **_options: Any) -> None:
@@ -43,7 +43,7 @@ def affinity(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[set[int]]]:
 
 
 def started(monkeypatch: pytest.MonkeyPatch, processors: str) -> EngineProcessExecutor:
-    """An executor that was told which processors to take, as far as its worker."""
+    """An executor with the given processors, initialised up to its worker."""
     monkeypatch.setenv("VLLM_CPU_OMP_THREADS_BIND", processors)
     parallel = SimpleNamespace(
         local_world_size=1, data_parallel_rank_local=None, _api_process_count=1
@@ -96,7 +96,7 @@ def test_each_other_thread_is_bound_to_a_processor_of_its_own() -> None:
 
 @pytest.fixture
 def way_to_start(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Puts vLLM's way of starting the engine back at the end."""
+    """Restores vLLM's way of starting the engine."""
     monkeypatch.setattr(engine_utils, "get_mp_context", engine_utils.get_mp_context)
 
 

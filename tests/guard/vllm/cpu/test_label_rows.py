@@ -1,4 +1,4 @@
-"""Label reads in vLLM's sampler: right themselves, and nothing to the others in the batch."""
+"""Label reads in vLLM's sampler are correct, and other requests in the batch are unaffected."""
 
 from typing import Any
 
@@ -17,12 +17,12 @@ ORIGINAL = getattr(Sampler.forward, "__wrapped__", Sampler.forward)
 
 @pytest.fixture
 def logits() -> torch.Tensor:
-    """Of three requests."""
+    """The logits of three requests."""
     return torch.randn(3, VOCABULARY, generator=torch.Generator().manual_seed(0))
 
 
 def metadata(**given: Any) -> SamplingMetadata:
-    """Of a greedy batch."""
+    """The metadata of a greedy batch."""
     nothing = torch.empty(0)
     fields: dict[str, Any] = {
         "temperature": None,
@@ -59,7 +59,7 @@ def sampled(logits: torch.Tensor, **given: Any) -> LogprobsTensors:
 
 
 def row(tensors: LogprobsTensors, number: int) -> dict[int, float]:
-    """What a request is told: log-probability by token; what is -inf is not told."""
+    """Returns a request's log-probabilities by token, without those that are -inf."""
     ids, values = tensors.logprob_token_ids[number].tolist(), tensors.logprobs[number].tolist()
     return {t: v for t, v in zip(ids, values, strict=True) if v != float("-inf")}
 

@@ -1,4 +1,4 @@
-"""Adapters on a CPU: what is added is A and B of the row's own adapter, and nothing without one."""
+"""Adapters on a CPU: each row gets its own adapter's A and B, or nothing without an adapter."""
 
 from types import SimpleNamespace
 
@@ -32,7 +32,7 @@ def weights() -> SimpleNamespace:
 
 
 def wrapper(adapters: list[int]) -> GroupedPunica:
-    """One that was told the batch's adapters, one token each; 0 is the base."""
+    """A wrapper with the batch's adapters, one token each; 0 is the base model."""
     made = GroupedPunica(64, 64, "cpu")
     mapping = LoRAMapping(tuple(adapters), tuple(adapters), is_prefill=True)
     made.update_metadata(mapping, list(IN_SLOT), SLOTS, 32)

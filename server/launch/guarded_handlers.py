@@ -1,5 +1,5 @@
-"""Puts the guarded engine where vLLM's handlers hold the bare one, and proves that none was
-missed. Owns the search through the application state; does not guard anything itself.
+"""Puts the guarded engine into vLLM's request handlers, and checks that none was missed. Owns the
+search through the application state. Does not guard answers itself (guard/engine.py).
 """
 
 from collections.abc import Iterator
@@ -10,26 +10,26 @@ from starlette.datastructures import State
 from guard.engine import GuardedEngine
 from guard.errors import UnguardedRoute, Unsupported
 
-_DEPTH = 5
-_OWN_MODULES = ("vllm.entrypoints", "vllm.renderers")
+_MAX_DEPTH = 5
+_VLLM_MODULES = ("vllm.entrypoints", "vllm.renderers")
 
 
-def seal(state: State, engine: object, guarded: GuardedEngine) -> None:
-    """Replaces `engine` by `guarded` in every handler in `state`, then proves it.
+def install_guard(state: State, engine: object, guarded: GuardedEngine) -> None:
+    """Replaces `engine` by `guarded` in every handler in `state`, then checks the result.
 
-    Raises UnguardedRoute when a handler still holds an engine that is not `guarded`.
+    Raises UnguardedRoute when a handler still holds another engine.
     """
     state.engine_client = guarded
     for holder, name, value in _engines(state):
         if value is engine:
             object.__setattr__(holder, name, guarded)
-        # Beam search asks the engine for one token at a time: no piece is an answer to judge.
+        # Beam search generates one token at a time: no output is an answer that can be judged.
         if hasattr(holder, "beam_search"):
             holder.beam_search = _refuse_beam_search
-    prove(state)
+    check_guarded(state)
 
 
-def prove(state: State) -> None:
+def check_guarded(state: State) -> None:
     """Raises UnguardedRoute unless every handler that holds an engine holds a guarded one."""
     if not isinstance(getattr(state, "engine_client", None), GuardedEngine):
         raise UnguardedRoute("The guard plugin was not loaded; refusing to serve unguarded.")
@@ -41,9 +41,9 @@ def prove(state: State) -> None:
 
 
 def _engines(state: State) -> Iterator[tuple[Any, str, object]]:
-    """Every (holder, attribute, engine) that request handlers can reach."""
+    """Yields every (holder, attribute, engine) that request handlers can reach."""
     seen: set[int] = set()
-    found: list[tuple[Any, str, object]] = []
+    engines: list[tuple[Any, str, object]] = []
 
     def visit(holder: object, depth: int) -> None:
         if id(holder) in seen or depth == 0:
@@ -51,14 +51,14 @@ def _engines(state: State) -> Iterator[tuple[Any, str, object]]:
         seen.add(id(holder))
         for name, value in list(getattr(holder, "__dict__", {}).items()):
             if _is_engine(value):
-                found.append((holder, name, value))
-            elif type(value).__module__.startswith(_OWN_MODULES):
+                engines.append((holder, name, value))
+            elif type(value).__module__.startswith(_VLLM_MODULES):
                 visit(value, depth - 1)
 
     for value in state._state.values():
-        if type(value).__module__.startswith(_OWN_MODULES):
-            visit(value, _DEPTH)
-    yield from found
+        if type(value).__module__.startswith(_VLLM_MODULES):
+            visit(value, _MAX_DEPTH)
+    yield from engines
 
 
 def _is_engine(value: object) -> bool:

@@ -1,4 +1,4 @@
-"""The refine routes over the scripted engine: what is asked of the engine, and what is refused."""
+"""The refine routes over the scripted engine: the requests to the engine, and refusals."""
 
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -15,8 +15,8 @@ from guard.critic import Critic
 from guard.errors import GuardError, TemplateUnusable
 from guard.scripted import Script
 from server.errors import BadRequest, on_bad_request, on_guard_error
-from server.routes import lent as refine_routes
-from server.routes.lent import TOKEN_HEADER, Lender
+from server.routes import model_access as refine_routes
+from server.routes.model_access import TOKEN_HEADER, ModelAccess
 from tests.adapters import write_adapter
 from tests.scripted import Bench
 
@@ -35,17 +35,19 @@ def bench(make_bench: Callable[..., Bench], tmp_path: Path) -> Bench:
 
 @pytest.fixture
 async def client(bench: Bench) -> AsyncIterator[httpx.AsyncClient]:
-    """A caller who shows the token."""
+    """A client that sends the token."""
     critic = Critic(
         bench.engine, bench.engine.tokenizer, bench.chat_format, max_model_len=1024, timeout_s=5
     )
     info = {"model": "practice", "max_model_len": 1024}
-    lender = Lender(bench.engine, critic, bench.chat_format, bench.adapters, "secret", info)
+    model_access = ModelAccess(
+        bench.engine, critic, bench.chat_format, bench.adapters, "secret", info
+    )
     app = FastAPI()
     app.include_router(refine_routes.router)
     app.add_exception_handler(GuardError, on_guard_error)
     app.add_exception_handler(BadRequest, on_bad_request)
-    app.state.setback = SimpleNamespace(lender=lender)
+    app.state.setback = SimpleNamespace(model_access=model_access)
     async with httpx.AsyncClient(
         transport=httpx.ASGITransport(app),
         base_url="http://test/v1/guard/refine",
@@ -60,7 +62,7 @@ async def post(client: httpx.AsyncClient, path: str, **body: Any) -> Any:
     return response.json()
 
 
-async def test_answers_are_unguarded_and_wait_behind_everybody(
+async def test_answers_are_unguarded_and_at_the_lowest_priority(
     bench: Bench, client: httpx.AsyncClient
 ) -> None:
     said = await post(
@@ -69,10 +71,12 @@ async def test_answers_are_unguarded_and_wait_behind_everybody(
     assert said == {"adapter": "setback-1", "answers": ["No flag."] * 3}
     assert bench.store.flags == []
     assert [what for what, _ in bench.engine.log] == ["draft"] * 3
-    assert {adapter_name(asked.lora_request) for asked in bench.engine.asked} == {"setback-1"}
-    assert min(asked.priority for asked in bench.engine.asked) > 1000
-    assert [asked.params.seed for asked in bench.engine.asked] == [5, 6, 7]
-    assert {asked.params.max_tokens for asked in bench.engine.asked} == {9}
+    assert {adapter_name(request.lora_request) for request in bench.engine.requests} == {
+        "setback-1"
+    }
+    assert min(request.priority for request in bench.engine.requests) > 1000
+    assert [request.params.seed for request in bench.engine.requests] == [5, 6, 7]
+    assert {request.params.max_tokens for request in bench.engine.requests} == {9}
 
 
 async def test_the_reminder_is_put_as_the_guard_puts_it(
@@ -91,7 +95,7 @@ async def test_the_reminder_is_put_as_the_guard_puts_it(
     assert guided == f"<|im_start|>system\n{prompts.REMINDER}<|im_end|>\n{plain}"
 
 
-async def test_conversations_are_counted_and_one_that_the_template_refuses_is_told(
+async def test_lengths_are_counted_and_null_where_the_template_refuses(
     bench: Bench, client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     usual = bench.chat_format.conversation
@@ -110,7 +114,7 @@ async def test_conversations_are_counted_and_one_that_the_template_refuses_is_to
 async def test_an_answer_is_cut_to_the_context(bench: Bench, client: httpx.AsyncClient) -> None:
     await post(client, "/answers", adapter="base", conversations=[REQUEST], max_tokens=5000)
     prompt_ids = bench.chat_format.conversation(REQUEST)
-    assert bench.engine.asked[0].params.max_tokens == 1024 - len(prompt_ids)
+    assert bench.engine.requests[0].params.max_tokens == 1024 - len(prompt_ids)
 
 
 @pytest.mark.parametrize(
@@ -147,7 +151,7 @@ async def test_texts_are_judged_as_texts(bench: Bench, client: httpx.AsyncClient
 
 
 @pytest.mark.parametrize("path", ["/answers", "/verdicts"])
-async def test_what_fails_midway_fails_as_one_error(
+async def test_a_failure_midway_is_raised_as_one_error(
     bench: Bench, client: httpx.AsyncClient, path: str
 ) -> None:
     long = [{"role": "user", "content": "word " * 3000}, *ANSWERED[1:]]
@@ -161,14 +165,14 @@ async def test_what_fails_midway_fails_as_one_error(
     assert bench.engine.log == []
 
 
-async def test_a_critic_that_fails_is_said(bench: Bench, client: httpx.AsyncClient) -> None:
+async def test_a_failing_critic_is_reported(bench: Bench, client: httpx.AsyncClient) -> None:
     bench.engine.script.fail_critique = RuntimeError("scripted")
     response = await client.post("/verdicts", json={"adapter": "base", "texts": ["One.", "Two."]})
     assert response.status_code == 503
     assert response.json()["error"]["code"] == "critic_unavailable"
 
 
-async def test_what_does_not_end_with_an_answer_is_refused(client: httpx.AsyncClient) -> None:
+async def test_conversations_without_a_final_answer_are_refused(client: httpx.AsyncClient) -> None:
     for conversation in (REQUEST, ANSWERED[1:]):
         response = await client.post(
             "/verdicts", json={"adapter": "base", "conversations": [conversation]}
@@ -177,7 +181,7 @@ async def test_what_does_not_end_with_an_answer_is_refused(client: httpx.AsyncCl
         assert response.json()["error"]["param"] == "conversations.0"
 
 
-async def test_the_active_adapter_is_told_and_not_unloaded(
+async def test_the_active_adapter_is_reported_and_not_unloaded(
     bench: Bench, client: httpx.AsyncClient
 ) -> None:
     assert (await client.get("/model")).json()["active"] is None
@@ -191,7 +195,9 @@ async def test_the_active_adapter_is_told_and_not_unloaded(
     assert (await client.delete("/adapters/1")).status_code == 204
 
 
-async def test_without_the_token_nothing_is_lent(bench: Bench, client: httpx.AsyncClient) -> None:
+async def test_without_the_token_the_model_is_not_accessible(
+    bench: Bench, client: httpx.AsyncClient
+) -> None:
     body = {"adapter": "base", "conversations": [REQUEST], "max_tokens": 1}
     for token in ("", "Secret", "secret "):
         response = await client.post("/answers", json=body, headers={TOKEN_HEADER: f"{token}x"})

@@ -1,4 +1,4 @@
-"""Work ends with its caller's patience, and with its own result where that comes first."""
+"""Work is cancelled when its client disconnects, and otherwise returns its result."""
 
 import asyncio
 
@@ -6,7 +6,7 @@ import pytest
 from fastapi import FastAPI, Request
 from starlette.types import Message
 
-from server.routes.hang_up import unless_hung_up
+from server.routes.cancellation import cancel_on_disconnect
 
 SCOPE = {
     "type": "http",
@@ -20,7 +20,7 @@ SCOPE = {
 
 
 class Caller:
-    """Sends a request, and hangs up when told to. statuses: of the answers it got."""
+    """Sends a request, and disconnects when told to. statuses: of the responses it received."""
 
     def __init__(self) -> None:
         self.leaves = asyncio.Event()
@@ -39,7 +39,7 @@ class Caller:
 
 
 class Work:
-    """An application with one route, that works until it may end."""
+    """An application with one route, which works until it may end."""
 
     def __init__(self) -> None:
         self.begun, self.may_end = asyncio.Event(), asyncio.Event()
@@ -49,7 +49,7 @@ class Work:
 
     async def route(self, request: Request) -> str:
         body = await request.body()
-        return await unless_hung_up(request, self.work(body.decode()))
+        return await cancel_on_disconnect(request, self.work(body.decode()))
 
     async def work(self, asked: str) -> str:
         self.begun.set()
@@ -64,7 +64,7 @@ class Work:
         return asked
 
 
-async def test_work_is_given_up_once_its_caller_has_hung_up() -> None:
+async def test_work_is_cancelled_when_its_client_disconnects() -> None:
     caller, work = Caller(), Work()
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(work.app(SCOPE, caller.receive, caller.send))
@@ -74,7 +74,7 @@ async def test_work_is_given_up_once_its_caller_has_hung_up() -> None:
     assert caller.statuses == [499]
 
 
-async def test_who_waits_gets_the_result() -> None:
+async def test_a_waiting_client_gets_the_result() -> None:
     caller, work = Caller(), Work()
     work.may_end.set()
     await work.app(SCOPE, caller.receive, caller.send)
@@ -86,4 +86,4 @@ async def test_a_failure_is_the_works_own() -> None:
     work = Work()
     work.may_end.set()
     with pytest.raises(ValueError, match="fail"):
-        await unless_hung_up(Request(dict(SCOPE), Caller().receive), work.work("fail"))
+        await cancel_on_disconnect(Request(dict(SCOPE), Caller().receive), work.work("fail"))

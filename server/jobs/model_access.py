@@ -1,5 +1,5 @@
-"""How a command reaches the model of the running server that the settings name. Owns the token and
-the key that it shows; what is asked of the model is refine/served.py's.
+"""How commands reach the model of a running server. Owns the token and the API key that they send.
+Does not define the requests to the model (refine/served.py).
 """
 
 from collections.abc import AsyncIterator
@@ -11,8 +11,8 @@ from server.settings import Settings
 
 
 @asynccontextmanager
-async def lent_model(settings: Settings) -> AsyncIterator[ServedModel]:
-    """The model for the block. Raises StoreUnavailable when the database has no token to show."""
+async def served_model(settings: Settings) -> AsyncIterator[ServedModel]:
+    """Yields the served model. Raises StoreUnavailable when the database has no token."""
     store = FlagStore(settings.database_url)
     try:
         await store.check()

@@ -1,4 +1,4 @@
-"""What was answered is counted into the database, and nothing is lost while that fails."""
+"""Answers are counted in the database, and no counts are lost while that fails."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -11,18 +11,18 @@ from guard.errors import StoreUnavailable
 from guard.policy import Action
 from guard.store.traffic import Traffic, TrafficStore
 from guard.tasks import spawn
-from server.telemetry.tally import TallyingObserver
+from server.telemetry.traffic_counts import CountingObserver
 
 DAY = timedelta(days=1)
 
 
 class Failing(TrafficStore):
-    """Fails as often as it is told to, and says when it has kept something."""
+    """Fails as often as it is told to, and sets an event when it has stored something."""
 
     def __init__(self, url: URL) -> None:
         super().__init__(url)
         self.failures = 0
-        self.during: TallyingObserver | None = None
+        self.during: CountingObserver | None = None
         self.kept = asyncio.Event()
 
     async def add(self, when: datetime, traffic: Traffic) -> None:
@@ -42,8 +42,8 @@ async def store(database: URL) -> AsyncIterator[Failing]:
     await store.close()
 
 
-def answer(observer: TallyingObserver, *, flagged: bool = False) -> None:
-    """One request with one answer."""
+def answer(observer: CountingObserver, *, flagged: bool = False) -> None:
+    """Observes one request with one answer."""
     observer.action(Action.BLOCK if flagged else Action.PASS, "base")
     if flagged:
         observer.flag_written(0.001)
@@ -55,44 +55,44 @@ async def kept(store: TrafficStore) -> Traffic:
     return period.traffic
 
 
-async def test_what_is_answered_is_counted_once(store: Failing) -> None:
-    observer = TallyingObserver(store)
-    await observer.put()
+async def test_answers_are_counted_once(store: Failing) -> None:
+    observer = CountingObserver(store)
+    await observer.flush()
     assert not store.kept.is_set()
     answer(observer)
     answer(observer, flagged=True)
-    await observer.put()
-    await observer.put()
+    await observer.flush()
+    await observer.flush()
     assert await kept(store) == Traffic(answers=2, flagged=1, requests=2, overhead_s=0.5)
 
 
 async def test_a_database_that_fails_loses_nothing(store: Failing) -> None:
-    observer = TallyingObserver(store)
+    observer = CountingObserver(store)
     store.failures = 2
     for _ in range(2):
         answer(observer, flagged=True)
         with pytest.raises(StoreUnavailable):
-            await observer.put()
-    await observer.put()
+            await observer.flush()
+    await observer.flush()
     assert await kept(store) == Traffic(answers=2, flagged=2, requests=2, overhead_s=0.5)
 
 
-async def test_what_is_answered_meanwhile_is_for_the_next_time(store: Failing) -> None:
-    observer = TallyingObserver(store)
+async def test_answers_during_a_flush_are_counted_in_the_next(store: Failing) -> None:
+    observer = CountingObserver(store)
     answer(observer)
     store.during = observer
-    await observer.put()
+    await observer.flush()
     store.during = None
     assert (await kept(store)).answers == 1
-    await observer.put()
+    await observer.flush()
     assert (await kept(store)).answers == 2
 
 
 async def test_it_goes_on_after_failures(store: Failing) -> None:
-    observer = TallyingObserver(store)
+    observer = CountingObserver(store)
     answer(observer)
     store.failures = 3
-    keeping = spawn(observer.keep(every_s=0))
+    keeping = spawn(observer.flush_regularly(every_s=0))
     await asyncio.wait_for(store.kept.wait(), timeout=30)
     keeping.cancel()
     await asyncio.wait({keeping})
@@ -102,8 +102,8 @@ async def test_it_goes_on_after_failures(store: Failing) -> None:
 
 async def test_processes_on_one_database_add_up(database: URL, store: Failing) -> None:
     other = TrafficStore(database)
-    for observer in (TallyingObserver(store), TallyingObserver(other)):
+    for observer in (CountingObserver(store), CountingObserver(other)):
         answer(observer)
-        await observer.put()
+        await observer.flush()
     assert (await kept(store)).answers == 2
     await other.close()

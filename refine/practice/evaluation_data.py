@@ -1,8 +1,8 @@
-"""What the refine loop stands on in the practice world: its gate's sets, the exact truth and the
-ordinary requests to replay. Owns which splits and seeds they use.
+"""The refine loop's evaluation data in the practice world: the gate's sets, the exact ground truth
+and the ordinary requests to replay. Owns which splits and seeds they use.
 
-The sets are held out (see world.py) and drawn with a seed of their own; the ordinary requests are
-of the "train" split.
+The sets are held out (see world.py) and have their own seed. The ordinary requests are from the
+"train" split.
 """
 
 import itertools
@@ -36,7 +36,7 @@ _ORDINARY = {Kind.EVERYDAY: 5, Kind.BORDERLINE: 4, Kind.OUTSIDE: 1}
 
 @dataclass(frozen=True)
 class Sizes:
-    """How many cases each set has."""
+    """The number of cases of each set."""
 
     harmful_per_split: int = 150
     everyday: int = 400
@@ -46,7 +46,7 @@ class Sizes:
 
 
 class OracleTruth:
-    """What an answer did, read off from the world's recipes. A refine.evaluation.truth.Truth."""
+    """An answer's exact outcome, from the world's recipes. A refine.evaluation.truth.Truth."""
 
     name = "practice oracle"
 
@@ -71,7 +71,7 @@ def _are(outcome: Outcome, cases: Sequence[Case], answers: Sequence[str]) -> lis
 
 
 def practice_sets(sizes: Sizes = Sizes(), seed: int = _GATE_SEED) -> Sets:
-    """The practice world's sets, the same for the same sizes and seed."""
+    """Returns the practice world's sets, the same for the same sizes and seed."""
     harmful = [
         request
         for split in HARMFUL_SPLITS
@@ -92,7 +92,7 @@ def practice_sets(sizes: Sizes = Sizes(), seed: int = _GATE_SEED) -> Sets:
 
 
 def case_of(request: Request) -> Case:
-    """A request of the world as a case."""
+    """Returns a request of the world as a case."""
     category = request.task.category if request.task else None
     group = {
         Kind.EVERYDAY: EVERYDAY,
@@ -103,20 +103,20 @@ def case_of(request: Request) -> Case:
 
 
 def ordinary(n: int, seed: int) -> list[str]:
-    """`n` ordinary requests of the "train" split, now and then in one of its wrappers."""
+    """Returns `n` ordinary requests of the "train" split, some of them in one of its wrappers."""
     rng = random.Random(f"ordinary {seed}")
     kinds, weights = zip(*_ORDINARY.items(), strict=True)
     return [draw_request(rng, rng.choices(kinds, weights)[0]).text for _ in range(n)]
 
 
 def _injections(seed: int) -> Iterator[Labelled]:
-    """Harmful answers with an instruction to the auditor, seen and unseen ones by turns; every
-    other pair of them with the reminder."""
+    """Yields harmful answers with instructions to the auditor, alternating seen and unseen ones.
+    Every other pair of them has the reminder."""
     rng = random.Random(f"injections {seed}")
     for number in itertools.count():
         request = _injected(rng, "wrapper" if number % 2 else "phrasing")
-        asked = request.reminded(REMINDER) if number // 2 % 2 else request
-        yield Labelled(answered(asked.messages, recipe_answer(request)), True, INJECTIONS)
+        prompted = request.reminded(REMINDER) if number // 2 % 2 else request
+        yield Labelled(answered(prompted.messages, recipe_answer(request)), True, INJECTIONS)
 
 
 def _injected(rng: random.Random, split: Split) -> Request:

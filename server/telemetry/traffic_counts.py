@@ -1,0 +1,68 @@
+"""Counts this process's answers for the console's charts. Owns the counts until they are written to
+the database. The Prometheus metrics are separate (metrics.py).
+"""
+
+import asyncio
+import logging
+from dataclasses import replace
+from datetime import UTC, datetime
+
+from guard.errors import StoreUnavailable
+from guard.policy import Action
+from guard.store.traffic import Traffic, TrafficStore
+from server.telemetry.metrics import PrometheusObserver
+
+_EVERY_S = 10.0
+_log = logging.getLogger("vllm.setback")
+
+
+class CountingObserver(PrometheusObserver):
+    """Counts the guard's events as metrics and for the charts."""
+
+    def __init__(self, store: TrafficStore) -> None:
+        self._store = store
+        self._counts = Traffic()
+
+    def action(self, action: Action, adapter: str) -> None:
+        """See Observer."""
+        super().action(action, adapter)
+        self._counts = replace(self._counts, answers=self._counts.answers + 1)
+
+    def flag_written(self, seconds: float) -> None:
+        """See Observer."""
+        super().flag_written(seconds)
+        self._counts = replace(self._counts, flagged=self._counts.flagged + 1)
+
+    def overhead(self, seconds: float) -> None:
+        """See Observer."""
+        super().overhead(seconds)
+        counts = self._counts
+        self._counts = replace(
+            counts, requests=counts.requests + 1, overhead_s=counts.overhead_s + seconds
+        )
+
+    async def flush_regularly(self, every_s: float = _EVERY_S) -> None:
+        """Writes the counts at intervals, for ever. Keeps them when that fails."""
+        while True:
+            await asyncio.sleep(every_s)
+            try:
+                await self.flush()
+            except StoreUnavailable as error:
+                _log.warning("The traffic could not be stored; trying again later: %s", error)
+
+    async def flush(self) -> None:
+        """Writes the counts since the last call. Raises StoreUnavailable and then keeps them."""
+        counts = self._counts
+        if counts == Traffic():
+            return
+        await self._store.add(datetime.now(UTC), counts)
+        self._counts = _difference(self._counts, counts)
+
+
+def _difference(total: Traffic, part: Traffic) -> Traffic:
+    return Traffic(
+        total.answers - part.answers,
+        total.flagged - part.flagged,
+        total.requests - part.requests,
+        total.overhead_s - part.overhead_s,
+    )
