@@ -70,7 +70,7 @@ async def figures(
 
 async def _other_shares(model: Model, adapter: Adapter, sizes: Sizes) -> dict[str, float]:
     sets = replace(practice_sets(sizes, _SEED), harmful=())
-    evaluator = Evaluator(model, sets, OracleTruth(), reminder=True, revision="")
+    evaluator = Evaluator(model, sets, OracleTruth(), reminder=True, model_revision="")
     measures = await evaluator.measure(Critic(adapter))
     shares = {figure.name: figure.share for figure in measures.figures}
     return {column: shares[name] for column, name in _OTHERS.items()}
