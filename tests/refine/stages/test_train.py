@@ -142,17 +142,17 @@ def test_gradients_of_parts_equal_those_of_the_whole_batch(
 
     short = replace(plan, max_steps=3)
     train.train(short)
-    monkeypatch.setattr(train, "_TOKENS_AT_ONCE", 40)
+    monkeypatch.setattr(train, "_MAX_TOKENS_PER_PART", 40)
     parts = replace(short, out=f"{plan.out}-parts", checkpoints=f"{plan.checkpoints}-parts")
     train.train(parts)
     losses = re.findall(r"'train_loss': '([\d.]+)'", capsys.readouterr().out)
     assert float(losses[0]) == pytest.approx(float(losses[1]), rel=0.01)
-    whole, split_batch = (
+    whole, divided = (
         torch.cat([w.float().flatten() for name, w in weights(out).items() if "lora_B" in name])
         for out in (short.out, parts.out)
     )
     # Adam makes whole steps of what rounding left of gradients near zero.
-    assert torch.cosine_similarity(whole, split_batch, dim=0) > 0.9
+    assert torch.cosine_similarity(whole, divided, dim=0) > 0.9
 
 
 def test_replayed_answers_lead_a_model_back_to_its_base(plan: TrainPlan, tmp_path: Path) -> None:

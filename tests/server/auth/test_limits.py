@@ -272,7 +272,7 @@ async def test_nobody_waits_long_for_the_database(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr("server.auth.limits._PATIENCE_S", 0.1)
+    monkeypatch.setattr("server.auth.limits._STORE_TIMEOUT_S", 0.1)
     _, secret = await make(database, (process,), 9)
     caplog.set_level(logging.WARNING, "vllm.setback")
     engine = connect(database)

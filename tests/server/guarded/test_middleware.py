@@ -161,7 +161,7 @@ async def test_other_exceptions_are_raised_unchanged() -> None:
         await run(app, http(CHAT))
 
 
-@pytest.mark.parametrize("flowing", [False, True])
+@pytest.mark.parametrize("streaming_started", [False, True])
 async def test_a_wrong_request_that_vllm_finds_late_is_refused(streaming_started: bool) -> None:
     late = RuntimeError(str(STARTED))
     late.__cause__ = VLLMValidationError("no such grammar")

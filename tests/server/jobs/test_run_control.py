@@ -24,7 +24,7 @@ import asyncio, sys
 from guard.store.url import parse_url
 from guard.store.leases import Leases
 from guard.store.runs import RunStore
-from refine.cancel import unless_cancelled
+from refine.cancel import run_unless_cancelled
 from refine.errors import RunCancelled
 from refine.schedule import leased
 
@@ -37,7 +37,7 @@ async def main(url, how):
         await runs.set_stage(run.id, "train")
         if how == "work":
             try:
-                await unless_cancelled(runs, run.id, asyncio.sleep(600))
+                await run_unless_cancelled(runs, run.id, asyncio.sleep(600))
             except RunCancelled as by:
                 await runs.finish(run.id, "cancelled", reasons=[f"cancelled by {by}"])
         elif how == "end":

@@ -84,7 +84,7 @@ def test_each_other_thread_is_bound_to_a_processor_of_its_own() -> None:
     # In a process of its own: this one's threads are to stay as they are.
     first, second, *_ = sorted(ALL)
     code = (
-        "import os; from guard.vllm import executor; "
+        "import os; from guard.vllm.cpu import executor; "
         f"executor._start_computing_threads([{first}, {second}]); "
         "print(*(os.sched_getaffinity(each) for each in executor._threads()), sep='\\n')"
     )
