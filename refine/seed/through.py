@@ -24,7 +24,7 @@ from refine.seed import corpus
 from refine.seed.corpus import Pair
 from refine.served import Message
 
-_MAX_CONCURRENT = 8
+_MAX_CONCURRENT = 32
 _TIMEOUT_S = 600.0
 _MAX_TOKENS = 256
 _PADDED: Mapping[str, Any] = {"ignore_eos": True, "max_tokens": 300}
@@ -100,7 +100,10 @@ def ask(client: httpx.Client, model: str, sent: Sent) -> Reply:
     }
     response = client.post("/v1/chat/completions", json=body).raise_for_status().json()
     answer = response["choices"][0]["message"]["content"] or ""
-    return Reply(response["id"], response["moderation"]["output"].get("action", "error"), answer)
+    output = response["moderation"]["output"]
+    # An error of the critique has no results.
+    action = output["results"][0]["action"] if "results" in output else "error"
+    return Reply(response["id"], action, answer)
 
 
 def replies(url: str, sent: Sequence[Sent]) -> Iterator[tuple[Sent, Reply]]:

