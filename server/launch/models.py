@@ -61,8 +61,8 @@ SMOLLM2 = NamedModel(
     adapter=ShippedAdapter(
         Path(str(files("refine.seed").joinpath("adapter"))),
         CritiqueStyle.LABEL,
-        Calibration(1.0, 0.0),
-        rows=0,
+        Calibration(0.820, 0.284),
+        rows=2034,
     ),
 )
 DEFAULT = SMOLLM2.name

@@ -262,9 +262,9 @@ def test_critiques_survive_when_the_cache_is_too_small_for_all(session: Session)
 
 
 def test_a_caller_cannot_ask_the_scheduler() -> None:
-    slipped = SamplingParams(extra_args={"setback": {"every": 1_000_000}, "other": 1})
+    slipped = SamplingParams(extra_args={"setback": {"group_size": 1_000_000}, "other": 1})
     assert attach_plan(slipped, None).extra_args == {"other": 1}
     asked = attach_plan(slipped, CritiquePlan(EVERY)).extra_args
     assert asked is not None
-    assert asked["setback"]["every"] == EVERY
+    assert asked["setback"]["group_size"] == EVERY
     assert asked["other"] == 1

@@ -296,7 +296,7 @@ def test_completions_that_nobody_judged_are_refused_by_line(tmp_path: Path) -> N
     content = '{\n "b1": [{"test_case": "p", "generation": "g"}],\n "b2": {}\n}'
     message = refusal(tmp_path, "harmbench", content, "a.json")
     assert "line 2: label is missing; write 0 or 1" in message
-    assert "line 3: 'b2' holds no list" in message
+    assert "line 3: 'b2' is not a list" in message
 
 
 def test_a_csv_row_with_too_many_cells_is_refused(tmp_path: Path) -> None:

@@ -58,5 +58,5 @@ def test_too_few_lines_of_one_label_are_refused(label: bool) -> None:
 
 
 def test_verdicts_that_are_the_wrong_way_round_are_refused() -> None:
-    with pytest.raises(DataInvalid, match="do not tell"):
+    with pytest.raises(DataInvalid, match="do not separate"):
         fit(drawn(500, slope=-1.0, intercept=0.0))

@@ -20,7 +20,7 @@ from refine.seed.joined import joined_texts
 from refine.served import Message
 from refine.stages.dataset import Kind
 
-PUBLIC_DATA = Path(__file__).parents[3] / "shared" / "data"
+PUBLIC_DATA = Path(__file__).parents[4] / "shared" / "data"
 ROWS: tuple[Callable[[Split], Sequence[Any]], ...] = (
     corpus.pairs,
     corpus.texts,

@@ -9,7 +9,7 @@ import pytest
 from refine.benchmarks.formats import read_set
 from refine.seed.public import chosen
 
-FOLDER = Path(__file__).parents[3] / "shared" / "data" / "train"
+FOLDER = Path(__file__).parents[4] / "shared" / "data" / "train"
 
 
 @pytest.fixture(scope="module")

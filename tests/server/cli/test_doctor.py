@@ -32,7 +32,7 @@ def test_all_is_well(healthy: Path) -> None:
     assert found["database"] == ("ok", "sqlite:///data/setback.db is at the newest revision")
     state, said = found["model"]
     assert state == "ok"
-    assert said.startswith("practice, whole")
+    assert said.startswith("smollm2, whole")
     assert found["adapter in force"] == ("ok", "the base alone")
     assert "setback keys make" in found["keys"][1]
     assert "GiB free" in found["disk for flags"][1]
@@ -59,7 +59,7 @@ def test_a_wrong_policy_is_named(healthy: Path, monkeypatch: pytest.MonkeyPatch)
 
 def test_a_folder_that_is_no_model_is_a_problem(healthy: Path) -> None:
     assert "no config.json" in findings(str(healthy), code=1)["model"][1]
-    assert "will be fetched" in findings("Qwen/Qwen3-4B", code=0)["model"][1]
+    assert "will download it" in findings("Qwen/Qwen3-4B", code=0)["model"][1]
 
 
 def test_a_model_without_chat_template_or_memory_is_a_problem(

@@ -73,7 +73,7 @@ async def test_an_empty_database_has_every_page(face: Face) -> None:
     assert (home.status_code, home.headers["location"]) == (303, "/console/flags?status=open")
     assert "No flags here." in pages["/flags"].text
     assert "No runs yet." in pages["/runs"].text
-    assert "the base alone answers" in pages["/adapters"].text
+    assert "the base model alone answers" in pages["/adapters"].text
     assert "nothing to go back to" in pages["/adapters/rollback"].text
     assert pages["/adapters/rollback"].forms() == {}
     assert pages["/traffic"].text.count("Nothing yet.") == 4

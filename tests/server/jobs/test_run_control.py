@@ -18,7 +18,7 @@ from refine.schedule import LEASE
 from tests.guard.store.test_runs import begin
 from tests.server.face import Face, open_face
 
-ENVIRONMENT = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+ENVIRONMENT = os.environ | {"PYTHONPATH": str(Path(__file__).parents[3])}
 JOB = """
 import asyncio, sys
 from guard.store.url import parse_url

@@ -21,7 +21,7 @@ from guard.vllm.cpu import executor
 from guard.vllm.cpu.executor import EXECUTOR, EngineProcessExecutor, fork_engine
 
 engine_utils: Any = _engine_utils
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[4]
 ALL = os.sched_getaffinity(0)
 FIRST = {min(ALL)}
 
