@@ -74,7 +74,7 @@ async def test_an_empty_database_has_every_page(face: Face) -> None:
     assert "No flags here." in pages["/flags"].text
     assert "No runs yet." in pages["/runs"].text
     assert "the base model alone answers" in pages["/adapters"].text
-    assert "nothing to go back to" in pages["/adapters/rollback"].text
+    assert "nothing to roll back to" in pages["/adapters/rollback"].text
     assert pages["/adapters/rollback"].forms() == {}
     assert pages["/traffic"].text.count("Nothing yet.") == 4
     assert "no keys: this machine only" in pages["/flags"].text
