@@ -30,7 +30,7 @@ class Served:
         return self.server.openai()
 
 
-@pytest.fixture(scope="module", params=[family.name for family in SERVED])
+@pytest.fixture(scope="session", params=[family.name for family in SERVED])
 def served(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Served]:

@@ -27,12 +27,12 @@ def findings(*arguments: str, code: int) -> dict[str, tuple[str, str]]:
 
 
 def test_all_is_well(healthy: Path) -> None:
-    found = findings(code=0)
+    found = findings("practice", code=0)
     assert {state for state, _ in found.values()} <= {"ok", "warning"}
     assert found["database"] == ("ok", "sqlite:///data/setback.db is at the newest revision")
     state, said = found["model"]
     assert state == "ok"
-    assert said.startswith("smollm2, whole")
+    assert said.startswith("practice, whole")
     assert found["adapter in force"] == ("ok", "the base alone")
     assert "setback keys make" in found["keys"][1]
     assert "GiB free" in found["disk for flags"][1]
@@ -40,21 +40,21 @@ def test_all_is_well(healthy: Path) -> None:
 
 
 def test_a_missing_database_is_a_problem_with_its_fix(clean_folder: Path) -> None:
-    state, said = findings(code=1)["database"]
+    state, said = findings("practice", code=1)["database"]
     assert state == "problem"
     assert "setback db upgrade" in said
 
 
 def test_wrong_settings_are_named(healthy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SETBACK_CRITIC_TIMEOUT_S", "soon")
-    found = findings(code=1)
+    found = findings("practice", code=1)
     assert list(found) == ["configuration"]
     assert "SETBACK_CRITIC_TIMEOUT_S" in found["configuration"][1]
 
 
 def test_a_wrong_policy_is_named(healthy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SETBACK_POLICY_FILE", "missing.toml")
-    assert "missing.toml" in findings(code=1)["policy"][1]
+    assert "missing.toml" in findings("practice", code=1)["policy"][1]
 
 
 def test_a_folder_that_is_no_model_is_a_problem(healthy: Path) -> None:
@@ -79,7 +79,7 @@ def test_a_folder_that_is_a_file_is_a_problem(
 ) -> None:
     (healthy / "file").touch()
     monkeypatch.setenv("SETBACK_ADAPTERS_DIR", "file")
-    state, said = findings(code=1)["disk for adapters"]
+    state, said = findings("practice", code=1)["disk for adapters"]
     assert state == "problem"
     assert "cannot be written" in said
 
@@ -88,6 +88,6 @@ def test_variables_that_are_no_settings_are_named(
     healthy: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SETBACK_REFINE_PORT", "tcp://10.0.0.1:80")
-    state, said = findings(code=0)["environment"]
+    state, said = findings("practice", code=0)["environment"]
     assert state == "warning"
     assert "SETBACK_REFINE_PORT" in said
