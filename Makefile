@@ -2,7 +2,7 @@
 #
 #   make serve     the guarded server on 127.0.0.1:8000; PORT=8123 moves it, MODEL=practice names
 #                  another model, ARGS="..." passes options
-#   make test      the tests, two files at a time; ARGS="-k policy" picks some, ARGS="--full -n 0" is for
+#   make test      the tests, in two processes; ARGS="-k policy" picks some, ARGS="--full -n 0" is for
 #                  the long proofs
 #   make lint      ruff, as checker and as formatter's judge
 #   make types     mypy, strict
@@ -36,7 +36,7 @@ serve: $(SERVER)
 	exec $(BIN)/setback serve $(MODEL) --port $(PORT) $(ARGS)
 
 test: $(DEV) browser
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile $(ARGS)
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup $(ARGS)
 
 # The console is tested in Chromium, with letters for its pages; where it cannot be installed those tests are skipped.
 browser:
