@@ -2,8 +2,7 @@
 #
 #   make serve     the guarded server on 127.0.0.1:8000; PORT=8123 moves it, MODEL=practice names
 #                  another model, ARGS="..." passes options
-#   make test      the tests, in two processes; ARGS="-k policy" picks some, ARGS="--full -n 0" is for
-#                  the long proofs
+#   make test      the tests; ARGS="-k policy" picks some
 #   make lint      ruff, as checker and as formatter's judge
 #   make types     mypy, strict
 #   make docs      writes docs/settings.md from the settings
@@ -36,7 +35,7 @@ serve: $(SERVER)
 	exec $(BIN)/setback serve $(MODEL) --port $(PORT) $(ARGS)
 
 test: $(DEV) browser
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup $(ARGS)
+	$(BIN)/python -m pytest $(ARGS)
 
 # The console is tested in Chromium, with letters for its pages; where it cannot be installed those tests are skipped.
 browser:

@@ -38,14 +38,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--pictures", type=Path, help="a folder for pictures of the console")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keeps files together where tests run in several processes, and whole servers in one of them:
-    two sets of servers would not fit into the memory."""
-    for item in items:
-        group = "servers" if item.get_closest_marker("e2e") else item.nodeid.partition("::")[0]
-        item.add_marker(pytest.mark.xdist_group(group))
-
-
 @pytest.fixture(scope="session")
 def postgres_socket() -> Iterator[Path]:
     """The socket folder of our own PostgreSQL server, which no network can reach."""
