@@ -11,8 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pydantic import TypeAdapter
-
 from guard.prompts import CritiqueStyle
 from guard.store.adapters import AdapterStore
 from guard.store.calibrations import CalibrationStore
@@ -23,7 +21,7 @@ from refine.cancel import run_unless_cancelled
 from refine.critic import Critic
 from refine.errors import RunCancelled, RunGivenUp
 from refine.evaluation.sets import Labelled
-from refine.files import write_atomically
+from refine.files import cached
 from refine.options import RefineOptions
 from refine.served import ServedInfo, Server
 from refine.stages.dataset import DatasetFile
@@ -88,17 +86,15 @@ class Run:
 
     async def stage(self, name: str, kind: type[T], make: Callable[[], Awaitable[T]]) -> T:
         """Returns the stage's result: reads it if it exists, otherwise computes and stores it."""
-        type_adapter: TypeAdapter[T] = TypeAdapter(kind)
         path = self.folder / f"{name}.json"
         await self.context.stores.runs.set_stage(self.record.id, name)
-        if path.is_file():
-            self._report(f"{name}: done before")
-            return type_adapter.validate_json(path.read_bytes())
-        self._report(f"{name} ...")
-        with attempt(self.folder, name):
-            result = await make()
-        write_atomically(path, type_adapter.dump_json(result, indent=1).decode())
-        return result
+        self._report(f"{name}: done before" if path.is_file() else f"{name} ...")
+
+        async def attempted() -> T:
+            with attempt(self.folder, name):
+                return await make()
+
+        return await cached(path, kind, attempted)
 
     async def count(self, stage: str, counts: Mapping[str, int]) -> None:
         """Adds to the record's counts."""

@@ -11,7 +11,7 @@ import random
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import cycle, islice
+from itertools import islice
 from typing import TypeVar
 
 import numpy as np
@@ -20,11 +20,12 @@ from guard.verdict import CATEGORIES
 from refine.benchmarks.scores import average_precision
 from refine.compare.trial import Trainee
 from refine.critic import Critic, raw_harms
-from refine.evaluation.sets import BORDERLINE, EVERYDAY, JAILBREAK, PAIRS, PLAIN, Case, Labelled
+from refine.evaluation.sets import JAILBREAK, PLAIN, Case
 from refine.evaluation.truth import ReferenceTruth
 from refine.seed import corpus
 from refine.seed.corpus import OrdinaryRequest, Pair, Wrapper
-from refine.served import Message, Model, answered
+from refine.seed.sets import harmful_cases, harmless_cases, labelled_answers
+from refine.served import Message, Model
 from refine.stages.collect import FlaggedCase
 
 _ANSWER_TOKENS = 128
@@ -167,22 +168,13 @@ def _traffic(seed: int) -> list[tuple[tuple[Message, ...], str]]:
     return mixed
 
 
-def _held_out_cases() -> list[Case]:
-    pairs, wrappers = _drawn(_half(corpus.pairs("report"), 1)), cycle(corpus.wrappers("report"))
-    plain = [Case(pair.harmful, PLAIN, pair.category) for pair in pairs]
-    wrapped = [
-        Case(next(wrappers).around(pair.harmful), JAILBREAK, pair.category) for pair in pairs
-    ]
-    return [*plain, *wrapped]
+def _held_out_cases() -> tuple[Case, ...]:
+    return harmful_cases(_drawn(_half(corpus.pairs("report"), 1)), corpus.wrappers("report"))
 
 
-def _harmless_cases() -> list[Case]:
+def _harmless_cases() -> tuple[Case, ...]:
     everyday = _drawn(_half(corpus.ordinary("report"), 1))
-    twins = _drawn(_half(corpus.pairs("report"), 1))
-    return [
-        *(Case(one.messages, EVERYDAY) for one in everyday),
-        *(Case(pair.benign, BORDERLINE) for pair in twins),
-    ]
+    return harmless_cases(everyday, _drawn(_half(corpus.pairs("report"), 1)))
 
 
 def _fresh_uses(wrappers: Sequence[Wrapper]) -> list[Case]:
@@ -201,12 +193,8 @@ def _drawn(rows: Sequence[T]) -> list[T]:
 
 async def _precision(trainee: Trainee) -> float:
     """Average precision of the adapter's verdicts on written answers, half of them harmful."""
-    judged = [
-        Labelled(answered(pair.harmful, text), harmful, PAIRS)
-        for pair in _half(corpus.pairs("report"), 1)
-        if pair.answers is not None
-        for text, harmful in ((pair.answers.compliance, True), (pair.answers.refusal, False))
-    ]
+    pairs = _half(corpus.pairs("report"), 1)
+    judged = [answer for pair in pairs for answer in labelled_answers(pair)]
     scores = np.array(await raw_harms(trainee.model, trainee.adapter, judged))
     labels = np.array([float(one.harmful) for one in judged])
     return average_precision(labels, scores)(np.ones(len(judged)))

@@ -91,6 +91,7 @@ class Lab:
             max_length=min(options.max_length, self.start.max_model_len),
             seed=seed,
             max_steps=self._steps,
+            chat_template=self.start.chat_template,
         )
 
     async def _quietly(self, trainer: Callable[[], Path]) -> None:

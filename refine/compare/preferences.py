@@ -4,8 +4,6 @@ becomes a pair and TRL's settings; the adapter's shape and rate are those of eve
 TRL is needed for this comparison only: `pip install trl`.
 """
 
-import os
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -40,22 +38,23 @@ def train_on_preferences(plan: TrainPlan, pairs: Sequence[dict[str, Any]]) -> Pa
     """Trains a new adapter in this process and returns its directory. plan.dataset is not read."""
     import torch
     from datasets import Dataset
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoTokenizer
     from trl import DPOConfig, DPOTrainer
 
-    from refine.stages.train import learning_rate, with_adapter
+    from refine.stages.train import learning_rate, load_base, save_adapter, with_adapter
 
     out = Path(plan.out)
     if out.exists():
         return out
-    model = AutoModelForCausalLM.from_pretrained(plan.base, dtype=torch.bfloat16)
-    rate = learning_rate(plan, model.config.hidden_size)
+    model = load_base(plan)
+    tokenizer = AutoTokenizer.from_pretrained(plan.base)
+    tokenizer.chat_template = plan.chat_template or tokenizer.chat_template
     trainer = DPOTrainer(
         model=with_adapter(model, plan),
         args=DPOConfig(
             output_dir=plan.checkpoints,
             beta=_BETA,
-            learning_rate=rate,
+            learning_rate=learning_rate(plan, model.config.hidden_size),
             max_steps=plan.max_steps,
             per_device_train_batch_size=4,
             gradient_accumulation_steps=max(1, plan.batch_size // 4),
@@ -63,18 +62,15 @@ def train_on_preferences(plan: TrainPlan, pairs: Sequence[dict[str, Any]]) -> Pa
             warmup_steps=0.05,
             seed=plan.seed,
             use_cpu=not torch.cuda.is_available(),
-            bf16=True,
+            bf16=model.dtype == torch.bfloat16,
             gradient_checkpointing=False,
             save_strategy="no",
             logging_steps=20,
             report_to="none",
         ),
         train_dataset=Dataset.from_list(list(pairs)),
-        processing_class=AutoTokenizer.from_pretrained(plan.base),
+        processing_class=tokenizer,
     )
     trainer.train()
-    part = out.with_name(out.name + ".part")
-    shutil.rmtree(part, ignore_errors=True)
-    trainer.model.save_pretrained(part)
-    os.replace(part, out)
+    save_adapter(trainer.model, out)
     return out

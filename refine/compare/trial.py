@@ -26,11 +26,12 @@ class Trainee:
 class Start:
     """The model that every method starts from.
 
-    weights: a path or hub id, for training. model: the same weights, running. identity: tells the
-    weights and the critic from others. max_model_len: in tokens. trained: runs a PEFT adapter for
-    the length of a block. wrappers: templates over `{request}` to learn with. ordinary: so many
-    ordinary requests, drawn by a seed. critic: frozen; tells which answers are harmful. style: in
-    which an adapter learns to be asked for verdicts.
+    weights: a path or Hub id, for training. model: the same model, running. identity: changes with
+    the weights and the critic. max_model_len: in tokens. trained: a context manager that makes a
+    PEFT adapter available to the model. wrappers: training templates with `{request}`. ordinary:
+    draws a number of ordinary requests with a seed. critic: frozen; decides which answers are
+    harmful. style: the critique style that adapters are trained for. chat_template: Jinja, if it is
+    not the model's own.
     """
 
     weights: str
@@ -42,6 +43,7 @@ class Start:
     ordinary: Callable[[int, int], list[str]]
     critic: Critic = BASE_ALONE
     style: CritiqueStyle = CritiqueStyle.YES_NO
+    chat_template: str | None = None
 
 
 class Trial(Protocol):

@@ -2,7 +2,7 @@
 Does not measure (refine/evaluation).
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cache
 from itertools import cycle
 
@@ -20,6 +20,7 @@ from refine.evaluation.sets import (
     Sets,
 )
 from refine.seed import corpus
+from refine.seed.corpus import OrdinaryRequest, Pair, Wrapper
 from refine.served import answered, user_turn
 
 _ANSWER_TOKENS = 128
@@ -28,28 +29,41 @@ _ANSWER_TOKENS = 128
 @cache
 def corpus_sets() -> Sets:
     """Returns the gate split: its requests to answer, and all its labels for the critic."""
-    pairs, wrappers = corpus.pairs("gate"), cycle(corpus.wrappers("gate"))
-    plain = [Case(pair.harmful, PLAIN, pair.category) for pair in pairs]
-    wrapped = [
-        Case(next(wrappers).around(pair.harmful), JAILBREAK, pair.category) for pair in pairs
-    ]
-    everyday = [Case(request.messages, EVERYDAY) for request in corpus.ordinary("gate")]
-    twins = [Case(pair.benign, BORDERLINE) for pair in pairs]
+    pairs = corpus.pairs("gate")
     return Sets(
         name="seed corpus",
-        harmful=(*plain, *wrapped),
-        harmless=(*everyday, *twins),
+        harmful=harmful_cases(pairs, corpus.wrappers("gate")),
+        harmless=harmless_cases(corpus.ordinary("gate"), pairs),
         pairs=tuple(_labelled()),
         injections=tuple(_injected()),
         answer_tokens=_ANSWER_TOKENS,
     )
 
 
+def harmful_cases(pairs: Sequence[Pair], wrappers: Sequence[Wrapper]) -> tuple[Case, ...]:
+    """Returns the harmful requests of the pairs, plain and then each in a wrapper."""
+    in_turn = cycle(wrappers)
+    plain = [Case(pair.harmful, PLAIN, pair.category) for pair in pairs]
+    wrapped = [Case(next(in_turn).around(pair.harmful), JAILBREAK, pair.category) for pair in pairs]
+    return (*plain, *wrapped)
+
+
+def harmless_cases(ordinary: Sequence[OrdinaryRequest], pairs: Sequence[Pair]) -> tuple[Case, ...]:
+    """Returns the ordinary requests, then the harmless twins of the pairs."""
+    everyday = [Case(request.messages, EVERYDAY) for request in ordinary]
+    return (*everyday, *(Case(pair.benign, BORDERLINE) for pair in pairs))
+
+
+def labelled_answers(pair: Pair) -> Iterator[Labelled]:
+    """Yields the pair's written answers to its harmful request, if it has them."""
+    if pair.answers is not None:
+        yield Labelled(answered(pair.harmful, pair.answers.compliance), True, PAIRS)
+        yield Labelled(answered(pair.harmful, pair.answers.refusal), False, PAIRS)
+
+
 def _labelled() -> Iterator[Labelled]:
     for pair in corpus.pairs("gate"):
-        if pair.answers is not None:
-            yield Labelled(answered(pair.harmful, pair.answers.compliance), True, PAIRS)
-            yield Labelled(answered(pair.harmful, pair.answers.refusal), False, PAIRS)
+        yield from labelled_answers(pair)
         if len(pair.harmful) == len(pair.benign) == 1:
             yield Labelled(pair.harmful, True, REQUESTS)
             yield Labelled(pair.benign, False, REQUESTS)

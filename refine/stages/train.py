@@ -62,22 +62,19 @@ def train(plan: TrainPlan) -> Path:
 def _train(plan: TrainPlan, out: Path) -> None:
     set_seed(plan.seed)
     tokenizer = AutoTokenizer.from_pretrained(plan.base)
-    in_bfloat16 = torch.cuda.is_available() or not bfloat16_is_slow()
-    model = AutoModelForCausalLM.from_pretrained(
-        plan.base, dtype=torch.bfloat16 if in_bfloat16 else torch.float32
-    )
+    model = load_base(plan)
     max_length = min(plan.max_length, model.config.max_position_embeddings)
     rows = encode(read_examples(Path(plan.dataset)), tokenizer, max_length, plan.chat_template)
     rows = in_length_groups(rows, min(_GROUP, plan.batch_size), plan.seed)
     trainer = ExampleTrainer(
         model=with_adapter(model, plan),
-        args=_settings(plan, model.config.hidden_size, in_bfloat16=in_bfloat16),
+        args=_settings(plan, model.config.hidden_size, in_bfloat16=model.dtype == torch.bfloat16),
         train_dataset=rows,
         data_collator=collate,
     )
     trainer.train(resume_from_checkpoint=_last_checkpoint(plan))
     if trainer.accelerator.is_main_process:
-        _save(trainer.model, out)
+        save_adapter(trainer.model, out)
 
 
 def encode(
@@ -252,6 +249,14 @@ def learning_rate(plan: TrainPlan, hidden_size: int) -> float:
     return rate * _UPPER_HALF_FACTOR if plan.upper_half else rate
 
 
+def load_base(plan: TrainPlan) -> Any:
+    """Returns the base model, in bfloat16 unless the processor is slow at it."""
+    in_bfloat16 = torch.cuda.is_available() or not bfloat16_is_slow()
+    return AutoModelForCausalLM.from_pretrained(
+        plan.base, dtype=torch.bfloat16 if in_bfloat16 else torch.float32
+    )
+
+
 def with_adapter(model: Any, plan: TrainPlan) -> Any:
     """The model with the adapter that the plan starts from, or with a new one."""
     if plan.start is not None:
@@ -311,7 +316,7 @@ def _last_checkpoint(plan: TrainPlan) -> str | None:
     return checkpoint
 
 
-def _save(model: Any, out: Path) -> None:
+def save_adapter(model: Any, out: Path) -> None:
     """Writes to a temporary directory, then renames it, so that no partial adapter remains."""
     temporary = out.with_name(out.name + ".part")
     model.save_pretrained(temporary, safe_serialization=True)

@@ -14,7 +14,7 @@ from server.settings import load_settings, with_refine
 
 def compare(
     out: Annotated[
-        Path, typer.Option(help="Keeps every result; a comparison that was ended goes on from it.")
+        Path, typer.Option(help="A folder for results; a comparison resumes from it.")
     ] = Path("data/compare"),
     flags: Annotated[
         list[int] | None, typer.Option(min=1, help="Flags to learn from; repeatable. Default: 100.")
@@ -29,10 +29,10 @@ def compare(
         str | None, typer.Option(help="The running server, not refine.server_url.")
     ] = None,
 ) -> None:
-    """Train the paper's methods from the same flags and compare them: a measurement, for hours.
+    """Train the paper's methods from the same flags of the seed corpus and compare them (hours).
 
-    Flags come from the seed corpus, told by the first adapter that was in force. Use a database of
-    its own: every training becomes a run.
+    The first adapter that was active on this base model decides which answers are harmful. Use a
+    separate database, because every training is recorded as a run.
     """
     from refine.compare.corpus_trial import CorpusTrial
     from refine.compare.methods import DPO, METHODS

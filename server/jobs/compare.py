@@ -1,5 +1,5 @@
 """The job of `setback compare`: the paper's comparison on the model of a running server. Owns how
-trained adapters get to that server and leave it; what is compared is refine/compare's.
+trained adapters are published to that server and removed. The comparison is refine/compare's.
 """
 
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -13,7 +13,7 @@ from refine.compare.corpus_trial import CorpusTrial
 from refine.compare.lab import Lab
 from refine.compare.methods import Method
 from refine.compare.trial import Start, Trainee
-from refine.critic import BASE_ALONE, Critic
+from refine.critic import Critic
 from refine.errors import DataInvalid
 from refine.evaluation_data import corpus_requests
 from refine.run import RunContext
@@ -46,10 +46,10 @@ class Compared:
 def compare(
     settings: Settings, comparison: Comparison, out: Path, report: Callable[[str], None]
 ) -> Compared:
-    """Trains and measures every method on the served base; goes on from what `out` holds.
+    """Trains and measures every method on the served base model. Resumes from the results in `out`.
 
     Every training becomes a rejected run in the settings' database. Raises GuardError or
-    RefineError when it cannot be done.
+    RefineError when it cannot be run.
     """
 
     async def work(context: RunContext) -> Compared:
@@ -69,13 +69,12 @@ def compare(
 
 async def _critic(settings: Settings, info: ServedInfo) -> Critic:
     critics = await known_critics(settings, info)
-    critic = critics.references[-1]
-    if critic.adapter == BASE_ALONE.adapter:
+    if critics.first is None:
         raise DataInvalid(
-            "No adapter of this base was ever in force, and the base alone cannot tell harm: align "
-            "it first with `setback align`"
+            "No adapter of this base model was ever active, and the base model alone cannot judge "
+            "harm: align it first with `setback align`"
         )
-    return critic
+    return critics.of(critics.first)
 
 
 def _start(context: RunContext, info: ServedInfo, critic: Critic) -> Start:
@@ -89,12 +88,13 @@ def _start(context: RunContext, info: ServedInfo, critic: Critic) -> Start:
         ordinary=corpus_requests,
         critic=critic,
         style=info.learned_style,
+        chat_template=info.chat_template,
     )
 
 
 @asynccontextmanager
 async def _trained(context: RunContext, info: ServedInfo, path: Path) -> AsyncIterator[Trainee]:
-    """The adapter as a candidate on the server, for the length of the block."""
+    """Publishes the adapter as a candidate, and removes it from the server afterwards."""
     runs = context.stores.runs
     run = await runs.start(
         model=info.model,

@@ -2,6 +2,7 @@
 counted."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 
@@ -21,40 +22,29 @@ from refine.compare.trial import Trainee
 from refine.critic import Critic
 from refine.seed import corpus
 from refine.served import Adapter, Conversation
+from tests.refine.scripted_model import ScriptedModel
 
 FROZEN, DECLINING = 1, 2
 REFUSAL = "I can't help with that."
 
 
-class Served:
-    """A Model whose adapter 2 declines everything; its adapter 1 finds harm in what complies."""
+class Served(ScriptedModel):
+    """Its adapter 2 declines everything. Whatever does not decline is harmful."""
 
     def __init__(self) -> None:
-        self.asked: set[str] = set()
+        super().__init__(lambda _request: "Sure, do this.", lambda text: text != REFUSAL)
 
     async def answers(
-        self,
-        conversations: Sequence[Conversation],
-        *,
-        adapter: Adapter,
-        max_tokens: int = 96,
-        temperature: float = 0.0,
-        seed: int | None = None,
-        reminder: bool = False,
+        self, conversations: Sequence[Conversation], *, adapter: Adapter, **options: Any
     ) -> list[str]:
-        self.asked |= {messages[-1]["content"] for messages in conversations}
-        return [REFUSAL if adapter == DECLINING else "Sure, do this." for _ in conversations]
+        """Returns the refusal from adapter 2."""
+        answers = await super().answers(conversations, adapter=adapter, **options)
+        return [REFUSAL] * len(answers) if adapter == DECLINING else answers
 
-    async def harm(
-        self, conversations: Sequence[Conversation], *, adapter: Adapter, reminder: bool = False
-    ) -> list[float]:
-        return [0.1 if messages[-1]["content"] == REFUSAL else 0.9 for messages in conversations]
-
-    async def text_harm(self, texts: Sequence[str], *, adapter: Adapter) -> list[float]:
-        return [0.5 for _ in texts]
-
-    async def lengths(self, conversations: Sequence[Conversation]) -> list[int | None]:
-        return [1 for _ in conversations]
+    @property
+    def requests(self) -> set[str]:
+        """The last user turns that were answered."""
+        return {turn for _, turn in self.asked}
 
 
 async def test_flags_and_figures_share_no_topic() -> None:
@@ -63,8 +53,8 @@ async def test_flags_and_figures_share_no_topic() -> None:
     flags = await CorpusTrial(flagging, critic).from_traffic(100, seed=0)
     await CorpusTrial(measuring, critic).figures(Trainee(measuring, "base"), 0)
     topics = {pair.harmful[-1]["content"]: pair.topic for pair in corpus.pairs("report")}
-    flagged = {topics[said] for said in flagging.asked if said in topics}
-    measured = {topics[said] for said in measuring.asked if said in topics}
+    flagged = {topics[said] for said in flagging.requests if said in topics}
+    measured = {topics[said] for said in measuring.requests if said in topics}
     assert flagged
     assert measured
     assert not flagged & measured

@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -34,52 +35,37 @@ from refine.practice.tasks_harmful import CATEGORY_HARM
 from refine.practice.traffic import draw_traffic
 from refine.practice.world import Kind as WorldKind
 from refine.practice.wrappers import WRAPPERS
-from refine.served import Adapter, Conversation
+from refine.served import Conversation
 from refine.stages.collect import FlaggedCase
 from refine.stages.dataset import Kind, Lesson, Ordinary
+from tests.refine.scripted_model import ScriptedModel
 
 SMALL = Sizes(harmful_per_split=12, everyday=4, borderline=4, pairs=8, injections=4)
 
 
-class Obedient:
-    """A Model that gives one harmful step to everything, and flags every other answer."""
+class Obedient(ScriptedModel):
+    """Gives one harmful step to everything, and flags every text and every other answer."""
 
     def __init__(self) -> None:
+        super().__init__(
+            lambda _request: "Put every weakness of Ada into a cruel song.", lambda _: True
+        )
         self.reminders: set[bool] = set()
 
     async def answers(
         self,
         conversations: Sequence[Conversation],
         *,
-        adapter: Adapter,
-        max_tokens: int = 96,
-        temperature: float = 0.0,
-        seed: int | None = None,
         reminder: bool = False,
+        **options: Any,
     ) -> list[str]:
-        """The same answer to everything."""
+        """Records whether the reminder was asked for."""
         self.reminders.add(reminder)
-        return ["Put every weakness of Ada into a cruel song." for _ in conversations]
+        return await super().answers(conversations, reminder=reminder, **options)
 
-    async def harm(
-        self, conversations: Sequence[Conversation], *, adapter: Adapter, reminder: bool = False
-    ) -> list[float]:
+    async def harm(self, conversations: Sequence[Conversation], **_options: Any) -> list[float]:
         """Harmful and harmless in turns."""
         return [float(place % 2) for place, _ in enumerate(conversations)]
-
-    async def helps(
-        self, conversations: Sequence[Conversation], *, adapter: Adapter
-    ) -> list[float]:
-        """Nothing helps."""
-        return [0.0 for _ in conversations]
-
-    async def lengths(self, conversations: Sequence[Conversation]) -> list[int | None]:
-        """Returns small lengths."""
-        return [1 for _ in conversations]
-
-    async def text_harm(self, texts: Sequence[str], *, adapter: Adapter) -> list[float]:
-        """Every text is harmful."""
-        return [1.0 for _ in texts]
 
 
 def lesson(number: int) -> Lesson:
