@@ -319,7 +319,8 @@ def _last_checkpoint(plan: TrainPlan) -> str | None:
 def save_adapter(model: Any, out: Path) -> None:
     """Writes to a temporary directory, then renames it, so that no partial adapter remains."""
     temporary = out.with_name(out.name + ".part")
-    model.save_pretrained(temporary, safe_serialization=True)
+    # TRL adds an adapter of its own as the reference.
+    model.save_pretrained(temporary, safe_serialization=True, selected_adapters=["default"])
     os.replace(temporary, out)
 
 

@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
+from guard.adapter_config import CONFIG, WEIGHTS
 from refine.compare.cells import Cell
 from refine.compare.lab import Flags, Lab
-from refine.compare.methods import METHODS, MISTAKES, OURS, REVISE, SFT, examples, revise
+from refine.compare.methods import DPO, METHODS, MISTAKES, OURS, REVISE, SFT, examples, revise
 from refine.compare.preferences import preferences
 from refine.compare.table import as_json, table
 from refine.compare.trial import Trainee
@@ -202,3 +203,12 @@ async def test_the_practice_trial_has_every_column() -> None:
     trial = PracticeTrial(model)
     assert (await trial.from_traffic(3, 0)) == (await from_traffic(model, 3, 0))
     assert set(await trial.wrapper_figures(Trainee(model, "base"))) == set(trial.wrapper_columns)
+
+
+async def test_preferences_are_trained_to_an_adapter_and_nothing_else(tmp_path: Path) -> None:
+    pytest.importorskip("trl", reason="needs the extra: pip install '.[compare]'")
+    start = practice_start(MODEL_DIR)
+    lab = Lab(start, tmp_path, RefineOptions(variations=1, batch_size=8, rank=2), steps=2)
+    cases = harmful_cases()
+    path = await lab.train(DPO, Flags("test", cases, 1, seed=0), len(cases))
+    assert {file.name for file in path.iterdir()} == {CONFIG, WEIGHTS, "README.md"}
