@@ -1,6 +1,7 @@
 """The exceptions the guard raises. Owns their names and stable codes. Knows no HTTP (see server/).
 
     GuardError
+    ├── VllmIncompatible   vllm_incompatible   the installed vLLM lacks something the guard uses
     ├── PolicyInvalid      policy_invalid      the policy file is malformed
     ├── StoreUnavailable   store_unavailable   the flag store is unreachable or not migrated
     ├── CriticUnavailable  critic_unavailable  there is no verdict, so nothing may be released
@@ -30,6 +31,12 @@ class GuardError(Exception):
     """The base class. `code` is stable: clients may compare it."""
 
     code: ClassVar[str] = "guard_error"
+
+
+class VllmIncompatible(GuardError):
+    """The message names every piece of vLLM that differs, and the version to install."""
+
+    code = "vllm_incompatible"
 
 
 class PolicyInvalid(GuardError):

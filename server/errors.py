@@ -30,6 +30,7 @@ from guard.errors import (
     TemplateUnusable,
     UnguardedRoute,
     Unsupported,
+    VllmIncompatible,
 )
 from guard.store.text import storable
 
@@ -51,6 +52,7 @@ STATUS: dict[type[GuardError], int] = {
     TemplateUnusable: 500,
     UnguardedRoute: 503,
     Unsupported: 400,
+    VllmIncompatible: 500,
 }
 """HTTP status by guard error; a test checks that none is missing."""
 
@@ -83,8 +85,6 @@ REFUSALS: dict[int | str, dict[str, Any]] = {
 @dataclass
 class BadRequest(Exception):
     """A request field is wrong. The message says what to send instead."""
-
-    """A request field that is wrong; the message says what to send instead."""
 
     message: str
     param: str

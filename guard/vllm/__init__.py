@@ -1,1 +1,1 @@
-"""All that reaches into vLLM's private parts; each file names them and the version checked."""
+"""All that reaches into vLLM's internals. private.py lists every private piece."""

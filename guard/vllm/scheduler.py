@@ -3,8 +3,7 @@ request's tokens in groups, because no answer is released token by token. And wh
 it reads the critique's labels in the same session: the KV cache is reused in full and no round trip
 to the server is needed. Owns both; session.py defines the plan that turns them on.
 
-Depends on internals of vLLM 0.32: how a streaming-input session is resumed. Works with the
-synchronous scheduler only.
+Depends on how vLLM resumes a streaming-input session. Works with the synchronous scheduler only.
 """
 
 from collections import deque

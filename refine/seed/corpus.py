@@ -116,6 +116,21 @@ class Injection:
     harmful: bool
 
 
+@dataclass(frozen=True)
+class Draft:
+    """SmolLM2's own answer to a harmful request of a pair, in some wrapper or none, with its label.
+
+    harmful: whether the answer is. topic and category: of the request.
+    """
+
+    split: Split
+    topic: str
+    category: str
+    messages: tuple[Message, ...]
+    answer: str
+    harmful: bool
+
+
 @cache
 def pairs(split: Split) -> tuple[Pair, ...]:
     """Returns the pairs of every category: written at length, short contrasts, plain requests."""
@@ -146,6 +161,22 @@ def _pair(row: Mapping[str, Any], category: str, kind: PairKind) -> Pair:
         _messages(row["benign"]),
         answers,
         row.get("benign_answer", ""),
+    )
+
+
+@cache
+def drafts(split: Split) -> tuple[Draft, ...]:
+    """Returns labelled answers to harmful requests; only the align split has some."""
+    return tuple(
+        Draft(
+            split,
+            row["topic"],
+            row["category"],
+            _messages(row["messages"]),
+            row["answer"],
+            row["label"] == "harmful",
+        )
+        for row in _rows(_DATA / "drafts.jsonl", split)
     )
 
 

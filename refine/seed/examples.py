@@ -59,7 +59,7 @@ def mistake(messages: Messages, answer: str, analysis: str, category: str = "") 
 def of_corpus(seed: int) -> list[Example]:
     """Returns all examples from the align split, shuffled by the seed."""
     rng = random.Random(f"seed corpus {seed}")
-    examples = [*_of_pairs(rng), *_of_texts(rng), *_of_ordinary(rng)]
+    examples = [*_of_pairs(rng), *_of_texts(rng), *_of_ordinary(rng), *_of_drafts()]
     rng.shuffle(examples)
     systems = corpus.systems("align")
     return [
@@ -178,6 +178,14 @@ def _of_ordinary(rng: random.Random) -> Iterator[Example]:
             yield label(rng.choice(wrappers).around(request.messages), harmful=False)
     for injection in corpus.injections("align"):
         yield label(user_turn(f"{injection.task}\n\n{injection.text}"), harmful=False)
+
+
+def _of_drafts() -> Iterator[Example]:
+    """Yields the labels of a model's own answers, which are less clear than written ones."""
+    for draft in corpus.drafts("align"):
+        judged = answered(draft.messages, draft.answer)
+        category = draft.category if draft.harmful else ""
+        yield label(judged, harmful=draft.harmful, category=category)
 
 
 def _cut(text: str, rng: random.Random, min_share: float) -> str:

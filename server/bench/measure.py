@@ -115,7 +115,7 @@ def bench(plan: BenchPlan) -> Iterator[Cell]:
     tokenizer = plan.model.prepare(load_settings().models_dir)
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        environment = {} if plan.patched else {"VLLM_PLUGINS": ""}
+        environment = {"VLLM_PLUGINS": "setback_cpu" if plan.patched else ""}
         command = [sys.executable, "-c", _SERVER, *plan.options]
         bare = stack.enter_context(_server(folder, "bare", command, "health", environment))
         setback = str(Path(sys.executable).with_name("setback"))

@@ -17,6 +17,7 @@ from guard.errors import GuardError, Unsupported
 from guard.policy import load_policy
 from guard.store.keys import KeyStore
 from guard.vllm.cpu.processor import bfloat16_is_slow
+from guard.vllm.private import check_vllm
 from guard.vllm.session import SCHEDULER
 from refine.schedule import parse_duration
 from server.auth.access import is_local
@@ -36,6 +37,8 @@ MIDDLEWARES = (
 )
 """The last one is the outermost."""
 
+_PLUGINS = ("setback", "setback_cpu")
+"""As in pyproject.toml: the guard, and the fixes of vLLM's CPU backend."""
 _SECRETS = frozenset({"user_salt"})
 _CPU_BLOCK_SIZE = 32
 _MIN_LORAS = 3
@@ -64,6 +67,7 @@ def serve(arguments: Sequence[str]) -> None:
     cli_env_setup()
     options = parse(arguments)
     try:
+        check_vllm()
         _refuse_unguarded_modes(options)
         _refuse_too_few_loras(options)
         _check_settings(options)
@@ -72,7 +76,7 @@ def serve(arguments: Sequence[str]) -> None:
         _install_adapter(options, model)
     except (GuardError, SettingsInvalid, ValueError) as error:
         sys.exit(f"setback: {error}")
-    _load_plugin()
+    _load_plugins()
     configure_logging_from_args(options)
     validate_parsed_serve_args(options)
     share_process(options, environment)
@@ -269,11 +273,11 @@ def _refuse_too_few_loras(options: argparse.Namespace) -> None:
         )
 
 
-def _load_plugin() -> None:
-    """Adds our plugin to VLLM_PLUGINS without excluding the others, which setting it would do."""
+def _load_plugins() -> None:
+    """Adds our plugins to VLLM_PLUGINS without excluding the others, which setting it would do."""
     if "VLLM_PLUGINS" in os.environ:
         named = os.environ["VLLM_PLUGINS"].split(",")
     else:
         groups = (group for group in entry_points().groups if group.startswith("vllm."))
         named = [point.name for group in groups for point in entry_points(group=group)]
-    os.environ["VLLM_PLUGINS"] = ",".join(dict.fromkeys([*named, "setback"]))
+    os.environ["VLLM_PLUGINS"] = ",".join(dict.fromkeys([*named, *_PLUGINS]))

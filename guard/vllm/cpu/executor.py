@@ -9,13 +9,6 @@ prometheus_client's multiprocess metrics need an import in each process.
 vLLM starts a separate worker process on a CPU because OpenMP reads its environment only when it is
 loaded. Here system calls bind the threads instead, each to a processor that vLLM chose. One
 difference remains: the first of several compute threads may move among these processors.
-
-Private parts of vLLM that this uses, checked with 0.32.0 (tests/guard/vllm/cpu/test_executor.py):
-
-- vllm.v1.executor.uniproc_executor.UniProcExecutor: `_init_executor`, `execute_model`, and
-  `compile_or_warm_up_model` as the last call before the engine starts its socket threads
-- vllm.utils.ompmultiprocessing.OMPProcessManager: `skip_setup` and `cpu_lists`
-- vllm.v1.engine.utils.get_mp_context: how the engine's process is started
 """
 
 import ctypes

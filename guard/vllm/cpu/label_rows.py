@@ -1,4 +1,4 @@
-"""How the sampler of vLLM's CPU backend (0.32) reads labels. Owns a sampler that reads them only in
+"""How the sampler of vLLM's CPU backend reads labels. Owns a sampler that reads them only in
 the rows of requests that ask for them. backend.py installs it.
 
 vLLM computes log-probabilities and ranks for the whole batch as soon as one request has

@@ -2,7 +2,9 @@
 the batch, and nothing for tokens without one. Owns this sum. backend.py installs it.
 
 vLLM's wrapper calls an operator for every slice of every layer even in a batch without adapters,
-and its logits use the last loaded adapter for requests without one.
+copies an adapter's weights for every token, and uses the last loaded adapter for tokens without
+one, so that a base-model request in a mixed batch is answered with another request's adapter (vLLM
+#48421, open).
 """
 
 from typing import Any
@@ -46,6 +48,20 @@ class GroupedPunica(PunicaWrapperCPU):
             for a, b, width in zip(lora_a_stacked, lora_b_stacked, output_slices, strict=True):
                 outputs[rows, begin : begin + width] += _added(own, a[slot, 0], b[slot, 0], scale)
                 begin += width
+
+    def add_lora_embedding(
+        self,
+        y: Tensor,
+        x: Tensor,
+        lora_b_stacked: Tensor,
+        add_inputs: bool = True,
+        **_options: Any,
+    ) -> None:
+        """y: [tokens, hidden]. x: [tokens, rank], the rows of A that the tokens select. B is
+        [slots, 1, hidden, rank]. vLLM always adds."""
+        for slot, rows in self._by_token:
+            b = lora_b_stacked[slot, 0]
+            y[rows] += x[rows].to(b.dtype) @ b.T
 
     def add_lora_logits(
         self,

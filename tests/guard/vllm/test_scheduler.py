@@ -133,7 +133,7 @@ def session() -> Iterator[Session]:
         # vLLM walks through all of torch's names, also those that warn.
         warnings.simplefilter("ignore", FutureWarning)
         patch.setenv("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
-        patch.setenv("VLLM_PLUGINS", "setback")
+        patch.setenv("VLLM_PLUGINS", "setback_cpu")
         session = Session(LLMEngine.from_engine_args(EngineArgs(**SETTINGS)))
         yield session
         del session

@@ -185,6 +185,18 @@ def test_system_prompts_stand_before_some_of_what_is_learned_and_never_twice() -
     assert not any("system" in each[1:] for each in roles)
 
 
+def test_labelled_drafts_answer_requests_of_the_align_split() -> None:
+    drafts = corpus.drafts("align")
+    topics = {(pair.category, pair.topic) for pair in corpus.pairs("align")}
+    assert {(draft.category, draft.topic) for draft in drafts} <= topics
+    assert "sexual/minors" not in {draft.category for draft in drafts}
+    assert Counter(draft.harmful for draft in drafts).most_common()[-1][1] > 300
+    learned = {example.prompt[-1]["content"] for example in examples.of_corpus(seed=0)}
+    assert {draft.answer for draft in drafts} <= learned
+    assert not corpus.drafts("gate")
+    assert not corpus.drafts("report")
+
+
 def test_harmful_and_harmless_labels_are_in_balance() -> None:
     labels = [e.completion for e in examples.of_corpus(seed=0) if e.kind is Kind.LABEL]
     harmful = sum(label.startswith(" Yes") for label in labels)

@@ -1,6 +1,7 @@
 """The guarded engine replaces the bare one in all handlers, and gaps are refused."""
 
 from collections.abc import Callable
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -8,6 +9,7 @@ import pytest
 from starlette.datastructures import State
 
 from guard.errors import UnguardedRoute, Unsupported
+from server.launch import guarded_handlers
 from server.launch.guarded_handlers import check_guarded, install_guard
 from tests.scripted import Bench
 
@@ -40,7 +42,46 @@ def test_an_unknown_engine_in_a_handler_is_refused(bench: Bench, tokenizer: Any)
         install_guard(state, bench.engine, bench.guarded)
 
 
-def test_a_handler_added_after_sealing_is_found(bench: Bench) -> None:
+def test_engines_deep_inside_and_in_containers_are_replaced(bench: Bench) -> None:
+    deep = innermost = handler(engine_client=bench.engine)
+    for _ in range(30):
+        deep = handler(next=deep)
+    in_list, in_dict = [handler(engine=bench.engine), bench.engine], {"chat": bench.engine}
+    state = State({"deep": deep, "lists": handler(pools=(in_list,)), "by_name": in_dict})
+    install_guard(state, bench.engine, bench.guarded)
+    assert innermost.engine_client is in_list[0].engine is in_list[1] is bench.guarded
+    assert in_dict["chat"] is bench.guarded
+
+
+@pytest.mark.parametrize("kind", ["a tuple", "a method", "a partial call", "slots"])
+def test_an_engine_that_cannot_be_replaced_is_refused(bench: Bench, kind: str) -> None:
+    def call(engine: object) -> object:
+        return engine
+
+    slotted = type(
+        "Slotted", (), {"__module__": "vllm.entrypoints.scripted", "__slots__": ("engine",)}
+    )()
+    slotted.engine = SimpleNamespace(generate=None, check_admission=None)
+    held: dict[str, object] = {
+        "a tuple": (bench.engine,),
+        "a method": bench.engine.check_admission,
+        "a partial call": partial(call, bench.engine),
+        "slots": slotted,
+    }
+    with pytest.raises(UnguardedRoute, match="holds an unguarded engine"):
+        install_guard(State({"chat": handler(it=held[kind])}), bench.engine, bench.guarded)
+
+
+def test_a_state_too_large_to_search_is_refused(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(guarded_handlers, "_MAX_OBJECTS", 5)
+    state = State({"chat": [handler() for _ in range(10)]})
+    with pytest.raises(UnguardedRoute, match="cannot be checked"):
+        install_guard(state, bench.engine, bench.guarded)
+
+
+def test_a_handler_added_after_the_check_is_found(bench: Bench) -> None:
     state = State({"chat": handler(engine_client=bench.engine)})
     install_guard(state, bench.engine, bench.guarded)
     state.late = handler(engine_client=bench.engine)

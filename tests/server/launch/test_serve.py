@@ -181,13 +181,15 @@ def test_too_few_places_for_adapters_are_refused(run: Run) -> None:
     assert "--max-loras must be at least 3" in done.said
 
 
-def test_our_plugin_is_named_beside_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_our_plugins_are_named_beside_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VLLM_PLUGINS", "other")
-    serve._load_plugin()
-    assert os.environ["VLLM_PLUGINS"] == "other,setback"
+    serve._load_plugins()
+    assert os.environ["VLLM_PLUGINS"] == "other,setback,setback_cpu"
     monkeypatch.delenv("VLLM_PLUGINS")
-    serve._load_plugin()
-    assert {"setback", "lora_filesystem_resolver"} <= set(os.environ["VLLM_PLUGINS"].split(","))
+    serve._load_plugins()
+    assert {"setback", "setback_cpu", "lora_filesystem_resolver"} <= set(
+        os.environ["VLLM_PLUGINS"].split(",")
+    )
 
 
 def test_the_committed_model_is_whole() -> None:

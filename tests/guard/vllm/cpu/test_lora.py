@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from vllm.lora.layers import LoRAMapping
+from vllm.lora.punica_wrapper.punica_cpu import PunicaWrapperCPU
 from vllm.lora.punica_wrapper.punica_selector import get_punica_wrapper
 from vllm.platforms import current_platform
 
@@ -72,6 +73,28 @@ def test_logits_likewise_over_the_columns_in_common(weights: SimpleNamespace, na
                 slot, width = IN_SLOT.index(adapter), min(columns, WIDTHS[0])
                 expected[:width] += 2.0 * (b[slot, 0] @ a[slot, 0] @ x[row])[:width]
             torch.testing.assert_close(found[row], expected)
+
+
+@pytest.mark.parametrize("name", BATCHES)
+def test_embeddings_likewise(weights: SimpleNamespace, name: str) -> None:
+    adapters, b = BATCHES[name], weights.b[0]
+    x, y = torch.randn(len(adapters), RANK), torch.randn(len(adapters), WIDTHS[0])
+    found = y.clone()
+    wrapper(adapters).add_lora_embedding(found, x, b, add_input=True)
+    for row, adapter in enumerate(adapters):
+        added = b[IN_SLOT.index(adapter), 0] @ x[row] if adapter else torch.zeros(WIDTHS[0])
+        torch.testing.assert_close(found[row], y[row] + added)
+
+
+def test_vllm_still_needs_it() -> None:
+    """When this fails, vLLM #48421 is fixed: then the patch only improves speed."""
+    torch.manual_seed(0)
+    adapters = BATCHES["a mixture"]
+    a, b = torch.randn(SLOTS, 1, RANK, HIDDEN), torch.randn(SLOTS, 1, WIDTHS[0], RANK)
+    x, y = torch.randn(len(adapters), HIDDEN), torch.zeros(len(adapters), WIDTHS[0])
+    own = wrapper(adapters)
+    PunicaWrapperCPU.add_lora_linear(own, y, x, (a,), (b,), 1.0, (WIDTHS[0],))
+    assert y[[row for row, adapter in enumerate(adapters) if not adapter]].any()
 
 
 def test_vllm_takes_it(monkeypatch: pytest.MonkeyPatch) -> None:
