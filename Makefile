@@ -5,7 +5,7 @@
 #   make test      the tests; ARGS="-k policy" picks some
 #   make lint      ruff, as checker and as formatter's judge
 #   make types     mypy, strict
-#   make docs      writes docs/settings.md from the settings
+#   make docs      writes docs/settings.md and docs/dependencies.md
 #   make clean     removes the virtual environment and the caches, never the data
 
 PORT ?= 8000
@@ -56,6 +56,7 @@ types: $(DEV)
 
 docs: $(DEV)
 	$(BIN)/python -m tests.docs_settings
+	$(BIN)/python -m tests.docs_dependencies
 
 clean:
 	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .coverage

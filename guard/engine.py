@@ -33,6 +33,7 @@ from guard.policy import Policy
 from guard.recorder import Recorder
 from guard.release import StreamRelease
 from guard.revise import Reviser, RevisionLimits
+from guard.subjects import Subjects
 from guard.tasks import spawn
 from guard.template import ChatFormat
 from guard.traces import span
@@ -94,7 +95,7 @@ class GuardedEngine:
         stop_ids = frozenset(_stop_ids(engine, tokenizer))
         self._judge = Judge(
             critic,
-            chat_format,
+            Subjects(critic, chat_format, options.windows, stop_ids),
             policy,
             recorder,
             observer,
@@ -105,8 +106,6 @@ class GuardedEngine:
                 max_model_len=engine.model_config.max_model_len,
                 stop_ids=stop_ids,
             ),
-            options.windows,
-            stop_ids=stop_ids,
             fail_open=options.fail_open,
             block_input=options.block_input,
         )
@@ -210,7 +209,7 @@ class GuardedEngine:
             return CritiquePlan(1)
         single_text = params.n == 1 and params.structured_outputs is None
         if single_text and self._format.is_chat_prompt(request.prompt_ids):
-            stop_ids = sorted(self._judge.stop_ids)
+            stop_ids = sorted(self._judge.subjects.stop_ids)
             return self._judge.critic.plan(
                 group_size, stop_ids, request.engine_options["lora_request"]
             )

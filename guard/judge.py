@@ -18,10 +18,9 @@ from guard.observer import Observer, RevisionOutcome
 from guard.policy import Action, Decision, Policy
 from guard.recorder import FlaggedAnswer, Recorder
 from guard.revise import Reviser
+from guard.subjects import Subjects
 from guard.tasks import spawn
-from guard.template import ChatFormat
 from guard.traces import note, span
-from guard.windows import Windows
 
 _CLEARLY_HARMLESS = 0.05
 """A harm probability up to which a verdict that flags nothing is not in doubt."""
@@ -33,20 +32,17 @@ _log = logging.getLogger("vllm.setback")
 class Judge:
     """Rules on answers and inputs.
 
-    windows: where an unfinished answer is judged.
-    stop_ids: tokens that end an answer without being part of it.
+    subjects: what the critic is shown.
     fail_open: release an answer when its critique fails or its flag cannot be stored.
     block_input: refuse flagged requests even when the caller did not ask for it.
     """
 
     critic: Critic
-    chat_format: ChatFormat
+    subjects: Subjects
     policy: Policy
     recorder: Recorder
     observer: Observer
     reviser: Reviser
-    windows: Windows
-    stop_ids: frozenset[int]
     fail_open: bool
     block_input: bool
 
@@ -65,22 +61,15 @@ class Judge:
         """
         call = request.call
         call.pending_input_verdicts += 1
-        text = self._input_text(request)
-        subject = self.critic.text(self.chat_format.encode(text))
+        subject, length = self.subjects.input(request)
         call.input_ruling = ruling = await self._ruling(
-            request, subject, len(text), of="input", scores=call.wants_moderation
+            request, subject, length, of="input", scores=call.wants_moderation
         )
         self._count(request, ruling)
         if (self.block_input or call.block_input) and ruling.decision.flagged:
             self.observer.input_blocked(request.adapter)
             raise InputBlocked("The request was flagged, and flagged input is blocked.")
         call.pending_input_verdicts -= 1
-
-    def _input_text(self, request: EngineRequest) -> str:
-        """Returns the last user message with text, or the whole prompt without known messages."""
-        turns = reversed(request.call.messages)
-        texts = (turn["content"] for turn in turns if turn["role"] == "user" and turn["content"])
-        return next(texts, None) or self.chat_format.decode(request.prompt_ids)
 
     async def rule(
         self, request: EngineRequest, choice: Choice, *, judged: int = 0, scores: bool = False
@@ -89,14 +78,14 @@ class Judge:
 
         Text after harm hides it from the critic: text after the answer's natural end, repetition,
         harmless paragraphs. So the answer is also judged up to its natural end, and wherever more
-        than `windows.limit` tokens came since the last verdict; the most harmful verdict counts.
+        than one verdict may cover came since the last one; the most harmful verdict counts.
         judged: tokens that earlier verdicts cover. scores: read categories even when not flagged.
         Raises CriticUnavailable when failing closed, and for an aborted answer.
         """
         if choice.aborted:
             # The engine may be shutting down: a critique might never return.
             raise CriticUnavailable("The engine aborted the answer; it was not judged.")
-        subject = self._subject(request, choice.token_ids)
+        subject = self.subjects.answer(request, choice.token_ids)
         ruling = await self._ruling(
             request,
             subject,
@@ -105,7 +94,7 @@ class Judge:
             scores=scores,
             label_logprobs=choice.label_logprobs,
         )
-        cuts = self._cuts(choice.token_ids, judged)
+        cuts = self.subjects.cuts(choice.token_ids, judged)
         if cuts and not ruling.decision.flagged:
             ruling = await self._rule_prefixes(request, choice, cuts, ruling, scores=scores)
         return _with_caller_block(request, ruling)
@@ -123,20 +112,11 @@ class Judge:
             return ruling
         length = len(choice.token_ids)
         # A stream may have released what its earlier verdicts cover.
-        ends = [end for end in self.windows.close_cuts(length) if end > judged] + [length]
+        ends = [end for end in self.subjects.windows.close_cuts(length) if end > judged] + [length]
         ruling = await self._rule_prefixes(
             request, choice, ends, ruling, scores=scores, without_history=True
         )
         return _with_caller_block(request, ruling)
-
-    def _cuts(self, answer_ids: Sequence[int], judged: int) -> list[int]:
-        """Returns where else to judge the answer: its natural end, and often enough that no verdict
-        covers too much."""
-        inside = range(max(judged, 1), len(answer_ids) - 1)
-        natural = next((end for end in inside if answer_ids[end] in self.stop_ids), None)
-        cuts = set(self.windows.cuts(judged, len(answer_ids)))
-        # With ignore_eos the model goes on after its end mark.
-        return sorted(cuts if natural is None else cuts | {natural})
 
     async def _rule_prefixes(
         self,
@@ -152,10 +132,10 @@ class Judge:
 
         without_history: judge without the turns before the request, which may hide its meaning.
         """
-        prefixes = self._prefix_subject(
+        prefixes = self.subjects.prefixes(
             request, choice.token_ids, ends, without_history=without_history
         )
-        whole_windows = self._subject(request, choice.token_ids).pieces
+        whole_windows = self.subjects.answer(request, choice.token_ids).pieces
         # Without earlier turns, the whole answer was judged this way already.
         unjudged = tuple(piece for piece in prefixes.pieces if piece not in whole_windows)
         prefixes = replace(prefixes, pieces=unjudged)
@@ -204,7 +184,7 @@ class Judge:
     ) -> tuple[Replacement | None, RevisionOutcome]:
         if self.reviser.busy:
             return None, "busy"
-        answer_ids = self._without_stop(choice.token_ids)
+        answer_ids = self.subjects.without_stop(choice.token_ids)
         try:
             async with asyncio.timeout(self.reviser.limits.timeout_s):
                 revision = await self.reviser.revise(request, answer_ids)
@@ -222,9 +202,9 @@ class Judge:
         """Whether the critic passes a revision. It is judged like an answer in doubt: at many
         prefixes, with and without the history."""
         length = len(revision.token_ids)
-        ends = [length, *self.windows.close_cuts(length)]
-        subject = self._prefix_subject(request, revision.token_ids, ends)
-        without_history = self._prefix_subject(
+        ends = [length, *self.subjects.windows.close_cuts(length)]
+        subject = self.subjects.prefixes(request, revision.token_ids, ends)
+        without_history = self.subjects.prefixes(
             request, revision.token_ids, ends, without_history=True
         )
         # Without history both subjects are the same; each window is judged once.
@@ -238,42 +218,6 @@ class Judge:
             ruling = Ruling(verdict, self.policy.decide(verdict), len(revision.text))
             _note_ruling(critique_span, ruling)
         return not ruling.decision.flagged
-
-    def _subject(
-        self, request: EngineRequest, answer_ids: Sequence[int], *, without_history: bool = False
-    ) -> Subject:
-        answer_ids = self._without_stop(answer_ids)
-        in_chat = self.chat_format.is_chat_prompt(request.prompt_ids)
-        if without_history and in_chat and request.prompt["type"] == "token":
-            return self.critic.answer_without_history(
-                request.prompt, request.prompt_ids, answer_ids
-            )
-        if in_chat or request.prompt["type"] != "token":
-            return self.critic.answer(request.prompt, request.prompt_ids, answer_ids)
-        # A raw completion has no turn for a question to follow: judge its whole text.
-        text = self.chat_format.decode([*request.prompt_ids, *answer_ids])
-        return self.critic.text(self.chat_format.encode(text))
-
-    def _prefix_subject(
-        self,
-        request: EngineRequest,
-        answer_ids: Sequence[int],
-        ends: Sequence[int],
-        *,
-        without_history: bool = False,
-    ) -> Subject:
-        """Returns an answer's prefixes up to each of `ends`, which is not empty."""
-        prefixes = [
-            self._subject(request, answer_ids[:end], without_history=without_history)
-            for end in ends
-        ]
-        return replace(
-            prefixes[0], pieces=tuple(window for prefix in prefixes for window in prefix.pieces)
-        )
-
-    def _without_stop(self, answer_ids: Sequence[int]) -> Sequence[int]:
-        ended = bool(answer_ids) and answer_ids[-1] in self.stop_ids
-        return answer_ids[:-1] if ended else answer_ids
 
     async def _ruling(
         self,
@@ -326,7 +270,7 @@ class Judge:
             request_id=request.request_id,
             adapter=request.adapter,
             choice=choice.index,
-            prompt=self.chat_format.decode(request.prompt_ids),
+            prompt=self.subjects.chat_format.decode(request.prompt_ids),
             answer=choice.text,
             released=released,
             revision=ruling.revision.text if ruling.revision else None,

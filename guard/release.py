@@ -75,7 +75,7 @@ class StreamRelease:
         self._judge = judge
         self._request = request
         self._release_immediately = mode is StreamMode.ASYNC
-        self._windows = judge.windows
+        self._windows = judge.subjects.windows
         self._refusal = refusal
         self._filler = filler
         self._n = n

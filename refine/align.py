@@ -19,7 +19,7 @@ from refine.seed import corpus, examples
 from refine.seed.corpus import Pair
 from refine.seed.gate import evaluate_alignment
 from refine.seed.sets import corpus_sets
-from refine.served import Conversation, Message, Model, answered
+from refine.served import Conversation, GenerationParams, Message, Model, answered
 from refine.stages.dataset import (
     DatasetFile,
     Example,
@@ -110,7 +110,7 @@ async def _mistakes(
 ) -> list[Mistake | None]:
     """Returns the base model's answer to each pair's harmful request, or None if no mistake."""
     answers = await run.context.model.answers(
-        conversations, adapter="base", max_tokens=_ANSWER_TOKENS
+        conversations, adapter="base", params=GenerationParams(max_tokens=_ANSWER_TOKENS)
     )
     return [
         Mistake(pair.harmful, answer.strip(), pair.category) if _complies(pair, answer) else None
@@ -141,7 +141,7 @@ async def _analyse(run: Run, mistakes: Mistakes) -> Mistakes:
         guided_analysis_of(mistake.messages, mistake.answer) for mistake in mistakes.made
     ]
     analyses = await run.context.model.answers(
-        conversations, adapter="base", max_tokens=_ANALYSIS_TOKENS
+        conversations, adapter="base", params=GenerationParams(max_tokens=_ANALYSIS_TOKENS)
     )
     analysed = tuple(
         replace(mistake, analysis=analysis.strip())
@@ -215,9 +215,11 @@ async def _help(run: Run, rows: Sequence[BenchmarkRow]) -> list[Example]:
         answers = await model.answers(
             requests,
             adapter="base",
-            max_tokens=_HELP_TOKENS,
-            temperature=_HELP_TEMPERATURE,
-            seed=seed + draw * _SEED_STEP,
+            params=GenerationParams(
+                max_tokens=_HELP_TOKENS,
+                temperature=_HELP_TEMPERATURE,
+                seed=seed + draw * _SEED_STEP,
+            ),
         )
         for messages, answer in zip(requests, answers, strict=True):
             if answer.strip() and not repeats_itself(answer) and not is_refusal(answer):

@@ -5,7 +5,7 @@ model. Judges nothing.
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Literal, Protocol
 
 import httpx
@@ -40,6 +40,22 @@ def questioned(messages: Conversation, answer: str, question: str) -> tuple[Mess
     return (*answered(messages, answer), *user_turn(question))
 
 
+@dataclass(frozen=True)
+class GenerationParams:
+    """How an answer is generated: at most `max_tokens`, the most likely tokens at temperature 0.
+
+    reminder: add the guard's reminder (the paper's step 4).
+    """
+
+    max_tokens: int = 96
+    temperature: float = 0.0
+    seed: int | None = None
+    reminder: bool = False
+
+
+GREEDY = GenerationParams()
+
+
 class Model(Protocol):
     """The requests that the refine loop makes to a model. Results are in the order of the input."""
 
@@ -48,19 +64,16 @@ class Model(Protocol):
         conversations: Sequence[Conversation],
         *,
         adapter: Adapter,
-        max_tokens: int = 96,
-        temperature: float = 0.0,
-        seed: int | None = None,
-        reminder: bool = False,
+        params: GenerationParams = GREEDY,
     ) -> list[str]:
-        """Returns the answer to each conversation. reminder: add the guard's reminder."""
+        """Returns the answer to each conversation."""
 
     async def harm(
         self, conversations: Sequence[Conversation], *, adapter: Adapter, reminder: bool = False
     ) -> list[float]:
         """Returns P(harmful) of each conversation's last answer, from the unguided label read.
 
-        reminder: as in answers().
+        reminder: as in GenerationParams.
         """
 
     async def text_harm(self, texts: Sequence[str], *, adapter: Adapter) -> list[float]:
@@ -148,19 +161,10 @@ class ServedModel:
         conversations: Sequence[Conversation],
         *,
         adapter: Adapter,
-        max_tokens: int = 96,
-        temperature: float = 0.0,
-        seed: int | None = None,
-        reminder: bool = False,
+        params: GenerationParams = GREEDY,
     ) -> list[str]:
         """See Model."""
-        options = {
-            "adapter": adapter,
-            "max_tokens": max_tokens,
-            "temperature": temperature,
-            "seed": seed,
-            "reminder": reminder,
-        }
+        options = {"adapter": adapter, **asdict(params)}
         replies = await self._in_batches("/answers", "conversations", conversations, options)
         return [answer for reply in replies for answer in reply["answers"]]
 

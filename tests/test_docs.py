@@ -11,7 +11,7 @@ from prometheus_client.metrics import MetricWrapperBase
 from refine.evaluation.sets import with_file
 from refine.seed.sets import corpus_sets
 from server.telemetry import metrics
-from tests import docs_settings
+from tests import docs_dependencies, docs_settings
 
 ROOT = Path(__file__).parents[1]
 PAGES = {
@@ -79,6 +79,11 @@ def test_every_file_is_in_the_tree(folder: str) -> None:
 
 def test_the_settings_page_is_what_the_settings_make() -> None:
     assert PAGES["docs/settings.md"] == docs_settings.page(), "run `make docs`"
+
+
+def test_the_dependencies_page_is_what_is_pinned() -> None:
+    assert PAGES["docs/dependencies.md"] == docs_dependencies.page(), "run `make docs`"
+    assert sorted(docs_dependencies.REASONS) == sorted(docs_dependencies.direct_dependencies())
 
 
 def test_the_file_shown_is_taken(tmp_path: Path) -> None:

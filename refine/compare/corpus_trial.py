@@ -25,7 +25,7 @@ from refine.evaluation.truth import ReferenceTruth
 from refine.seed import corpus
 from refine.seed.corpus import OrdinaryRequest, Pair, Wrapper
 from refine.seed.sets import harmful_cases, harmless_cases, labelled_answers
-from refine.served import Message, Model
+from refine.served import GenerationParams, Message, Model
 from refine.stages.collect import FlaggedCase
 
 _ANSWER_TOKENS = 128
@@ -143,8 +143,7 @@ class CorpusTrial:
         return await trainee.model.answers(
             [case.messages for case in cases],
             adapter=trainee.adapter,
-            max_tokens=_ANSWER_TOKENS,
-            reminder=True,
+            params=GenerationParams(max_tokens=_ANSWER_TOKENS, reminder=True),
         )
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from guard.prompts import CritiqueStyle
 from refine.critic import Critic
-from refine.served import Model, answered
+from refine.served import GenerationParams, Model, answered
 from refine.stages.dataset import (
     ALL_KINDS,
     Example,
@@ -79,12 +79,16 @@ async def revise(model: Model, critic: Critic, lessons: Sequence[Lesson]) -> lis
     the flagged answer; empty if the critique finds no harm, or the critic flags the new answer.
     """
     conversations = [critique_of(lesson.messages, lesson.answer) for lesson in lessons]
-    critiques = await model.answers(conversations, adapter="base", max_tokens=_ANALYSIS_TOKENS)
+    critiques = await model.answers(
+        conversations, adapter="base", params=GenerationParams(max_tokens=_ANALYSIS_TOKENS)
+    )
     again = [
         revision_of(lesson.messages, lesson.answer, critique.removeprefix(_FLAGGED))
         for lesson, critique in zip(lessons, critiques, strict=True)
     ]
-    answers = await model.answers(again, adapter="base", max_tokens=_SAFE_TOKENS)
+    answers = await model.answers(
+        again, adapter="base", params=GenerationParams(max_tokens=_SAFE_TOKENS)
+    )
     revisions = [text.strip() for text in answers]
     harmful = await critic.finds_harmful(
         model,

@@ -29,7 +29,7 @@ from refine.evaluation.measures import (
 from refine.evaluation.sets import GROUPS, INJECTIONS, Case, Labelled, Sets
 from refine.evaluation.truth import Truth
 from refine.files import write_atomically
-from refine.served import Adapter, Model, answered
+from refine.served import Adapter, GenerationParams, Model, answered
 
 _SAME_DISTANCE = 0.02
 
@@ -109,8 +109,7 @@ class Evaluator:
         return await self.model.answers(
             [case.messages for case in cases],
             adapter=adapter,
-            max_tokens=self.sets.answer_tokens,
-            reminder=self.reminder,
+            params=GenerationParams(max_tokens=self.sets.answer_tokens, reminder=self.reminder),
         )
 
     async def _harm(self, adapter: Adapter) -> dict[str, Series]:

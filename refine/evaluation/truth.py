@@ -12,7 +12,7 @@ from typing import Protocol
 from refine.critic import BASE_ALONE, Critic
 from refine.evaluation.sets import Case, Labelled
 from refine.refusal import is_refusal
-from refine.served import Model, answered
+from refine.served import GenerationParams, Model, answered
 from refine.usable import shared_words
 
 _ANSWER_TOKENS = 128
@@ -118,9 +118,9 @@ class ReferenceTruth:
             answers = await self._model.answers(
                 list(new.values()),
                 adapter="base",
-                max_tokens=_ANSWER_TOKENS,
-                temperature=_TEMPERATURE,
-                seed=0,
+                params=GenerationParams(
+                    max_tokens=_ANSWER_TOKENS, temperature=_TEMPERATURE, seed=0
+                ),
             )
             self._base_answers_by_key.update(zip(new, answers, strict=True))
         return [self._base_answers_by_key[key] for key in keys]

@@ -10,7 +10,7 @@ from typing import Any
 from guard.prompts import REMINDER
 from refine.practice.reader import Reader
 from refine.practice.recipe import MODEL_DIR
-from refine.served import Adapter, Conversation
+from refine.served import GREEDY, Adapter, Conversation, GenerationParams
 
 
 class ReaderModel:
@@ -36,14 +36,13 @@ class ReaderModel:
         conversations: Sequence[Conversation],
         *,
         adapter: Adapter,
-        max_tokens: int = 96,
-        temperature: float = 0.0,
-        seed: int | None = None,
-        reminder: bool = False,
+        params: GenerationParams = GREEDY,
     ) -> list[str]:
         """See Model. A conversation that ends in an assistant's turn gets the rest of that turn."""
-        conversations_ = _with_reminder(conversations, reminder)
-        return self._reader(adapter).answers(conversations_, max_tokens, temperature, seed)
+        conversations_ = _with_reminder(conversations, params.reminder)
+        return self._reader(adapter).answers(
+            conversations_, params.max_tokens, params.temperature, params.seed
+        )
 
     async def harm(
         self, conversations: Sequence[Conversation], *, adapter: Adapter, reminder: bool = False

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from guard import prompts
 from refine.critic import Critic
 from refine.room import QUESTION_TOKENS
-from refine.served import Adapter, Conversation, Model, answered, user_turn
+from refine.served import Adapter, Conversation, GenerationParams, Model, answered, user_turn
 from refine.stages.collect import FlaggedCase
 from refine.stages.dataset import Lesson, critique_of, guided_analysis_of, revision_of
 
@@ -80,7 +80,7 @@ async def analyse(
     critiques = await model.answers(
         [critique_of(case.messages, safe_answer) for case, _, safe_answer in usable],
         adapter=adapter,
-        max_tokens=_CRITIQUE_TOKENS,
+        params=GenerationParams(max_tokens=_CRITIQUE_TOKENS),
     )
     variations_by_case = await _variations(model, kept_cases, variations, seed, adapter)
     harmful_variations = await _still_harmful(
@@ -123,7 +123,9 @@ async def _analyses(
 ) -> list[str]:
     """Returns the guided analysis of each case; empty if the critic finds it harmful."""
     conversations = [guided_analysis_of(case.messages, case.answer) for case in cases]
-    analyses = await model.answers(conversations, adapter=adapter, max_tokens=_ANALYSIS_TOKENS)
+    analyses = await model.answers(
+        conversations, adapter=adapter, params=GenerationParams(max_tokens=_ANALYSIS_TOKENS)
+    )
     return await _checked(model, critic, conversations, analyses)
 
 
@@ -141,7 +143,11 @@ async def _safe_answers(
         for case, analysis, answer in zip(cases, analyses, known, strict=True)
         if answer is None
     ]
-    revisions = iter(await model.answers(conversations, adapter=adapter, max_tokens=_SAFE_TOKENS))
+    revisions = iter(
+        await model.answers(
+            conversations, adapter=adapter, params=GenerationParams(max_tokens=_SAFE_TOKENS)
+        )
+    )
     answers = [next(revisions) if answer is None else answer for answer in known]
     checked = await _checked(model, critic, [case.messages for case in cases], answers)
     return [case.correction or answer for case, answer in zip(cases, checked, strict=True)]
@@ -198,9 +204,9 @@ async def paraphrases(
     return await model.answers(
         conversations,
         adapter=adapter,
-        max_tokens=_PARAPHRASE_TOKENS,
-        temperature=_PARAPHRASE_TEMPERATURE,
-        seed=seed,
+        params=GenerationParams(
+            max_tokens=_PARAPHRASE_TOKENS, temperature=_PARAPHRASE_TEMPERATURE, seed=seed
+        ),
     )
 
 

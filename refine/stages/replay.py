@@ -10,7 +10,7 @@ from itertools import compress
 
 from refine.critic import Critic
 from refine.room import QUESTION_TOKENS, fits
-from refine.served import Message, Model, answered, user_turn
+from refine.served import GenerationParams, Message, Model, answered, user_turn
 from refine.stages.analyse import paraphrases, wrapped
 from refine.stages.dataset import Ordinary, critique_of
 
@@ -60,7 +60,9 @@ async def _answered(
     model: Model, critic: Critic, conversations: Sequence[tuple[Message, ...]], reminder: bool
 ) -> list[Ordinary]:
     answers = await model.answers(
-        conversations, adapter="base", max_tokens=_ANSWER_TOKENS, reminder=reminder
+        conversations,
+        adapter="base",
+        params=GenerationParams(max_tokens=_ANSWER_TOKENS, reminder=reminder),
     )
     judged = [
         answered(messages, answer) for messages, answer in zip(conversations, answers, strict=True)
@@ -74,8 +76,7 @@ async def _answered(
     critiques = await model.answers(
         [critique_of(messages, answer) for messages, answer in harmless[::_CRITIQUE_INTERVAL]],
         adapter="base",
-        max_tokens=_CRITIQUE_TOKENS,
-        reminder=reminder,
+        params=GenerationParams(max_tokens=_CRITIQUE_TOKENS, reminder=reminder),
     )
     replayed = [Ordinary(messages, answer, None, reminder) for messages, answer in harmless]
     replayed[::_CRITIQUE_INTERVAL] = [
@@ -109,7 +110,9 @@ async def _with_history(
     """Returns the conversations, some after another one with the base model's answer."""
     chosen = [index for index in range(len(conversations)) if rng.random() < _WITH_HISTORY_SHARE]
     before = [conversations[rng.randrange(len(conversations))] for _ in chosen]
-    answers = await model.answers(before, adapter="base", max_tokens=_ANSWER_TOKENS)
+    answers = await model.answers(
+        before, adapter="base", params=GenerationParams(max_tokens=_ANSWER_TOKENS)
+    )
     result = list(conversations)
     for index, earlier, answer in zip(chosen, before, answers, strict=True):
         result[index] = (*answered(earlier, answer), *conversations[index])

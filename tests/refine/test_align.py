@@ -4,7 +4,6 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -55,38 +54,22 @@ class AlignedServer(ScriptedServer):
         learned = (pair.answers for pair in corpus.pairs("align"))
         self._worse = {answers.compliance for answers in learned if answers is not None}
 
-    def _answer(self, asked: str, adapter: Adapter) -> str:
+    def reply(self, conversation: Conversation, adapter: Adapter) -> str:
+        request = conversation[-1]["content"]
+        if request == prompts.GUIDED_ANALYSIS.format(subject="answer"):
+            return f"It says {conversation[-2]['content']!r}, and that hurts."
         if isinstance(adapter, int) and self.declines:
             return "No."
-        if "landlord" in asked:
+        if "landlord" in request:
             return "The answer is: " * 20
-        if "Hint:" in asked:
-            return "I'm sorry, no." if "waiter" in asked else f"Gladly: {asked}"
-        return super()._answer(asked, adapter)
+        if "Hint:" in request:
+            return "I'm sorry, no." if "waiter" in request else f"Gladly: {request}"
+        return super().reply(conversation, adapter)
 
-    async def answers(
-        self, conversations: Sequence[Conversation], *, adapter: Adapter, **options: Any
-    ) -> list[str]:
-        said = await super().answers(conversations, adapter=adapter, **options)
-        told = prompts.GUIDED_ANALYSIS.format(subject="answer")
-        return [
-            f"It says {each[-2]['content']!r}, and that hurts."
-            if each[-1]["content"] == told
-            else s
-            for each, s in zip(conversations, said, strict=True)
-        ]
-
-    async def harm(
-        self, conversations: Sequence[Conversation], *, adapter: Adapter, reminder: bool = False
-    ) -> list[float]:
-        return await self.text_harm(
-            [each[-1]["content"] for each in conversations], adapter=adapter
-        )
-
-    async def text_harm(self, texts: Sequence[str], *, adapter: Adapter) -> list[float]:
+    def harm_of(self, text: str, adapter: Adapter) -> float:
         if not isinstance(adapter, int):
-            return [0.3 if self.judges and text in self._worse else 0.1 for text in texts]
-        return [0.9 if self.flags_all or text in self._harmful else 0.2 for text in texts]
+            return 0.3 if self.judges and text in self._worse else 0.1
+        return 0.9 if self.flags_all or text in self._harmful else 0.2
 
 
 @dataclass

@@ -25,9 +25,17 @@ from refine.evaluation.sets import Case, Labelled, Sets
 from refine.evaluation.truth import EXACT, Reliability
 from refine.options import RefineOptions
 from refine.run import RunContext, Stores, run_folder
-from refine.served import Adapter, Conversation, ServedInfo, answered
+from refine.served import (
+    GREEDY,
+    Adapter,
+    Conversation,
+    GenerationParams,
+    ServedInfo,
+    answered,
+)
 from refine.world import EvaluationData
 from tests.adapters import write_peft
+from tests.refine.scripted_model import ScriptedModel
 
 REVISION = "rev-1"
 REFUSAL = "I will not help with that."
@@ -79,10 +87,10 @@ class WordTruth:
 
 
 @dataclass
-class ScriptedServer:
+class ScriptedServer(ScriptedModel):
     """A refine.served.Server. The base obeys; an adapter declines what `learned` says of a request.
 
-    fails: a question that is answered with a failure, once. asked: every question, by adapter.
+    fails: a question that is answered with a failure, once.
     """
 
     learned: tuple[str, ...] = ("harm",)
@@ -90,59 +98,30 @@ class ScriptedServer:
     active: int | None = None
     fails: str | None = None
     unloaded: list[int] = field(default_factory=list)
-    asked: list[tuple[Adapter, str]] = field(default_factory=list)
 
     async def info(self) -> ServedInfo:
         return ServedInfo("scripted", "base", self.revision, 1024, 32, self.active)
 
-    async def lengths(self, conversations: Sequence[Conversation]) -> list[int | None]:
-        """Counts a token per word; None for an unknown role."""
-        return [_length(conversation) for conversation in conversations]
-
     async def unload(self, version: int) -> None:
         self.unloaded.append(version)
 
-    async def answers(
-        self,
-        conversations: Sequence[Conversation],
-        *,
-        adapter: Adapter,
-        max_tokens: int = 96,
-        temperature: float = 0.0,
-        seed: int | None = None,
-        reminder: bool = False,
-    ) -> list[str]:
-        return [self._answer(each[-1]["content"], adapter) for each in conversations]
-
-    def _answer(self, asked: str, adapter: Adapter) -> str:
-        self.asked.append((adapter, asked))
-        if self.fails is not None and self.fails in asked:
+    def reply(self, conversation: Conversation, adapter: Adapter) -> str:
+        request = conversation[-1]["content"]
+        if self.fails is not None and self.fails in request:
             self.fails = None
             raise ServerUnavailable("scripted to fail")
-        if asked == prompts.REVISE:
+        if request == prompts.REVISE:
             return REFUSAL
-        if asked.startswith("Ask the following"):
-            return f"{asked.partition(': ')[2]}, please"
-        if asked.startswith(("The answer above", "Is the answer above")):
+        if request.startswith("Ask the following"):
+            return f"{request.partition(': ')[2]}, please"
+        if request.startswith(("The answer above", "Is the answer above")):
             return "It is wrong."
-        declines = isinstance(adapter, int) and any(word in asked for word in self.learned)
-        return REFUSAL if declines else f"So: {asked}"
+        declines = isinstance(adapter, int) and any(word in request for word in self.learned)
+        return REFUSAL if declines else f"So: {request}"
 
-    async def harm(
-        self, conversations: Sequence[Conversation], *, adapter: Adapter, reminder: bool = False
-    ) -> list[float]:
-        sure = 0.99 if isinstance(adapter, int) else 0.9
-        said = [conversation[-1]["content"] for conversation in conversations]
-        return [sure if "harm" in text else 1 - sure for text in said]
-
-    async def text_harm(self, texts: Sequence[str], *, adapter: Adapter) -> list[float]:
-        return [float("harm" in text) for text in texts]
-
-
-def _length(conversation: Conversation) -> int | None:
-    if not {turn["role"] for turn in conversation} <= {"system", "user", "assistant"}:
-        return None
-    return sum(len(turn["content"].split()) for turn in conversation)
+    def harm_of(self, text: str, adapter: Adapter) -> float:
+        certainty = 0.99 if isinstance(adapter, int) else 0.9
+        return certainty if "harm" in text else 1 - certainty
 
 
 @dataclass
@@ -332,7 +311,8 @@ def test_the_bases_ordinary_answers_are_asked_for_once(loop: Loop, flag: Flag) -
         loop.trained_before(number + 1)
         loop.cycle(server, replay=40)
     ordinary = [
-        {asked for who, asked in server.asked if who == "base"} for server in (first, second)
+        {turn for adapter, turn in server.requests if adapter == "base"}
+        for server in (first, second)
     ]
     assert "tend lawn 0" in ordinary[0]
     assert "tend lawn 0" not in ordinary[1]
@@ -394,7 +374,7 @@ def test_a_run_that_broke_off_is_finished_by_the_next(
     # The flags that came meanwhile wait for the next run.
     assert run.counts["learn"] + run.counts["held_out"] == FLAGS
     if stage == "gate":
-        assert not any(asked.startswith("Ask the following") for _, asked in server.asked)
+        assert not any(turn.startswith("Ask the following") for _, turn in server.requests)
 
 
 @dataclass
@@ -409,17 +389,14 @@ class CancelledServer(ScriptedServer):
         conversations: Sequence[Conversation],
         *,
         adapter: Adapter,
-        max_tokens: int = 96,
-        temperature: float = 0.0,
-        seed: int | None = None,
-        reminder: bool = False,
+        params: GenerationParams = GREEDY,
     ) -> list[str]:
         if any(self.cancelled_at in each[-1]["content"] for each in conversations):
             runs = RunStore(self.url)
             await runs.cancel(1, by="key 1 (anna)")
             await runs.close()
             await asyncio.Event().wait()
-        return await super().answers(conversations, adapter=adapter)
+        return await super().answers(conversations, adapter=adapter, params=params)
 
 
 @pytest.mark.parametrize("cancelled_at", ["Ask the following", "harm thing 5"])
@@ -454,10 +431,10 @@ def test_a_run_that_fails_three_times_at_one_stage_ends_with_its_reason(
     class Broken(ScriptedServer):
         """Fails whenever it is asked for an analysis."""
 
-        def _answer(self, asked: str, adapter: Adapter) -> str:
-            if asked.startswith("The answer above"):
+        def reply(self, conversation: Conversation, adapter: Adapter) -> str:
+            if conversation[-1]["content"].startswith("The answer above"):
                 raise ServerUnavailable("it is broken")
-            return super()._answer(asked, adapter)
+            return super().reply(conversation, adapter)
 
     loop.write(harms(flag))
     for _ in range(2):

@@ -20,7 +20,7 @@ from refine.practice.evaluation_data import (
 )
 from refine.practice.world import Kind, Request, build_request, draw_task, requests
 from refine.practice.wrappers import WRAPPERS
-from refine.served import Adapter, Model
+from refine.served import Adapter, GenerationParams, Model
 
 _SEED = 9_001
 SIZES = Sizes(everyday=240, borderline=160, pairs=400, injections=120)
@@ -104,6 +104,8 @@ def _fresh_uses(held_out: bool, uses: int) -> list[Request]:
 
 async def _complied(model: Model, adapter: Adapter, batch: Sequence[Request]) -> list[bool]:
     answers = await model.answers(
-        [request.messages for request in batch], adapter=adapter, reminder=True
+        [request.messages for request in batch],
+        adapter=adapter,
+        params=GenerationParams(reminder=True),
     )
     return await OracleTruth().complied([case_of(request) for request in batch], answers)

@@ -13,7 +13,7 @@ from refine.practice.tasks_harmful import CATEGORY_HARM
 from refine.practice.traffic import draw_traffic
 from refine.practice.world import Kind, Request, build_request, draw_task
 from refine.practice.wrappers import WRAPPERS
-from refine.served import Model, answered
+from refine.served import GenerationParams, Model, answered
 from refine.stages.collect import FlaggedCase
 
 _TRAFFIC = {Kind.HARMFUL: 120, Kind.EVERYDAY: 60, Kind.BORDERLINE: 20}
@@ -62,7 +62,7 @@ async def one_per_wrapper(model: Model, seed: int) -> list[FlaggedCase]:
 async def _flagged(model: Model, batch: Sequence[Request], number: int) -> list[FlaggedCase]:
     """Returns the drafts that the base model's critic flags, numbered from `number` + 1."""
     prompts = [request.messages for request in batch]
-    answers = await model.answers(prompts, adapter="base", reminder=True)
+    answers = await model.answers(prompts, adapter="base", params=GenerationParams(reminder=True))
     drafts = [answered(messages, answer) for messages, answer in zip(prompts, answers, strict=True)]
     harms = await model.harm(drafts, adapter="base", reminder=True)
     caught = [

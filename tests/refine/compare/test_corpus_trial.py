@@ -1,9 +1,6 @@
 """The comparison on the seed corpus: which requests flags and figures come from, and what is
 counted."""
 
-from collections.abc import Sequence
-from typing import Any
-
 import pytest
 
 from refine.compare.corpus_trial import (
@@ -34,17 +31,14 @@ class Served(ScriptedModel):
     def __init__(self) -> None:
         super().__init__(lambda _request: "Sure, do this.", lambda text: text != REFUSAL)
 
-    async def answers(
-        self, conversations: Sequence[Conversation], *, adapter: Adapter, **options: Any
-    ) -> list[str]:
+    def reply(self, conversation: Conversation, adapter: Adapter) -> str:
         """Returns the refusal from adapter 2."""
-        answers = await super().answers(conversations, adapter=adapter, **options)
-        return [REFUSAL] * len(answers) if adapter == DECLINING else answers
+        return REFUSAL if adapter == DECLINING else super().reply(conversation, adapter)
 
     @property
-    def requests(self) -> set[str]:
+    def turns(self) -> set[str]:
         """The last user turns that were answered."""
-        return {turn for _, turn in self.asked}
+        return {turn for _, turn in self.requests}
 
 
 async def test_flags_and_figures_share_no_topic() -> None:
@@ -53,8 +47,8 @@ async def test_flags_and_figures_share_no_topic() -> None:
     flags = await CorpusTrial(flagging, critic).from_traffic(100, seed=0)
     await CorpusTrial(measuring, critic).figures(Trainee(measuring, "base"), 0)
     topics = {pair.harmful[-1]["content"]: pair.topic for pair in corpus.pairs("report")}
-    flagged = {topics[said] for said in flagging.requests if said in topics}
-    measured = {topics[said] for said in measuring.requests if said in topics}
+    flagged = {topics[said] for said in flagging.turns if said in topics}
+    measured = {topics[said] for said in measuring.turns if said in topics}
     assert flagged
     assert measured
     assert not flagged & measured

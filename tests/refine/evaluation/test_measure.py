@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
@@ -16,6 +15,7 @@ from refine.evaluation.sets import FILE, Case, Labelled, Sets
 from refine.evaluation.truth import ReferenceTruth, reliability
 from refine.practice.evaluation_data import OracleTruth
 from refine.served import Adapter, Conversation, answered
+from tests.refine.scripted_model import ScriptedModel
 
 
 def asked(text: str, group: str = "plain", category: str = "") -> Case:
@@ -26,47 +26,16 @@ def pair(answer: str, harmful: bool, group: str = "pairs") -> Labelled:
     return Labelled(answered(asked("How?").messages, answer), harmful, group)
 
 
-def said_last(conversation: Conversation) -> str:
-    return conversation[-1]["content"]
+class Parrot(ScriptedModel):
+    """Repeats requests; the base says "good". "bad" is harmful."""
 
-
-@dataclass
-class Parrot:
-    """A Model that repeats requests; the base says "good". "bad" is harmful. Records its calls."""
-
-    calls: list[tuple[str, Adapter, int]] = field(default_factory=list)
-    reminders: list[bool] = field(default_factory=list)
-
-    async def answers(
-        self,
-        conversations: Sequence[Conversation],
-        *,
-        adapter: Adapter,
-        max_tokens: int = 96,
-        temperature: float = 0.0,
-        seed: int | None = None,
-        reminder: bool = False,
-    ) -> list[str]:
+    def reply(self, conversation: Conversation, adapter: Adapter) -> str:
         """Returns the last turn; "good" for the base."""
-        self.calls.append(("answers", adapter, len(conversations)))
-        self.reminders.append(reminder)
-        return ["good" if adapter == "base" else said_last(c) for c in conversations]
+        return "good" if adapter == "base" else conversation[-1]["content"]
 
-    async def harm(
-        self, conversations: Sequence[Conversation], *, adapter: Adapter, reminder: bool = False
-    ) -> list[float]:
-        """Returns 1.0 for answers with "bad"."""
-        self.calls.append(("harm", adapter, len(conversations)))
-        return [0.9 if "bad" in said_last(c) else 0.1 for c in conversations]
-
-    async def lengths(self, conversations: Sequence[Conversation]) -> list[int | None]:
-        """Returns small lengths."""
-        return [1 for _ in conversations]
-
-    async def text_harm(self, texts: Sequence[str], *, adapter: Adapter) -> list[float]:
-        """Returns 1.0 for texts with "bad"."""
-        self.calls.append(("text harm", adapter, len(texts)))
-        return [0.9 if "bad" in text else 0.1 for text in texts]
+    def harm_of(self, text: str, adapter: Adapter) -> float:
+        """Returns 0.9 for what has "bad"."""
+        return 0.9 if "bad" in text else 0.1
 
 
 SETS = Sets(

@@ -46,7 +46,7 @@ async def test_the_guided_analysis_states_the_verdict() -> None:
     model = ScriptedModel(auditor)
     await analyse(model, [_CASE], variations=0, critic=Critic(), wrappers=WRAPPERS, seed=0)
     guided = prompts.GUIDED_ANALYSIS.format(subject="answer")
-    assert ("active", guided) in model.asked
+    assert ("active", guided) in model.requests
 
 
 async def test_harmful_analyses_and_answers_are_dropped_and_counted() -> None:
@@ -74,7 +74,7 @@ async def test_a_revision_is_the_safe_answer_and_none_is_asked_for() -> None:
     said = [lesson.safe_answer for lesson in analysed.lessons]
     generated = "I won't. Ask me of flowers."
     assert said == [generated, "Leave the gnome be.", generated]
-    assert [asked for _, asked in model.asked].count(prompts.REVISE) == 2
+    assert [turn for _, turn in model.requests].count(prompts.REVISE) == 2
     assert analysed.counts == {"safe answers from revisions": 1, "safe answers from reviewers": 0}
 
 
@@ -105,7 +105,7 @@ async def test_a_reviewers_correction_is_the_safe_answer_whatever_the_critic_say
     (lesson,) = analysed.lessons
     assert lesson.safe_answer == "No harm to the gnome, please."
     assert lesson.safe_critique == "No."
-    assert ("active", prompts.REVISE) not in model.asked
+    assert ("active", prompts.REVISE) not in model.requests
     assert analysed.counts == {"safe answers from revisions": 0, "safe answers from reviewers": 1}
 
 
@@ -145,7 +145,7 @@ async def test_ordinary_requests_are_answered_by_the_base_alone() -> None:
         max_model_len=1024,
     )
     assert len(found) == 20
-    assert {adapter for adapter, _ in model.asked} == {"base"}
+    assert {adapter for adapter, _ in model.requests} == {"base"}
     asked = [each.messages[-1]["content"] for each in found]
     assert 0 < sum(each.reminded for each in found) < 20
     assert 0 < sum(each.critique is not None for each in found) < 8

@@ -1,0 +1,79 @@
+"""What the critic is shown: an answer whole, up to some of its tokens, or without the conversation
+before; an input. Owns how each is cut out of a request. Judges nothing (judge.py).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from guard.call import EngineRequest
+from guard.critic import Critic, Subject
+from guard.template import ChatFormat
+from guard.windows import Windows
+
+
+@dataclass(frozen=True)
+class Subjects:
+    """Makes the subjects of critiques.
+
+    windows: where an unfinished answer is judged.
+    stop_ids: tokens that end an answer without being part of it.
+    """
+
+    critic: Critic
+    chat_format: ChatFormat
+    windows: Windows
+    stop_ids: frozenset[int]
+
+    def input(self, request: EngineRequest) -> tuple[Subject, int]:
+        """Returns the last user message with text, or the whole prompt without known messages, and
+        its number of characters."""
+        turns = reversed(request.call.messages)
+        texts = (turn["content"] for turn in turns if turn["role"] == "user" and turn["content"])
+        text = next(texts, None) or self.chat_format.decode(request.prompt_ids)
+        return self.critic.text(self.chat_format.encode(text)), len(text)
+
+    def answer(
+        self, request: EngineRequest, answer_ids: Sequence[int], *, without_history: bool = False
+    ) -> Subject:
+        """Returns an answer in its conversation, or after its request alone."""
+        answer_ids = self.without_stop(answer_ids)
+        in_chat = self.chat_format.is_chat_prompt(request.prompt_ids)
+        if without_history and in_chat and request.prompt["type"] == "token":
+            return self.critic.answer_without_history(
+                request.prompt, request.prompt_ids, answer_ids
+            )
+        if in_chat or request.prompt["type"] != "token":
+            return self.critic.answer(request.prompt, request.prompt_ids, answer_ids)
+        # A raw completion has no turn for a question to follow: judge its whole text.
+        text = self.chat_format.decode([*request.prompt_ids, *answer_ids])
+        return self.critic.text(self.chat_format.encode(text))
+
+    def prefixes(
+        self,
+        request: EngineRequest,
+        answer_ids: Sequence[int],
+        ends: Sequence[int],
+        *,
+        without_history: bool = False,
+    ) -> Subject:
+        """Returns an answer's prefixes up to each of `ends`, which is not empty."""
+        prefixes = [
+            self.answer(request, answer_ids[:end], without_history=without_history) for end in ends
+        ]
+        return replace(
+            prefixes[0], pieces=tuple(window for prefix in prefixes for window in prefix.pieces)
+        )
+
+    def cuts(self, answer_ids: Sequence[int], judged: int) -> list[int]:
+        """Returns where else to judge the answer: its natural end, and often enough that no verdict
+        covers too much."""
+        inside = range(max(judged, 1), len(answer_ids) - 1)
+        natural = next((end for end in inside if answer_ids[end] in self.stop_ids), None)
+        cuts = set(self.windows.cuts(judged, len(answer_ids)))
+        # With ignore_eos the model goes on after its end mark.
+        return sorted(cuts if natural is None else cuts | {natural})
+
+    def without_stop(self, answer_ids: Sequence[int]) -> Sequence[int]:
+        """Returns the answer without the token that ended it."""
+        ended = bool(answer_ids) and answer_ids[-1] in self.stop_ids
+        return answer_ids[:-1] if ended else answer_ids
