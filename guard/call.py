@@ -101,6 +101,7 @@ class Ruling:
 class GuardCall:
     """The guard's side of one HTTP request. The guarded engine fills it in.
 
+    open_turn: all text since the last answer: what is judged as the input.
     wants_moderation: the caller asked for moderation scores of input and output.
     block_input, block_output: the caller wants flagged text blocked, whatever the policy says.
     stream: the stream mode the caller asked for; the server's mode applies if it is stricter.
@@ -112,6 +113,7 @@ class GuardCall:
 
     route: str
     messages: Sequence[Message] = ()
+    open_turn: str = ""
     user: str | None = None
     wants_moderation: bool = False
     block_input: bool = False

@@ -25,11 +25,9 @@ class Subjects:
     stop_ids: frozenset[int]
 
     def input(self, request: EngineRequest) -> tuple[Subject, int]:
-        """Returns the last user message with text, or the whole prompt without known messages, and
-        its number of characters."""
-        turns = reversed(request.call.messages)
-        texts = (turn["content"] for turn in turns if turn["role"] == "user" and turn["content"])
-        text = next(texts, None) or self.chat_format.decode(request.prompt_ids)
+        """Returns the conversation's open turn, or the whole prompt without known messages, and its
+        number of characters."""
+        text = request.call.open_turn or self.chat_format.decode(request.prompt_ids)
         return self.critic.text(self.chat_format.encode(text)), len(text)
 
     def answer(

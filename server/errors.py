@@ -2,6 +2,7 @@
 own errors. Does not decide when one is raised.
 """
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -33,6 +34,7 @@ from guard.errors import (
     VllmIncompatible,
 )
 from guard.store.text import storable
+from server.routes.open import CANNOT_GENERATE, GUARDED, path_of
 
 STATUS: dict[type[GuardError], int] = {
     AdapterConflict: 409,
@@ -57,6 +59,10 @@ STATUS: dict[type[GuardError], int] = {
 """HTTP status by guard error; a test checks that none is missing."""
 
 _NO_ROUTE = (404, 405)
+_KINDS = {429: "requests"}
+"""OpenAI's error types where they do not follow from the first digit."""
+_STORE_FAILED = "The database failed, so nothing was released; the server's log says why."
+_log = logging.getLogger("vllm.setback")
 _PARAMS: dict[type[GuardError], str] = {InputBlocked: "prompt"}
 
 
@@ -107,14 +113,21 @@ def error_response(
 
 
 def _fields(status: int, message: str, code: str, param: str | None) -> dict[str, Any]:
-    kind = "invalid_request_error" if status < 500 else "server_error"
+    kind = _KINDS.get(status, "invalid_request_error" if status < 500 else "server_error")
     return {"message": message, "type": kind, "param": param, "code": code}
 
 
 def error_fields(error: GuardError) -> dict[str, Any]:
-    """Returns `message`, `type`, `param` and `code` of a guard error."""
+    """Returns `message`, `type`, `param` and `code` of a guard error.
+
+    What names the database or the machine goes to the log instead.
+    """
+    message = str(error)
+    if isinstance(error, StoreUnavailable):
+        _log.error("%s", message)
+        message = _STORE_FAILED
     param = getattr(error, "param", None) or _PARAMS.get(type(error))
-    return _fields(STATUS[type(error)], str(error), error.code, param)
+    return _fields(STATUS[type(error)], message, error.code, param)
 
 
 def guard_error_response(error: GuardError) -> JSONResponse:
@@ -134,8 +147,16 @@ async def on_http_error(request: Request, error: Exception) -> JSONResponse:
     message = f"{request.method} {request.scope['path']}: {error.detail}."
     if error.status_code not in _NO_ROUTE:
         return error_response(error.status_code, message, code="invalid_request")
-    message += " Closed routes are opened by SETBACK_OPEN_ROUTES."
+    path = path_of(request.scope)
+    if f"/v1{path}" in GUARDED | CANNOT_GENERATE:
+        message += f" The API is under /v1: set the client's base URL to {_base_url(request)}."
+    else:
+        message += " Closed routes are opened by SETBACK_OPEN_ROUTES."
     return error_response(error.status_code, message, code="route_unavailable")
+
+
+def _base_url(request: Request) -> str:
+    return f"{request.base_url}v1"
 
 
 async def on_guard_error(_request: Request, error: Exception) -> JSONResponse:

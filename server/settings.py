@@ -143,6 +143,9 @@ class Settings(BaseSettings):
     open_routes: Annotated[tuple[Route, ...], NoDecode, BeforeValidator(_route_list)] = ()
     """Routes to serve although the guard does not cover them; in a variable, comma-separated."""
 
+    max_body_mib: float = Field(default=32, gt=0, allow_inf_nan=False)
+    """The largest request body in MiB, after decoding; larger ones get a 413."""
+
     critic_timeout_s: float = Field(default=30, gt=0, allow_inf_nan=False)
     """Seconds for a critique; then it counts as failed."""
 

@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from guard.errors import GuardError
+from guard.errors import GuardError, PolicyInvalid
 from guard.store.runs import StoredRun
 from guard.store.store import Store
 from refine.errors import RefineError
@@ -36,7 +36,7 @@ def reported_errors() -> Iterator[None]:
     """Turns errors that the user can fix into a message and an exit code, without a traceback."""
     try:
         yield
-    except SettingsInvalid as error:
+    except (SettingsInvalid, PolicyInvalid) as error:
         fail(str(error), code=2)
     except (GuardError, RefineError) as error:
         fail(str(error), code=1)

@@ -18,7 +18,8 @@ from server.auth.access import Caller
 from server.auth.sessions import CONSOLE, FLAGS
 from server.console.view import PageRoute, page, redirect, without_empty
 from server.errors import BadRequest
-from server.guarded.request import bad_field, text_of
+from server.guarded.conversation import text_of
+from server.guarded.request import bad_field
 from server.routes.checked import Id
 from server.routes.flags import FlagLabel, FlagList, Reviews
 from server.routes.moderations import ModerationRequest, Moderator, Turn

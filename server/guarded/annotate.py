@@ -163,12 +163,23 @@ class StreamAnnotator:
         return _rendered("", {"error": fields})
 
     def _chat(self, event: str, previous: str) -> Iterable[str]:
-        if event == _DONE and self._call.annotated:
+        if event == _DONE and self._call.wants_moderation:
             _, last = _parsed(previous)
             # A stream that vLLM ended with an error has no answer to moderate.
             if "error" not in last:
                 return (self._moderation_chunk(last), event)
+        if event != _DONE and self._call.annotated and not self._call.wants_moderation:
+            return (self._annotated_last_chunk(event),)
         return (event,)
+
+    def _annotated_last_chunk(self, event: str) -> str:
+        """Returns a choice's last chunk with the findings. Clients that did not ask for them get no
+        chunk of its own: many fail on one without choices."""
+        name, chunk = _parsed(event)
+        if not any(choice.get("finish_reason") for choice in chunk.get("choices") or ()):
+            return event
+        field = completion_moderation(self._call, str(chunk.get("model")))
+        return _rendered(name, {**chunk, "moderation": field})
 
     def _moderation_chunk(self, last: Body) -> str:
         same = {key: last.get(key) for key in ("id", "object", "created", "model")}

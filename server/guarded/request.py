@@ -1,5 +1,6 @@
-"""Reads what the guard needs from a request's body: the user, the conversation, and the moderation
-that the caller wants. Owns this for each API. Leaves all other validation to vLLM.
+"""Reads what the guard needs from a request's body: the user and the moderation that the caller
+wants. Owns this for each API. Leaves the conversation to conversation.py and all other validation
+to vLLM.
 """
 
 import json
@@ -9,8 +10,9 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from guard.call import GuardCall, Message, StreamMode
+from guard.call import GuardCall, StreamMode
 from server.errors import BadRequest
+from server.guarded.conversation import conversation
 
 MODERATION_ALIASES: frozenset[str] = frozenset(
     {
@@ -27,7 +29,9 @@ MODERATION_ALIASES: frozenset[str] = frozenset(
 STREAM_HEADER = "x-setback-stream"
 """The request header with the stream mode that the caller wants."""
 
+_SESSION = re.compile(r"_session_[0-9a-fA-F-]{8,}$")
 _SURROGATE_ESCAPE = re.compile(rb"\\u[dD][89a-fA-F]")
+_SHOULD_BE = re.compile("^Input should be ")
 _TYPE_NAME = re.compile(r"\[|^str$|^[A-Z]\w*$")
 
 
@@ -91,14 +95,23 @@ def parse_body(body: bytes) -> dict[str, Any]:
 
 
 def bad_field(error: ValidationError, prefix: str = "") -> BadRequest:
-    """Returns the wrong field with its path in the body. For unions, the most specific error."""
+    """Returns the wrong field with its path in the body. For unions, the most specific error, and
+    with it all types that the field may have."""
     most_specific = max(
         error.errors(), key=lambda item: (item["type"] != "string_type", len(item["loc"]))
     )
-    # Pydantic includes a union branch's type name in the path.
-    steps = [str(step) for step in most_specific["loc"] if not _TYPE_NAME.search(str(step))]
-    field = ".".join([*([prefix] if prefix else []), *steps])
-    return BadRequest(f"{field}: {most_specific['msg'].removeprefix('Value error, ')}.", field)
+    path = _path_of(most_specific["loc"])
+    allowed = [item["msg"] for item in error.errors() if _path_of(item["loc"]) == path]
+    problem = " or ".join(
+        dict.fromkeys([allowed[0], *(_SHOULD_BE.sub("", m) for m in allowed[1:])])
+    )
+    field = ".".join([*([prefix] if prefix else []), *path])
+    return BadRequest(f"{field}: {problem.removeprefix('Value error, ')}.", field)
+
+
+def _path_of(location: Iterable[int | str]) -> list[str]:
+    """Returns a path without the type names of unions, which Pydantic includes."""
+    return [str(step) for step in location if not _TYPE_NAME.search(str(step))]
 
 
 def read_call(route: str, headers: Mapping[str, str], body: Mapping[str, Any]) -> GuardCall:
@@ -109,9 +122,11 @@ def read_call(route: str, headers: Mapping[str, str], body: Mapping[str, Any]) -
     """
     _check_shape(body)
     moderation = _moderation(body)
+    read = conversation(body)
     return GuardCall(
         route=route,
-        messages=list(_messages(body)),
+        messages=read.messages,
+        open_turn=read.open_turn,
         user=_user(body),
         wants_moderation=moderation is not None,
         block_input=moderation is not None and moderation.blocks("input"),
@@ -177,33 +192,17 @@ def _user(body: Mapping[str, Any]) -> str | None:
         body.get("user"),
         metadata.get("user_id") if isinstance(metadata, dict) else None,
     )
-    return next((name for name in candidates if isinstance(name, str) and name), None)
+    named = next((name for name in candidates if isinstance(name, str) and name), None)
+    return named and _without_session(named)
 
 
-def _messages(body: Mapping[str, Any]) -> Iterable[Message]:
-    """Yields the conversation of any API as role and text, oldest first.
-
-    Empty for prompts in token ids and for several prompts at once: each flag has its own prompt.
-    """
-    for role, key in (("system", "system"), ("system", "instructions")):
-        if body.get(key):
-            yield {"role": role, "content": text_of(body[key])}
-    if isinstance(body.get("prompt"), str):
-        yield {"role": "user", "content": body["prompt"]}
-    turns = body.get("messages") or body.get("input") or ()
-    if isinstance(turns, str):
-        yield {"role": "user", "content": turns}
-    for turn in turns if isinstance(turns, list) else ():
-        if isinstance(turn, dict):
-            role, content = str(turn.get("role", "user")), turn.get("content", "")
-            yield {"role": role, "content": text_of(content)}
-
-
-def text_of(content: object) -> str:
-    """Returns the text of a content field: a string, or its text parts, one per line."""
-    if isinstance(content, str):
-        return content
-    if not isinstance(content, list):
-        return ""
-    parts = (part.get("text") if isinstance(part, dict) else part for part in content)
-    return "\n".join(part for part in parts if isinstance(part, str))
+def _without_session(name: str) -> str:
+    """Returns the part of a user's name that stays the same. Coding agents add the session, as a
+    suffix or as a field of a JSON object; hashed with it, one user would be many."""
+    try:
+        fields = json.loads(name)
+    except ValueError:
+        fields = None
+    if isinstance(fields, dict) and fields.pop("session_id", None) and fields:
+        return json.dumps(fields, sort_keys=True)
+    return _SESSION.sub("", name) or name

@@ -1,6 +1,7 @@
 """The response to one guarded request. Owns the order of sending: the response is held until the
-guard's outcome is known, then sent with the outcome in its status, headers and body; if the guard
-fails later, an error ends it. The formats are defined in annotate.py and errors.py.
+guard's outcome is known, or until a comment has to keep a stream's connection alive, then sent with
+the outcome in its status, headers and body; if the guard fails later, an error ends it. The formats
+are defined in annotate.py and errors.py.
 """
 
 import json
@@ -50,8 +51,10 @@ class GuardedResponse:
             await self._send_next(message)
         else:
             self._held.append(message)
-            # A Responses stream sends its first events before anything is generated.
-            if self._call.has_outcome or not message.get("more_body"):
+            # A Responses stream sends its first events before anything is generated. A comment that
+            # keeps the connection alive cannot wait: proxies would close it.
+            is_comment = message.get("body", b"").startswith(b":")
+            if self._call.has_outcome or is_comment or not message.get("more_body"):
                 self._send_next = await self._begin()
                 for held in self._held:
                     await self._send_next(held)

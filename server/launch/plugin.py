@@ -25,7 +25,7 @@ from guard.calibration import UNCALIBRATED, Calibration
 from guard.calibrations import Calibrations
 from guard.critic import Critic
 from guard.engine import GuardedEngine, GuardOptions
-from guard.errors import GuardError
+from guard.errors import GuardError, StoreUnavailable
 from guard.policy import Policy, load_policy
 from guard.prompts import CritiqueStyle
 from guard.recorder import Provenance, Recorder
@@ -50,7 +50,13 @@ from server.auth.limits import Limits
 from server.auth.sessions import Sessions
 from server.console import flag_pages, login, loop_pages, traffic_page
 from server.console.view import on_refused
-from server.errors import BadRequest, error_response, on_bad_request, on_guard_error
+from server.errors import (
+    BadRequest,
+    error_response,
+    guard_error_response,
+    on_bad_request,
+    on_guard_error,
+)
 from server.jobs.child import job_command, job_environment
 from server.jobs.retention import delete_expired
 from server.jobs.run_control import RunControl
@@ -61,7 +67,7 @@ from server.launch.revision import model_revision
 from server.routes import flags as flag_routes
 from server.routes import loop as loop_routes
 from server.routes import model_access as refine_routes
-from server.routes import moderations
+from server.routes import models, moderations
 from server.routes.model_access import ModelAccess
 from server.routes.moderations import Moderator
 from server.routes.open import close_other_routes
@@ -73,9 +79,11 @@ from server.telemetry.traffic_counts import CountingObserver
 _WARM_UP_TEXT = "Hello."
 _RETRY_S = 1.0
 _REFINE_TIMEOUT_S = 600.0
+_READY_TIMEOUT_S = 2.0
 _log = logging.getLogger("vllm.setback")
 
 _ROUTES = (
+    models,
     moderations,
     refine_routes,
     flag_routes,
@@ -275,10 +283,16 @@ class _ServedEngine:
 
 @router.get("/ready")
 async def ready(request: Request) -> Response:
-    """Answers 200 once this process has made a real critique, 503 until then."""
-    if request.app.state.setback.ready:
-        return JSONResponse({"status": "ready"})
-    return error_response(503, "The first critique is still running.", code="not_ready")
+    """Answers 200 once this process has made a real critique and while flags can be stored."""
+    guard: GuardState = request.app.state.setback
+    if not guard.ready:
+        return error_response(503, "The first critique is still running.", code="not_ready")
+    try:
+        async with asyncio.timeout(_READY_TIMEOUT_S):
+            await guard.reviews.check()
+    except (StoreUnavailable, TimeoutError) as error:
+        return guard_error_response(StoreUnavailable(str(error)))
+    return JSONResponse({"status": "ready"})
 
 
 def _options(settings: Settings, engine_client: Any) -> GuardOptions:

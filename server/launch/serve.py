@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
-from guard.errors import GuardError, Unsupported
+from guard.errors import GuardError, PolicyInvalid, Unsupported
 from guard.policy import load_policy
 from guard.store.keys import KeyStore
 from guard.vllm.cpu.processor import bfloat16_is_slow
@@ -32,7 +32,10 @@ from server.telemetry import logs, traces
 
 MIDDLEWARES = (
     "server.guarded.middleware.GuardMiddleware",
+    "server.routes.body.BodyMiddleware",
     "server.auth.access.AccessMiddleware",
+    "server.routes.cors.OuterCorsMiddleware",
+    "server.guarded.anthropic_errors.AnthropicErrorMiddleware",
     "server.telemetry.logs.RequestIdMiddleware",
 )
 """The last one is the outermost."""
@@ -74,14 +77,22 @@ def serve(arguments: Sequence[str]) -> None:
         traces.exporter_class()
         model = prepare_model(options)
         _install_adapter(options, model)
-    except (GuardError, SettingsInvalid, ValueError) as error:
-        sys.exit(f"setback: {error}")
+    except (SettingsInvalid, Unsupported, PolicyInvalid, ValueError) as error:
+        _fail(error, code=2)
+    except GuardError as error:
+        _fail(error, code=1)
     _load_plugins()
     configure_logging_from_args(options)
     validate_parsed_serve_args(options)
     share_process(options, environment)
     with _refining(options):
         ServeSubcommand.cmd(options)
+
+
+def _fail(error: Exception, code: int) -> NoReturn:
+    """Ends with the exit codes of all commands: see cli/terminal.py."""
+    sys.stderr.write(f"setback: {error}\n")
+    sys.exit(code)
 
 
 def _choose_log_format(arguments: Sequence[str]) -> None:

@@ -22,12 +22,16 @@ from guard.policy import Policy
 from guard.template import ChatFormat
 from server.errors import REFUSALS, BadRequest
 from server.guarded.annotate import category_fields
-from server.guarded.request import bad_field, check_moderation_model, parse_body, text_of
+from server.guarded.conversation import text_of
+from server.guarded.request import bad_field, check_moderation_model, parse_body
 from server.guarded.response import ADAPTER_HEADER
 from server.routes.cancellation import cancel_on_disconnect
 
 router = APIRouter()
 
+_MAX_AT_ONCE = 32
+"""Subjects of one request that are judged at once. Others wait, so that one request with thousands
+of texts neither times out nor holds up everybody else."""
 _WITHHELD = "The analysis was itself flagged and is withheld."
 
 
@@ -69,7 +73,7 @@ _OPENAPI = {"requestBody": {"required": True, "content": {"application/json": {"
 
 
 class Moderator:
-    """Judges all subjects of a moderation request concurrently."""
+    """Judges the subjects of moderation requests, several at once."""
 
     def __init__(
         self, critic: Critic, chat_format: ChatFormat, policy: Policy, model_names: Sequence[str]
@@ -83,9 +87,15 @@ class Moderator:
         self, request: ModerationRequest, lora_request: LoRARequest | None
     ) -> list[dict[str, Any]]:
         """Returns one result per subject, in order. Raises CriticUnavailable or BadRequest."""
-        subjects = self._subjects(request)
-        judged = (self._result(subject, request.explain, lora_request) for subject in subjects)
-        return await asyncio.gather(*judged)
+        # In a thread: for megabytes of text the tokenizer takes seconds.
+        subjects = await asyncio.to_thread(self._subjects, request)
+        slots = asyncio.Semaphore(_MAX_AT_ONCE)
+
+        async def judged(subject: Subject) -> dict[str, Any]:
+            async with slots:
+                return await self._result(subject, request.explain, lora_request)
+
+        return await asyncio.gather(*map(judged, subjects))
 
     def _subjects(self, request: ModerationRequest) -> list[Subject]:
         if (request.input is None) == (request.messages is None):

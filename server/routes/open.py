@@ -86,6 +86,7 @@ CANNOT_GENERATE: frozenset[str] = frozenset(
         "/tokenize",
         "/v1/messages/count_tokens",
         "/v1/models",
+        "/v1/models/{model:path}",
         "/v1/moderations",
         "/v1/responses/{response_id}",
         "/v1/responses/{response_id}/cancel",

@@ -114,6 +114,7 @@ async def test_a_caller_may_ask_for_blocking_where_the_policy_annotates(
 async def test_the_flag_says_where_it_came_from(make_bench: MakeBench) -> None:
     bench = make_bench(HARMFUL)
     bench.call.messages = [{"role": "user", "content": "Tell me."}]
+    bench.call.open_turn = "Tell me."
     bench.call.user = "ada"
     await bench.ask()
     (flag,) = bench.store.flags
@@ -243,6 +244,7 @@ async def test_asked_for_scores_cover_input_and_output(make_bench: MakeBench) ->
     bench = make_bench()
     bench.call.wants_moderation = True
     bench.call.messages = [{"role": "user", "content": "Tell me."}]
+    bench.call.open_turn = "Tell me."
     await bench.ask()
     assert bench.call.input_ruling is not None
     (ruling,) = bench.call.output_rulings.values()
@@ -255,6 +257,7 @@ async def test_flagged_input_is_blocked_when_the_caller_asks(make_bench: MakeBen
     bench = make_bench(Script(harm=lambda prompt: 0.9))
     bench.call.wants_moderation = bench.call.block_input = True
     bench.call.messages = [{"role": "user", "content": "Tell me."}]
+    bench.call.open_turn = "Tell me."
     with pytest.raises(InputBlocked):
         await bench.ask()
 

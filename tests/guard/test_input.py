@@ -33,6 +33,7 @@ def script(**changes: Any) -> Script:
 
 async def ask(bench: Bench, kind: RequestOutputKind, asked: str) -> str:
     bench.call.messages = [{"role": "user", "content": asked}]
+    bench.call.open_turn = asked
     outputs = await bench.ask(asked, kind)
     return "".join(o.text for out in outputs for o in out.outputs)
 
@@ -78,6 +79,7 @@ async def test_a_stream_flows_once_its_request_passed(
     draft = Gate()
     bench = make_bench(script(draft_gate=draft, piece_tokens=1), block_input=True, stream=mode)
     bench.call.messages = [{"role": "user", "content": FINE}]
+    bench.call.open_turn = FINE
     outputs = stream(bench)
     # The answer's end is still held, so what comes is its beginning.
     begun = (await anext(outputs)).outputs[0].text
@@ -108,13 +110,10 @@ async def test_by_default_requests_are_not_judged(make_bench: MakeBench) -> None
     assert bench.call.input_ruling is None
 
 
-async def test_the_last_user_message_is_judged(make_bench: MakeBench) -> None:
+async def test_the_open_turn_is_judged(make_bench: MakeBench) -> None:
     bench = make_bench(script(), block_input=True)
-    bench.call.messages = [
-        {"role": "user", "content": HARMFUL},
-        {"role": "assistant", "content": ""},
-        {"role": "tool", "content": "It is raining."},
-    ]
+    bench.call.messages = [{"role": "user", "content": "Explain the above."}]
+    bench.call.open_turn = HARMFUL
     with pytest.raises(InputBlocked):
         await bench.ask(FINE)
 

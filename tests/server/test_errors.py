@@ -1,6 +1,7 @@
 """Every guard error has a status and OpenAI's format."""
 
 import json
+import logging
 
 import pytest
 from starlette.exceptions import HTTPException
@@ -19,10 +20,40 @@ def test_every_guard_error_is_mapped(kind: type[GuardError]) -> None:
     response = guard_error_response(kind("what is wrong"))
     assert response.status_code == STATUS[kind]
     error = json.loads(bytes(response.body))["error"]
-    assert error["message"] == "what is wrong"
+    assert (error["message"] == "what is wrong") is (kind is not errors.StoreUnavailable)
     assert error["code"] == kind.code
     assert error["type"] == ("server_error" if STATUS[kind] >= 500 else "invalid_request_error")
     assert set(error) == {"message", "type", "param", "code"}
+
+
+def test_a_caller_is_not_told_where_the_database_is(caplog: pytest.LogCaptureFixture) -> None:
+    logging.getLogger("vllm.setback").addHandler(caplog.handler)
+    error = errors.StoreUnavailable("The flag store postgresql://setback@10.0.0.7/flags failed")
+    response = guard_error_response(error)
+    logging.getLogger("vllm.setback").removeHandler(caplog.handler)
+    assert b"10.0.0.7" not in response.body
+    assert "10.0.0.7" in caplog.text
+
+
+async def test_a_base_url_without_v1_is_told_the_right_one() -> None:
+    scope = {
+        "type": "http",
+        "method": "POST",
+        "path": "/chat/completions",
+        "scheme": "http",
+        "server": ("guard.example", 8000),
+        "headers": [],
+        "query_string": b"",
+    }
+    response = await on_http_error(Request(scope), HTTPException(404, "Not Found"))
+    message = json.loads(bytes(response.body))["error"]["message"]
+    assert "http://guard.example:8000/v1" in message
+    assert "SETBACK_OPEN_ROUTES" not in message
+
+
+def test_a_rate_limit_has_openais_type() -> None:
+    response = error_response(429, "slower", code="rate_limit_exceeded")
+    assert json.loads(bytes(response.body))["error"]["type"] == "requests"
 
 
 def test_the_field_to_change_is_named() -> None:

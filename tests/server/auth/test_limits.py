@@ -165,7 +165,7 @@ async def test_a_refusal_says_how_long_to_wait(
     assert response.status_code == 429
     assert response.json()["error"] == {
         "message": "This key is limited to 3 requests a minute; try again in 70 s.",
-        "type": "invalid_request_error",
+        "type": "requests",
         "param": None,
         "code": "rate_limit_exceeded",
     }

@@ -177,7 +177,8 @@ def _events(stream: StreamAnnotator, *events: str) -> list[str]:
 def test_a_chat_streams_moderation_has_its_own_chunk_before_the_end() -> None:
     chunk = {"id": "1", "object": "chat.completion.chunk", "created": 1, "model": "m"}
     last = f"data: {json.dumps(chunk | {'choices': []})}"
-    first, moderation, done = _events(StreamAnnotator(call(CHAT, BLOCKED)), last, "data: [DONE]")
+    asked = call(CHAT, BLOCKED, wants_moderation=True)
+    first, moderation, done = _events(StreamAnnotator(asked), last, "data: [DONE]")
     assert (first, done) == (last, "data: [DONE]")
     parsed = ChatCompletionChunk.model_validate(json.loads(moderation.removeprefix("data: ")))
     assert (parsed.id, parsed.model, parsed.choices) == ("1", "m", [])
@@ -185,9 +186,23 @@ def test_a_chat_streams_moderation_has_its_own_chunk_before_the_end() -> None:
     assert parsed.moderation.output.type == "moderation_results"
 
 
+def test_a_flagged_stream_gets_no_chunk_that_was_not_asked_for() -> None:
+    """Many clients read `chunk.choices[0]` of every chunk."""
+    choice = {"index": 0, "delta": {"content": "No."}, "finish_reason": None}
+    ended = {"index": 0, "delta": {}, "finish_reason": "content_filter"}
+    chunks = [{"id": "1", "model": "m", "choices": [it]} for it in (choice, ended)]
+    events = [*(f"data: {json.dumps(chunk)}" for chunk in chunks), "data: [DONE]"]
+    first, last, done = _events(StreamAnnotator(call(CHAT, BLOCKED)), *events)
+    assert (first, done) == (events[0], events[2])
+    sent = json.loads(last.removeprefix("data: "))
+    assert sent.pop("moderation")["output"]["results"][0]["action"] == "block"
+    assert sent == chunks[1]
+
+
 def test_a_comment_that_keeps_the_connection_alive_disturbs_nothing() -> None:
     events = ['data: {"id": "1", "model": "m"}', ": keep-alive", "data: [DONE]"]
-    *before, moderation, done = _events(StreamAnnotator(call(CHAT, BLOCKED)), *events)
+    asked = call(CHAT, BLOCKED, wants_moderation=True)
+    *before, moderation, done = _events(StreamAnnotator(asked), *events)
     assert [*before, done] == events
     assert json.loads(moderation.removeprefix("data: "))["id"] == "1"
 

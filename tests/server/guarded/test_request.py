@@ -1,5 +1,6 @@
 """What the guard reads from the request bodies of each API."""
 
+import json
 from typing import Any
 
 import pytest
@@ -7,6 +8,7 @@ import pytest
 from server.errors import BadRequest
 from server.guarded.request import check_moderation_model, parse_body, read_call
 
+SESSION = "0b6f6f4e-5f0c-4c0e-9d3a-0d6c5b1f2a34"
 ROUTE = "/v1/chat/completions"
 PARTS = [{"type": "text", "text": "a"}, {"type": "image_url"}, {"type": "text", "text": "b"}]
 
@@ -42,6 +44,14 @@ def test_the_conversation_is_read_from_any_api(
         ({"user": "ada"}, "ada"),
         ({"safety_identifier": "bob", "user": "ada"}, "bob"),
         ({"metadata": {"user_id": "eve"}}, "eve"),
+        ({"metadata": {"user_id": f"user_ab12_account__session_{SESSION}"}}, "user_ab12_account_"),
+        (
+            {"metadata": {"user_id": json.dumps({"session_id": SESSION, "device_id": "d"})}},
+            '{"device_id": "d"}',
+        ),
+        ({"user": '{"session_id": "only"}'}, '{"session_id": "only"}'),
+        ({"user": f"_session_{SESSION}"}, f"_session_{SESSION}"),
+        ({"user": "12"}, "12"),
         ({"user": 7, "metadata": "x"}, None),
         ({}, None),
     ],

@@ -82,6 +82,17 @@ async def test_a_stream_waits_for_the_first_ruling(call: GuardCall) -> None:
     assert wire.text == "event: response.created\ndata: {}\n\ndata: {}\n\n"
 
 
+async def test_comments_flow_while_a_stream_waits(call: GuardCall) -> None:
+    wire = Wire(call)
+    await wire.head(STREAM)
+    await wire.body(b": keep-alive\n\n", more=True)
+    assert wire.text == ": keep-alive\n\n"
+    call.error = CriticUnavailable("late")
+    await wire.body(b"data: [DONE]\n\n")
+    assert wire.sent[0]["status"] == 200
+    assert "critic_unavailable" in wire.text
+
+
 @pytest.mark.parametrize("media_type", [JSON, STREAM])
 async def test_a_guard_failure_is_a_true_503_plain_and_streamed(
     call: GuardCall, media_type: bytes

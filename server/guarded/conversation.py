@@ -1,0 +1,134 @@
+"""Reads the conversation out of a request to any API: messages of chat completions and of
+Anthropic's API, items of the Responses API, plain prompts. Owns what counts as text that the model
+reads: tool calls, their results and reasoning are included, so that all of it is judged, stored and
+shown. Leaves validation to vLLM.
+"""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from guard.call import Message
+
+_Fields = Mapping[str, Any]
+_ANSWER_TYPES = ("", "message")
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """messages: role and text, oldest first. open_turn: all text since the last answer, which is
+    what the next answer answers; empty if there are no messages."""
+
+    messages: tuple[Message, ...]
+    open_turn: str
+
+
+@dataclass(frozen=True)
+class _Turn:
+    """is_answer: whether the assistant ended its turn here, instead of calling a tool."""
+
+    role: str
+    text: str
+    is_answer: bool = False
+
+
+def conversation(body: _Fields) -> Conversation:
+    """Returns a request's conversation. It is empty for prompts in token ids and for several
+    prompts at once: each flag then has its own prompt."""
+    turns = tuple(_turns(body))
+    system = tuple(_system(body))
+    # A last turn of the assistant's is a beginning that the model goes on with.
+    answers = [place for place, turn in enumerate(turns[:-1]) if turn.is_answer]
+    open_turns = turns[answers[-1] + 1 :] if answers else turns
+    texts = (turn.text for turn in open_turns if turn.role != "system" and turn.text)
+    return Conversation(
+        tuple(Message(role=turn.role, content=turn.text) for turn in (*system, *turns)),
+        "\n\n".join(texts),
+    )
+
+
+def text_of(content: object) -> str:
+    """Returns the text of a content field: a string, or its parts, one per line."""
+    if isinstance(content, str):
+        return content
+    parts = map(_part_text, content) if isinstance(content, list) else ()
+    return "\n".join(part for part in parts if part)
+
+
+def _system(body: _Fields) -> Iterator[_Turn]:
+    for key in ("system", "instructions"):
+        if body.get(key):
+            yield _Turn("system", text_of(body[key]))
+
+
+def _turns(body: _Fields) -> Iterator[_Turn]:
+    items = body.get("messages") or body.get("input")
+    for content in (body.get("prompt"), items):
+        if isinstance(content, str):
+            yield _Turn("user", content)
+    for item in items if isinstance(items, list) else ():
+        if isinstance(item, dict):
+            yield _turn(item)
+
+
+def _turn(item: _Fields) -> _Turn:
+    kind = str(item.get("type") or "")
+    if kind not in _ANSWER_TYPES:
+        return _responses_item(kind, item)
+    role = str(item.get("role", "user"))
+    calls = [_call_text(call.get("function")) for call in _dicts(item.get("tool_calls"))]
+    texts = [text_of(item.get(name)) for name in ("reasoning", "content")]
+    uses_tool = bool(calls) or any(
+        part.get("type") == "tool_use" for part in _dicts(item.get("content"))
+    )
+    text = "\n".join(filter(None, [*texts, *calls]))
+    return _Turn(role, text, is_answer=role == "assistant" and not uses_tool)
+
+
+def _responses_item(kind: str, item: _Fields) -> _Turn:
+    """Returns an item of the Responses API that is no message."""
+    if kind.endswith("_output"):
+        return _Turn("tool", text_of(item.get("output")))
+    if kind == "reasoning":
+        texts = (text_of(item.get(name)) for name in ("summary", "content"))
+        return _Turn("assistant", "\n".join(filter(None, texts)))
+    texts = (_call_text(item), text_of(item.get("output")))
+    return _Turn("assistant", "\n".join(filter(None, texts)))
+
+
+def _part_text(part: object) -> str:
+    if isinstance(part, str):
+        return part
+    if not isinstance(part, dict):
+        return ""
+    kind = part.get("type")
+    if kind == "tool_use":
+        return _call_text({"name": part.get("name"), "arguments": part.get("input")})
+    if kind == "tool_result":
+        return text_of(part.get("content"))
+    if kind == "document":
+        source = part.get("source")
+        texts = [part.get("title"), source.get("data") if _is_text(source) else None]
+        return "\n".join(text for text in texts if isinstance(text, str))
+    texts = [part.get("text"), part.get("thinking"), part.get("refusal")]
+    return "\n".join(text for text in texts if isinstance(text, str))
+
+
+def _is_text(source: object) -> bool:
+    return isinstance(source, dict) and source.get("type") == "text"
+
+
+def _call_text(call: object) -> str:
+    """Returns a tool call as text: its name and arguments."""
+    if not isinstance(call, dict):
+        return ""
+    arguments = call.get("arguments", call.get("input", ""))
+    if not isinstance(arguments, str):
+        arguments = json.dumps(arguments, ensure_ascii=False)
+    name = call.get("name")
+    return f"{name}({arguments})" if isinstance(name, str) else arguments
+
+
+def _dicts(value: object) -> Sequence[_Fields]:
+    return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
