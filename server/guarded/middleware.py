@@ -3,8 +3,10 @@ check at start-up that this process's engine is guarded, because vLLM skips plug
 load. Does not judge (guard/) or shape responses (response.py).
 """
 
+from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 from opentelemetry.propagate import extract
 from opentelemetry.trace import Span, SpanKind, use_span
@@ -24,19 +26,42 @@ from server.routes.open import GUARDED, path_of
 from server.telemetry.logs import REQUEST_ID
 
 
+_STORED = "/v1/responses/"
+_MAX_STORED_CALLS = 10_000
+
+
 class GuardMiddleware:
     """Passed to vLLM as --middleware: unlike a plugin, it cannot be skipped if it fails to load."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
+        # Like vLLM's own store of responses, this is of one process and gone with it.
+        self._stored_calls: OrderedDict[str, GuardCall] = OrderedDict()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
             await self._start_up(scope, receive, send)
         elif scope["type"] == "http" and path_of(scope) in GUARDED and scope["method"] == "POST":
             await self._guarded(scope, receive, send)
+        elif scope["type"] == "http" and path_of(scope).startswith(_STORED):
+            await self._stored(scope, receive, send)
         else:
             await self._app(scope, receive, send)
+
+    async def _stored(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serves a stored response, or one that is made in the background, with the findings."""
+        number = path_of(scope).removeprefix(_STORED).partition("/")[0]
+        call = self._stored_calls.get(number)
+        if call is not None and call.error is None:
+            send = GuardedResponse(call, scope, receive, send).send
+        await self._app(scope, receive, send)
+
+    def _remember(self, response_id: str, call: GuardCall) -> None:
+        # Without the conversation, which may be large. Rulings are shared: a response that is made in
+        # the background gets its own later.
+        self._stored_calls[response_id] = replace(call, messages=(), open_turn="")
+        while len(self._stored_calls) > _MAX_STORED_CALLS:
+            self._stored_calls.popitem(last=False)
 
     async def _start_up(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
@@ -75,6 +100,8 @@ class GuardMiddleware:
                 await bad_request_response(refusal)(scope, receive, send)
         finally:
             current_call.reset(token)
+            if response.response_id is not None:
+                self._remember(response.response_id, call)
 
 
 def _is_client_error(error: BaseException | None) -> bool:

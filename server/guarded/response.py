@@ -5,6 +5,7 @@ are defined in annotate.py and errors.py.
 """
 
 import json
+import re
 from collections.abc import Awaitable, Callable
 
 from starlette.datastructures import MutableHeaders
@@ -16,6 +17,7 @@ from server.errors import guard_error_response
 from server.guarded.annotate import StreamAnnotator, annotate_body
 
 ADAPTER_HEADER = "x-setback-adapter"
+_RESPONSE_ID = re.compile(rb'"id":\s*"(resp_[^"]+)"')
 
 _SendMessage = Callable[[Message], Awaitable[None]]
 
@@ -34,6 +36,7 @@ class GuardedResponse:
         self._annotator = StreamAnnotator(call)
         self._started = False
         self._send_next: _SendMessage | None = None
+        self.response_id: str | None = None
 
     @property
     def started(self) -> bool:
@@ -41,7 +44,11 @@ class GuardedResponse:
         return self._started
 
     async def send(self, message: Message) -> None:
-        """Handles one ASGI message of the application."""
+        """Handles one ASGI message of the application. Notes the id of a response that may be
+        fetched again."""
+        found = self.response_id is None and _RESPONSE_ID.search(message.get("body", b""))
+        if found:
+            self.response_id = found[1].decode()
         if self._call.error is not None:
             # Replaces whatever vLLM sends in this case, be it an error or a normal end.
             await self.fail(self._call.error)

@@ -1,5 +1,6 @@
 """An API process without the guard fails to start; with it, each request has its call."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,6 +21,7 @@ from server.guarded.middleware import GuardMiddleware
 from server.launch.guarded_handlers import install_guard
 from tests.adapters import MemoryRegistry, write_adapter
 from tests.scripted import Bench, Observed
+from tests.server.guarded.test_annotate import BLOCKED
 
 CHAT = "/v1/chat/completions"
 ADAPTER = b"x-setback-adapter"
@@ -32,6 +34,11 @@ def application(state: State) -> Any:
 
 async def run(app: Any, scope: Scope, body: bytes = b"{}") -> list[Message]:
     """Returns all messages sent in response to one request or to the lifespan's start."""
+    return await run_through(GuardMiddleware(app), scope, body)
+
+
+async def run_through(middleware: GuardMiddleware, scope: Scope, body: bytes) -> list[Message]:
+    """The same through a middleware that may have served other requests."""
     sent: list[Message] = []
     waiting: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
 
@@ -41,7 +48,7 @@ async def run(app: Any, scope: Scope, body: bytes = b"{}") -> list[Message]:
     async def send(message: Message) -> None:
         sent.append(message)
 
-    await GuardMiddleware(app)(scope, receive, send)
+    await middleware(scope, receive, send)
     return sent
 
 
@@ -109,6 +116,35 @@ async def test_the_body_reaches_the_application_whole() -> None:
 
     sent = await run(app, http(CHAT), b'{"a": 1}')
     assert [message.get("body") for message in sent[1:]] == [b'{"a": 1}', b"http.disconnect"]
+
+
+@pytest.mark.parametrize("in_background", [False, True])
+async def test_a_stored_response_is_fetched_as_the_guard_left_it(in_background: bool) -> None:
+    stored = {"id": "resp_1", "model": "m", "status": "completed"}
+    calls: list[GuardCall] = []
+
+    async def app(scope: Scope, _receive: Receive, send: Send) -> None:
+        call = current_call.get()
+        answer = stored
+        if call is not None:
+            calls.append(call)
+            if in_background:
+                answer = {**stored, "status": "queued"}
+            else:
+                call.output_rulings["req", 0] = BLOCKED
+        headers = [(b"content-type", b"application/json")]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": json.dumps(answer).encode()})
+
+    middleware = GuardMiddleware(app)
+    await run_through(middleware, http("/v1/responses"), b'{"input": "hi"}')
+    calls[0].output_rulings["req", 0] = BLOCKED
+    fetched = await run_through(middleware, http("/v1/responses/resp_1", "GET"), b"")
+    body = json.loads(fetched[-1]["body"])
+    assert body["status"] == "incomplete"
+    assert body["moderation"]["output"]["action"] == "block"
+    other = await run_through(middleware, http("/v1/responses/resp_2", "GET"), b"")
+    assert json.loads(other[-1]["body"]) == stored
 
 
 async def test_a_guard_error_before_the_response_is_rendered() -> None:
