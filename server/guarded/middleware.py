@@ -25,7 +25,6 @@ from server.launch.guarded_handlers import check_guarded
 from server.routes.open import GUARDED, path_of
 from server.telemetry.logs import REQUEST_ID
 
-
 _STORED = "/v1/responses/"
 _MAX_STORED_CALLS = 10_000
 
