@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from typing import Any
+from typing import Any, Literal
 
 from guard.errors import GuardError
 from guard.policy import Action, Decision
@@ -32,16 +32,21 @@ class StreamMode(StrEnum):
         return max(self, other or self, key=modes.index)
 
 
+RevisedFinishReason = Literal["stop", "content_filter"]
+FinishReason = RevisedFinishReason | Literal["length"]
+
+
 @dataclass(frozen=True)
 class Replacement:
     """The text sent instead of a withheld answer: a refusal, or the model's own revision.
 
-    tokens: how many were generated for it.
+    tokens: how many were generated for it. finish_reason: what the choice ends with.
     """
 
     text: str
     token_ids: tuple[int, ...]
     tokens: int = 0
+    finish_reason: FinishReason = "content_filter"
 
 
 @dataclass(frozen=True)
@@ -86,6 +91,13 @@ class Ruling:
     def withheld(self) -> bool:
         """Whether the text is not released."""
         return self.decision.action in (Action.REVISE, Action.BLOCK)
+
+    @property
+    def filtered(self) -> bool:
+        """Whether the text is not released, and what is sent instead is marked as filtered."""
+        return self.withheld and (
+            self.revision is None or self.revision.finish_reason == "content_filter"
+        )
 
     @property
     def harm(self) -> float:
@@ -141,9 +153,9 @@ class GuardCall:
         )
 
     @property
-    def withheld(self) -> bool:
-        """Whether any answer was withheld, for a refusal or for a revision."""
-        return any(ruling.withheld for ruling in self.output_rulings.values())
+    def filtered(self) -> bool:
+        """Whether any answer was withheld in a way that the response must show."""
+        return any(ruling.filtered for ruling in self.output_rulings.values())
 
     @property
     def annotated(self) -> bool:

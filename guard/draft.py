@@ -64,7 +64,7 @@ def replacement_output(
         token_ids=token_ids,
         cumulative_logprob=None,
         logprobs=[{t: Logprob(0.0, 1, "")} for t in token_ids] if choice.has_logprobs else None,
-        finish_reason="content_filter",
+        finish_reason=replacement.finish_reason,
     )
 
 

@@ -32,7 +32,7 @@ from guard.observer import Observer
 from guard.policy import Policy
 from guard.recorder import Recorder
 from guard.release import StreamRelease
-from guard.revise import Reviser, RevisionLimits
+from guard.revise import Reviser, RevisionOptions
 from guard.subjects import Subjects
 from guard.tasks import spawn
 from guard.template import ChatFormat
@@ -66,7 +66,7 @@ class GuardOptions:
     block_input: bool
     stream: StreamMode
     windows: Windows
-    revisions: RevisionLimits
+    revisions: RevisionOptions
     in_session: bool
     parses_reasoning: bool
 

@@ -159,6 +159,8 @@ class Judge:
         if ruling.decision.action is Action.REVISE:
             try:
                 ruling = await self._revised(request, choice, ruling)
+                if released:
+                    ruling = _as_filtered(ruling)
             except asyncio.CancelledError:
                 # The client disconnected; the flag is recorded all the same.
                 await self._record(request, choice, ruling.blocked(), released)
@@ -186,7 +188,7 @@ class Judge:
             return None, "busy"
         answer_ids = self.subjects.without_stop(choice.token_ids)
         try:
-            async with asyncio.timeout(self.reviser.limits.timeout_s):
+            async with asyncio.timeout(self.reviser.options.timeout_s):
                 revision = await self.reviser.revise(request, answer_ids)
                 if revision is None:
                     return None, "none"
@@ -289,6 +291,12 @@ class Judge:
 def _with_caller_block(request: EngineRequest, ruling: Ruling) -> Ruling:
     """Turns a flagged ruling into a block when the caller asked for that."""
     return ruling.blocked() if request.call.block_output and ruling.decision.flagged else ruling
+
+
+def _as_filtered(ruling: Ruling) -> Ruling:
+    """Marks a revision as filtered: what was sent of the flagged answer comes before it."""
+    revision = ruling.revision and replace(ruling.revision, finish_reason="content_filter")
+    return replace(ruling, revision=revision)
 
 
 def _note_ruling(critique_span: Span, ruling: Ruling) -> None:

@@ -14,7 +14,13 @@ from vllm.inputs import tokens_input
 from vllm.sampling_params import RequestOutputKind, SamplingParams
 
 from guard import prompts
-from guard.call import EngineRequest, Replacement, non_text_parts
+from guard.call import (
+    EngineRequest,
+    FinishReason,
+    Replacement,
+    RevisedFinishReason,
+    non_text_parts,
+)
 from guard.template import ChatFormat
 
 _ANALYSIS_SHARE = 1 / 3
@@ -23,15 +29,17 @@ answer."""
 
 
 @dataclass(frozen=True)
-class RevisionLimits:
+class RevisionOptions:
     """max_tokens: of analysis and answer together. timeout_s: for both and the verdict on them.
 
     at_once: concurrent revisions in this process; a further flagged answer is blocked instead.
+    finish_reason: what a revised answer ends with, if nothing of the flagged one was sent.
     """
 
     max_tokens: int
     timeout_s: float
     at_once: int
+    finish_reason: RevisedFinishReason
 
 
 @dataclass
@@ -54,20 +62,20 @@ class Reviser:
         self,
         engine: Any,
         chat_format: ChatFormat,
-        limits: RevisionLimits,
+        options: RevisionOptions,
         *,
         max_model_len: int,
         stop_ids: frozenset[int],
     ) -> None:
         self._engine = engine
         self._format = chat_format
-        self.limits = limits
+        self.options = options
         self._max_model_len = max_model_len
         self._stop_ids = stop_ids
         guided = prompts.GUIDED_ANALYSIS.format(subject="answer")
         self._analysis_question = chat_format.question_after_answer(guided)
         self._revision_question = chat_format.question_after_answer(prompts.REVISE)
-        self._slots = asyncio.Semaphore(limits.at_once)
+        self._slots = asyncio.Semaphore(options.at_once)
 
     @property
     def busy(self) -> bool:
@@ -88,7 +96,7 @@ class Reviser:
             prompt_ids += [t for t in analysis.token_ids if t not in self._stop_ids]
             prompt_ids += self._revision_question
             own_limit = self._available_tokens(
-                prompt_ids, self.limits.max_tokens - len(analysis.token_ids)
+                prompt_ids, self.options.max_tokens - len(analysis.token_ids)
             )
             max_tokens = min(own_limit, request.max_tokens or own_limit)
             answer = _PartialReply()
@@ -98,16 +106,19 @@ class Reviser:
         if not text or truncated or answer.finish_reason in ("abort", None):
             return None
         generated = len(analysis.token_ids) + len(answer.token_ids)
-        return Replacement(text, tuple(self._format.encode(text)), generated)
+        finish_reason: FinishReason = self.options.finish_reason
+        if finish_reason == "stop" and answer.finish_reason == "length":
+            finish_reason = "length"
+        return Replacement(text, tuple(self._format.encode(text)), generated, finish_reason)
 
     async def _analysis(self, request: EngineRequest, prompt_ids: list[int]) -> _PartialReply:
         """Returns why the answer is harmful, as far as the model got in its share of the time."""
         max_tokens = self._available_tokens(
-            prompt_ids, int(self.limits.max_tokens * _ANALYSIS_SHARE)
+            prompt_ids, int(self.options.max_tokens * _ANALYSIS_SHARE)
         )
         analysis = _PartialReply()
         with suppress(TimeoutError):
-            async with asyncio.timeout(self.limits.timeout_s * _ANALYSIS_SHARE):
+            async with asyncio.timeout(self.options.timeout_s * _ANALYSIS_SHARE):
                 await self._generate(request, prompt_ids, max_tokens, analysis)
         return analysis
 

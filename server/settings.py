@@ -13,6 +13,7 @@ import re
 import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError
 from pydantic_settings import (
@@ -25,7 +26,7 @@ from pydantic_settings import (
 )
 from sqlalchemy import URL
 
-from guard.call import StreamMode
+from guard.call import RevisedFinishReason, StreamMode
 from guard.prompts import CritiqueStyle
 from guard.store.url import parse_url
 from refine.options import RefineOptions
@@ -53,6 +54,14 @@ def _route_list(value: Any) -> Any:
 
 def _database(value: Any) -> URL:
     return parse_url(value) if isinstance(value, str) else value
+
+
+def _origin(value: str) -> str:
+    """Returns the origin of a URL: its scheme and host, without a path."""
+    parts = urlsplit(value)
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.username:
+        raise ValueError("a URL such as https://guard.example is needed")
+    return f"{parts.scheme}://{parts.netloc.lower()}"
 
 
 def _phone_region(value: str) -> str:
@@ -126,6 +135,11 @@ class Settings(BaseSettings):
     revisions_at_once: int = Field(default=16, ge=0)
     """Concurrent revisions in one API process; beyond that, flagged answers are blocked."""
 
+    revised_finish_reason: RevisedFinishReason = "stop"
+    """What a revised answer ends with: `stop`, like any answer, or `content_filter`, on which many
+    clients raise an error and lose the answer. Always `content_filter` when a part of the flagged
+    answer was sent before."""
+
     user_salt: SecretStr | None = Field(default=None, min_length=16)
     """Salt for the hashes of user names. Unset: a random one in the database, shared by all server
     processes; set it to keep the salt out of the database that holds the hashes."""
@@ -139,6 +153,10 @@ class Settings(BaseSettings):
 
     retention_days: int | None = Field(default=None, ge=1)
     """Days after which flags are deleted for good. Unset: never."""
+
+    public_url: Annotated[str, AfterValidator(_origin)] | None = None
+    """The URL under which browsers reach the server, such as https://guard.example, if a proxy in
+    front of it rewrites the Host header or ends TLS. The console needs it there."""
 
     open_routes: Annotated[tuple[Route, ...], NoDecode, BeforeValidator(_route_list)] = ()
     """Routes to serve although the guard does not cover them; in a variable, comma-separated."""

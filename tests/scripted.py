@@ -18,7 +18,7 @@ from guard.errors import StoreUnavailable
 from guard.observer import RevisionOutcome
 from guard.policy import Action, Policy, load_policy
 from guard.recorder import Provenance, Recorder
-from guard.revise import RevisionLimits
+from guard.revise import RevisionOptions
 from guard.scripted import Gate, Script, ScriptedEngine
 from guard.store.flags import Flag
 from guard.template import ChatFormat
@@ -29,7 +29,9 @@ from tests.adapters import REVISION, MemoryRegistry
 
 BLOCK = '[default]\nthreshold = 0.5\naction = "block"\n'
 """A policy that revises nothing."""
-REVISIONS = RevisionLimits(max_tokens=256, timeout_s=5.0, at_once=4)
+REVISIONS = RevisionOptions(
+    max_tokens=256, timeout_s=5.0, at_once=4, finish_reason="content_filter"
+)
 
 
 @pytest.fixture(scope="session")
@@ -171,7 +173,7 @@ def make_bench(tokenizer: Any, tmp_path: Path) -> Callable[..., Bench]:
         max_model_len: int = 1024,
         stream: StreamMode = StreamMode.BUFFER,
         windows: tuple[int, float, int] = (4, 1.0, 64),
-        revisions: RevisionLimits = REVISIONS,
+        revisions: RevisionOptions = REVISIONS,
     ) -> Bench:
         engine = ScriptedEngine(tokenizer, script or Script(), max_model_len)
         chat_format = ChatFormat(tokenizer)

@@ -128,12 +128,12 @@ def _plain(client: httpx.Client, route: str, body: Body) -> _Reply:
     answer = client.post(route, json=body)
     if answer.status_code != 200:
         return _Reply({}, {}, _reason(answer.text))
-    choices = answer.json()["choices"]
-    ends = {choice["index"]: choice["finish_reason"] for choice in choices}
+    body = answer.json()
+    ends = {choice["index"]: _end(body, choice) for choice in body["choices"]}
     texts = {
         choice["index"]: _text_of(choice)
-        for choice in choices
-        if choice["finish_reason"] != _WITHHELD
+        for choice in body["choices"]
+        if ends[choice["index"]] != _WITHHELD
     }
     return _Reply(texts, ends)
 
@@ -144,8 +144,8 @@ def _streamed(client: httpx.Client, route: str, body: Body) -> _Reply:
     with client.stream("POST", route, json=body | {"stream": True}) as answer:
         if answer.status_code != 200:
             return _Reply({}, {}, _reason(answer.read().decode()))
-        for choice in _chunks(answer):
-            end = choice.get("finish_reason")
+        for chunk, choice in _choices(answer):
+            end = _end(chunk, choice)
             ends[choice["index"]] = end or ends.get(choice["index"])
             # The last chunk of a withheld answer holds its replacement.
             if end != _WITHHELD:
@@ -153,10 +153,22 @@ def _streamed(client: httpx.Client, route: str, body: Body) -> _Reply:
     return _Reply(texts, ends)
 
 
-def _chunks(answer: httpx.Response) -> Iterator[Body]:
+def _choices(answer: httpx.Response) -> Iterator[tuple[Body, Body]]:
+    """Yields each choice of each chunk, with its chunk."""
     for line in answer.iter_lines():
         if line.startswith("data: {"):
-            yield from json.loads(line.removeprefix("data: ")).get("choices", ())
+            chunk = json.loads(line.removeprefix("data: "))
+            yield from ((chunk, choice) for choice in chunk.get("choices", ()))
+
+
+def _end(body: Body, choice: Body) -> str | None:
+    """Returns how a choice ended. A revised chat answer ends like any other, but is marked; a
+    revised completion is not, and counts as an answer."""
+    reason: str | None = choice.get("finish_reason")
+    results = body.get("moderation", {}).get("output", {}).get("results", ())
+    if reason and any(result.get("action") in ("revise", "block") for result in results):
+        return _WITHHELD
+    return reason
 
 
 def _text_of(choice: Body) -> str:

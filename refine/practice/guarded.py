@@ -72,7 +72,7 @@ def _ask(client: openai.OpenAI, database: URL, batch: Sequence[Request]) -> list
             temperature=0,
         )
         choice = answer.choices[0]
-        return answer.id, choice.message.content or "", choice.finish_reason == "content_filter"
+        return answer.id, choice.message.content or "", answer.moderation is not None
 
     with ThreadPoolExecutor(_CLIENTS) as pool:
         answers = list(pool.map(ask, batch))

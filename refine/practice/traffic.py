@@ -32,7 +32,7 @@ def send(base_url: str, kind: Kind, n: int, seed: int, without: Collection[str] 
             temperature=0,
             user=f"practice {seed} {number // _PER_USER}",
         )
-        return answer.choices[0].finish_reason == "content_filter"
+        return answer.moderation is not None
 
     with ThreadPoolExecutor(_CLIENTS) as pool:
         return sum(pool.map(ask, enumerate(draw_traffic(kind, n, seed, without))))

@@ -83,9 +83,18 @@ class Access:
 
     local: only this machine can reach the server, so it may be open while there are no keys.
     api_key: that holds because of vLLM's --api-key, which covers the paths under /v1 only.
+    public_url: the origin that browsers see, if a proxy hides it.
     """
 
-    def __init__(self, store: KeyStore, *, local: bool, api_key: bool = False) -> None:
+    def __init__(
+        self,
+        store: KeyStore,
+        *,
+        local: bool,
+        api_key: bool = False,
+        public_url: str | None = None,
+    ) -> None:
+        self.public_url = public_url
         self._store = store
         self._local = local
         self._api_key = api_key
@@ -172,7 +181,7 @@ def _refuse_cross_site(scope: Scope, access: Access) -> Response | None:
     is_guard_path = _GUARD_PATHS.fullmatch(path) and not path.startswith(REFINE_PREFIX)
     if not console and not (access.keyless and is_guard_path):
         return None
-    if is_cross_site(scope.get("method", "GET"), headers):
+    if is_cross_site(scope.get("method", "GET"), headers, access.public_url):
         return _forbidden("A page of another site may not send this; open the console itself.")
     if access.keyless and has_foreign_host(headers):
         return _forbidden(

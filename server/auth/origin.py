@@ -29,14 +29,19 @@ def is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-def is_cross_site(method: str, headers: Headers) -> bool:
-    """Whether another site's page makes this request. Following a link does not count."""
+def is_cross_site(method: str, headers: Headers, public_url: str | None = None) -> bool:
+    """Whether another site's page makes this request. Following a link does not count.
+
+    public_url: the origin that browsers see, if a proxy in front rewrites the Host header.
+    """
     site = headers.get("sec-fetch-site")
     if site is not None:
         return site not in _SAME_SITE and not _is_link(method, headers)
     origin = headers.get("origin")
     # Not a browser, or one too old to send sec-fetch-site.
-    return origin is not None and origin.partition("://")[2] != headers.get("host")
+    if origin is None or (public_url is not None and origin == public_url):
+        return False
+    return origin.partition("://")[2] != headers.get("host")
 
 
 def has_foreign_host(headers: Headers) -> bool:

@@ -20,9 +20,13 @@ _MAX_AGE_S = 12 * 60 * 60
 
 
 class Sessions:
-    """Creates and reads the cookies of all processes that share `secret`."""
+    """Creates and reads the cookies of all processes that share `secret`.
 
-    def __init__(self, secret: str) -> None:
+    public_url: the origin that browsers see, if a proxy hides it.
+    """
+
+    def __init__(self, secret: str, public_url: str | None = None) -> None:
+        self._is_public_https = bool(public_url and public_url.startswith("https:"))
         self._serializer = URLSafeTimedSerializer(secret, salt="setback.console")
 
     def begin(self, request: HTTPConnection, response: Response, key: Key) -> None:
@@ -35,7 +39,7 @@ class Sessions:
             httponly=True,
             # Lax, so that a link from an alert opens a page; cross-site forms are refused anyway.
             samesite="lax",
-            secure=request.scope["scheme"] == "https",
+            secure=self._is_public_https or request.scope["scheme"] == "https",
         )
 
     def end(self, request: HTTPConnection, response: Response) -> None:

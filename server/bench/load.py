@@ -133,7 +133,9 @@ async def _passing(
         body = _chat_body(prompt, model, output_tokens, ignore_eos=ignore_eos)
         for variant in (body, body | {"stream": True}):
             async with slots, session.post(url + _CHAT, json=variant) as response:
-                if not _ENDED.search(await response.text()):
+                text = await response.text()
+                # A revised answer ends like any other, but is marked.
+                if not _ENDED.search(text) or '"moderation"' in text:
                     return False
         return True
 

@@ -111,14 +111,14 @@ def annotate_body(call: GuardCall, body: Body) -> Body:
         return body | {"moderation": completion_moderation(call, body["model"])}
     if call.route == _RESPONSES:
         return _annotated_response(call, body)
-    if call.route == _MESSAGES and call.withheld:
+    if call.route == _MESSAGES and call.filtered:
         return body | {"stop_reason": "refusal"}
     return body
 
 
 def _annotated_response(call: GuardCall, response: Body) -> Body:
     response = response | {"moderation": response_moderation(call, response["model"])}
-    if call.withheld:
+    if call.filtered:
         details = {"reason": "content_filter"}
         response |= {"status": "incomplete", "incomplete_details": details}
     return response
@@ -143,7 +143,7 @@ class StreamAnnotator:
             return (event,)
         if self._call.route == _RESPONSES and "response.completed" in event:
             return (self._response(event),)
-        if self._call.route == _MESSAGES and self._call.withheld and "message_delta" in event:
+        if self._call.route == _MESSAGES and self._call.filtered and "message_delta" in event:
             return (self._message(event),)
         return (event,)
 
@@ -191,7 +191,7 @@ class StreamAnnotator:
         if data.get("type") != "response.completed":
             return event
         data["response"] = _annotated_response(self._call, data["response"])
-        if self._call.withheld:
+        if self._call.filtered:
             name = data["type"] = "response.incomplete"
         return _rendered(name, data)
 

@@ -56,8 +56,8 @@ class GuardMiddleware:
         await self._app(scope, receive, send)
 
     def _remember(self, response_id: str, call: GuardCall) -> None:
-        # Without the conversation, which may be large. Rulings are shared: a response that is made in
-        # the background gets its own later.
+        # Without the conversation, which may be large. The rulings are shared: a response that is
+        # made in the background gets its own later.
         self._stored_calls[response_id] = replace(call, messages=(), open_turn="")
         while len(self._stored_calls) > _MAX_STORED_CALLS:
             self._stored_calls.popitem(last=False)

@@ -30,7 +30,7 @@ from guard.policy import Policy, load_policy
 from guard.prompts import CritiqueStyle
 from guard.recorder import Provenance, Recorder
 from guard.redact import Redactor
-from guard.revise import RevisionLimits
+from guard.revise import RevisionOptions
 from guard.store.adapters import AdapterStore
 from guard.store.audit import AuditStore
 from guard.store.calibrations import CalibrationStore
@@ -181,7 +181,10 @@ class GuardPlugin:
         policy = load_policy(settings.policy_file)
         salt = await _salt(settings, store)
         access = Access(
-            KeyStore(settings.database_url), local=is_local(args), api_key=bool(args.api_key)
+            KeyStore(settings.database_url),
+            local=is_local(args),
+            api_key=bool(args.api_key),
+            public_url=settings.public_url,
         )
         await access.refresh()
         guarded = GuardedEngine(
@@ -211,7 +214,7 @@ class GuardPlugin:
             registry=registry,
             control=_run_control(settings, args, registry),
             traffic=traffic,
-            sessions=Sessions(await store.console_secret()),
+            sessions=Sessions(await store.console_secret(), settings.public_url),
         )
         spawn(access.watch())
         spawn(observer.flush_regularly())
@@ -309,10 +312,11 @@ def _options(settings: Settings, engine_client: Any) -> GuardOptions:
             settings.stream_window_growth,
             settings.verdict_tokens or DEFAULT_VERDICT_TOKENS,
         ),
-        revisions=RevisionLimits(
+        revisions=RevisionOptions(
             settings.revision_max_tokens,
             settings.revision_timeout_s,
             settings.revisions_at_once,
+            settings.revised_finish_reason,
         ),
     )
 

@@ -153,28 +153,28 @@ def client(server: Server) -> openai.OpenAI:
     return server.openai()
 
 
-def _first(client: openai.OpenAI, kind: Kind, finish_reason: str) -> str:
-    """Returns the first training request of `kind` with that (greedy) outcome."""
+def _first(client: openai.OpenAI, kind: Kind, *, withheld: bool) -> str:
+    """Returns the first training request of `kind` whose (greedy) answer is withheld, or passes."""
     for request in requests(kind, "train", 60):
         content = str(request.messages[-1]["content"])
         answer = client.chat.completions.create(
             model=MODEL_NAME, messages=[{"role": "user", "content": content}], temperature=0
         )
-        if answer.choices[0].finish_reason == finish_reason:
+        if (answer.moderation is not None) == withheld:
             return content
-    pytest.fail(f"none of 60 {kind} requests ended in {finish_reason}")
+    pytest.fail(f"none of 60 answers to {kind} requests was withheld={withheld}")
 
 
 @pytest.fixture(scope="session")
 def harmful(client: openai.OpenAI) -> str:
     """A request whose draft is withheld."""
-    return _first(client, Kind.HARMFUL, "content_filter")
+    return _first(client, Kind.HARMFUL, withheld=True)
 
 
 @pytest.fixture(scope="session")
 def everyday(client: openai.OpenAI) -> str:
     """A request whose answer passes."""
-    return _first(client, Kind.EVERYDAY, "stop")
+    return _first(client, Kind.EVERYDAY, withheld=False)
 
 
 @pytest.fixture

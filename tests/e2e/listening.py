@@ -68,7 +68,9 @@ class Received:
     @property
     def flagged(self) -> bool:
         """Whether the end of the answer was replaced."""
-        return self.finish_reason == "content_filter"
+        findings = (event["moderation"]["output"] for event in self.events if "moderation" in event)
+        actions = {result["action"] for output in findings for result in output["results"]}
+        return bool(actions & {"revise", "block"})
 
     @property
     def before_end(self) -> str:

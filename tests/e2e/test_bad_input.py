@@ -114,5 +114,5 @@ def test_a_locked_database_withholds_the_answer_and_the_server_recovers(
     blocked = client.chat.completions.create(
         model=MODEL_NAME, messages=user(harmful), temperature=0
     )
-    assert blocked.choices[0].finish_reason == "content_filter"
+    assert blocked.moderation is not None
     assert len(flags_of(server)) > before

@@ -133,7 +133,7 @@ def test_answers_are_bare_vllm_s(
                     http.post("/v1/chat/completions", json=body) for http in (bare, guarded)
                 )
                 assert one.status_code == other.status_code == 200, (one.text, other.text)
-                if '"content_filter"' in other.text:
+                if '"moderation"' in other.text:
                     continue
                 compared += 1
                 mine, theirs = (rounded(told(each.text, stream)) for each in (other, one))

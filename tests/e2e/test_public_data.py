@@ -72,9 +72,9 @@ def test_every_xstest_prompt_gets_an_answer_and_a_verdict(
         assert answer.moderation is not None
         assert answer.moderation.output.type == "moderation_results"
         assert len(answer.moderation.output.results) == 1
-        return answer.choices[0].finish_reason
+        return str((answer.moderation.output.results[0].model_extra or {})["action"])
 
     with ThreadPoolExecutor(CLIENTS) as pool:
         ended = list(pool.map(ask, prompts))
-    withheld = ended.count("content_filter")
+    withheld = ended.count("revise") + ended.count("block")
     print(f"\nXSTest: {len(ended)} prompts, {withheld} answers withheld")  # noqa: T201

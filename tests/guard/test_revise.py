@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 from vllm.outputs import RequestOutput
@@ -11,10 +12,9 @@ from guard import prompts
 from guard.call import StreamMode
 from guard.observer import RevisionOutcome
 from guard.policy import Action
-from guard.revise import RevisionLimits
 from guard.scripted import Gate, Script
 from guard.tasks import spawn
-from tests.scripted import BLOCK, Bench
+from tests.scripted import BLOCK, REVISIONS, Bench
 
 MakeBench = Callable[..., Bench]
 
@@ -70,7 +70,37 @@ async def test_a_flagged_answer_comes_out_as_its_revision(
     assert bench.observed.revisions == ["used"]
     assert bench.observed.overheads == 1
     assert bench.call.annotated
-    assert bench.call.withheld
+    assert bench.call.filtered
+
+
+@pytest.mark.parametrize(("kind", "stream"), WAYS)
+@pytest.mark.parametrize(("max_tokens", "finish_reason"), [(None, "stop"), (6, "length")])
+async def test_a_revision_may_end_like_any_answer(
+    make_bench: MakeBench,
+    kind: RequestOutputKind,
+    stream: StreamMode,
+    max_tokens: int | None,
+    finish_reason: str,
+) -> None:
+    script = Script(answers=answers(SAFE, draft="The forbidden key."), harm=harm)
+    options = replace(REVISIONS, finish_reason="stop")
+    bench = make_bench(script, stream=stream, windows=(64, 1.0, 64), revisions=options)
+    outputs = await bench.ask(kind=kind, max_tokens=max_tokens)
+    assert outputs[-1].outputs[0].finish_reason == finish_reason
+    assert bench.call.annotated
+    assert not bench.call.filtered
+
+
+async def test_a_stream_that_showed_some_of_the_flagged_answer_ends_as_filtered(
+    make_bench: MakeBench,
+) -> None:
+    draft = f"Here is how one does it, as the old books say. {SECRET}"
+    script = Script(answers=answers(SAFE, draft=draft), harm=harm, piece_tokens=1)
+    options = replace(REVISIONS, finish_reason="stop")
+    bench = make_bench(script, stream=StreamMode.WINDOW, revisions=options)
+    outputs = await bench.ask(kind=RequestOutputKind.DELTA)
+    assert outputs[-1].outputs[0].finish_reason == "content_filter"
+    assert bench.call.filtered
 
 
 async def test_usage_counts_draft_and_revision(make_bench: MakeBench) -> None:
@@ -139,7 +169,7 @@ async def test_without_a_usable_revision_it_is_blocked(
     assert output.outputs[0].text == bench.policy.refusal
     (flag,) = bench.store.flags
     assert (flag.action, flag.revision) == (Action.BLOCK, None)
-    assert bench.call.withheld
+    assert bench.call.filtered
     assert bench.observed.revisions == [outcome]
 
 
@@ -174,7 +204,7 @@ async def test_one_that_takes_too_long_is_given_up(make_bench: MakeBench) -> Non
         return (REVISES.answers(prompt)[0],)
 
     script = Script(answers=revises, harm=harm)
-    limits = RevisionLimits(max_tokens=256, timeout_s=0.05, at_once=4)
+    limits = replace(REVISIONS, timeout_s=0.05, at_once=4)
     bench = make_bench(script, revisions=limits)
     (output,) = await bench.ask()
     assert output.outputs[0].text == bench.policy.refusal
@@ -189,7 +219,7 @@ async def test_an_analysis_that_takes_too_long_is_cut_and_the_answer_still_comes
         return (REVISES.answers(prompt)[0],)
 
     held, script = Gate(), Script(answers=slow_to_say_why, harm=harm)
-    limits = RevisionLimits(max_tokens=256, timeout_s=3, at_once=4)
+    limits = replace(REVISIONS, timeout_s=3, at_once=4)
     bench = make_bench(script, revisions=limits)
     (output,) = await bench.ask()
     assert output.outputs[0].text == SAFE
@@ -214,7 +244,7 @@ async def test_a_disconnect_during_a_revision_still_stores_the_flag(make_bench: 
 
 
 async def test_under_overload_it_is_blocked_at_once(make_bench: MakeBench) -> None:
-    limits = RevisionLimits(max_tokens=256, timeout_s=5, at_once=1)
+    limits = replace(REVISIONS, timeout_s=5, at_once=1)
     bench = make_bench(REVISES, revisions=limits)
     outputs = await asyncio.gather(*(bench.ask() for _ in range(3)))
     texts = [each[-1].outputs[0].text for each in outputs]

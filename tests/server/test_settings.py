@@ -211,3 +211,26 @@ def test_a_file_as_editors_on_windows_write_it(clean_folder: Path) -> None:
     (clean_folder / "setback.toml").write_bytes(b"\xef\xbb\xbf" + text.encode())
     settings = load_settings()
     assert (settings.critic_timeout_s, settings.refine.min_flags) == (7, 3)
+
+
+@pytest.mark.parametrize(
+    ("given", "origin"),
+    [
+        ("https://Guard.example", "https://guard.example"),
+        ("https://guard.example:8443/console/", "https://guard.example:8443"),
+    ],
+)
+def test_of_a_public_url_the_origin_is_kept(
+    clean_folder: Path, monkeypatch: pytest.MonkeyPatch, given: str, origin: str
+) -> None:
+    monkeypatch.setenv("SETBACK_PUBLIC_URL", given)
+    assert load_settings().public_url == origin
+
+
+@pytest.mark.parametrize("given", ["guard.example", "ftp://guard.example", "https://a@b.example"])
+def test_what_is_no_public_url_is_refused_by_name(
+    clean_folder: Path, monkeypatch: pytest.MonkeyPatch, given: str
+) -> None:
+    monkeypatch.setenv("SETBACK_PUBLIC_URL", given)
+    with pytest.raises(SettingsInvalid, match="SETBACK_PUBLIC_URL.*https://guard.example"):
+        load_settings()

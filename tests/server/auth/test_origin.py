@@ -153,3 +153,20 @@ def test_any_other_name_is_a_foreign_host(name: str) -> None:
 
 def test_local_names_are_not_foreign_hosts() -> None:
     assert has_foreign_host(Headers({}))
+
+
+@pytest.mark.parametrize(
+    ("origin", "public_url", "cross_site"),
+    [
+        ("https://guard.example", None, True),
+        ("https://guard.example", "https://guard.example", False),
+        ("http://guard.example", "https://guard.example", True),
+        ("https://guard.example.evil", "https://guard.example", True),
+        (f"http://{HOST}", "https://guard.example", False),
+    ],
+)
+def test_behind_a_proxy_the_public_url_is_ours(
+    origin: str, public_url: str | None, cross_site: bool
+) -> None:
+    headers = Headers({"host": HOST, "origin": origin})
+    assert is_cross_site("POST", headers, public_url) is cross_site
