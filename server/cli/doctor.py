@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
+import psutil
 import typer
 
 from guard.adapter_files import adapter_path, verify
@@ -28,6 +29,10 @@ from server.settings import Settings, SettingsInvalid, ignored_variables, load_s
 State = Literal["ok", "warning", "problem"]
 _MIN_FREE_BYTES = 2 * 1024**3
 _GIB = 1024**3
+_NETWORK_FILE_SYSTEMS = (
+    *("nfs", "cifs", "smb", "afs", "ceph", "gluster", "lustre", "gpfs", "beegfs"),
+    *("fuse.sshfs", "fuse.s3fs", "fuse.gcsfuse", "fuse.rclone"),
+)
 
 
 @dataclass(frozen=True)
@@ -78,6 +83,7 @@ def _findings(model: str) -> Iterator[Finding]:
     yield _checked("model", lambda: _model(settings, model))
     for name, folder in _folders(settings).items():
         yield _folder(name, folder)
+    yield from _network_share(settings)
     yield _processor()
 
 
@@ -169,6 +175,27 @@ def _folder(name: str, folder: Path) -> Finding:
     if free < _MIN_FREE_BYTES:
         return Finding(check, "warning", f"{message}; free some space, or use another disk")
     return Finding(check, "ok", message)
+
+
+def _network_share(settings: Settings) -> Iterator[Finding]:
+    """Yields a warning when SQLite's file is on a network share, whose locks it cannot rely on."""
+    url = settings.database_url
+    if url.get_backend_name() != "sqlite":
+        return
+    file_system = _file_system(Path(str(url.database)).absolute())
+    if file_system.startswith(_NETWORK_FILE_SYSTEMS):
+        yield Finding(
+            "database's disk",
+            "warning",
+            f"{url.database} is on a network share ({file_system}), where SQLite's locks do not "
+            "work; use a local disk, or PostgreSQL",
+        )
+
+
+def _file_system(path: Path) -> str:
+    """Returns the kind of file system that a path is on, or would be on."""
+    mounts = {Path(disk.mountpoint): disk.fstype for disk in psutil.disk_partitions(all=True)}
+    return next((mounts[each] for each in (path, *path.parents) if each in mounts), "")
 
 
 def _gpus() -> int:

@@ -82,6 +82,7 @@ def serve(arguments: Sequence[str]) -> None:
     except GuardError as error:
         _fail(error, code=1)
     _load_plugins()
+    _remove_old_metrics()
     configure_logging_from_args(options)
     validate_parsed_serve_args(options)
     share_process(options, environment)
@@ -282,6 +283,14 @@ def _refuse_too_few_loras(options: argparse.Namespace) -> None:
             "and a candidate. To serve without adapters: --no-enable-lora.",
             "--max-loras",
         )
+
+
+def _remove_old_metrics() -> None:
+    """Removes the metrics of processes that ended, from a folder that the user named: their gauges
+    would be added to those of this server."""
+    folder = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
+    for file in Path(folder).glob("*.db") if folder else ():
+        file.unlink(missing_ok=True)
 
 
 def _load_plugins() -> None:

@@ -45,6 +45,31 @@ def test_a_missing_database_is_a_problem_with_its_fix(clean_folder: Path) -> Non
     assert "setback db upgrade" in said
 
 
+@pytest.mark.parametrize(
+    ("mounts", "warned"),
+    [
+        ({"/": "ext4"}, False),
+        ({"/": "nfs4"}, True),
+        ({"/": "overlay", "FOLDER": "cifs"}, True),
+        ({"/": "nfs4", "FOLDER": "xfs"}, False),
+    ],
+)
+def test_sqlite_on_a_network_share_is_a_warning(
+    healthy: Path, monkeypatch: pytest.MonkeyPatch, mounts: dict[str, str], warned: bool
+) -> None:
+    disks = [
+        SimpleNamespace(mountpoint=str(healthy) if point == "FOLDER" else point, fstype=kind)
+        for point, kind in mounts.items()
+    ]
+    monkeypatch.setattr("psutil.disk_partitions", lambda **_options: disks)
+    found = findings("practice", code=0)
+    assert ("database's disk" in found) is warned
+    if warned:
+        state, message = found["database's disk"]
+        assert state == "warning"
+        assert "PostgreSQL" in message
+
+
 def test_wrong_settings_are_named(healthy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SETBACK_CRITIC_TIMEOUT_S", "soon")
     found = findings("practice", code=1)

@@ -193,6 +193,18 @@ def test_our_plugins_are_named_beside_the_others(monkeypatch: pytest.MonkeyPatch
     )
 
 
+def test_metrics_of_ended_processes_are_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("gauge_all_41.db", "counter_41.db", "notes.txt"):
+        (tmp_path / name).write_text("old")
+    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path))
+    serve._remove_old_metrics()
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+    monkeypatch.delenv("PROMETHEUS_MULTIPROC_DIR")
+    serve._remove_old_metrics()
+
+
 def test_the_committed_model_is_whole() -> None:
     check_model(MODEL_DIR)
 
