@@ -95,6 +95,9 @@ class Settings(BaseSettings):
     )
     """The database: sqlite:///file.db (relative to the working folder) or postgresql://..."""
 
+    database_pool_size: int = Field(default=10, ge=2)
+    """The most database connections of one API process."""
+
     policy_file: Path | None = None
     """The policy file; guard/policy.toml documents its fields and is the default."""
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from asyncpg import InterfaceError, PostgresError
-from sqlalchemy import URL, Connection, event
+from sqlalchemy import URL, Connection, ExceptionContext, event
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
@@ -17,22 +17,37 @@ from guard.errors import StoreUnavailable
 from guard.store.url import engine_arguments, without_driver
 
 STATEMENT_TIMEOUT_S = 15
+DEFAULT_POOL_SIZE = 10
+_READ_ONLY = "25006"
+"""PostgreSQL's SQLSTATE of a write in a read-only transaction."""
 LOCK_TIMEOUT_S = 30
 """How long a writer waits for SQLite's lock, unless the URL sets a timeout, or for a free
 connection."""
 
 
-def connect(url: URL, statement_timeout_s: float | None = STATEMENT_TIMEOUT_S) -> AsyncEngine:
+def connect(
+    url: URL,
+    statement_timeout_s: float | None = STATEMENT_TIMEOUT_S,
+    pool_size: int = DEFAULT_POOL_SIZE,
+) -> AsyncEngine:
     """Returns an engine for a URL from parse_url. It connects at the first use.
 
     statement_timeout_s: PostgreSQL's statement timeout; None for no timeout.
+    pool_size: the most connections.
     """
     # Parameters hold withheld answers: keep them out of errors and logs.
-    common: dict[str, Any] = {"hide_parameters": True, "pool_timeout": LOCK_TIMEOUT_S}
+    common: dict[str, Any] = {
+        "hide_parameters": True,
+        "pool_timeout": LOCK_TIMEOUT_S,
+        "pool_size": pool_size,
+        "max_overflow": 0,
+    }
     if url.get_backend_name() == "postgresql":
         url, arguments = engine_arguments(url)
         arguments["command_timeout"] = statement_timeout_s
-        return create_async_engine(url, pool_pre_ping=True, connect_args=arguments, **common)
+        engine = create_async_engine(url, pool_pre_ping=True, connect_args=arguments, **common)
+        event.listen(engine.sync_engine, "handle_error", _drop_read_only)
+        return engine
     # SQLAlchemy reads a timeout in the URL itself.
     timeouts = {} if "timeout" in url.query else {"timeout": LOCK_TIMEOUT_S}
     engine = create_async_engine(url, connect_args=timeouts, **common)
@@ -40,6 +55,13 @@ def connect(url: URL, statement_timeout_s: float | None = STATEMENT_TIMEOUT_S) -
     event.listen(engine.sync_engine, "begin", _begin_sqlite)
     event.listen(engine.sync_engine, "invalidate", _unlock_sqlite)
     return engine
+
+
+def _drop_read_only(context: ExceptionContext) -> None:
+    """Closes all connections to a server that became read-only: after a failover the old primary
+    still answers, and only new connections find the new one."""
+    if getattr(context.original_exception, "sqlstate", None) == _READ_ONLY:
+        context.is_disconnect = True
 
 
 def _prepare_sqlite(connection: Any, _record: object) -> None:

@@ -8,18 +8,22 @@ from typing import Any
 
 from sqlalchemy import URL
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
 from sqlalchemy.orm import DeclarativeBase
 
 from guard.store import database, migrate
 
 
 class Store:
-    """The base class of stores. Every method raises StoreUnavailable when the database fails."""
+    """The base class of stores. Every method raises StoreUnavailable when the database fails.
 
-    def __init__(self, url: URL) -> None:
+    engine: the connections that several stores share; a store without one has its own.
+    """
+
+    def __init__(self, url: URL, engine: AsyncEngine | None = None) -> None:
         self._url = url
-        self._engine = database.connect(url)
+        self._is_shared = engine is not None
+        self._engine = engine or database.connect(url)
         self._sessions = async_sessionmaker(self._engine, expire_on_commit=False)
 
     async def check(self) -> None:
@@ -29,8 +33,9 @@ class Store:
             await connection.run_sync(migrate.require_newest)
 
     async def close(self) -> None:
-        """Closes the connections."""
-        await self._engine.dispose()
+        """Closes the connections, unless they are shared."""
+        if not self._is_shared:
+            await self._engine.dispose()
 
     @asynccontextmanager
     async def _transaction(self) -> AsyncIterator[AsyncSession]:

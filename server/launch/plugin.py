@@ -14,6 +14,8 @@ from typing import Any
 
 from fastapi import APIRouter, FastAPI, Request
 from fastapi.responses import JSONResponse, Response
+from sqlalchemy import URL
+from sqlalchemy.ext.asyncio import AsyncEngine
 from starlette.datastructures import State
 from starlette.exceptions import HTTPException as StarletteHTTPException
 from vllm.lora.request import LoRARequest
@@ -34,6 +36,7 @@ from guard.revise import RevisionOptions
 from guard.store.adapters import AdapterStore
 from guard.store.audit import AuditStore
 from guard.store.calibrations import CalibrationStore
+from guard.store.database import connect
 from guard.store.flags import FlagStore
 from guard.store.keys import KeyStore
 from guard.store.leases import Leases
@@ -158,30 +161,33 @@ class GuardPlugin:
         settings = load_settings()
         logs.set_up(settings.log_format)
         traces.set_up()
-        store = FlagStore(settings.database_url)
+        url = settings.database_url
+        # One pool for all stores of this process.
+        database = connect(url, pool_size=settings.database_pool_size)
+        store = FlagStore(url, database)
         await store.check()
         served = _ServedEngine(
             engine_client,
             [path.name for path in state.openai_serving_models.base_model_paths],
             load_chat_template(args.chat_template),
         )
-        traffic = TrafficStore(settings.database_url)
+        traffic = TrafficStore(url, database)
         observer = CountingObserver(traffic)
-        registry = AdapterStore(settings.database_url)
+        registry = AdapterStore(url, database)
         limits = served.adapter_limits(
             settings.adapters_dir, settings.critique or CritiqueStyle.YES_NO
         )
         adapters = Adapters(engine_client, registry, limits, observer)
         await adapters.start()
         calibrations = Calibrations(
-            CalibrationStore(settings.database_url), served.revision, lambda: adapters.active
+            CalibrationStore(url, database), served.revision, lambda: adapters.active
         )
         await calibrations.refresh()
         critic = served.critic(settings.critic_timeout_s, adapters, calibrations.of)
         policy = load_policy(settings.policy_file)
         salt = await _salt(settings, store)
         access = Access(
-            KeyStore(settings.database_url),
+            KeyStore(url, database),
             local=is_local(args),
             api_key=bool(args.api_key),
             public_url=settings.public_url,
@@ -207,12 +213,12 @@ class GuardPlugin:
             calibrations=calibrations,
             model_access=served.model_access(adapters, await store.refine_token(), settings),
             access=access,
-            limits=Limits(UsageStore(settings.database_url)),
+            limits=Limits(UsageStore(url, database)),
             policy=policy,
-            reviews=ReviewStore(settings.database_url),
-            runs=RunStore(settings.database_url),
+            reviews=ReviewStore(url, database),
+            runs=RunStore(url, database),
             registry=registry,
-            control=_run_control(settings, args, registry),
+            control=_run_control(args, registry, url, database),
             traffic=traffic,
             sessions=Sessions(await store.console_secret(), settings.public_url),
         )
@@ -321,15 +327,16 @@ def _options(settings: Settings, engine_client: Any) -> GuardOptions:
     )
 
 
-def _run_control(settings: Settings, args: Namespace, registry: AdapterStore) -> RunControl:
-    url = settings.database_url
+def _run_control(
+    args: Namespace, registry: AdapterStore, url: URL, database: AsyncEngine
+) -> RunControl:
     return RunControl(
         job_command(args, every=None),
         job_environment(args),
-        runs=RunStore(url),
+        runs=RunStore(url, database),
         adapters=registry,
-        leases=Leases(url),
-        audit=AuditStore(url),
+        leases=Leases(url, database),
+        audit=AuditStore(url, database),
     )
 
 
