@@ -18,6 +18,7 @@ from vllm.sampling_params import RequestOutputKind, SamplingParams
 
 from guard.verdict import CATEGORIES, CATEGORY_LETTERS
 
+_PARTIAL = "\N{REPLACEMENT CHARACTER}"
 _LETTER = {category: letter for letter, category in CATEGORY_LETTERS.items()}
 
 
@@ -198,14 +199,16 @@ class ScriptedEngine:
             reason = "abort"
         deltas = params.output_kind is RequestOutputKind.DELTA
         size = max(self.script.piece_tokens, params.stream_interval or 1)
-        pieces = []
+        pieces, sent = [], ""
         for start in range(0, len(ids), size):
             end = start + size
             shown = ids[start if deltas else 0 : end]
+            text = self._whole_characters(ids, end)
+            piece_text, sent = text[len(sent) :] if deltas else text, text
             pieces.append(
                 CompletionOutput(
                     index,
-                    self.tokenizer.decode(shown, skip_special_tokens=True),
+                    piece_text,
                     shown,
                     None,
                     [{t: Logprob(-0.5, 1, self.tokenizer.decode([t]))} for t in shown]
@@ -215,3 +218,9 @@ class ScriptedEngine:
                 )
             )
         return pieces
+
+    def _whole_characters(self, ids: list[int], end: int) -> str:
+        """Returns the text of the first `end` tokens; as in vLLM, without a last character of which
+        tokens are missing."""
+        text: str = self.tokenizer.decode(ids[:end], skip_special_tokens=True)
+        return text if end >= len(ids) else text.removesuffix(_PARTIAL)
