@@ -1,4 +1,4 @@
-"""Whatever the text, the pieces and the windows: what is let out is the start of what was passed."""
+"""Whatever the text, the pieces and the windows: what is let out is the start of what passed."""
 
 import asyncio
 from collections.abc import Callable
