@@ -7,6 +7,7 @@ import tomllib
 from collections.abc import Iterator
 from importlib.metadata import metadata
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs/dependencies.md"
@@ -133,7 +134,7 @@ def _name(requirement: str) -> str:
 
 def licence(name: str) -> str:
     """A package's licence, as an SPDX expression where its metadata allows it."""
-    fields = metadata(name)
+    fields: Any = metadata(name)
     if expression := fields.get("License-Expression"):
         return str(expression)
     classifiers = [

@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from typing import Literal
 
 from sqlalchemy import URL, ColumnElement, Select, and_, or_, select
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 from guard.errors import StoreUnavailable
 from guard.policy import Action
@@ -93,8 +94,8 @@ class FlagStore(Store):
         await store.close()
     """
 
-    def __init__(self, url: URL) -> None:
-        super().__init__(url)
+    def __init__(self, url: URL, engine: AsyncEngine | None = None) -> None:
+        super().__init__(url, engine)
         self._writes: set[asyncio.Task[int]] = set()
 
     async def add(self, flag: Flag) -> int:

@@ -91,9 +91,9 @@ def _responses_item(kind: str, item: _Fields) -> _Turn:
     if kind.endswith("_output"):
         return _Turn("tool", text_of(item.get("output")))
     if kind == "reasoning":
-        texts = (text_of(item.get(name)) for name in ("summary", "content"))
-        return _Turn("assistant", "\n".join(filter(None, texts)))
-    texts = (_call_text(item), text_of(item.get("output")))
+        texts = [text_of(item.get(name)) for name in ("summary", "content")]
+    else:
+        texts = [_call_text(item), text_of(item.get("output"))]
     return _Turn("assistant", "\n".join(filter(None, texts)))
 
 
@@ -109,14 +109,11 @@ def _part_text(part: object) -> str:
         return text_of(part.get("content"))
     if kind == "document":
         source = part.get("source")
-        texts = [part.get("title"), source.get("data") if _is_text(source) else None]
+        is_text = isinstance(source, dict) and source.get("type") == "text"
+        texts = [part.get("title"), source.get("data") if is_text and source else None]
         return "\n".join(text for text in texts if isinstance(text, str))
     texts = [part.get("text"), part.get("thinking"), part.get("refusal")]
     return "\n".join(text for text in texts if isinstance(text, str))
-
-
-def _is_text(source: object) -> bool:
-    return isinstance(source, dict) and source.get("type") == "text"
 
 
 def _call_text(call: object) -> str:

@@ -100,11 +100,12 @@ def bad_field(error: ValidationError, prefix: str = "") -> BadRequest:
     most_specific = max(
         error.errors(), key=lambda item: (item["type"] != "string_type", len(item["loc"]))
     )
-    path = _path_of(most_specific["loc"])
-    allowed = [item["msg"] for item in error.errors() if _path_of(item["loc"]) == path]
-    problem = " or ".join(
-        dict.fromkeys([allowed[0], *(_SHOULD_BE.sub("", m) for m in allowed[1:])])
-    )
+    path, problem = _path_of(most_specific["loc"]), most_specific["msg"]
+    if _SHOULD_BE.match(problem):
+        types = [item["msg"] for item in error.errors() if _path_of(item["loc"]) == path]
+        problem = " or ".join(
+            dict.fromkeys([types[0], *(_SHOULD_BE.sub("", t) for t in types[1:])])
+        )
     field = ".".join([*([prefix] if prefix else []), *path])
     return BadRequest(f"{field}: {problem.removeprefix('Value error, ')}.", field)
 

@@ -3,6 +3,8 @@ are checked, and that errors of ours have the headers too. Which origins are all
 --allowed-origins.
 """
 
+from typing import Any
+
 from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -29,6 +31,8 @@ class OuterCorsMiddleware:
 def _as_configured(app: FastAPI, inner: ASGIApp) -> ASGIApp:
     """Wraps `inner` with the options of vLLM's own middleware, if it has one."""
     for middleware in app.user_middleware:
-        if middleware.cls is CORSMiddleware:
-            return CORSMiddleware(inner, *middleware.args, **middleware.kwargs)
+        factory: object = middleware.cls
+        if factory is CORSMiddleware:
+            options: Any = middleware.kwargs
+            return CORSMiddleware(inner, **options)
     return inner
