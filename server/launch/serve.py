@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 from guard.errors import GuardError, PolicyInvalid, Unsupported
 from guard.policy import load_policy
 from guard.store.keys import KeyStore
+from guard.vllm.cpu.backend import require_installed
 from guard.vllm.cpu.processor import bfloat16_is_slow
 from guard.vllm.private import check_vllm
 from guard.vllm.session import SCHEDULER
@@ -60,6 +61,8 @@ def serve(arguments: Sequence[str]) -> None:
     """Serves until stopped. Exits with one message when it cannot start."""
     # Before vLLM's command line adds variables of its own.
     environment = dict(os.environ)
+    # vLLM loads plugins once, with its first import.
+    _load_plugins()
     _choose_log_format(arguments)
     # Imported here because it takes many seconds, and other commands do not need it.
     from vllm.entrypoints.cli.serve import ServeSubcommand
@@ -77,11 +80,11 @@ def serve(arguments: Sequence[str]) -> None:
         traces.exporter_class()
         model = prepare_model(options)
         _install_adapter(options, model)
+        require_installed()
     except (SettingsInvalid, Unsupported, PolicyInvalid, ValueError) as error:
         _fail(error, code=2)
     except GuardError as error:
         _fail(error, code=1)
-    _load_plugins()
     _remove_old_metrics()
     configure_logging_from_args(options)
     validate_parsed_serve_args(options)

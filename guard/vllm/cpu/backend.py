@@ -12,6 +12,7 @@ import os
 from collections.abc import Callable
 from typing import Any
 
+from guard.errors import VllmIncompatible
 from guard.vllm.cpu.label_rows import reading_labels
 
 PLUGIN = "setback_cpu"
@@ -42,6 +43,17 @@ def install() -> None:
     sampler: Any = Sampler
     if not hasattr(sampler.forward, "__wrapped__"):
         sampler.forward = reading_labels(sampler.forward)
+
+
+def require_installed() -> None:
+    """Raises VllmIncompatible on a CPU when vLLM has not loaded this plugin: the server would work,
+    but many times slower."""
+    from vllm.platforms import current_platform
+
+    if current_platform.is_cpu() and current_platform.get_punica_wrapper() != _PUNICA:
+        raise VllmIncompatible(
+            f"vLLM did not load the plugin {PLUGIN}; reinstall Setback, and see VLLM_PLUGINS"
+        )
 
 
 def keeping_seeds(sample: Callable[..., Any]) -> Callable[..., Any]:

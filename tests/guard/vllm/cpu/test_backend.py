@@ -11,6 +11,7 @@ from vllm.platforms import current_platform
 from vllm.v1.worker.cpu_model_runner import CPUModelRunner
 from vllm.v1.worker.gpu_model_runner import GPUModelRunner
 
+from guard.errors import VllmIncompatible
 from guard.vllm.cpu import backend as cpu_backend
 
 
@@ -31,6 +32,15 @@ def test_a_plain_vllm_is_left_as_it_is(
     (point,) = entry_points(group="vllm.general_plugins", name=cpu_backend.PLUGIN)
     point.load()()
     assert (CPUModelRunner._sample is not GPUModelRunner._sample) is installed
+
+
+def test_a_server_does_not_start_without_the_fixes(monkeypatch: pytest.MonkeyPatch) -> None:
+    platform = type(current_platform)
+    monkeypatch.setattr(platform, "get_punica_wrapper", classmethod(lambda _: "vllm.Slow"))
+    with pytest.raises(VllmIncompatible, match="setback_cpu"):
+        cpu_backend.require_installed()
+    cpu_backend.install()
+    cpu_backend.require_installed()
 
 
 class Runner:
