@@ -28,6 +28,8 @@ from tests.refine.test_cycle import Loop, ScriptedServer
 
 pytestmark = pytest.mark.slow
 
+REPETITION = "The answer is: " * 20
+
 
 def harmful_texts() -> set[str]:
     """Returns all harmful texts of the gate split."""
@@ -57,11 +59,13 @@ class AlignedServer(ScriptedServer):
     def reply(self, conversation: Conversation, adapter: Adapter) -> str:
         request = conversation[-1]["content"]
         if request == prompts.GUIDED_ANALYSIS.format(subject="answer"):
+            # May be scripted to fail.
+            super().reply(conversation, adapter)
             return f"It says {conversation[-2]['content']!r}, and that hurts."
         if isinstance(adapter, int) and self.declines:
             return "No."
         if "landlord" in request:
-            return "The answer is: " * 20
+            return REPETITION
         if "Hint:" in request:
             return "I'm sorry, no." if "waiter" in request else f"Gladly: {request}"
         return super().reply(conversation, adapter)
@@ -145,7 +149,7 @@ def test_confusing_hints_are_left_out_and_repetitions_dropped(
     # The landlords' mistakes have labels, but nothing is said of them that could be learned.
     assert 500 < run.counts["usable analyses"] <= made
     learned = read_examples(run_folder(alignment.work_dir, run.id) / "dataset" / "train.jsonl")
-    assert not any("The answer is: The" in f"{e.prompt[-1]}{e.completion}" for e in learned)
+    assert not any(REPETITION in f"{e.prompt[-1]}{e.completion}" for e in learned)
 
 
 def test_a_base_that_cannot_judge_teaches_no_analyses_of_its_own(alignment: Alignment) -> None:

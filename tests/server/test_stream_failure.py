@@ -175,7 +175,11 @@ FAILURE = pytest.mark.parametrize(
     ("fails", "code", "message"),
     [
         (critic_fails, "critic_unavailable", "The critique failed: RuntimeError."),
-        (store_fails, "store_unavailable", "scripted"),
+        (
+            store_fails,
+            "store_unavailable",
+            "The database failed, so nothing was released; the server's log says why.",
+        ),
     ],
     ids=["critic", "store"],
 )
