@@ -35,7 +35,7 @@ serve: $(SERVER)
 	exec $(BIN)/setback serve $(MODEL) --port $(PORT) $(ARGS)
 
 test: $(DEV) browser
-	$(BIN)/python -m pytest -n 2 --dist loadgroup $(ARGS)
+	$(BIN)/python -m pytest $(ARGS)
 
 # The console is tested in Chromium, with letters for its pages; where it cannot be installed those tests are skipped.
 browser:

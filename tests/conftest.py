@@ -27,8 +27,6 @@ from guard.store.url import parse_url
 
 pytest_plugins = ["tests.scripted", "tests.e2e.loop"]
 
-TESTS = Path(__file__).parent
-WITH_SERVERS = frozenset({"e2e", "families"})
 POSTGRES_PROGRAMS = ("initdb", "pg_ctl", "postgres")
 
 
@@ -38,16 +36,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     pictures of the console's pages."""
     parser.addoption("--full", action="store_true", help="the long proofs at full length")
     parser.addoption("--pictures", type=Path, help="a folder for pictures of the console")
-
-
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """In parallel (`make test`), a file's tests stay together, and all tests with whole servers run
-    in one process: two sets of servers do not fit into the memory of a small machine."""
-    for item in items:
-        folder, *_ = item.path.relative_to(TESTS).parts
-        group = "servers" if folder in WITH_SERVERS else str(item.path)
-        item.add_marker(pytest.mark.xdist_group(group))
 
 
 @pytest.fixture(scope="session")
