@@ -24,6 +24,7 @@ from urllib.error import URLError
 from urllib.request import urlopen
 from uuid import uuid4
 
+from guard.vllm.cpu.backend import PLUGIN
 from server.bench.report import Cell, Figures
 from server.launch.models import NamedModel
 from server.settings import load_settings
@@ -115,7 +116,7 @@ def bench(plan: BenchPlan) -> Iterator[Cell]:
     tokenizer = plan.model.prepare(load_settings().models_dir)
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        environment = {"VLLM_PLUGINS": "setback_cpu" if plan.patched else ""}
+        environment = {"VLLM_PLUGINS": PLUGIN if plan.patched else ""}
         command = [sys.executable, "-c", _SERVER, *plan.options]
         bare = stack.enter_context(_server(folder, "bare", command, "health", environment))
         setback = str(Path(sys.executable).with_name("setback"))

@@ -11,7 +11,8 @@ from guard.call import GuardCall, Ruling
 from guard.errors import GuardError
 from guard.policy import STRICTNESS, Action, Decision
 from guard.verdict import CATEGORIES, Verdict
-from server.errors import error_fields
+from server.errors import STATUS, error_fields
+from server.guarded.anthropic_errors import anthropic_type
 
 Body = dict[str, Any]
 
@@ -157,8 +158,7 @@ class StreamAnnotator:
             event = fields | {"type": "error", "sequence_number": number, "error": fields}
             return _rendered("error", event)
         if self._call.route == _MESSAGES:
-            kinds = {"server_error": "api_error"}
-            fields |= {"type": kinds.get(fields["type"], fields["type"])}
+            fields |= {"type": anthropic_type(STATUS[type(error)])}
             return _rendered("error", {"type": "error", "error": fields})
         return _rendered("", {"error": fields})
 

@@ -11,7 +11,7 @@ from dataclasses import replace
 from opentelemetry.propagate import extract
 from opentelemetry.trace import Span, SpanKind, use_span
 from starlette.datastructures import Headers
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from guard.adapters import BASE_ADAPTER, Adapters
 from guard.call import GuardCall, current_call
@@ -22,6 +22,7 @@ from server.errors import BadRequest, bad_request_response
 from server.guarded.request import check_moderation_model, parse_body, read_call
 from server.guarded.response import GuardedResponse
 from server.launch.guarded_handlers import check_guarded
+from server.routes.body import read_body, replayed
 from server.routes.open import GUARDED, path_of
 from server.telemetry.logs import REQUEST_ID
 
@@ -72,7 +73,8 @@ class GuardMiddleware:
             await self._app(scope, receive, send)
 
     async def _guarded(self, scope: Scope, receive: Receive, send: Send) -> None:
-        body, replay = await _buffered(receive)
+        body, _ = await read_body(receive)
+        replay = replayed(body, receive)
         try:
             call = _read_call(scope, body)
         except BadRequest as error:
@@ -144,20 +146,3 @@ def _read_call(scope: Scope, body: bytes) -> GuardCall:
 
 def _served(scope: Scope) -> list[str]:
     return [path.name for path in scope["app"].state.openai_serving_models.base_model_paths]
-
-
-async def _buffered(receive: Receive) -> tuple[bytes, Receive]:
-    """Returns the whole body, and a `receive` that replays it before any further messages."""
-    body, more = b"", True
-    while more:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            break
-        body += message.get("body", b"")
-        more = message.get("more_body", False)
-    pending = [{"type": "http.request", "body": body, "more_body": False}]
-
-    async def replay() -> Message:
-        return pending.pop() if pending else await receive()
-
-    return body, replay

@@ -17,6 +17,7 @@ from server.errors import guard_error_response
 from server.guarded.annotate import StreamAnnotator, annotate_body
 
 ADAPTER_HEADER = "x-setback-adapter"
+_RESPONSES = "/v1/responses"
 _RESPONSE_ID = re.compile(rb'"id":\s*"(resp_[^"]+)"')
 
 _SendMessage = Callable[[Message], Awaitable[None]]
@@ -46,9 +47,10 @@ class GuardedResponse:
     async def send(self, message: Message) -> None:
         """Handles one ASGI message of the application. Notes the id of a response that may be
         fetched again."""
-        found = self.response_id is None and _RESPONSE_ID.search(message.get("body", b""))
-        if found:
-            self.response_id = found[1].decode()
+        # Of this route only: a search in every chunk of a chat would never find one.
+        if self._call.route == _RESPONSES and self.response_id is None:
+            match = _RESPONSE_ID.search(message.get("body", b""))
+            self.response_id = match and match[1].decode()
         if self._call.error is not None:
             # Replaces whatever vLLM sends in this case, be it an error or a normal end.
             await self.fail(self._call.error)

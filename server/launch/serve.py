@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 from guard.errors import GuardError, PolicyInvalid, Unsupported
 from guard.policy import load_policy
 from guard.store.keys import KeyStore
-from guard.vllm.cpu.backend import require_installed
+from guard.vllm.cpu.backend import PLUGIN, require_installed
 from guard.vllm.cpu.processor import bfloat16_is_slow
 from guard.vllm.private import check_vllm
 from guard.vllm.session import SCHEDULER
@@ -41,7 +41,7 @@ MIDDLEWARES = (
 )
 """The last one is the outermost."""
 
-_PLUGINS = ("setback", "setback_cpu")
+_PLUGINS = ("setback", PLUGIN)
 """As in pyproject.toml: the guard, and the fixes of vLLM's CPU backend."""
 _SECRETS = frozenset({"user_salt"})
 _CPU_BLOCK_SIZE = 32

@@ -2,6 +2,7 @@
 not parse bodies (guarded/request.py, and vLLM).
 """
 
+import math
 import zlib
 from functools import partial
 
@@ -44,7 +45,7 @@ class BodyMiddleware:
             return
         limit = int(self._limit_mib * _MIB)
         try:
-            body, is_whole = await _read(receive, limit)
+            body, is_whole = await read_body(receive, limit)
             if is_whole and encoding in _ENCODINGS:
                 body = _decoded(body, limit)
         except _BodyTooLarge:
@@ -56,7 +57,7 @@ class BodyMiddleware:
         except _BodyCorrupt:
             await refuse(400, f"The body is not {encoding}, as its content-encoding says")
         else:
-            await self._app(_with_length(scope, len(body)), _replayed(body, receive), send)
+            await self._app(_with_length(scope, len(body)), replayed(body, receive), send)
 
 
 async def _refuse(scope: Scope, receive: Receive, send: Send, status: int, problem: str) -> None:
@@ -64,7 +65,7 @@ async def _refuse(scope: Scope, receive: Receive, send: Send, status: int, probl
     await error_response(status, f"{problem}.", code=code)(scope, receive, send)
 
 
-async def _read(receive: Receive, limit: int) -> tuple[bytes, bool]:
+async def read_body(receive: Receive, limit: float = math.inf) -> tuple[bytes, bool]:
     """Returns the body, and whether the caller sent all of it. Raises _BodyTooLarge."""
     parts: list[bytes] = []
     size = 0
@@ -104,7 +105,7 @@ def _with_length(scope: Scope, length: int) -> Scope:
     return scope
 
 
-def _replayed(body: bytes, receive: Receive) -> Receive:
+def replayed(body: bytes, receive: Receive) -> Receive:
     """Returns a `receive` that gives the body and then any further messages."""
     pending: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
 
