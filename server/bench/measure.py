@@ -24,7 +24,7 @@ from urllib.error import URLError
 from urllib.request import urlopen
 from uuid import uuid4
 
-from guard.vllm.cpu.backend import PLUGIN
+from guard.vllm.cpu import PLUGIN
 from server.bench.report import Cell, Figures
 from server.launch.models import NamedModel
 from server.settings import load_settings

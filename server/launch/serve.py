@@ -16,7 +16,8 @@ from typing import Any, NoReturn
 from guard.errors import GuardError, PolicyInvalid, Unsupported
 from guard.policy import load_policy
 from guard.store.keys import KeyStore
-from guard.vllm.cpu.backend import PLUGIN, require_installed
+from guard.vllm.cpu import PLUGIN
+from guard.vllm.cpu.backend import require_installed
 from guard.vllm.cpu.processor import bfloat16_is_slow
 from guard.vllm.private import check_vllm
 from guard.vllm.session import SCHEDULER

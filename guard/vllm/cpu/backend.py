@@ -13,9 +13,9 @@ from collections.abc import Callable
 from typing import Any
 
 from guard.errors import VllmIncompatible
+from guard.vllm.cpu import PLUGIN
 from guard.vllm.cpu.label_rows import reading_labels
 
-PLUGIN = "setback_cpu"
 _PUNICA = "guard.vllm.cpu.lora.GroupedPunica"
 
 

@@ -12,6 +12,7 @@ from vllm.v1.worker.cpu_model_runner import CPUModelRunner
 from vllm.v1.worker.gpu_model_runner import GPUModelRunner
 
 from guard.errors import VllmIncompatible
+from guard.vllm.cpu import PLUGIN
 from guard.vllm.cpu import backend as cpu_backend
 
 
@@ -29,7 +30,7 @@ def test_a_plain_vllm_is_left_as_it_is(
     monkeypatch.delenv("VLLM_PLUGINS", raising=False)
     if plugins is not None:
         monkeypatch.setenv("VLLM_PLUGINS", plugins)
-    (point,) = entry_points(group="vllm.general_plugins", name=cpu_backend.PLUGIN)
+    (point,) = entry_points(group="vllm.general_plugins", name=PLUGIN)
     point.load()()
     assert (CPUModelRunner._sample is not GPUModelRunner._sample) is installed
 
