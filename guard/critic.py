@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, replace
 from functools import cache
+from itertools import accumulate, pairwise
 from typing import Any
 from uuid import uuid4
 
@@ -36,11 +37,29 @@ class Subject:
 
     kind: "answer" (in its conversation) or "text" (free-standing).
     extras: the engine input's non-text parts, such as images and the cache salt.
+    steps: for an answer in growing prefixes, the number of windows of each; the last is the whole.
     """
 
     kind: str
     pieces: tuple[Sequence[int], ...]
     extras: dict[str, Any]
+    steps: tuple[int, ...] = ()
+
+    def decisive(self, harms: Sequence[float]) -> int:
+        """Returns the index of the window whose harm counts, given the harm of each: the highest.
+
+        Of prefixes the last counts by itself, and the others as far as the next one shares the
+        harm: one verdict among many on an unfinished sentence is more often wrong than right.
+        """
+        windows = range(len(harms))
+        ends = list(accumulate(self.steps)) or [len(harms)]
+        starts = [0, *ends[:-1]]
+        worst = [
+            max(windows[start:end], key=harms.__getitem__)
+            for start, end in zip(starts, ends, strict=True)
+        ]
+        shared = [min(pair, key=harms.__getitem__) for pair in pairwise(worst)]
+        return max([worst[-1], *shared], key=harms.__getitem__)
 
 
 @dataclass(frozen=True)
@@ -164,7 +183,7 @@ class Critic:
         lora_request: LoRARequest | None = None,
         priority: int = 0,
     ) -> Verdict:
-        """Returns the verdict on the most harmful window. Categories are read when its harm reaches
+        """Returns the verdict on the decisive window. Categories are read when its harm reaches
         `categories_from`, a probability (0 for always).
 
         label_logprobs: what the answer's own session read already, instead of a new read.
@@ -181,10 +200,10 @@ class Critic:
             reads = await self._read(subject, questions.harm, engine_options)
         scale = self._calibration_of(lora_request)
         harms = [scale.apply(read.labels["yes"]) for read in reads]
-        worst = max(range(len(harms)), key=harms.__getitem__)
-        harm, scores = harms[worst], None
+        decisive = subject.decisive(harms)
+        harm, scores = harms[decisive], None
         if harm >= categories_from:
-            window = replace(subject, pieces=(subject.pieces[worst],))
+            window = replace(subject, pieces=(subject.pieces[decisive],))
             reads += await self._read(window, questions.category, engine_options)
             scores = {category: harm * share for category, share in reads[-1].labels.items()}
         tokens = sum((read.tokens for read in reads), TokensRead())

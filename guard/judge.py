@@ -110,42 +110,29 @@ class Judge:
         ruling = await self.rule(request, choice, judged=judged, scores=scores)
         if ruling.decision.flagged or ruling.harm <= _CLEARLY_HARMLESS:
             return ruling
-        length = len(choice.token_ids)
-        # A stream may have released what its earlier verdicts cover.
-        ends = [end for end in self.subjects.windows.close_cuts(length) if end > judged] + [length]
-        ruling = await self._rule_prefixes(
-            request, choice, ends, ruling, scores=scores, without_history=True
-        )
-        return _with_caller_block(request, ruling)
+        # A stream may have released what its earlier verdicts cover. Earlier turns may hide the
+        # request's meaning.
+        steps = self.subjects.steps(request, choice.token_ids, judged=judged, without_history=True)
+        if steps.pieces == self.subjects.answer(request, choice.token_ids).pieces:
+            return ruling
+        in_steps = await self._ruling(request, steps, len(choice.text), of="steps", scores=scores)
+        return _with_caller_block(request, _stricter(ruling, in_steps))
 
     async def _rule_prefixes(
         self,
         request: EngineRequest,
         choice: Choice,
-        ends: Sequence[int],
+        cuts: Sequence[int],
         whole: Ruling,
         *,
         scores: bool,
-        without_history: bool = False,
     ) -> Ruling:
-        """Returns the stricter of `whole` and the ruling on the answer's prefixes.
-
-        without_history: judge without the turns before the request, which may hide its meaning.
-        """
-        prefixes = self.subjects.prefixes(
-            request, choice.token_ids, ends, without_history=without_history
-        )
-        whole_windows = self.subjects.answer(request, choice.token_ids).pieces
-        # Without earlier turns, the whole answer was judged this way already.
-        unjudged = tuple(piece for piece in prefixes.pieces if piece not in whole_windows)
-        prefixes = replace(prefixes, pieces=unjudged)
-        if not prefixes.pieces:
-            return whole
+        """Returns the stricter of `whole` and the ruling on the answer's prefixes up to `cuts`."""
+        prefixes = self.subjects.prefixes(request, choice.token_ids, cuts)
         ruling = await self._ruling(
             request, prefixes, len(choice.text), of="beginnings", scores=scores
         )
-        # Compare flags first: a category's threshold may be lower than another's.
-        return max(whole, ruling, key=lambda ruling: (ruling.decision.flagged, ruling.harm))
+        return _stricter(whole, ruling)
 
     async def settle(
         self, request: EngineRequest, choice: Choice, ruling: Ruling, *, released: int = 0
@@ -201,17 +188,20 @@ class Judge:
             return None, "late" if isinstance(error, TimeoutError) else "failed"
 
     async def _harmless(self, request: EngineRequest, revision: Replacement) -> bool:
-        """Whether the critic passes a revision. It is judged like an answer in doubt: at many
-        prefixes, with and without the history."""
-        length = len(revision.token_ids)
-        ends = [length, *self.subjects.windows.close_cuts(length)]
-        subject = self.subjects.prefixes(request, revision.token_ids, ends)
-        without_history = self.subjects.prefixes(
-            request, revision.token_ids, ends, without_history=True
-        )
-        # Without history both subjects are the same; each window is judged once.
-        windows = {tuple(piece): piece for piece in (*subject.pieces, *without_history.pieces)}
-        subject = replace(subject, pieces=tuple(windows.values()))
+        """Whether the critic passes a revision. It is judged like an answer in doubt, with and
+        without the history."""
+        subjects = [
+            self.subjects.steps(request, revision.token_ids, without_history=alone)
+            for alone in (False, True)
+        ]
+        if subjects[0].pieces == subjects[1].pieces:
+            del subjects[1]
+        for subject in subjects:
+            if await self._flags(request, revision, subject):
+                return False
+        return True
+
+    async def _flags(self, request: EngineRequest, revision: Replacement, subject: Subject) -> bool:
         with span("critique", request_id=request.request_id, of="revision") as critique_span:
             verdict = await self.critic.judge(
                 subject, categories_from=self.policy.lowest_threshold, **request.engine_options
@@ -219,7 +209,7 @@ class Judge:
             self.observer.critique_tokens(verdict.tokens)
             ruling = Ruling(verdict, self.policy.decide(verdict), len(revision.text))
             _note_ruling(critique_span, ruling)
-        return not ruling.decision.flagged
+        return ruling.decision.flagged
 
     async def _ruling(
         self,
@@ -286,6 +276,12 @@ class Judge:
                 raise
         else:
             self.observer.flag_written(time.perf_counter() - started)
+
+
+def _stricter(first: Ruling, second: Ruling) -> Ruling:
+    """Returns the first of the two unless the second flags more, or as much with more harm."""
+    # Compare flags first: a category's threshold may be lower than another's.
+    return max(first, second, key=lambda ruling: (ruling.decision.flagged, ruling.harm))
 
 
 def _with_caller_block(request: EngineRequest, ruling: Ruling) -> Ruling:

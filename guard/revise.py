@@ -4,6 +4,7 @@ revision (judge.py judges it like any answer).
 """
 
 import asyncio
+import re
 from collections.abc import Sequence
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
@@ -26,6 +27,9 @@ from guard.template import ChatFormat
 _ANALYSIS_SHARE = 1 / 3
 """Share of the tokens and of the time after which the analysis is cut off, to leave room for the
 answer."""
+_GENERATION_SHARE = 5 / 6
+"""Share of the time after which the answer is cut off, to leave room for the verdict on it."""
+_SENTENCE_END = re.compile(r"[。！？]|(?<!\d)[.!?…][\"'”’)\]]*(?=\s|$)|\n")
 
 
 @dataclass(frozen=True)
@@ -85,11 +89,13 @@ class Reviser:
     async def revise(self, request: EngineRequest, answer_ids: Sequence[int]) -> Replacement | None:
         """Returns the model's revision, not yet judged, or None when there is none or when busy.
 
-        It is at most as long as the caller allows an answer to be. A revision that our own limit
-        cuts off is None. answer_ids: the flagged answer's tokens without the end mark.
+        It is at most as long as the caller allows an answer to be. One that our own limit of tokens
+        or time cuts off ends with its last whole sentence. answer_ids: the flagged answer's tokens
+        without the end mark. Raises TimeoutError when the time ends before a whole sentence.
         """
         if self.busy or request.prompt["type"] != "token":
             return None
+        latest = asyncio.get_running_loop().time() + self.options.timeout_s * _GENERATION_SHARE
         async with self._slots:
             prompt_ids = [*request.prompt_ids, *answer_ids, *self._analysis_question]
             analysis = await self._analysis(request, prompt_ids)
@@ -100,14 +106,19 @@ class Reviser:
             )
             max_tokens = min(own_limit, request.max_tokens or own_limit)
             answer = _PartialReply()
-            await self._generate(request, prompt_ids, max_tokens, answer)
-        text = answer.text.strip()
-        truncated = answer.finish_reason == "length" and max_tokens == own_limit
-        if not text or truncated or answer.finish_reason in ("abort", None):
+            with suppress(TimeoutError):
+                async with asyncio.timeout_at(latest):
+                    await self._generate(request, prompt_ids, max_tokens, answer)
+        late = answer.finish_reason is None
+        truncated = late or (answer.finish_reason == "length" and max_tokens == own_limit)
+        text = _whole_sentences(answer.text) if truncated else answer.text.strip()
+        if late and not text:
+            raise TimeoutError
+        if not text or answer.finish_reason == "abort":
             return None
         generated = len(analysis.token_ids) + len(answer.token_ids)
         finish_reason: FinishReason = self.options.finish_reason
-        if finish_reason == "stop" and answer.finish_reason == "length":
+        if finish_reason == "stop" and (late or answer.finish_reason == "length"):
             finish_reason = "length"
         return Replacement(text, tuple(self._format.encode(text)), generated, finish_reason)
 
@@ -145,3 +156,9 @@ class Reviser:
                 reply.token_ids += delta.token_ids
                 reply.text += delta.text
                 reply.finish_reason = delta.finish_reason
+
+
+def _whole_sentences(text: str) -> str:
+    """Returns the text up to the end of its last whole sentence or line."""
+    ends = [found.end() for found in _SENTENCE_END.finditer(text)]
+    return text[: ends[-1]].strip() if ends else ""

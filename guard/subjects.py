@@ -47,20 +47,30 @@ class Subjects:
         return self.critic.text(self.chat_format.encode(text))
 
     def prefixes(
+        self, request: EngineRequest, answer_ids: Sequence[int], ends: Sequence[int]
+    ) -> Subject:
+        """Returns an answer's prefixes up to each of `ends`, which is not empty. Each counts."""
+        prefixes = [self.answer(request, answer_ids[:end]) for end in ends]
+        return replace(prefixes[0], pieces=_windows(prefixes))
+
+    def steps(
         self,
         request: EngineRequest,
         answer_ids: Sequence[int],
-        ends: Sequence[int],
         *,
+        judged: int = 0,
         without_history: bool = False,
     ) -> Subject:
-        """Returns an answer's prefixes up to each of `ends`, which is not empty."""
+        """Returns an answer in doubt: its prefixes, in short steps from `judged` tokens on, and the
+        whole. Each prefix counts as far as the next one agrees (Subject.decisive)."""
+        length = len(answer_ids)
+        ends = [end for end in self.windows.close_cuts(length) if end > judged]
         prefixes = [
-            self.answer(request, answer_ids[:end], without_history=without_history) for end in ends
+            self.answer(request, answer_ids[:end], without_history=without_history)
+            for end in (*ends, length)
         ]
-        return replace(
-            prefixes[0], pieces=tuple(window for prefix in prefixes for window in prefix.pieces)
-        )
+        sizes = tuple(len(prefix.pieces) for prefix in prefixes)
+        return replace(prefixes[0], pieces=_windows(prefixes), steps=sizes)
 
     def cuts(self, answer_ids: Sequence[int], judged: int) -> list[int]:
         """Returns where else to judge the answer: its natural end, and often enough that no verdict
@@ -75,3 +85,7 @@ class Subjects:
         """Returns the answer without the token that ended it."""
         ended = bool(answer_ids) and answer_ids[-1] in self.stop_ids
         return answer_ids[:-1] if ended else answer_ids
+
+
+def _windows(prefixes: Sequence[Subject]) -> tuple[Sequence[int], ...]:
+    return tuple(window for prefix in prefixes for window in prefix.pieces)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 DEFAULT_VERDICT_TOKENS = 256
 _CLOSE_CUT_TOKENS = 16
-_MAX_CLOSE_CUTS = 64
+_MIN_CLOSE_CUTS, _MAX_CLOSE_CUTS = 4, 64
 OVERLAP = 0.25
 """Share of a window that the next one repeats, so that each sentence is whole in one of them."""
 
@@ -51,6 +51,8 @@ class Windows:
         return iter(range(judged + self.limit, length, self.limit))
 
     def close_cuts(self, length: int) -> Iterator[int]:
-        """As `cuts`, for an answer in doubt: short steps, but at most _MAX_CLOSE_CUTS of them."""
-        step = max(_CLOSE_CUT_TOKENS, math.ceil(length / _MAX_CLOSE_CUTS))
+        """As `cuts`, for an answer in doubt: short steps, at least a few of them and at most
+        _MAX_CLOSE_CUTS."""
+        shortest = min(_CLOSE_CUT_TOKENS, math.ceil(length / _MIN_CLOSE_CUTS))
+        step = max(1, shortest, math.ceil(length / _MAX_CLOSE_CUTS))
         return iter(range(step, length, step))

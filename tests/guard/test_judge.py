@@ -46,12 +46,30 @@ async def test_a_harmless_end_does_not_hide_the_harm_before_it(
     assert bench.observed.verdicts == [("violence", "base")]
 
 
+async def test_harm_that_one_prefix_alone_shows_does_not_count(make_bench: MakeBench) -> None:
+    """A verdict on an unfinished sentence may be wrong."""
+
+    judged: list[str] = []
+
+    def harm(prompt: str) -> float:
+        answer = prompt.split("<|im_start|>assistant\n")[1]
+        judged.append(answer)
+        return 0.9 if len(set(judged)) == 2 and answer != judged[0] else 0.2
+
+    answer = Script(answers=lambda prompt: (TALKED_OUT,), harm=harm, piece_tokens=1)
+    bench = make_bench(answer, windows=WINDOWS)
+    (output,) = await bench.ask()
+    assert len(judged) > 2
+    assert output.outputs[0].text == TALKED_OUT
+    assert bench.store.flags == []
+
+
 async def test_an_answer_in_doubt_is_released_if_its_prefixes_pass(make_bench: MakeBench) -> None:
     bench = make_bench(script(TALKED_OUT, begun=0.4, whole=0.2), windows=WINDOWS)
     (output,) = await bench.ask()
     assert output.outputs[0].text == TALKED_OUT
     assert bench.store.flags == []
-    assert reads(bench) == 2
+    assert reads(bench) > 2
 
 
 async def test_after_a_clear_verdict_no_prefixes_are_judged(make_bench: MakeBench) -> None:
@@ -71,7 +89,9 @@ async def test_blocking_on_request_applies_to_prefixes_too(
     assert output.outputs[0].text == bench.policy.refusal
 
 
-async def test_nothing_of_an_answer_is_judged_twice(make_bench: MakeBench) -> None:
+async def test_nothing_but_the_whole_answer_is_judged_twice(make_bench: MakeBench) -> None:
+    """The verdict on the whole is read again beside those on the prefixes, from the cache."""
+
     def harm(prompt: str) -> float:
         return 0.2
 
@@ -82,7 +102,7 @@ async def test_nothing_of_an_answer_is_judged_twice(make_bench: MakeBench) -> No
     await whole.ask()
     for bench in (streamed, whole):
         read = [prompt for what, prompt in bench.engine.log if what == "read"]
-        assert len(read) == len(set(read)) > 1
+        assert len(read) - 1 <= len(set(read)) > 1
 
 
 async def test_text_after_the_natural_end_does_not_hide_harm(

@@ -158,7 +158,7 @@ async def test_a_stream_goes_on_with_the_revision(make_bench: MakeBench) -> None
     [
         pytest.param("", "none", id="nothing said"),
         pytest.param(SECRET, "flagged", id="harmful again"),
-        pytest.param("Not like this. " * 200, "none", id="longer than its budget"),
+        pytest.param("Not like this, " * 200, "none", id="longer than its budget"),
     ],
 )
 async def test_without_a_usable_revision_it_is_blocked(
@@ -209,6 +209,37 @@ async def test_one_that_takes_too_long_is_given_up(make_bench: MakeBench) -> Non
     (output,) = await bench.ask()
     assert output.outputs[0].text == bench.policy.refusal
     assert bench.observed.revisions == ["late"]
+
+
+@pytest.mark.parametrize(
+    ("said", "ends"),
+    [
+        ("I will not open it. Ask me! " * 200, ("open it.", "me!")),
+        ("1. Knock\n2. Ask\n" * 200, ("Knock", "Ask")),
+    ],
+)
+async def test_one_that_is_cut_off_ends_with_a_whole_sentence(
+    make_bench: MakeBench, said: str, ends: tuple[str, ...]
+) -> None:
+    bench = make_bench(Script(answers=answers(said), harm=harm))
+    (output,) = await bench.ask()
+    assert said.startswith(output.outputs[0].text)
+    assert output.outputs[0].text.endswith(ends)
+    assert bench.observed.revisions == ["used"]
+
+
+async def test_when_the_time_ends_the_sentences_that_are_there_are_released(
+    make_bench: MakeBench,
+) -> None:
+    def revises(prompt: str) -> tuple[str]:
+        script.draft_gate = Gate() if prompts.REVISE in prompt else None
+        return answers(f"{SAFE} And then you")(prompt)
+
+    script = Script(answers=revises, harm=harm, piece_tokens=1)
+    bench = make_bench(script, revisions=replace(REVISIONS, timeout_s=1, at_once=4))
+    (output,) = await bench.ask()
+    assert output.outputs[0].text == SAFE
+    assert bench.observed.revisions == ["used"]
 
 
 async def test_an_analysis_that_takes_too_long_is_cut_and_the_answer_still_comes(
