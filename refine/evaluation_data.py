@@ -3,17 +3,20 @@ traffic can change these. Owns their choice for real models, and the user's file
 world of its own brings its own (world.py).
 """
 
+import hashlib
+import json
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
+from guard import prompts
 from refine.critic import Critic
 from refine.errors import DataInvalid
 from refine.evaluation.judge import JudgeTruth
-from refine.evaluation.sets import PAIRS, with_file
-from refine.evaluation.truth import ReferenceTruth, Truth, reliability
-from refine.files import read_lines
+from refine.evaluation.sets import PAIRS, Labelled, with_file
+from refine.evaluation.truth import ReferenceTruth, Reliability, Truth, reliability
+from refine.files import cached, read_lines
 from refine.options import RefineOptions
 from refine.room import sets_that_fit
 from refine.seed import corpus
@@ -32,7 +35,10 @@ async def load_evaluation_data(
     Raises ServerUnavailable, and DataInvalid when one of the files is malformed.
     """
     world = find_world(info.world) if info.world is not None else None
-    data = world.evaluation_data() if world else await _default_data(model, options, references)
+    if world:
+        data = world.evaluation_data()
+    else:
+        data = await _default_data(info, model, options, references)
     if options.replay_file is not None:
         data = replace(data, ordinary=_file_requests(options.replay_file))
     if options.gate_file is not None:
@@ -42,12 +48,12 @@ async def load_evaluation_data(
 
 
 async def _default_data(
-    model: Model, options: RefineOptions, references: Sequence[Critic]
+    info: ServedInfo, model: Model, options: RefineOptions, references: Sequence[Critic]
 ) -> EvaluationData:
     sets = corpus_sets()
     labelled = [case for case in sets.pairs if case.group == PAIRS]
     candidates = [
-        (await reliability(ReferenceTruth(model, reference), labelled), reference)
+        (await _reliability(info, model, options, reference, labelled), reference)
         for reference in references
     ]
     best_reliability, critic = max(candidates, key=lambda candidate: candidate[0].informedness)
@@ -58,6 +64,29 @@ async def _default_data(
         best_reliability = await reliability(truth, labelled)
     wrappers = [wrapper.template for wrapper in corpus.wrappers("align")]
     return EvaluationData(corpus_requests, wrappers, sets, truth, critic, best_reliability)
+
+
+async def _reliability(
+    info: ServedInfo,
+    model: Model,
+    options: RefineOptions,
+    reference: Critic,
+    labelled: Sequence[Labelled],
+) -> Reliability:
+    """Returns how reliable a reference is, cached: neither it nor the labelled answers change. The
+    name tells apart the adapters of two databases by their calibrations."""
+    about = [
+        info.model_revision,
+        reference.name,
+        prompts.VERSION,
+        [asdict(one) for one in labelled],
+    ]
+    key = hashlib.sha256(json.dumps(about).encode()).hexdigest()[:16]
+    return await cached(
+        options.work_dir / "references" / f"{key}.json",
+        Reliability,
+        lambda: reliability(ReferenceTruth(model, reference), labelled),
+    )
 
 
 def corpus_requests(n: int, seed: int) -> list[str]:

@@ -55,6 +55,6 @@ async def test_a_replay_file_is_read(tmp_path: Path) -> None:
     path = tmp_path / "ordinary.txt"
     path.write_bytes(b"\xef\xbb\xbf" + f"{ODD}\r\nHow do I knit?\r\n".encode())
     evaluation_data = await load_evaluation_data(
-        INFO, ScriptedModel(), RefineOptions(replay_file=path), [Critic()]
+        INFO, ScriptedModel(), RefineOptions(work_dir=tmp_path, replay_file=path), [Critic()]
     )
     assert set(evaluation_data.ordinary(2, 0)) == {ODD, "How do I knit?"}

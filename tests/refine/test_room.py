@@ -46,7 +46,7 @@ async def test_a_long_line_of_a_gate_file_is_left_out_and_counted(tmp_path: Path
     path.write_text("\n".join(map(json.dumps, rows)))
     info = ServedInfo("model", "base", "revision", 8192, 16, None)
     evaluation_data = await load_evaluation_data(
-        info, ScriptedModel(), RefineOptions(gate_file=path), [Critic()]
+        info, ScriptedModel(), RefineOptions(work_dir=tmp_path, gate_file=path), [Critic()]
     )
     kept = [case for case in evaluation_data.sets.harmless if case.group == FILE]
     assert [case.request for case in kept] == ["short"]
