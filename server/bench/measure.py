@@ -24,7 +24,7 @@ from urllib.error import URLError
 from urllib.request import urlopen
 from uuid import uuid4
 
-from guard.vllm.cpu import PLUGIN
+from guard.vllm.cpu import FEW_PROCESSORS, PLUGIN
 from server.bench.report import Cell, Figures
 from server.launch.models import NamedModel
 from server.settings import load_settings
@@ -116,7 +116,7 @@ def bench(plan: BenchPlan) -> Iterator[Cell]:
     tokenizer = plan.model.prepare(load_settings().models_dir)
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        environment = {"VLLM_PLUGINS": PLUGIN if plan.patched else ""}
+        environment = _patches() if plan.patched else {"VLLM_PLUGINS": ""}
         command = [sys.executable, "-c", _SERVER, *plan.options]
         bare = stack.enter_context(_server(folder, "bare", command, "health", environment))
         setback = str(Path(sys.executable).with_name("setback"))
@@ -134,6 +134,12 @@ def bench(plan: BenchPlan) -> Iterator[Cell]:
             load = _load(plan, tokenizer, clients, tokens)
             rounds = _rounds(kind, load, plan.rounds, datasets[tokens], bare, guarded)
             yield Cell(kind.value, clients, tokens, rounds)
+
+
+def _patches() -> dict[str, str]:
+    """Returns the environment that gives bare vLLM our patches and as many processors."""
+    few = len(os.sched_getaffinity(0)) <= FEW_PROCESSORS
+    return {"VLLM_PLUGINS": PLUGIN, **({"VLLM_CPU_NUM_OF_RESERVED_CPU": "0"} if few else {})}
 
 
 def _load(plan: BenchPlan, tokenizer: Path, clients: int, tokens: int) -> "LoadSettings":

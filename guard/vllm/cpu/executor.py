@@ -8,7 +8,8 @@ prometheus_client's multiprocess metrics need an import in each process.
 
 vLLM starts a separate worker process on a CPU because OpenMP reads its environment only when it is
 loaded. Here system calls bind the threads instead, each to a processor that vLLM chose. One
-difference remains: the first of several compute threads may move among these processors.
+difference remains: the first of several compute threads may move among these processors. Where
+there are few processors, all of them compute.
 """
 
 import ctypes
@@ -25,8 +26,11 @@ from vllm.utils.ompmultiprocessing import OMPProcessManager
 from vllm.v1.engine import utils as engine_utils
 from vllm.v1.executor.uniproc_executor import UniProcExecutor
 
+from guard.vllm.cpu import FEW_PROCESSORS
+
 EXECUTOR = "guard.vllm.cpu.executor.EngineProcessExecutor"
 _PR_SET_PDEATHSIG = 1
+_RESERVED = "VLLM_CPU_NUM_OF_RESERVED_CPU"
 _VALUES_PER_THREAD = 1 << 17
 """Values for each thread to add, enough that PyTorch uses every thread."""
 
@@ -38,14 +42,15 @@ class EngineProcessExecutor(UniProcExecutor):
         _end_with_parent()
         self._all_processors = os.sched_getaffinity(0)
         threads = OMPProcessManager(self.vllm_config)
-        self._processors = self._all_processors if threads.skip_setup else set(threads.cpu_lists[0])
+        computing = [] if threads.skip_setup else _computing_processors(threads)
+        self._processors = set(computing) or self._all_processors
         self._bound = self._all_processors
         # Memory is allocated on the current processor's node. With a single node there is no need
         # to load on one particular processor, which others may be using.
         if _memory_nodes() > 1:
             self._bind(self._processors)
-        if not threads.skip_setup:
-            _start_computing_threads(threads.cpu_lists[0])
+        if computing:
+            _start_computing_threads(computing)
         super()._init_executor()
 
     def compile_or_warm_up_model(self) -> None:
@@ -63,6 +68,14 @@ class EngineProcessExecutor(UniProcExecutor):
     def _bind(self, processors: Iterable[int]) -> None:
         self._bound = set(processors)
         os.sched_setaffinity(0, self._bound)
+
+
+def _computing_processors(threads: OMPProcessManager) -> list[int]:
+    """Returns the processors to compute on: vLLM's choice, and of few processors also the one that
+    it keeps free, unless the user does."""
+    chosen, free = threads.cpu_lists[0], threads.reserved_cpu_list
+    few = len(chosen) + len(free) <= FEW_PROCESSORS
+    return sorted({*chosen, *free}) if few and _RESERVED not in os.environ else list(chosen)
 
 
 def _start_computing_threads(processors: Sequence[int]) -> None:

@@ -79,6 +79,28 @@ def test_nothing_is_bound_where_the_user_says_so(
     assert affinity == [ALL, ALL, ALL]
 
 
+@pytest.mark.parametrize(
+    ("chosen", "free", "environment", "computing"),
+    [
+        pytest.param([1], [0], {}, [0, 1], id="few"),
+        pytest.param([1], [0], {"VLLM_CPU_NUM_OF_RESERVED_CPU": "1"}, [1], id="the user's way"),
+        pytest.param([1, 2, 3, 4], [0], {}, [1, 2, 3, 4], id="many"),
+    ],
+)
+def test_of_few_processors_each_computes(
+    monkeypatch: pytest.MonkeyPatch,
+    chosen: list[int],
+    free: list[int],
+    environment: dict[str, str],
+    computing: list[int],
+) -> None:
+    monkeypatch.delenv("VLLM_CPU_NUM_OF_RESERVED_CPU", raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    threads: Any = SimpleNamespace(cpu_lists=[chosen], reserved_cpu_list=free)
+    assert executor._computing_processors(threads) == computing
+
+
 @pytest.mark.skipif(len(ALL) < 2, reason="needs two processors")
 def test_each_other_thread_is_bound_to_a_processor_of_its_own() -> None:
     # In a process of its own: this one's threads are to stay as they are.
@@ -149,3 +171,4 @@ def test_processors_are_chosen_by_vllm(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("VLLM_CPU_OMP_THREADS_BIND", processors)
         chosen = ompmultiprocessing.OMPProcessManager(config)
         assert (chosen.cpu_lists, chosen.skip_setup) == (expected, processors == "nobind")
+        assert chosen.reserved_cpu_list == []
