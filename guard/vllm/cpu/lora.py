@@ -1,5 +1,6 @@
 """How LoRA adapters are applied to a layer on a CPU: two small matrix products for each adapter in
-the batch, and nothing for tokens without one. Owns this sum. backend.py installs it.
+the batch, and nothing for tokens without one or for layers that the adapter leaves alone. Owns
+these sums. backend.py installs them.
 
 vLLM's wrapper calls an operator for every slice of every layer even in a batch without adapters,
 copies an adapter's weights for every token, and uses the last loaded adapter for tokens without
@@ -7,13 +8,32 @@ one, so that a base-model request in a mixed batch is answered with another requ
 #48421, open).
 """
 
+from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 from vllm.lora.punica_wrapper.punica_cpu import PunicaWrapperCPU
 
 Group = tuple[int, Tensor | slice]
 """An adapter slot, and the batch's rows that use it."""
+
+
+Stacked = tuple[Tensor, ...]
+"""A or B of all slots, one tensor for each slice of a layer's outputs."""
+
+
+@dataclass(frozen=True)
+class _Packed:
+    """One slot's A and B of a layer, for all of its slices at once, without unused ranks.
+
+    a: [inputs, ranks], b: [ranks, outputs], scaled; None where the adapter changes nothing.
+    versions: of the tensors that they were packed from, which vLLM overwrites in place.
+    """
+
+    a: Tensor | None
+    b: Tensor | None
+    versions: tuple[int, ...]
 
 
 class GroupedPunica(PunicaWrapperCPU):
@@ -23,6 +43,7 @@ class GroupedPunica(PunicaWrapperCPU):
         super().__init__(*arguments, **options)
         self._by_token: list[Group] = []
         self._by_request: list[Group] = []
+        self._packed: dict[tuple[int, int], _Packed] = {}
 
     def update_metadata(self, *arguments: Any, **options: Any) -> None:
         """Called once per step, before the layers."""
@@ -34,8 +55,8 @@ class GroupedPunica(PunicaWrapperCPU):
         self,
         y: Tensor,
         x: Tensor,
-        lora_a_stacked: tuple[Tensor, ...],
-        lora_b_stacked: tuple[Tensor, ...],
+        lora_a_stacked: Stacked,
+        lora_b_stacked: Stacked,
         scale: float,
         output_slices: tuple[int, ...],
         **_options: Any,
@@ -44,10 +65,38 @@ class GroupedPunica(PunicaWrapperCPU):
         [slots, 1, rank, inputs] and B is [slots, 1, outputs, rank]."""
         outputs, inputs = y.view(-1, y.shape[-1]), x.view(-1, x.shape[-1])
         for slot, rows in self._by_token:
-            own, begin = inputs[rows], 0
-            for a, b, width in zip(lora_a_stacked, lora_b_stacked, output_slices, strict=True):
-                outputs[rows, begin : begin + width] += _added(own, a[slot, 0], b[slot, 0], scale)
-                begin += width
+            packed = self._pack(lora_a_stacked, lora_b_stacked, slot, scale, output_slices, y.dtype)
+            if packed.a is None or packed.b is None:
+                continue
+            narrow = inputs[rows].to(y.dtype) @ packed.a
+            if isinstance(rows, slice):
+                outputs.addmm_(narrow, packed.b)
+            else:
+                outputs.index_add_(0, rows, narrow @ packed.b)
+
+    def _pack(
+        self,
+        a_stacked: Stacked,
+        b_stacked: Stacked,
+        slot: int,
+        scale: float,
+        widths: tuple[int, ...],
+        dtype: torch.dtype,
+    ) -> _Packed:
+        """Returns the slot's weights, packed anew if vLLM has loaded others into it since."""
+        key = (a_stacked[0].data_ptr(), slot)
+        versions = tuple(tensor._version for tensor in (*a_stacked, *b_stacked))
+        packed = self._packed.get(key)
+        if packed is None or packed.versions != versions:
+            a, b = _joined(a_stacked, b_stacked, slot, widths)
+            changes = b.any()
+            packed = _Packed(
+                a.T.to(dtype).contiguous() if changes else None,
+                (b.T * scale).to(dtype).contiguous() if changes else None,
+                versions,
+            )
+            self._packed[key] = packed
+        return packed
 
     def add_lora_embedding(
         self,
@@ -85,6 +134,19 @@ def _groups(slots: Tensor) -> list[Group]:
     if len(used) == 1 and used[0] >= 0:
         return [(used[0], slice(0, len(slots)))]
     return [(slot, (slots == slot).nonzero().flatten()) for slot in used if slot >= 0]
+
+
+def _joined(
+    a_stacked: Stacked, b_stacked: Stacked, slot: int, widths: tuple[int, ...]
+) -> tuple[Tensor, Tensor]:
+    """Returns the A of all slices, [ranks, inputs], and their B as a block diagonal,
+    [outputs, ranks], with the ranks that are used only."""
+    parts = []
+    for stacked_a, stacked_b, width in zip(a_stacked, b_stacked, widths, strict=True):
+        a, b = stacked_a[slot, 0], stacked_b[slot, 0, :width]
+        used = a.any(dim=1) & b.any(dim=0)
+        parts.append((a[used], b[:, used]))
+    return torch.cat([a for a, _ in parts]), torch.block_diag(*(b for _, b in parts))
 
 
 def _added(x: Tensor, a: Tensor, b: Tensor, scale: float) -> Tensor:

@@ -59,6 +59,37 @@ def test_each_row_gets_its_own_adapter_or_none(weights: SimpleNamespace, name: s
         torch.testing.assert_close(found[row], expected)
 
 
+def test_weights_that_vllm_overwrites_are_used_at_once(weights: SimpleNamespace) -> None:
+    """vLLM loads another adapter into a slot in place, in inference mode and outside of it."""
+    x, made = torch.randn(3, HIDDEN), wrapper([12, 12, 12])
+
+    def added() -> torch.Tensor:
+        y = torch.zeros(3, sum(WIDTHS))
+        made.add_lora_linear(y, x, weights.a, weights.b, 1.0, WIDTHS)
+        return y
+
+    first = added()
+    with torch.inference_mode():
+        weights.b[0][1, 0, :, :RANK].copy_(2 * weights.b[0][1, 0])
+    torch.testing.assert_close(added()[:, : WIDTHS[0]], 2 * first[:, : WIDTHS[0]])
+    for tensor in (*weights.a, *weights.b):
+        tensor[1] = 0
+    assert not added().any()
+
+
+def test_a_lower_rank_than_the_slots_have_and_a_slice_without_weights(
+    weights: SimpleNamespace,
+) -> None:
+    x, y = torch.randn(2, HIDDEN), torch.zeros(2, sum(WIDTHS))
+    weights.a[0][0, 0, 2:] = 0
+    weights.b[0][0, 0, :, 2:] = 0
+    weights.b[1][0] = 0
+    wrapper([11, 11]).add_lora_linear(y, x, weights.a, weights.b, 1.0, WIDTHS)
+    expected = x @ weights.a[0][0, 0].T @ weights.b[0][0, 0].T
+    torch.testing.assert_close(y[:, : WIDTHS[0]], expected)
+    assert not y[:, WIDTHS[0] :].any()
+
+
 @pytest.mark.parametrize("name", BATCHES)
 def test_logits_likewise_over_the_columns_in_common(weights: SimpleNamespace, name: str) -> None:
     adapters = BATCHES[name]
