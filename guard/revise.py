@@ -4,7 +4,6 @@ revision (judge.py judges it like any answer).
 """
 
 import asyncio
-import re
 from collections.abc import Sequence
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
@@ -22,6 +21,7 @@ from guard.call import (
     RevisedFinishReason,
     non_text_parts,
 )
+from guard.sentences import whole_sentences
 from guard.template import ChatFormat
 
 _ANALYSIS_SHARE = 1 / 3
@@ -29,7 +29,6 @@ _ANALYSIS_SHARE = 1 / 3
 answer."""
 _GENERATION_SHARE = 5 / 6
 """Share of the time after which the answer is cut off, to leave room for the verdict on it."""
-_SENTENCE_END = re.compile(r"[。！？]|(?<!\d)[.!?…][\"'”’)\]]*(?=\s|$)|\n")
 
 
 @dataclass(frozen=True)
@@ -111,7 +110,7 @@ class Reviser:
                     await self._generate(request, prompt_ids, max_tokens, answer)
         late = answer.finish_reason is None
         truncated = late or (answer.finish_reason == "length" and max_tokens == own_limit)
-        text = _whole_sentences(answer.text) if truncated else answer.text.strip()
+        text = whole_sentences(answer.text) if truncated else answer.text.strip()
         if late and not text:
             raise TimeoutError
         if not text or answer.finish_reason == "abort":
@@ -156,9 +155,3 @@ class Reviser:
                 reply.token_ids += delta.token_ids
                 reply.text += delta.text
                 reply.finish_reason = delta.finish_reason
-
-
-def _whole_sentences(text: str) -> str:
-    """Returns the text up to the end of its last whole sentence or line."""
-    ends = [found.end() for found in _SENTENCE_END.finditer(text)]
-    return text[: ends[-1]].strip() if ends else ""

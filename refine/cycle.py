@@ -95,6 +95,7 @@ async def _analyse(run: Run, data: EvaluationData, collection: Collection) -> An
         variations=options.variations,
         wrappers=data.wrappers,
         seed=options.seed,
+        style=run.info.learned_style,
     )
     await run.count("analyse", analysed.counts)
     return analysed
@@ -132,7 +133,7 @@ async def _ordinary(run: Run, data: EvaluationData, reminder_share: float) -> li
     requests = data.ordinary(options.replay, options.seed)
     about = [
         *(run.info.model_revision, prompts.VERSION, run.info.max_model_len, data.critic.name),
-        *(requests, list(data.wrappers), reminder_share, options.seed),
+        *(requests, list(data.wrappers), reminder_share, options.seed, run.info.learned_style),
     ]
     key = hashlib.sha256(json.dumps(about).encode()).hexdigest()[:16]
     return await cached(
@@ -146,6 +147,7 @@ async def _ordinary(run: Run, data: EvaluationData, reminder_share: float) -> li
             reminder_share=reminder_share,
             seed=options.seed,
             max_model_len=run.info.max_model_len,
+            style=run.info.learned_style,
         ),
     )
 
@@ -181,7 +183,9 @@ async def _gate(
         margin=context.options.gate_margin,
     )
     cache = context.options.work_dir / "measures"
-    return await evaluate_candidate(context.model, data, run.info, inputs, cache=cache)
+    result = await evaluate_candidate(context.model, data, run.info, inputs, cache=cache)
+    await run.count("gate", {"percent of the gate's cases that were needed": result.percent})
+    return result
 
 
 async def _active_critic(run: Run) -> Critic:

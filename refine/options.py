@@ -52,9 +52,10 @@ class RefineOptions(BaseModel):
     """Share of the flags that are held out: never trained on, and measured by the gate."""
 
     variations: int = Field(default=2, ge=0)
-    """Paraphrases of each flagged request to train on; every other one gets a wrapper."""
+    """Variations of each flagged request to train on: paraphrases and uses in a wrapper, in
+    turns."""
 
-    replay: int = Field(default=1300, ge=0)
+    replay: int = Field(default=200, ge=0)
     """Ordinary requests to train on, with the base model's own answers, to keep it helpful."""
 
     replay_file: Path | None = None

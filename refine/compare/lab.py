@@ -128,6 +128,7 @@ class Lab:
                 wrappers=self.start.wrappers,
                 seed=flags.seed,
                 adapter="base",
+                style=self.start.style,
             )
 
         return (await self.cached(f"lessons/{flags.name}", Analysed, make)).lessons
@@ -142,6 +143,7 @@ class Lab:
             reminder_share=self.options.reminder_share,
             seed=seed,
             max_model_len=start.max_model_len,
+            style=start.style,
         )
 
 

@@ -17,8 +17,8 @@ _BETA = 0.1
 
 
 def preferences(lessons: Sequence[Lesson]) -> list[dict[str, Any]]:
-    """One pair for each flagged request and each of its variations, in TRL's conversational form:
-    the safe answer is preferred to the flagged one."""
+    """One pair for each flagged request that has a safe answer and each of its variations, in TRL's
+    conversational form: the safe answer is preferred to the flagged one."""
 
     def said(answer: str) -> list[dict[str, str]]:
         return [{"role": "assistant", "content": answer}]
@@ -30,6 +30,7 @@ def preferences(lessons: Sequence[Lesson]) -> list[dict[str, Any]]:
             "rejected": said(lesson.answer),
         }
         for lesson in lessons
+        if lesson.safe_answer
         for messages in (lesson.messages, *map(user_turn, lesson.variations))
     ]
 

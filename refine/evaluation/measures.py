@@ -3,7 +3,7 @@ the outcomes, which are stored by case. Does not measure (measure.py).
 """
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -61,6 +61,15 @@ class Measures:
         """Returns all fields, and the figures for readers."""
         fields: dict[str, Any] = _ADAPTER.dump_python(self, mode="json")
         return {**fields, "figures": [figure.as_json() for figure in self.figures]}
+
+    def joined(self, others: "Measures", sets_sha256: str) -> "Measures":
+        """Returns these measures with those on other cases. sets_sha256: of all cases."""
+        names = dict.fromkeys((*self.series, *others.series))
+        series = {
+            name: joined(m.series[name] for m in (self, others) if name in m.series)
+            for name in names
+        }
+        return replace(self, series=series, sets_sha256=sets_sha256)
 
     @classmethod
     def of_json(cls, fields: Mapping[str, Any]) -> "Measures":

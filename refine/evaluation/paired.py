@@ -18,7 +18,7 @@ Z = 1.96
 
 @dataclass(frozen=True)
 class Difference:
-    """after - before, in [-1, 1], with its 95% interval."""
+    """after - before, in [-1, 1], with its interval."""
 
     value: float
     low: float
@@ -30,15 +30,18 @@ class Difference:
         return Difference(-self.value, -self.high, -self.low)
 
 
-def paired_difference(before: Sequence[bool], after: Sequence[bool]) -> Difference:
-    """Returns the difference over the same cases in the same order. Needs at least one case."""
+def paired_difference(before: Sequence[bool], after: Sequence[bool], z: float = Z) -> Difference:
+    """Returns the difference over the same cases in the same order. Needs at least one case.
+
+    z: the quantile of the two-sided interval.
+    """
     n = len(before)
     if not n or len(after) != n:
         raise ValueError("paired shares need the same cases, and at least one")
     both = sum(b and a for b, a in zip(before, after, strict=True))
     b, a = sum(before), sum(after)
-    low_b, high_b = wilson(b, n, Z)
-    low_a, high_a = wilson(a, n, Z)
+    low_b, high_b = wilson(b, n, z)
+    low_a, high_a = wilson(a, n, z)
     correlation = _correlation(both, a - both, b - both, n - a - b + both)
 
     def reach(up: float, down: float) -> float:

@@ -14,10 +14,12 @@ An answer is judged by the critic; the label is then the answer's.
 
 import hashlib
 import json
+import random
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 from pydantic import model_validator as validator
@@ -34,6 +36,8 @@ GROUPS = (PLAIN, JAILBREAK, EVERYDAY, BORDERLINE, PAIRS, REQUESTS, TEXTS, INJECT
 """All groups, in the order of the figures."""
 
 _MAX_PROBLEMS = 10
+
+T = TypeVar("T", "Case", "Labelled")
 
 
 @dataclass(frozen=True)
@@ -88,6 +92,25 @@ class Sets:
     def sha256(self) -> str:
         """The hash in hex; figures compare only for equal sets."""
         return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
+
+    def split(self, share: float) -> tuple["Sets", "Sets"]:
+        """Returns that share of the cases of every group and label, the same ones every time, and
+        the others."""
+        harmful = _split(self.harmful, share)
+        harmless = _split(self.harmless, share)
+        pairs = _split(self.pairs, share)
+        injections = _split(self.injections, share)
+        first, rest = (
+            replace(
+                self,
+                harmful=harmful[part],
+                harmless=harmless[part],
+                pairs=pairs[part],
+                injections=injections[part],
+            )
+            for part in (0, 1)
+        )
+        return first, rest
 
 
 def with_file(sets: Sets, path: Path) -> Sets:
@@ -184,3 +207,19 @@ def _explain(error: ValidationError) -> str:
         message = problem["msg"].removeprefix("Value error, ")
         explanations.append(f"{field}: {message}" if field else message)
     return "; ".join(explanations)
+
+
+def _split(items: Sequence[T], share: float) -> tuple[tuple[T, ...], tuple[T, ...]]:
+    by_kind: dict[tuple[str, bool], list[int]] = {}
+    for index, item in enumerate(items):
+        kind = (item.group, getattr(item, "harmful", False))
+        by_kind.setdefault(kind, []).append(index)
+    # At random: the cases may be in an order that repeats.
+    rng = random.Random("split")
+    taken = {
+        index
+        for indices in by_kind.values()
+        for index in rng.sample(indices, int(share * len(indices)))
+    }
+    first = tuple(item for index, item in enumerate(items) if index in taken)
+    return first, tuple(item for index, item in enumerate(items) if index not in taken)

@@ -1,9 +1,10 @@
-"""Stage 2: the model's own analysis of each flag. Owns the questions to the model, the checks by
-the critic and the counts of what was dropped. Trains nothing and writes no file.
+"""Stage 2: the model's own analysis of each flag. Owns the questions to the model, the checks of
+its texts and the counts of what was unusable. Trains nothing and writes no file.
 
 This is the paper's step 2: the model is told the verdict, which makes its analysis better. The safe
 answer is a reviewer's correction, or else the guard's revision if there was one. Otherwise the
-model is asked for one after the analysis, as the guard asks for a revision.
+model is asked for one after the analysis, as the guard asks for a revision. A text that is harmful
+or repeats itself is asked for again. A flag without a usable text still trains its label.
 """
 
 import random
@@ -12,15 +13,21 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from guard import prompts
+from guard.prompts import CritiqueStyle
+from guard.sentences import whole_sentences
 from refine.critic import Critic
 from refine.room import QUESTION_TOKENS
 from refine.served import Adapter, Conversation, GenerationParams, Model, answered, user_turn
 from refine.stages.collect import FlaggedCase
 from refine.stages.dataset import Lesson, critique_of, guided_analysis_of, revision_of
+from refine.usable import repeats_itself
 
-_ANALYSIS_TOKENS = 256
-_SAFE_TOKENS = 512
+_ANALYSIS_TOKENS = 128
+_SAFE_TOKENS = 256
 _CRITIQUE_TOKENS = 128
+_TRIES = 3
+_RETRY_TEMPERATURE = 0.8
+"""The first try is greedy."""
 _PARAPHRASE_TOKENS = 128
 _PARAPHRASE_TEMPERATURE = 0.7
 _MIN_SAFE_TOKENS = 64
@@ -30,7 +37,7 @@ TOKENS_AFTER_ANSWER = _ANALYSIS_TOKENS + QUESTION_TOKENS + _MIN_SAFE_TOKENS
 
 @dataclass(frozen=True)
 class Analysed:
-    """The lessons of a run, and how many cases or variations were dropped, by reason.
+    """The lessons of a run, one for each flag, and how many texts were unusable, by reason.
 
     revisions, corrections: the number of lessons whose safe answer is the guard's revision, or a
     reviewer's correction.
@@ -61,28 +68,29 @@ async def analyse(
     wrappers: Sequence[str],
     seed: int,
     adapter: Adapter = "active",
+    style: CritiqueStyle = CritiqueStyle.YES_NO,
 ) -> Analysed:
-    """Returns one lesson per usable case, in order.
+    """Returns one lesson per case, in order.
 
-    An analysis and a safe answer are kept only if the critic finds both harmless, except for a
+    An analysis and a safe answer are usable only if the critic finds both harmless, except for a
     reviewer's correction; a variation only if the critic finds it harmful. adapter: writes all of
-    these. Raises ServerUnavailable.
+    these. style: of its critiques; the label style says nothing about a harmless answer.
+    Raises ServerUnavailable.
     """
-    dropped: Counter[str] = Counter()
-    analyses = await _analyses(model, cases, critic, adapter)
-    safe_answers = await _safe_answers(model, cases, analyses, critic, adapter)
-    usable = [
-        (case, analyses[index], safe_answers[index])
-        for index, case in enumerate(cases)
-        if _usable(analyses[index], safe_answers[index], dropped)
-    ]
-    kept_cases = [case for case, _, _ in usable]
-    critiques = await model.answers(
-        [critique_of(case.messages, safe_answer) for case, _, safe_answer in usable],
-        adapter=adapter,
-        params=GenerationParams(max_tokens=_CRITIQUE_TOKENS),
+    writer = _Writer(model, critic, adapter, seed)
+    analyses = await writer.texts(
+        [guided_analysis_of(case.messages, case.answer) for case in cases],
+        max_tokens=_ANALYSIS_TOKENS,
     )
-    variations_by_case = await _variations(model, kept_cases, variations, seed, adapter)
+    safe_answers = await _safe_answers(writer, cases, analyses)
+    critiques = await _critiques(writer, cases, safe_answers, style)
+    dropped: Counter[str] = Counter(
+        {
+            "analyses, harmful or poor": analyses.count(""),
+            "safe answers, harmful or poor": safe_answers.count(""),
+        }
+    )
+    variations_by_case = await _variations(model, cases, variations, seed, adapter)
     harmful_variations = await _still_harmful(
         model, critic, variations_by_case, wrappers, seed, dropped
     )
@@ -93,80 +101,138 @@ async def analyse(
             case.answer,
             analysis,
             safe_answer,
-            # A reviewer's answer is harmless, whatever the critic says.
-            critique if case.correction is None else "No.",
+            critique,
             tuple(texts),
             case.category,
         )
-        for (case, analysis, safe_answer), critique, texts in zip(
-            usable, critiques, harmful_variations, strict=True
+        for case, analysis, safe_answer, critique, texts in zip(
+            cases, analyses, safe_answers, critiques, harmful_variations, strict=True
         )
     )
     return Analysed(
         tuple(lessons),
-        dropped,
-        revisions=sum(case.correction is None and case.revision is not None for case in kept_cases),
-        corrections=sum(case.correction is not None for case in kept_cases),
+        {why: n for why, n in dropped.items() if n},
+        revisions=sum(
+            bool(safe) and case.correction is None and safe == (case.revision or "").strip()
+            for case, safe in zip(cases, safe_answers, strict=True)
+        ),
+        corrections=sum(case.correction is not None for case in cases),
     )
 
 
-def _usable(analysis: str, safe_answer: str, dropped: Counter[str]) -> bool:
-    if not analysis:
-        dropped["the analysis was harmful or empty"] += 1
-    elif not safe_answer:
-        dropped["the safe answer was harmful or empty"] += 1
-    return bool(analysis and safe_answer)
+@dataclass(frozen=True)
+class _Writer:
+    """Has the model write texts and keeps the usable ones: harmless to the critic, not
+    repetitive."""
 
+    model: Model
+    critic: Critic
+    adapter: Adapter
+    seed: int
 
-async def _analyses(
-    model: Model, cases: Sequence[FlaggedCase], critic: Critic, adapter: Adapter
-) -> list[str]:
-    """Returns the guided analysis of each case; empty if the critic finds it harmful."""
-    conversations = [guided_analysis_of(case.messages, case.answer) for case in cases]
-    analyses = await model.answers(
-        conversations, adapter=adapter, params=GenerationParams(max_tokens=_ANALYSIS_TOKENS)
-    )
-    return await _checked(model, critic, conversations, analyses)
+    async def texts(
+        self,
+        conversations: Sequence[Conversation],
+        *,
+        max_tokens: int,
+        after: Sequence[Conversation] | None = None,
+        known: Sequence[str | None] | None = None,
+    ) -> list[str]:
+        """Returns a usable answer to each conversation, empty if no try gave one.
+
+        after: the conversations in which the answers are judged, if others. known: earlier answers,
+        which are used if they are usable.
+        """
+        after = conversations if after is None else after
+        texts = await self._usable(after, list(known or [None] * len(conversations)))
+        for number in range(_TRIES):
+            open_ = [index for index, text in enumerate(texts) if not text]
+            if not open_:
+                break
+            written = await self.model.answers(
+                [conversations[index] for index in open_],
+                adapter=self.adapter,
+                params=GenerationParams(
+                    max_tokens=max_tokens,
+                    temperature=_RETRY_TEMPERATURE if number else 0.0,
+                    seed=self.seed + number,
+                ),
+            )
+            # An answer that reached its limit of tokens ends inside a sentence.
+            whole = [whole_sentences(text) or text.strip() for text in written]
+            usable = await self._usable([after[index] for index in open_], whole)
+            for index, text in zip(open_, usable, strict=True):
+                texts[index] = text
+        return texts
+
+    async def _usable(
+        self, conversations: Sequence[Conversation], texts: Sequence[str | None]
+    ) -> list[str]:
+        """Returns the texts, empty where they are not usable."""
+        result = [text.strip() if text and not repeats_itself(text) else "" for text in texts]
+        written = [index for index, text in enumerate(result) if text]
+        harmful = await self.critic.finds_harmful(
+            self.model, [answered(conversations[index], result[index]) for index in written]
+        )
+        for index, harm in zip(written, harmful, strict=True):
+            result[index] = "" if harm else result[index]
+        return result
 
 
 async def _safe_answers(
-    model: Model,
-    cases: Sequence[FlaggedCase],
-    analyses: Sequence[str],
-    critic: Critic,
-    adapter: Adapter,
+    writer: _Writer, cases: Sequence[FlaggedCase], analyses: Sequence[str]
 ) -> list[str]:
-    """Returns the safe answer of each case; empty if there is none that the critic passes."""
-    known = [case.correction or case.revision for case in cases]
-    conversations = [
-        revision_of(case.messages, case.answer, analysis)
-        for case, analysis, answer in zip(cases, analyses, known, strict=True)
-        if answer is None
+    """Returns the safe answer of each case, empty if there is none. Where nobody has written one,
+    the model is asked after its analysis."""
+    uncorrected = [
+        (case, analysis)
+        for case, analysis in zip(cases, analyses, strict=True)
+        if case.correction is None
     ]
-    revisions = iter(
-        await model.answers(
-            conversations, adapter=adapter, params=GenerationParams(max_tokens=_SAFE_TOKENS)
-        )
+    written = await writer.texts(
+        [revision_of(case.messages, case.answer, analysis) for case, analysis in uncorrected],
+        max_tokens=_SAFE_TOKENS,
+        after=[case.messages for case, _ in uncorrected],
+        known=[case.revision for case, _ in uncorrected],
     )
-    answers = [next(revisions) if answer is None else answer for answer in known]
-    checked = await _checked(model, critic, [case.messages for case in cases], answers)
-    return [case.correction or answer for case, answer in zip(cases, checked, strict=True)]
+    rest = iter(written)
+    return [next(rest) if case.correction is None else case.correction for case in cases]
 
 
-async def _checked(
-    model: Model, critic: Critic, conversations: Sequence[Conversation], texts: Sequence[str]
+async def _critiques(
+    writer: _Writer, cases: Sequence[FlaggedCase], safe_answers: Sequence[str], style: CritiqueStyle
 ) -> list[str]:
-    judged = [answered(messages, text) for messages, text in zip(conversations, texts, strict=True)]
-    harmful = await critic.finds_harmful(model, judged)
-    return ["" if harm else text.strip() for text, harm in zip(texts, harmful, strict=True)]
+    """Returns the model's critique of each safe answer; only the label where it says no more."""
+    label = f"{prompts.NO_WORDS[0]}."
+    critiques = [label] * len(cases)
+    if style is CritiqueStyle.LABEL:
+        return critiques
+    asked = [
+        index
+        for index, (case, text) in enumerate(zip(cases, safe_answers, strict=True))
+        # A reviewer's answer is harmless, whatever the critic says.
+        if text and case.correction is None
+    ]
+    written = await writer.model.answers(
+        [critique_of(cases[index].messages, safe_answers[index]) for index in asked],
+        adapter=writer.adapter,
+        params=GenerationParams(max_tokens=_CRITIQUE_TOKENS),
+    )
+    for index, critique in zip(asked, written, strict=True):
+        critiques[index] = critique
+    return critiques
 
 
 async def _variations(
     model: Model, cases: Sequence[FlaggedCase], count: int, seed: int, adapter: Adapter
 ) -> list[list[str]]:
-    """Returns `count` paraphrases of each case's request."""
+    """Returns `count` texts for each case: a paraphrase of its request and the request itself, in
+    turns. The latter is put in a wrapper."""
     requests = [case.request for case in cases]
-    rounds = [await paraphrases(model, requests, seed + offset, adapter) for offset in range(count)]
+    rounds = [
+        requests if offset % 2 else await paraphrases(model, requests, seed + offset, adapter)
+        for offset in range(count)
+    ]
     return [list(texts) for texts in zip(*rounds, strict=True)] or [[] for _ in cases]
 
 
@@ -191,7 +257,7 @@ async def _still_harmful(
             if next(harmful) and variation not in kept:
                 kept.append(variation)
             else:
-                dropped["the paraphrase lost the harm or repeated one"] += 1
+                dropped["variations, harmless or repeated"] += 1
         kept_by_case.append(kept)
     return kept_by_case
 

@@ -40,7 +40,9 @@ class Kind(StrEnum):
 
 
 ALL_KINDS = frozenset(Kind)
-_CRITIQUES = frozenset({Kind.MISTAKE, Kind.SAFE_CRITIQUE, Kind.FINE_CRITIQUE, Kind.HELP_CRITIQUE})
+_HARMFUL = frozenset({Kind.MISTAKE, Kind.LABEL})
+"""Of what flags give; a label without words is one of harm."""
+_CRITIQUES = _HARMFUL | {Kind.SAFE_CRITIQUE, Kind.FINE_CRITIQUE, Kind.HELP_CRITIQUE}
 _LETTERS = {category: letter for letter, category in CATEGORY_LETTERS.items()}
 
 
@@ -65,9 +67,9 @@ class Example:
 class Lesson:
     """What is trained from one flag.
 
-    messages: the flagged conversation without the answer. analysis: the model's guided analysis.
-    variations: paraphrases of the request, each a user turn. safe_critique: the model's critique of
-    its safe answer, beginning with the label. category: of the harm, empty if unknown.
+    messages: the flagged conversation without the answer. analysis, safe_answer: empty if there is
+    no usable one. variations: of the request, each a user turn. safe_critique: the model's critique
+    of its safe answer, beginning with the label. category: of the harm, empty if unknown.
     """
 
     flag_id: int
@@ -158,19 +160,28 @@ def _lesson_examples(
 ) -> Iterator[Example]:
     conversations = [lesson.messages, *map(user_turn, lesson.variations)]
     for messages in conversations:
-        for kind, prompt, completion in (
-            (Kind.SAFE, messages, lesson.safe_answer),
-            (Kind.MISTAKE, critique_of(messages, lesson.answer), f"Yes. {lesson.analysis}"),
-        ):
-            reminded = rng.random() < reminder_share
-            yield Example(kind, tuple(prompt), completion, lesson.flag_id, reminded=reminded)
-    yield Example(
-        Kind.SAFE_CRITIQUE,
-        critique_of(lesson.messages, lesson.safe_answer),
-        lesson.safe_critique,
-        lesson.flag_id,
-        reminded=rng.random() < reminder_share,
-    )
+        if lesson.safe_answer:
+            yield _from_flag(Kind.SAFE, lesson, messages, lesson.safe_answer, reminder_share, rng)
+        judged = critique_of(messages, lesson.answer)
+        kind, why = (Kind.MISTAKE, f". {lesson.analysis}") if lesson.analysis else (Kind.LABEL, "")
+        yield _from_flag(kind, lesson, judged, f"Yes{why}", reminder_share, rng)
+    if lesson.safe_answer:
+        judged = critique_of(lesson.messages, lesson.safe_answer)
+        yield _from_flag(
+            Kind.SAFE_CRITIQUE, lesson, judged, lesson.safe_critique, reminder_share, rng
+        )
+
+
+def _from_flag(
+    kind: Kind,
+    lesson: Lesson,
+    prompt: Conversation,
+    completion: str,
+    reminder_share: float,
+    rng: random.Random,
+) -> Example:
+    reminded = rng.random() < reminder_share
+    return Example(kind, tuple(prompt), completion, lesson.flag_id, reminded=reminded)
 
 
 def _help_example(ordinary: Ordinary) -> Example:
@@ -196,9 +207,9 @@ def in_style(example: Example, style: CritiqueStyle, category: str = "") -> Exam
     """
     if style is not CritiqueStyle.LABEL or example.kind not in _CRITIQUES:
         return example
-    harmful = example.kind is Kind.MISTAKE
-    analysis = example.completion.partition(". ")[2]
-    completion = f"{harmful_label(category)}. {analysis}" if harmful else f"{harmless_label()}."
+    label, dot, analysis = example.completion.partition(".")
+    label = harmful_label(category) if example.kind in _HARMFUL else harmless_label()
+    completion = f"{label}{dot}{analysis}" if example.kind in _HARMFUL else f"{label}."
     return replace(example, prompt=example.prompt[:-1], completion=completion, after_mark=True)
 
 

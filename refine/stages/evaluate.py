@@ -13,10 +13,10 @@ from refine.errors import DataInvalid
 from refine.evaluation.fingerprint import fingerprint
 from refine.evaluation.measure import Evaluator
 from refine.evaluation.measures import Measures
-from refine.evaluation.sets import Case
+from refine.evaluation.sets import Case, Sets
 from refine.served import Model, ServedInfo
 from refine.stages.collect import FlaggedCase
-from refine.stages.gate import GateDecision, Margins, decide, too_small
+from refine.stages.gate import GateDecision, Margins, decide, looks, too_small
 from refine.world import EvaluationData
 
 HELD_OUT_GROUP = "held-out flags"
@@ -38,11 +38,17 @@ class GateInputs:
 
 @dataclass(frozen=True)
 class GateResult:
-    """The gate's decision and the measures it is based on."""
+    """The gate's decision and the measures it is based on. share: of the cases that were needed."""
 
     decision: GateDecision
     active: Measures
     candidate: Measures
+    share: float = 1.0
+
+    @property
+    def percent(self) -> int:
+        """The share as a percentage."""
+        return round(100 * self.share)
 
     @property
     def figures(self) -> dict[str, Any]:
@@ -76,15 +82,27 @@ def check_sets(data: EvaluationData, margin: float) -> None:
 async def evaluate_candidate(
     model: Model, data: EvaluationData, info: ServedInfo, inputs: GateInputs, *, cache: Path
 ) -> GateResult:
-    """Measures both adapters on the same cases, through the serving engine, and decides.
+    """Measures both adapters on the same cases, through the serving engine, and decides: on a share
+    of the cases first, if there are many.
 
-    cache: the folder with earlier measures of the active adapter.
-    Raises ServerUnavailable.
+    cache: the folder with earlier measures. Raises ServerUnavailable.
     """
     flagged = [Case(case.messages, HELD_OUT_GROUP, case.category) for case in inputs.held_out]
-    evaluator = Evaluator(model, data.sets, data.truth, info.reminder, info.model_revision)
-    active = await evaluator.measure_once(cache, inputs.active, flagged)
-    candidate = await evaluator.measure(inputs.candidate, flagged)
     base = await fingerprint(model, "base")
     margins, informedness = Margins(inputs.margin), data.reliability.informedness
-    return GateResult(decide(active, candidate, base, margins, informedness), active, candidate)
+
+    async def measured(critic: Critic, sets: Sets, held_out: Sequence[Case]) -> Measures:
+        evaluator = Evaluator(model, sets, data.truth, info.reminder, info.model_revision)
+        return await evaluator.measure_once(cache, critic, held_out)
+
+    looked = looks(data.sets, inputs.margin, informedness)
+    some, rest = data.sets.split(looked[0].share)
+    active = await measured(inputs.active, some, flagged)
+    candidate = await measured(inputs.candidate, some, flagged)
+    decision = decide(active, candidate, base, margins, informedness, looked[0])
+    if not decision.undecided:
+        return GateResult(decision, active, candidate, looked[0].share)
+    active = active.joined(await measured(inputs.active, rest, ()), data.sets.sha256)
+    candidate = candidate.joined(await measured(inputs.candidate, rest, ()), data.sets.sha256)
+    decision = decide(active, candidate, base, margins, informedness, looked[-1])
+    return GateResult(decision, active, candidate)

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from itertools import compress
 
+from guard import prompts
+from guard.prompts import CritiqueStyle
 from refine.critic import Critic
 from refine.room import QUESTION_TOKENS, fits
 from refine.served import GenerationParams, Message, Model, answered, user_turn
@@ -17,7 +19,7 @@ from refine.stages.dataset import Ordinary, critique_of
 _WRAPPED_SHARE = 0.75
 """The model never unlearned to help with plain requests, but with those in unknown wrappers."""
 _WITH_HISTORY_SHARE = 0.2
-_ANSWER_TOKENS = 256
+_ANSWER_TOKENS = 128
 _CRITIQUE_TOKENS = 128
 _CRITIQUE_INTERVAL = 8
 """Every such answer is also trained on as a harmless critique."""
@@ -32,12 +34,14 @@ async def replay(
     reminder_share: float,
     seed: int,
     max_model_len: int,
+    style: CritiqueStyle = CritiqueStyle.YES_NO,
 ) -> list[Ordinary]:
     """Returns the base model's answer to each request, and its critique of some answers.
 
     The requests are varied as the flagged ones are (paraphrased, wrapped, reminded, with earlier
     turns), so that only the harm distinguishes them. Requests that leave no room in the context and
-    answers that the critic finds harmful are dropped. Raises ServerUnavailable.
+    answers that the critic finds harmful are dropped. style: of the adapter's critiques; the label
+    style says nothing about a harmless answer. Raises ServerUnavailable.
     """
     rng = random.Random(f"replay {seed}")
     conversations = await _varied(model, requests, wrappers, rng, seed)
@@ -52,12 +56,16 @@ async def replay(
             for messages, has_reminder in zip(conversations, reminders, strict=True)
             if has_reminder is reminder
         ]
-        replayed += await _answered(model, critic, chosen, reminder)
+        replayed += await _answered(model, critic, chosen, reminder, style)
     return replayed
 
 
 async def _answered(
-    model: Model, critic: Critic, conversations: Sequence[tuple[Message, ...]], reminder: bool
+    model: Model,
+    critic: Critic,
+    conversations: Sequence[tuple[Message, ...]],
+    reminder: bool,
+    style: CritiqueStyle,
 ) -> list[Ordinary]:
     answers = await model.answers(
         conversations,
@@ -73,11 +81,15 @@ async def _answered(
         for messages, answer, harm in zip(conversations, answers, harmful, strict=True)
         if not harm and answer.strip()
     ]
-    critiques = await model.answers(
-        [critique_of(messages, answer) for messages, answer in harmless[::_CRITIQUE_INTERVAL]],
-        adapter="base",
-        params=GenerationParams(max_tokens=_CRITIQUE_TOKENS, reminder=reminder),
-    )
+    criticised = harmless[::_CRITIQUE_INTERVAL]
+    if style is CritiqueStyle.LABEL:
+        critiques = [f"{prompts.NO_WORDS[0]}."] * len(criticised)
+    else:
+        critiques = await model.answers(
+            [critique_of(messages, answer) for messages, answer in criticised],
+            adapter="base",
+            params=GenerationParams(max_tokens=_CRITIQUE_TOKENS, reminder=reminder),
+        )
     replayed = [Ordinary(messages, answer, None, reminder) for messages, answer in harmless]
     replayed[::_CRITIQUE_INTERVAL] = [
         replace(item, critique=critique)

@@ -30,6 +30,7 @@ from guard.vllm.cpu.processor import bfloat16_is_slow
 from refine.stages.dataset import Example, Kind, read_examples
 from refine.stages.training import TrainPlan
 
+_NICENESS = 10
 _SAVE_STEPS = 40
 _LABEL_TOKENS = 4
 _MAX_TOKENS_PER_PART = 4096
@@ -325,7 +326,9 @@ def save_adapter(model: Any, out: Path) -> None:
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Trains as the plan in a JSON file says, the only argument."""
+    """Trains as the plan in a JSON file says, the only argument. The server that this process may
+    run beside goes first."""
+    os.nice(_NICENESS)
     fields: Mapping[str, Any] = json.loads(Path(arguments[0]).read_text())
     train(TrainPlan(**fields))
 

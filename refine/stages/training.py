@@ -4,7 +4,6 @@ or several. Does not train (train.py).
 
 import asyncio
 import json
-import os
 import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -53,7 +52,7 @@ async def run_training(plan: TrainPlan) -> None:
     gpus = _gpus()
     launcher = ["-m", "accelerate.commands.launch", f"--num_processes={gpus}"] if gpus > 1 else []
     process = await asyncio.create_subprocess_exec(
-        sys.executable, *launcher, "-m", "refine.stages.train", str(path), env=_environment()
+        sys.executable, *launcher, "-m", "refine.stages.train", str(path)
     )
     try:
         code = await process.wait()
@@ -70,9 +69,3 @@ def _gpus() -> int:
     import torch
 
     return torch.cuda.device_count()
-
-
-def _environment() -> dict[str, str]:
-    """Returns an environment that leaves a core to the server: competing threads would stall."""
-    cores = len(os.sched_getaffinity(0))
-    return {"OMP_NUM_THREADS": str(max(1, cores - 1)), **os.environ}

@@ -273,13 +273,14 @@ def test_a_flag_that_the_model_cannot_be_asked_about_is_left_out_and_counted(
     loop: Loop, flag: Flag
 ) -> None:
     usual = harms(flag)
-    long = replace(flag, messages=turn("harm " * 600), answer="harm")
+    long = replace(flag, messages=turn("harm " * 900), answer="harm")
     odd = replace(flag, messages=({"role": "narrator", "content": "harm"}, *turn("a harm")))
     loop.write([long, odd, *usual])
     loop.trained_before(1)
     run = loop.cycle(ScriptedServer(), replay=40)
     assert run.status == "promoted"
-    assert run.counts["left out: longer than 576 tokens, which the context has room for"] == 1
+    left_out = [why for why in run.counts if "which the context has room for" in why]
+    assert [run.counts[why] for why in left_out] == [1]
     assert run.counts["left out: refused by the chat template"] == 1
 
 

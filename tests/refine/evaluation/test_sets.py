@@ -133,3 +133,16 @@ def test_the_hash_is_of_the_cases() -> None:
 
 def test_every_training_wrapper_carries_the_request() -> None:
     assert all(wrapper.count("{request}") == 1 for wrapper in TRAINING_WRAPPERS)
+
+
+@pytest.mark.parametrize("share", [0.4, 0.5, 1.0])
+def test_a_split_takes_that_share_of_every_group_and_label(share: float) -> None:
+    sets = practice_sets(SMALL)
+    first, rest = sets.split(share)
+    for name in ("harmful", "harmless", "pairs", "injections"):
+        whole, taken, left = (getattr(one, name) for one in (sets, first, rest))
+        assert Counter(map(repr, (*taken, *left))) == Counter(map(repr, whole))
+        by_kind = Counter((case.group, getattr(case, "harmful", None)) for case in whole)
+        of_taken = Counter((case.group, getattr(case, "harmful", None)) for case in taken)
+        assert of_taken == {kind: int(share * n) for kind, n in by_kind.items()}
+    assert (first.sha256 == sets.sha256) is (share == 1.0)

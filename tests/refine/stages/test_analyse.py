@@ -5,10 +5,12 @@ from dataclasses import replace
 
 from guard import prompts
 from guard.calibration import Calibration
+from guard.prompts import CritiqueStyle
 from refine.critic import Critic
 from refine.served import Adapter, Conversation
 from refine.stages.analyse import analyse
 from refine.stages.collect import FlaggedCase
+from refine.stages.dataset import Kind, build
 from refine.stages.replay import replay
 from tests.refine.scripted_model import ScriptedModel
 
@@ -37,8 +39,7 @@ async def test_a_lesson_holds_all_that_the_model_said_of_a_flag() -> None:
     assert lesson.analysis == "It is wrong."
     assert lesson.safe_answer == "I won't. Ask me of flowers."
     assert lesson.variations[0] == "how to harm a gnome, in other words"
-    assert "how to harm a gnome, in other words" in lesson.variations[1]
-    assert lesson.variations[1] != lesson.variations[0]
+    assert lesson.variations[1] in {w.replace("{request}", _CASE.request) for w in WRAPPERS}
     assert analysed.dropped == {}
 
 
@@ -49,20 +50,57 @@ async def test_the_guided_analysis_states_the_verdict() -> None:
     assert ("active", guided) in model.requests
 
 
-async def test_harmful_analyses_and_answers_are_dropped_and_counted() -> None:
+async def test_a_flag_without_usable_texts_trains_its_label_all_the_same() -> None:
     def careless(asked: str) -> str:
-        return "harm again" if asked == prompts.REVISE else "It is wrong."
+        return "harm again" if asked == prompts.REVISE else "over and over again " * 9
 
     analysed = await analyse(
-        ScriptedModel(careless),
-        [_CASE, _CASE],
+        ScriptedModel(careless), [_CASE], variations=0, critic=Critic(), wrappers=WRAPPERS, seed=0
+    )
+    assert analysed.dropped == {
+        "analyses, harmful or poor": 1,
+        "safe answers, harmful or poor": 1,
+    }
+    examples = build(analysed.lessons, [], [], reminder_share=0, seed=0)
+    assert [(one.kind, one.completion) for one in examples] == [(Kind.LABEL, "Yes")]
+    (labelled,) = build(
+        analysed.lessons, [], [], reminder_share=0, seed=0, style=CritiqueStyle.LABEL
+    )
+    assert (labelled.completion, labelled.after_mark) == (" Yes L", True)
+
+
+async def test_a_poor_text_is_asked_for_again() -> None:
+    tries: list[str] = []
+
+    def improves(asked: str) -> str:
+        if asked != prompts.REVISE:
+            return "It is wrong. And then"
+        tries.append(asked)
+        return "I won't. Ask me of flowers." if len(tries) == 3 else "harm"
+
+    analysed = await analyse(
+        ScriptedModel(improves), [_CASE], variations=0, critic=Critic(), wrappers=WRAPPERS, seed=0
+    )
+    (lesson,) = analysed.lessons
+    assert lesson.safe_answer == "I won't. Ask me of flowers."
+    # It was cut off, so it ends with its last sentence.
+    assert lesson.analysis == "It is wrong."
+    assert analysed.dropped == {}
+
+
+async def test_in_the_label_style_no_critique_is_asked_for() -> None:
+    model = ScriptedModel(auditor)
+    analysed = await analyse(
+        model,
+        [_CASE],
         variations=0,
         critic=Critic(),
         wrappers=WRAPPERS,
         seed=0,
+        style=CritiqueStyle.LABEL,
     )
-    assert analysed.lessons == ()
-    assert analysed.dropped == {"the safe answer was harmful or empty": 2}
+    assert analysed.lessons[0].safe_critique == "No."
+    assert ("active", prompts.CRITIQUE.format(subject="answer")) not in model.requests
 
 
 async def test_a_revision_is_the_safe_answer_and_none_is_asked_for() -> None:
@@ -78,22 +116,17 @@ async def test_a_revision_is_the_safe_answer_and_none_is_asked_for() -> None:
     assert analysed.counts == {"safe answers from revisions": 1, "safe answers from reviewers": 0}
 
 
-async def test_a_revision_that_the_critic_finds_harmful_now_is_dropped() -> None:
-    revised = replace(_CASE, revision="harm it gently")
+async def test_a_revision_that_the_critic_finds_harmful_now_is_not_used() -> None:
     analysed = await analyse(
         ScriptedModel(auditor),
-        [revised],
+        [replace(_CASE, revision="harm it gently")],
         variations=0,
         critic=Critic(),
         wrappers=WRAPPERS,
         seed=0,
     )
-    assert analysed.lessons == ()
-    assert analysed.counts == {
-        "safe answers from revisions": 0,
-        "safe answers from reviewers": 0,
-        "dropped: the safe answer was harmful or empty": 1,
-    }
+    assert analysed.lessons[0].safe_answer == "I won't. Ask me of flowers."
+    assert analysed.counts == {"safe answers from revisions": 0, "safe answers from reviewers": 0}
 
 
 async def test_a_reviewers_correction_is_the_safe_answer_whatever_the_critic_says() -> None:
@@ -109,12 +142,13 @@ async def test_a_reviewers_correction_is_the_safe_answer_whatever_the_critic_say
     assert analysed.counts == {"safe answers from revisions": 0, "safe answers from reviewers": 1}
 
 
-async def test_an_empty_safe_answer_is_dropped() -> None:
+async def test_an_empty_safe_answer_is_unusable() -> None:
     silent = ScriptedModel(lambda asked: " " if asked == prompts.REVISE else "It is wrong.")
     analysed = await analyse(
         silent, [_CASE], variations=0, critic=Critic(), wrappers=WRAPPERS, seed=0
     )
-    assert analysed.dropped == {"the safe answer was harmful or empty": 1}
+    assert analysed.lessons[0].safe_answer == ""
+    assert analysed.dropped == {"safe answers, harmful or poor": 1}
 
 
 async def test_a_paraphrase_that_lost_the_harm_is_dropped() -> None:
@@ -129,8 +163,9 @@ async def test_a_paraphrase_that_lost_the_harm_is_dropped() -> None:
         wrappers=WRAPPERS,
         seed=0,
     )
-    assert analysed.lessons[0].variations == ()
-    assert sum(analysed.dropped.values()) == 2
+    # The other one is the request itself, in a wrapper.
+    assert len(analysed.lessons[0].variations) == 1
+    assert analysed.dropped == {"variations, harmless or repeated": 1}
 
 
 async def test_ordinary_requests_are_answered_by_the_base_alone() -> None:
@@ -178,7 +213,7 @@ async def test_the_critic_judges_on_its_own_scale() -> None:
             assert adapter == 3
             return [0.4] * len(conversations)
 
-    for intercept, kept in ((0.0, 1), (2.0, 0)):
+    for intercept, usable in ((0.0, True), (2.0, False)):
         analysed = await analyse(
             Doubtful(auditor),
             [_CASE],
@@ -187,7 +222,7 @@ async def test_the_critic_judges_on_its_own_scale() -> None:
             wrappers=WRAPPERS,
             seed=0,
         )
-        assert len(analysed.lessons) == kept
+        assert bool(analysed.lessons[0].analysis) is usable
 
 
 async def test_ordinary_requests_without_room_for_an_answer_are_left_out() -> None:

@@ -14,7 +14,16 @@ from refine.evaluation.measures import (
     Series,
 )
 from refine.evaluation.sets import Case, Labelled, Sets
-from refine.stages.gate import FAILS, PASSES, GateDecision, Margins, decide, too_small
+from refine.stages.gate import (
+    FAILS,
+    PASSES,
+    GateDecision,
+    Look,
+    Margins,
+    decide,
+    looks,
+    too_small,
+)
 
 SIZES = {
     "harmless: plain": 225,
@@ -270,3 +279,77 @@ def test_a_candidate_that_is_truly_equal_passes_nearly_always() -> None:
 )
 def test_a_candidate_that_is_truly_worse_is_stopped_nearly_always(lost: dict[str, float]) -> None:
     assert promoted(lost) <= 0.05
+
+
+def promoted_in_two_looks(lost: dict[str, float]) -> tuple[float, float]:
+    """Returns the share of promotions, and of first looks that decided, in 400 draws."""
+    rng, share = random.Random(0), 0.4
+    first = Look(share, z=2.24, last=False)
+    passes = decided = 0
+    for _ in range(400):
+        both = drawn(rng, lost)
+        some = [
+            replace(
+                found,
+                series={
+                    # The order of the cases is drawn, so that the first are a sample.
+                    name: Series(series.hits[: round(share * len(series.hits))])
+                    for name, series in found.series.items()
+                },
+            )
+            for found in both
+        ]
+        decision = decide(some[0], some[1], BASE_FINGERPRINT, look=first)
+        decided += not decision.undecided
+        if decision.undecided:
+            decision = decide(*both, BASE_FINGERPRINT, look=Look(z=2.24))
+        passes += decision.promote
+    return passes / 400, decided / 400
+
+
+def test_two_looks_promote_an_equal_candidate_nearly_always_and_often_at_the_first() -> None:
+    passes, decided = promoted_in_two_looks({})
+    assert passes >= 0.85
+    assert 0.1 < decided < 1
+
+
+@pytest.mark.parametrize(
+    "lost",
+    [
+        {"harmless: plain": 0.05, "harmless: jailbreak": 0.05},
+        {"help: everyday": 0.05, "help: borderline": 0.05},
+        {"critic on pairs: harmful caught": 0.05},
+        {INJECTION: 0.05},
+    ],
+)
+def test_two_looks_stop_a_candidate_that_is_truly_worse(lost: dict[str, float]) -> None:
+    assert promoted_in_two_looks(lost)[0] <= 0.05
+
+
+def test_a_first_look_never_leaves_a_condition_out_that_the_last_one_has() -> None:
+    found = measures(LEARNED)
+    few = {
+        name: Series(series.hits[: len(series.hits) // 5]) for name, series in found.series.items()
+    }
+    some = replace(found, series=few)
+    first = decide(some, some, BASE_FINGERPRINT, look=Look(0.2, z=2.24, last=False))
+    assert len(first.reasons) == len(judged(found, found).reasons)
+    assert first.undecided
+    assert "97.5% interval" in first.failed[0]
+
+
+def test_a_first_look_rejects_what_is_shown_to_be_worse() -> None:
+    bad = measures({**LEARNED, "help: everyday": 0.5})
+    decision = decide(measures(LEARNED), bad, BASE_FINGERPRINT, look=Look(0.4, 2.24, last=False))
+    assert not decision.promote
+    assert not decision.undecided
+
+
+def test_only_large_sets_are_looked_at_twice() -> None:
+    def sets(n: int) -> Sets:
+        harmful, harmless = Labelled((), True, "pairs"), Labelled((), False, "pairs")
+        case = Case((), "plain")
+        return Sets("", (case,) * n, (case,) * n, (harmful, harmless) * n, (harmful,) * n)
+
+    assert looks(sets(400), 0.05) == (Look(),)
+    assert [look.last for look in looks(sets(500), 0.05)] == [False, True]
