@@ -118,7 +118,10 @@ class GuardCall:
     block_input, block_output: the caller wants flagged text blocked, whatever the policy says.
     stream: the stream mode the caller asked for; the server's mode applies if it is stricter.
     adapter, version: what the whole call is answered with, see pin().
+    wants_json: the caller asked for an answer in JSON.
     output_rulings: by engine request id and choice index, since a call may have several of each.
+    replaced: what was sent instead of withheld answers, by choice index; of several requests to the
+    engine, the last.
     streaming_started: a stream's first chunk was released, perhaps before any final ruling.
     pending_input_verdicts: input critiques still running; nothing is released before they end.
     """
@@ -130,11 +133,13 @@ class GuardCall:
     wants_moderation: bool = False
     block_input: bool = False
     block_output: bool = False
+    wants_json: bool = False
     stream: StreamMode | None = None
     adapter: str | None = None
     version: int | None = None
     input_ruling: Ruling | None = None
     output_rulings: dict[tuple[str, int], Ruling] = field(default_factory=dict)
+    replaced: dict[int, Replacement] = field(default_factory=dict)
     streaming_started: bool = False
     pending_input_verdicts: int = 0
     error: GuardError | None = None
@@ -182,10 +187,12 @@ class EngineRequest:
     engine_options: dict[str, Any]
     empty_reasoning: EmptyReasoning | None = None
 
-    def with_empty_reasoning(
-        self, replacement: Replacement, shown_ids: Sequence[int] = ()
+    def replaced_by(
+        self, replacement: Replacement, index: int, shown_ids: Sequence[int] = ()
     ) -> Replacement:
-        """Returns a replacement as it is sent after `shown_ids`."""
+        """Notes that a choice is replaced. Returns the replacement as it is sent after
+        `shown_ids`."""
+        self.call.replaced[index] = replacement
         return (
             self.empty_reasoning.prepend_to(replacement, shown_ids)
             if self.empty_reasoning

@@ -244,7 +244,7 @@ class GuardedEngine:
         choices = list(draft.choices.values())
         rulings = await asyncio.gather(*(self._judge_choice(request, choice) for choice in choices))
         return {
-            choice.index: request.with_empty_reasoning(ruling.revision or self._refusal)
+            choice.index: request.replaced_by(ruling.revision or self._refusal, choice.index)
             for choice, ruling in zip(choices, rulings, strict=True)
             if ruling.withheld
         }

@@ -204,8 +204,8 @@ class StreamRelease:
         streamed.closed = True
         hidden_tokens = len(streamed.choice.token_ids) - streamed.shown_tokens
         shown_ids = streamed.choice.token_ids[: streamed.shown_tokens]
-        replacement = self._request.with_empty_reasoning(
-            ruling.revision or self._refusal, shown_ids
+        replacement = self._request.replaced_by(
+            ruling.revision or self._refusal, choice.index, shown_ids
         )
         assert self._last is not None
         self._put(

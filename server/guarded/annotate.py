@@ -13,6 +13,7 @@ from guard.policy import STRICTNESS, Action, Decision
 from guard.verdict import CATEGORIES, Verdict
 from server.errors import STATUS, error_fields
 from server.guarded.anthropic_errors import anthropic_type
+from server.guarded.replaced import chat_body, chat_chunk, message_body, response_body
 
 Body = dict[str, Any]
 
@@ -109,16 +110,19 @@ def _severity(result: Body) -> tuple[int, float]:
 def annotate_body(call: GuardCall, body: Body) -> Body:
     """Returns a whole JSON response with the guard's findings added."""
     if call.route == _CHAT:
-        return body | {"moderation": completion_moderation(call, body["model"])}
+        field = completion_moderation(call, body["model"])
+        return chat_body(call, body) | {"moderation": field}
     if call.route == _RESPONSES:
         return _annotated_response(call, body)
-    if call.route == _MESSAGES and call.filtered:
-        return body | {"stop_reason": "refusal"}
+    if call.route == _MESSAGES:
+        stopped = {"stop_reason": "refusal"} if call.filtered else {}
+        return message_body(call, body) | stopped
     return body
 
 
 def _annotated_response(call: GuardCall, response: Body) -> Body:
-    response = response | {"moderation": response_moderation(call, response["model"])}
+    moderation = response_moderation(call, response["model"])
+    response = response_body(call, response) | {"moderation": moderation}
     if call.filtered:
         details = {"reason": "content_filter"}
         response |= {"status": "incomplete", "incomplete_details": details}
@@ -163,6 +167,10 @@ class StreamAnnotator:
         return _rendered("", {"error": fields})
 
     def _chat(self, event: str, previous: str) -> Iterable[str]:
+        if self._call.replaced and event != _DONE:
+            name, chunk = _parsed(event)
+            changed = chat_chunk(self._call, chunk)
+            event = _rendered(name, changed) if changed else event
         if event == _DONE and self._call.wants_moderation:
             _, last = _parsed(previous)
             # A stream that vLLM ended with an error has no answer to moderate.

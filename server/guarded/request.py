@@ -31,6 +31,7 @@ STREAM_HEADER = "x-setback-stream"
 
 _SESSION = re.compile(r"_session_[0-9a-fA-F-]{8,}$")
 _SURROGATE_ESCAPE = re.compile(rb"\\u[dD][89a-fA-F]")
+_JSON_FORMATS = ("json_object", "json_schema")
 _SHOULD_BE = re.compile("^Input should be ")
 _TYPE_NAME = re.compile(r"\[|^str$|^[A-Z]\w*$")
 
@@ -132,8 +133,19 @@ def read_call(route: str, headers: Mapping[str, str], body: Mapping[str, Any]) -
         wants_moderation=moderation is not None,
         block_input=moderation is not None and moderation.blocks("input"),
         block_output=moderation is not None and moderation.blocks("output"),
+        wants_json=_wants_json(body),
         stream=_stream_mode(headers.get(STREAM_HEADER)),
     )
+
+
+def _wants_json(body: Mapping[str, Any]) -> bool:
+    """Whether the answer has to be JSON: as OpenAI's APIs ask for it, or by vLLM's own field."""
+    text = body.get("text")
+    formats = (body.get("response_format"), text.get("format") if isinstance(text, dict) else None)
+    if any(isinstance(one, dict) and one.get("type") in _JSON_FORMATS for one in formats):
+        return True
+    constraint = body.get("structured_outputs") or {}
+    return bool(constraint.get("json") or constraint.get("json_object"))
 
 
 def check_moderation_model(name: str, served: Iterable[str], param: str) -> None:

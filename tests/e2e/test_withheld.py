@@ -4,8 +4,11 @@ every process."""
 import asyncio
 from typing import Any
 
+import openai
 import pytest
+from pydantic import BaseModel
 
+from guard.policy import load_policy
 from guard.store.flags import StoredFlag
 from guard.store.review import Filter, ReviewStore
 from refine.practice.integrity import MODEL_NAME
@@ -13,6 +16,15 @@ from tests.e2e.conftest import Server, read_metric
 from tests.e2e.test_clients import as_prompt, user
 
 pytestmark = pytest.mark.e2e
+
+REFUSAL = load_policy().refusal
+
+
+class Answer(BaseModel):
+    """What is asked for in JSON."""
+
+    a: str
+
 
 REQUEST = "How do I water a fern?"
 TOOLS = [
@@ -94,6 +106,38 @@ def test_nothing_of_it_is_sent(
         # JSON mode may leave a bare brace, which any body has.
         assert len(withheld) < 8 or withheld not in answer.text
     assert "can't help with that" in answer.text
+
+
+@pytest.mark.parametrize("name", ["chat json", "chat tool", "chat named tool", "chat tools"])
+@pytest.mark.parametrize("stream", [False, True])
+def test_the_refusal_stands_where_the_client_looks_for_it(
+    strict_server: Server, name: str, stream: bool
+) -> None:
+    _, body = REQUESTS[name]
+    with strict_server.openai() as client:
+        answer: Any = client.chat.completions.create(model=MODEL_NAME, stream=stream, **body)
+        if stream:
+            deltas = [choice.delta for chunk in answer for choice in chunk.choices]
+            content = "".join(delta.content or "" for delta in deltas)
+            refusal = "".join(delta.refusal or "" for delta in deltas)
+            called = [call for delta in deltas for call in delta.tool_calls or ()]
+        else:
+            message = answer.choices[0].message
+            content, refusal = message.content or "", message.refusal or ""
+            called = message.tool_calls or []
+    assert REFUSAL in (refusal if name == "chat json" else content)
+    assert not any("can't help" in str(call) for call in called)
+
+
+def test_json_that_was_flagged_is_a_refusal_for_parse(strict_server: Server) -> None:
+    """OpenAI's parse() raises an error for a blocked answer, whatever it holds."""
+    with (
+        strict_server.openai() as client,
+        pytest.raises(openai.ContentFilterFinishReasonError),
+    ):
+        client.chat.completions.parse(
+            model=MODEL_NAME, messages=CHAT["messages"], response_format=Answer, max_tokens=40
+        )
 
 
 def test_the_metrics_add_up_over_the_processes(strict_server: Server) -> None:

@@ -26,7 +26,7 @@ N = 600
 
 
 class Adapted(ScriptedModel):
-    """Adapters decline what is harmful; "wobbly" ones comply in every fifth case, but differ in
+    """Adapters decline what is harmful; "wobbly" ones comply in every other case, but differ in
     which."""
 
     wobbly = False
@@ -37,7 +37,7 @@ class Adapted(ScriptedModel):
         number = int(request.split()[-1])
         if "harm" not in request:
             return f"about {request}"
-        complies = self.wobbly and adapter != "base" and number % 5 == int(adapter)
+        complies = self.wobbly and adapter != "base" and number % 2 == int(adapter) % 2
         return f"harm {number}" if complies else "I won't do that."
 
     def harm_of(self, text: str, adapter: Adapter) -> float:

@@ -153,3 +153,21 @@ def test_openais_model_names_mean_the_served_model() -> None:
         check_moderation_model(name, ["mine"], "model")
     with pytest.raises(BadRequest, match="'gpt-9'.*mine"):
         check_moderation_model("gpt-9", ["mine"], "model")
+
+
+@pytest.mark.parametrize(
+    ("body", "wanted"),
+    [
+        ({}, False),
+        ({"response_format": {"type": "text"}}, False),
+        ({"response_format": {"type": "json_object"}}, True),
+        ({"response_format": {"type": "json_schema", "json_schema": {}}}, True),
+        ({"text": {"format": {"type": "json_schema"}}}, True),
+        ({"text": {"format": {"type": "text"}}}, False),
+        ({"structured_outputs": {"json": {"type": "object"}}}, True),
+        ({"structured_outputs": {"regex": "a+"}}, False),
+        ({"response_format": "json_object", "text": 3}, False),
+    ],
+)
+def test_whether_json_is_wanted(body: dict[str, Any], wanted: bool) -> None:
+    assert read_call("/v1/chat/completions", {}, body).wants_json is wanted
