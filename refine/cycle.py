@@ -9,6 +9,7 @@ from pathlib import Path
 
 from guard import prompts
 from guard.adapter_files import adapter_path
+from guard.prompts import CritiqueStyle
 from guard.store.flags import StoredFlag
 from guard.store.runs import StoredRun
 from refine.critic import Critic
@@ -20,6 +21,7 @@ from refine.stages.collect import Collection, case_of, collect
 from refine.stages.dataset import (
     DatasetFile,
     Dismissed,
+    Example,
     Ordinary,
     build,
     earlier_examples,
@@ -31,6 +33,8 @@ from refine.world import EvaluationData
 
 _MAX_FLAGS_READ = 10_000
 _EPOCHS = 3
+_FIRST_SHARE = 0.5
+"""Examples of the first alignment, as a share of those of earlier runs."""
 
 
 async def run_cycle(context: RunContext, data: EvaluationData) -> StoredRun:
@@ -123,8 +127,18 @@ async def _dataset(
     }
     earlier = earlier_examples(await _ancestors(run), usable_reviews, max_earlier, options.seed)
     about = {"run": run.record.id, "parent": run.record.parent, "seed": options.seed}
-    dataset = write_dataset(run.folder / "dataset", [*examples, *earlier], about)
+    trained_on = [*examples, *earlier, *_first_examples(run, data)]
+    dataset = write_dataset(run.folder / "dataset", trained_on, about)
     return await run.note_dataset(dataset)
+
+
+def _first_examples(run: Run, data: EvaluationData) -> list[Example]:
+    """Returns examples of the corpus that the adapter was aligned with, whose verdicts a few flags
+    would blur. They are in the label style, as aligned adapters are."""
+    options = run.context.options
+    if run.info.learned_style is not CritiqueStyle.LABEL:
+        return []
+    return data.rehearsal(int(_FIRST_SHARE * options.rehearsal), options.seed)
 
 
 async def _ordinary(run: Run, data: EvaluationData, reminder_share: float) -> list[Ordinary]:

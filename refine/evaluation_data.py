@@ -19,7 +19,7 @@ from refine.evaluation.truth import ReferenceTruth, Reliability, Truth, reliabil
 from refine.files import cached, read_lines
 from refine.options import RefineOptions
 from refine.room import sets_that_fit
-from refine.seed import corpus
+from refine.seed import corpus, examples
 from refine.seed.sets import corpus_sets
 from refine.served import Model, ServedInfo
 from refine.world import EvaluationData, find_world
@@ -63,7 +63,15 @@ async def _default_data(
         truth = JudgeTruth(options.judge_url, options.judge_model, key)
         best_reliability = await reliability(truth, labelled)
     wrappers = [wrapper.template for wrapper in corpus.wrappers("align")]
-    return EvaluationData(corpus_requests, wrappers, sets, truth, critic, best_reliability)
+    return EvaluationData(
+        corpus_requests,
+        wrappers,
+        sets,
+        truth,
+        critic,
+        best_reliability,
+        rehearsal=lambda n, seed: examples.of_corpus(seed)[:n],
+    )
 
 
 async def _reliability(

@@ -12,6 +12,7 @@ from typing import Any
 from refine.critic import BASE_ALONE, Critic
 from refine.evaluation.sets import Sets
 from refine.evaluation.truth import EXACT, Reliability, Truth
+from refine.stages.dataset import Example
 
 _GROUP = "setback.worlds"
 
@@ -24,6 +25,7 @@ class EvaluationData:
     put around harmful and ordinary requests alike, so that a wrapper is no sign of harm. sets,
     truth: of the gate. critic: checks the training data. reliability: how often the truth is right
     about harm. too_long: the number of cases that were dropped because the context has no room.
+    rehearsal: draws that many examples of what an adapter was first aligned with, by a seed.
     """
 
     ordinary: Callable[[int, int], list[str]]
@@ -33,6 +35,7 @@ class EvaluationData:
     critic: Critic = BASE_ALONE
     reliability: Reliability = EXACT
     too_long: int = 0
+    rehearsal: Callable[[int, int], list[Example]] = lambda n, seed: []
 
     @property
     def counts(self) -> dict[str, int]:

@@ -16,8 +16,9 @@ from refine.served import GenerationParams, Message, Model, answered, user_turn
 from refine.stages.analyse import paraphrases, wrapped
 from refine.stages.dataset import Ordinary, critique_of
 
-_WRAPPED_SHARE = 0.75
-"""The model never unlearned to help with plain requests, but with those in unknown wrappers."""
+_WRAPPED_SHARE = 0.5
+"""Flags come plainly and in wrappers too, so that a wrapper is no sign of harm, and none is no sign
+of it either."""
 _WITH_HISTORY_SHARE = 0.2
 _ANSWER_TOKENS = 128
 _CRITIQUE_TOKENS = 128
