@@ -121,7 +121,7 @@ class GuardCall:
     wants_json: the caller asked for an answer in JSON.
     output_rulings: by engine request id and choice index, since a call may have several of each.
     replaced: what was sent instead of withheld answers, by choice index; of several requests to the
-    engine, the last.
+    engine, the last. replacing: one of these has been passed on, and nothing of the answer follows.
     streaming_started: a stream's first chunk was released, perhaps before any final ruling.
     pending_input_verdicts: input critiques still running; nothing is released before they end.
     """
@@ -140,6 +140,7 @@ class GuardCall:
     input_ruling: Ruling | None = None
     output_rulings: dict[tuple[str, int], Ruling] = field(default_factory=dict)
     replaced: dict[int, Replacement] = field(default_factory=dict)
+    replacing: bool = False
     streaming_started: bool = False
     pending_input_verdicts: int = 0
     error: GuardError | None = None

@@ -236,6 +236,7 @@ class GuardedEngine:
         drafted = time.perf_counter()
         withheld = await self._replacements(request, draft)
         self._observer.overhead(time.perf_counter() - drafted)
+        request.call.replacing |= bool(withheld)
         for piece in draft.release(withheld, self._filler):
             yield piece
 

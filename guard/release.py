@@ -112,7 +112,11 @@ class StreamRelease:
             if finished:
                 ended = max(streamed.finished_at or 0.0 for streamed in self._choices.values())
                 self._judge.observer.overhead(time.perf_counter() - ended)
-            self._request.call.streaming_started = True
+            call = self._request.call
+            call.streaming_started = True
+            call.replacing |= any(
+                one.index in call.replaced and one.finish_reason for one in output.outputs
+            )
             yield output
 
     def _start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:

@@ -14,6 +14,7 @@ from guard.verdict import CATEGORIES, Verdict
 from server.errors import STATUS, error_fields
 from server.guarded.anthropic_errors import anthropic_type
 from server.guarded.replaced import chat_body, chat_chunk, message_body, response_body
+from server.guarded.replaced_streams import NOTED_EVENTS, MessageEvents, ResponseEvents
 
 Body = dict[str, Any]
 
@@ -21,6 +22,7 @@ _CHAT = "/v1/chat/completions"
 _RESPONSES = "/v1/responses"
 _MESSAGES = "/v1/messages"
 _DONE = "data: [DONE]"
+_PARSED_EVENTS = (*NOTED_EVENTS, "response.completed", "message_delta")
 _INPUT_NOT_RUN = {
     "type": "error",
     "code": "not_run",
@@ -135,6 +137,8 @@ class StreamAnnotator:
     def __init__(self, call: GuardCall) -> None:
         self._call = call
         self._last = "data: {}"
+        self._responses = ResponseEvents(call)
+        self._messages = MessageEvents(call)
 
     def events(self, event: str) -> Iterable[str]:
         """Returns the events to send instead of `event`, without their terminating blank lines."""
@@ -144,13 +148,19 @@ class StreamAnnotator:
         previous, self._last = self._last, event
         if self._call.route == _CHAT:
             return self._chat(event, previous)
-        if not self._call.annotated:
+        if self._call.route not in (_RESPONSES, _MESSAGES) or event == _DONE:
             return (event,)
-        if self._call.route == _RESPONSES and "response.completed" in event:
-            return (self._response(event),)
-        if self._call.route == _MESSAGES and self._call.filtered and "message_delta" in event:
-            return (self._message(event),)
-        return (event,)
+        # Most events are text of an answer that nobody withholds: they are not parsed.
+        if not self._call.replacing and not any(name in event for name in _PARSED_EVENTS):
+            return (event,)
+        _, data = _parsed(event)
+        if self._call.route == _RESPONSES:
+            sent = [self._response(one) for one in self._responses.of(data)]
+        else:
+            sent = [self._message(one) for one in self._messages.of(data)]
+        if sent == [data]:
+            return (event,)
+        return [_rendered(str(one.get("type")), one) for one in sent]
 
     def failure(self, error: GuardError) -> str:
         """Returns the event that ends the stream when the guard fails, so that the part sent so far
@@ -194,20 +204,17 @@ class StreamAnnotator:
         field = completion_moderation(self._call, str(last.get("model")))
         return _rendered("", {**same, "choices": [], "moderation": field})
 
-    def _response(self, event: str) -> str:
-        name, data = _parsed(event)
-        if data.get("type") != "response.completed":
-            return event
-        data["response"] = _annotated_response(self._call, data["response"])
-        if self._call.filtered:
-            name = data["type"] = "response.incomplete"
-        return _rendered(name, data)
+    def _response(self, data: Body) -> Body:
+        if data.get("type") != "response.completed" or not self._call.annotated:
+            return data
+        kind = "response.incomplete" if self._call.filtered else data["type"]
+        response = _annotated_response(self._call, data["response"])
+        return {**data, "type": kind, "response": response}
 
-    def _message(self, event: str) -> str:
-        name, data = _parsed(event)
-        if data.get("type") == "message_delta":
-            data["delta"]["stop_reason"] = "refusal"
-        return _rendered(name, data)
+    def _message(self, data: Body) -> Body:
+        if data.get("type") != "message_delta" or not self._call.filtered:
+            return data
+        return {**data, "delta": {**data["delta"], "stop_reason": "refusal"}}
 
 
 def _parsed(event: str) -> tuple[str, Body]:

@@ -5,7 +5,7 @@ was asked for it would be content that is no JSON. Owns these places. Does not d
 
 from collections.abc import Mapping
 from typing import Any
-from uuid import uuid4
+from uuid import NAMESPACE_OID, uuid5
 
 from guard.call import GuardCall, Replacement
 
@@ -43,21 +43,46 @@ def chat_chunk(call: GuardCall, chunk: Body) -> Body | None:
 
 
 def response_body(call: GuardCall, response: Body) -> Body:
-    """Returns a response whose output is the replacement as a message, without tool calls."""
+    """Returns a response in which the replacement is a message, and no tool call or JSON."""
     if not call.replaced:
         return response
-    *_, replacement = call.replaced.values()
-    kept = [item for item in response.get("output") or () if item.get("type") == "reasoning"]
-    return response | {"output": [*kept, _response_message(call, replacement)]}
+    items = response.get("output") or ()
+    kept = [item for item in items if item.get("type") != "function_call"]
+    has_message = any(item.get("type") == "message" for item in kept)
+    if has_message and not call.wants_json:
+        return response | {"output": kept}
+    kept = [item for item in kept if item.get("type") != "message"]
+    return response | {"output": [*kept, response_message(call)]}
 
 
 def message_body(call: GuardCall, message: Body) -> Body:
     """Returns an Anthropic message whose content is the replacement, without tool uses."""
     if not call.replaced:
         return message
-    *_, replacement = call.replaced.values()
-    kept = [block for block in message.get("content") or () if block.get("type") == "thinking"]
-    return message | {"content": [*kept, {"type": "text", "text": replacement.text}]}
+    kept = [block for block in message.get("content") or () if block.get("type") != "tool_use"]
+    if any(block.get("type") == "text" for block in kept):
+        return message | {"content": kept}
+    return message | {"content": [*kept, {"type": "text", "text": last_replacement(call).text}]}
+
+
+def last_replacement(call: GuardCall) -> Replacement:
+    """Returns the replacement of a call whose answer has one choice."""
+    return list(call.replaced.values())[-1]
+
+
+def response_message(call: GuardCall) -> Body:
+    """Returns the output item of the Responses API that holds the replacement."""
+    text = last_replacement(call).text
+    # The same in a stream's events and in the response at its end.
+    request_id, _ = next(reversed(call.output_rulings), ("", 0))
+    content: Body = {"type": "output_text", "text": text, "annotations": []}
+    return {
+        "id": f"msg_{uuid5(NAMESPACE_OID, request_id).hex}",
+        "type": "message",
+        "role": "assistant",
+        "status": "completed",
+        "content": [{"type": "refusal", "refusal": text} if call.wants_json else content],
+    }
 
 
 def _message(call: GuardCall, replacement: Replacement) -> Body:
@@ -79,16 +104,4 @@ def _last_choice(call: GuardCall, choice: Mapping[str, Any]) -> Body | None:
         **choice,
         "delta": kept | {field: replacement.text},
         "finish_reason": replacement.finish_reason,
-    }
-
-
-def _response_message(call: GuardCall, replacement: Replacement) -> Body:
-    text: Body = {"type": "output_text", "text": replacement.text, "annotations": []}
-    refusal: Body = {"type": "refusal", "refusal": replacement.text}
-    return {
-        "id": f"msg_{uuid4().hex}",
-        "type": "message",
-        "role": "assistant",
-        "status": "completed",
-        "content": [refusal if call.wants_json else text],
     }
