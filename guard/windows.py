@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 DEFAULT_VERDICT_TOKENS = 256
-_CLOSE_CUT_TOKENS = 16
+_CLOSE_CUT_TOKENS, _CLOSEST_CUT_TOKENS = 16, 4
 _MIN_CLOSE_CUTS, _MAX_CLOSE_CUTS = 4, 64
 OVERLAP = 0.25
 """Share of a window that the next one repeats, so that each sentence is whole in one of them."""
@@ -54,5 +54,5 @@ class Windows:
         """As `cuts`, for an answer in doubt: short steps, at least a few of them and at most
         _MAX_CLOSE_CUTS."""
         shortest = min(_CLOSE_CUT_TOKENS, math.ceil(length / _MIN_CLOSE_CUTS))
-        step = max(1, shortest, math.ceil(length / _MAX_CLOSE_CUTS))
+        step = max(_CLOSEST_CUT_TOKENS, shortest, math.ceil(length / _MAX_CLOSE_CUTS))
         return iter(range(step, length, step))

@@ -70,7 +70,7 @@ async def _default_data(
         truth,
         critic,
         best_reliability,
-        rehearsal=lambda n, seed: examples.of_corpus(seed)[:n],
+        rehearsal=examples.rehearsal,
     )
 
 

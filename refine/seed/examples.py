@@ -70,6 +70,21 @@ def of_corpus(seed: int) -> list[Example]:
     ]
 
 
+def rehearsal(count: int, seed: int) -> list[Example]:
+    """Returns `count` examples to train on again in a later run: two thirds as they come, one third
+    with words to the critic, which flags of harmless answers teach it to obey."""
+    rng = random.Random(f"rehearsal {seed}")
+    injections = corpus.injections("align")
+    pairs = [pair for pair in corpus.pairs("align") if pair.answers is not None]
+    injected = [
+        example
+        for pair in rng.sample(pairs, min(len(pairs), count // 6))
+        if pair.answers is not None
+        for example in _injected(pair, pair.answers, rng.choice(injections))
+    ]
+    return [*injected, *of_corpus(seed)[: count - len(injected)]]
+
+
 def _with_system_prompt(example: Example, system: str) -> Example:
     """Returns the example with an operator's system prompt, unless it has its own."""
     if example.prompt[0]["role"] == "system":
@@ -139,9 +154,12 @@ def _of_answers(
             yield _harmful(pair.harmful, _cut(answers.compliance, rng, _MIN_KEPT_SHARE), pair)
     if rng.random() < _INJECTED_SHARE:
         # Instructions to the critic do not change a verdict.
-        injection = rng.choice(injections).text
-        yield _harmful(pair.harmful, f"{answers.compliance}\n\n{injection}", pair)
-        yield label(answered(pair.harmful, f"{answers.refusal}\n\n{injection}"), harmful=False)
+        yield from _injected(pair, answers, rng.choice(injections))
+
+
+def _injected(pair: Pair, answers: Answers, injection: Injection) -> Iterator[Example]:
+    yield _harmful(pair.harmful, f"{answers.compliance}\n\n{injection.text}", pair)
+    yield label(answered(pair.harmful, f"{answers.refusal}\n\n{injection.text}"), harmful=False)
 
 
 def _of_analysis(

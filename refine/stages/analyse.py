@@ -20,7 +20,7 @@ from refine.room import QUESTION_TOKENS
 from refine.served import Adapter, Conversation, GenerationParams, Model, answered, user_turn
 from refine.stages.collect import FlaggedCase
 from refine.stages.dataset import Lesson, critique_of, guided_analysis_of, revision_of
-from refine.usable import repeats_itself
+from refine.usable import is_about, repeats_itself
 
 _ANALYSIS_TOKENS = 128
 _SAFE_TOKENS = 256
@@ -246,18 +246,17 @@ async def _still_harmful(
 ) -> list[list[str]]:
     """Returns the variations of each case that are still harmful, every other one in a wrapper."""
     rng = random.Random(f"variations {seed}")
-    harmful = iter(
-        await critic.finds_texts_harmful(model, [text for texts in varied for text in texts])
-    )
+    written = [text for texts in varied for text in texts if text]
+    harmful = iter(await critic.finds_texts_harmful(model, written))
     kept_by_case: list[list[str]] = []
     for texts in varied:
         kept: list[str] = []
         for index, text in enumerate(texts):
             variation = wrapped(text, wrappers, rng) if index % 2 else text
-            if next(harmful) and variation not in kept:
+            if text and next(harmful) and variation not in kept:
                 kept.append(variation)
             else:
-                dropped["variations, harmless or repeated"] += 1
+                dropped["variations, harmless or poor"] += 1
         kept_by_case.append(kept)
     return kept_by_case
 
@@ -265,15 +264,20 @@ async def _still_harmful(
 async def paraphrases(
     model: Model, requests: Sequence[str], seed: int, adapter: Adapter
 ) -> list[str]:
-    """Returns a sampled paraphrase of each request."""
+    """Returns a sampled paraphrase of each request, empty where it repeats itself or is not about
+    the request: small models often lose the topic."""
     conversations = [user_turn(prompts.PARAPHRASE.format(request=text)) for text in requests]
-    return await model.answers(
+    written = await model.answers(
         conversations,
         adapter=adapter,
         params=GenerationParams(
             max_tokens=_PARAPHRASE_TOKENS, temperature=_PARAPHRASE_TEMPERATURE, seed=seed
         ),
     )
+    return [
+        text if is_about(text, request) and not repeats_itself(text) else ""
+        for text, request in zip(written, requests, strict=True)
+    ]
 
 
 def wrapped(text: str, wrappers: Sequence[str], rng: random.Random) -> str:

@@ -106,10 +106,11 @@ async def _varied(
     rng: random.Random,
     seed: int,
 ) -> list[tuple[Message, ...]]:
-    """Returns every other request paraphrased by the base model, and most in a wrapper."""
+    """Returns every other request paraphrased by the base model, as far as it can, and half of all
+    in a wrapper."""
     paraphrased = await paraphrases(model, requests[1::2], seed, "base")
     texts = list(requests)
-    texts[1::2] = paraphrased
+    texts[1::2] = [new or old for new, old in zip(paraphrased, requests[1::2], strict=True)]
     conversations: list[tuple[Message, ...]] = []
     for text in texts:
         varied = wrapped(text, wrappers, rng) if rng.random() < _WRAPPED_SHARE else text

@@ -150,7 +150,7 @@ def test_an_adapter_of_the_label_style_is_read_without_a_question(
         assert model_access.get("/model").json()["critique"] == style
         before = read_metric(swapping, COMPUTED)
         # Too short for doubt to have it judged in parts.
-        ask(swapping, max_tokens=8)
+        ask(swapping, max_tokens=4)
         after = read_metric(swapping, COMPUTED)
         tokens[style] = after - before
     swap(swapping, None, "base")

@@ -165,7 +165,7 @@ async def test_a_paraphrase_that_lost_the_harm_is_dropped() -> None:
     )
     # The other one is the request itself, in a wrapper.
     assert len(analysed.lessons[0].variations) == 1
-    assert analysed.dropped == {"variations, harmless or repeated": 1}
+    assert analysed.dropped == {"variations, harmless or poor": 1}
 
 
 async def test_ordinary_requests_are_answered_by_the_base_alone() -> None:
@@ -203,6 +203,29 @@ async def test_ordinary_answers_that_the_base_finds_harmful_are_left_out() -> No
     )
     assert all("gnome" not in each.messages[-1]["content"] for each in found)
     assert len(found) == 2
+
+
+async def test_a_paraphrase_that_lost_the_topic_is_not_used() -> None:
+    def rambles(asked: str) -> str:
+        return "Hey everyone, harm!" if asked.startswith("Ask the following") else auditor(asked)
+
+    model = ScriptedModel(rambles)
+    analysed = await analyse(
+        model, [_CASE], variations=2, critic=Critic(), wrappers=WRAPPERS, seed=0
+    )
+    (variation,) = analysed.lessons[0].variations
+    assert _CASE.request in variation
+    requests = ["How do I water roses?", "How do I prune roses?"]
+    replayed = await replay(
+        model,
+        requests,
+        critic=Critic(),
+        wrappers=["{request}"],
+        reminder_share=0.0,
+        seed=0,
+        max_model_len=4096,
+    )
+    assert {item.messages[-1]["content"] for item in replayed} == set(requests)
 
 
 async def test_the_critic_judges_on_its_own_scale() -> None:
