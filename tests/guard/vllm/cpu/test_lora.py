@@ -59,6 +59,18 @@ def test_each_row_gets_its_own_adapter_or_none(weights: SimpleNamespace, name: s
         torch.testing.assert_close(found[row], expected)
 
 
+def test_other_requests_in_the_batch_do_not_change_the_rounding() -> None:
+    """Otherwise an answer would change while two adapters are in use."""
+    torch.manual_seed(0)
+    a = (torch.randn(SLOTS, 1, RANK, HIDDEN).bfloat16(),)
+    b = (torch.randn(SLOTS, 1, WIDTHS[0], RANK).bfloat16(),)
+    x, y = torch.randn(48, HIDDEN).bfloat16(), torch.randn(48, WIDTHS[0]).bfloat16()
+    alone, mixed = y[::2].clone(), y.clone()
+    wrapper([12] * 24).add_lora_linear(alone, x[::2].contiguous(), a, b, 1.0, WIDTHS[:1])
+    wrapper([12, 11] * 24).add_lora_linear(mixed, x, a, b, 1.0, WIDTHS[:1])
+    assert torch.equal(mixed[::2], alone)
+
+
 def test_weights_that_vllm_overwrites_are_used_at_once(weights: SimpleNamespace) -> None:
     """vLLM loads another adapter into a slot in place, in inference mode and outside of it."""
     x, made = torch.randn(3, HIDDEN), wrapper([12, 12, 12])
