@@ -196,10 +196,8 @@ class Judge:
         ]
         if subjects[0].pieces == subjects[1].pieces:
             del subjects[1]
-        for subject in subjects:
-            if await self._flags(request, revision, subject):
-                return False
-        return True
+        flags = (self._flags(request, revision, subject) for subject in subjects)
+        return not any(await asyncio.gather(*flags))
 
     async def _flags(self, request: EngineRequest, revision: Replacement, subject: Subject) -> bool:
         with span("critique", request_id=request.request_id, of="revision") as critique_span:

@@ -94,7 +94,8 @@ class Reviser:
         """
         if self.busy or request.prompt["type"] != "token":
             return None
-        latest = asyncio.get_running_loop().time() + self.options.timeout_s * _GENERATION_SHARE
+        begun = asyncio.get_running_loop().time()
+        latest = begun + self.options.timeout_s * _GENERATION_SHARE
         async with self._slots:
             prompt_ids = [*request.prompt_ids, *answer_ids, *self._analysis_question]
             analysis = await self._analysis(request, prompt_ids)
@@ -105,15 +106,13 @@ class Reviser:
             )
             max_tokens = min(own_limit, request.max_tokens or own_limit)
             answer = _PartialReply()
-            with suppress(TimeoutError):
-                async with asyncio.timeout_at(latest):
-                    await self._generate(request, prompt_ids, max_tokens, answer)
-        late = answer.finish_reason is None
+            late = await self._late(latest, request, prompt_ids, max_tokens, answer)
         truncated = late or (answer.finish_reason == "length" and max_tokens == own_limit)
         text = whole_sentences(answer.text) if truncated else answer.text.strip()
         if late and not text:
             raise TimeoutError
-        if not text or answer.finish_reason == "abort":
+        ended = late or answer.finish_reason not in ("abort", None)
+        if not text or not ended:
             return None
         generated = len(analysis.token_ids) + len(answer.token_ids)
         finish_reason: FinishReason = self.options.finish_reason
@@ -127,10 +126,20 @@ class Reviser:
             prompt_ids, int(self.options.max_tokens * _ANALYSIS_SHARE)
         )
         analysis = _PartialReply()
-        with suppress(TimeoutError):
-            async with asyncio.timeout(self.options.timeout_s * _ANALYSIS_SHARE):
-                await self._generate(request, prompt_ids, max_tokens, analysis)
+        latest = asyncio.get_running_loop().time() + self.options.timeout_s * _ANALYSIS_SHARE
+        await self._late(latest, request, prompt_ids, max_tokens, analysis)
         return analysis
+
+    async def _late(self, latest: float, *generation: Any) -> bool:
+        """Generates up to a time of the event loop. Returns whether that cut the reply off.
+
+        generation: the arguments of _generate.
+        """
+        limit = asyncio.timeout_at(latest)
+        with suppress(TimeoutError):
+            async with limit:
+                await self._generate(*generation)
+        return limit.expired()
 
     def _available_tokens(self, prompt_ids: list[int], limit: int) -> int:
         """Returns how many tokens may follow, at most `limit`; 0 or less when there is no room."""

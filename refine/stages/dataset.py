@@ -207,9 +207,9 @@ def in_style(example: Example, style: CritiqueStyle, category: str = "") -> Exam
     """
     if style is not CritiqueStyle.LABEL or example.kind not in _CRITIQUES:
         return example
-    label, dot, analysis = example.completion.partition(".")
-    label = harmful_label(category) if example.kind in _HARMFUL else harmless_label()
-    completion = f"{label}{dot}{analysis}" if example.kind in _HARMFUL else f"{label}."
+    _, dot, analysis = example.completion.partition(".")
+    harmful = f"{harmful_label(category)}{dot}{analysis}"
+    completion = harmful if example.kind in _HARMFUL else f"{harmless_label()}."
     return replace(example, prompt=example.prompt[:-1], completion=completion, after_mark=True)
 
 
