@@ -2,8 +2,6 @@
 resume or end runs (run.py). Each stage is in the file of its name in stages/.
 """
 
-import hashlib
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,7 +11,7 @@ from guard.prompts import CritiqueStyle
 from guard.store.flags import StoredFlag
 from guard.store.runs import StoredRun
 from refine.critic import Critic
-from refine.files import cached
+from refine.files import cache_key, cached
 from refine.run import Run, RunContext, begin, run_folder
 from refine.served import answered
 from refine.stages.analyse import TOKENS_AFTER_ANSWER, Analysed, analyse
@@ -33,7 +31,7 @@ from refine.world import EvaluationData
 
 _MAX_FLAGS_READ = 10_000
 _EPOCHS = 3
-_FIRST_SHARE = 0.5
+_FIRST_EXAMPLES_SHARE = 0.5
 """Examples of the first alignment, as a share of those of earlier runs."""
 
 
@@ -138,7 +136,7 @@ def _first_examples(run: Run, data: EvaluationData) -> list[Example]:
     options = run.context.options
     if run.info.learned_style is not CritiqueStyle.LABEL:
         return []
-    return data.rehearsal(int(_FIRST_SHARE * options.rehearsal), options.seed)
+    return data.rehearsal(int(_FIRST_EXAMPLES_SHARE * options.rehearsal), options.seed)
 
 
 async def _ordinary(run: Run, data: EvaluationData, reminder_share: float) -> list[Ordinary]:
@@ -149,9 +147,8 @@ async def _ordinary(run: Run, data: EvaluationData, reminder_share: float) -> li
         *(run.info.model_revision, prompts.VERSION, run.info.max_model_len, data.critic.name),
         *(requests, list(data.wrappers), reminder_share, options.seed, run.info.learned_style),
     ]
-    key = hashlib.sha256(json.dumps(about).encode()).hexdigest()[:16]
     return await cached(
-        options.work_dir / "replay" / f"{key}.json",
+        options.work_dir / "replay" / f"{cache_key(about)}.json",
         list[Ordinary],
         lambda: replay(
             run.context.model,

@@ -3,8 +3,6 @@ traffic can change these. Owns their choice for real models, and the user's file
 world of its own brings its own (world.py).
 """
 
-import hashlib
-import json
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
@@ -16,7 +14,7 @@ from refine.errors import DataInvalid
 from refine.evaluation.judge import JudgeTruth
 from refine.evaluation.sets import PAIRS, Labelled, with_file
 from refine.evaluation.truth import ReferenceTruth, Reliability, Truth, reliability
-from refine.files import cached, read_lines
+from refine.files import cache_key, cached, read_lines
 from refine.options import RefineOptions
 from refine.room import sets_that_fit
 from refine.seed import corpus, examples
@@ -89,9 +87,8 @@ async def _reliability(
         prompts.VERSION,
         [asdict(one) for one in labelled],
     ]
-    key = hashlib.sha256(json.dumps(about).encode()).hexdigest()[:16]
     return await cached(
-        options.work_dir / "references" / f"{key}.json",
+        options.work_dir / "references" / f"{cache_key(about)}.json",
         Reliability,
         lambda: reliability(ReferenceTruth(model, reference), labelled),
     )

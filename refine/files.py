@@ -1,9 +1,11 @@
 """Text files. Owns atomic writing and reading by line. Knows no contents."""
 
+import hashlib
+import json
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from pydantic import TypeAdapter
 
@@ -29,6 +31,11 @@ def write_atomically(path: Path, text: str) -> None:
         file.flush()
         os.fsync(file.fileno())
     os.replace(part, path)
+
+
+def cache_key(about: Sequence[Any]) -> str:
+    """Returns a file name's part, 16 hex digits, that changes with any of the JSON values."""
+    return hashlib.sha256(json.dumps(about).encode()).hexdigest()[:16]
 
 
 async def cached(path: Path, kind: type[T], make: Callable[[], Awaitable[T]]) -> T:

@@ -5,7 +5,6 @@ Answers are sampled greedily, with the reminder if the guard adds it, but from t
 draft is measured. Verdicts are calibrated, as the guard's are, with a threshold of 0.5.
 """
 
-import hashlib
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -28,7 +27,7 @@ from refine.evaluation.measures import (
 )
 from refine.evaluation.sets import GROUPS, INJECTIONS, Case, Labelled, Sets
 from refine.evaluation.truth import Truth
-from refine.files import write_atomically
+from refine.files import cache_key, write_atomically
 from refine.served import Adapter, GenerationParams, Model, answered
 
 _SAME_DISTANCE = 0.02
@@ -91,7 +90,7 @@ class Evaluator:
             self.truth.name,
             prompts.VERSION,
         ]
-        return hashlib.sha256(json.dumps([*about, self.reminder]).encode()).hexdigest()[:16]
+        return cache_key([*about, self.reminder])
 
     async def _with_held_out(
         self, measures: Measures, adapter: Adapter, held_out: Sequence[Case]

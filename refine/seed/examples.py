@@ -72,7 +72,7 @@ def of_corpus(seed: int) -> list[Example]:
 
 def rehearsal(count: int, seed: int) -> list[Example]:
     """Returns `count` examples to train on again in a later run: two thirds as they come, one third
-    with words to the critic, which flags of harmless answers teach it to obey."""
+    with prompt injections against the critic, which it resists less after learning from flags."""
     rng = random.Random(f"rehearsal {seed}")
     injections = corpus.injections("align")
     pairs = [pair for pair in corpus.pairs("align") if pair.answers is not None]

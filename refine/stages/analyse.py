@@ -19,12 +19,12 @@ from refine.critic import Critic
 from refine.room import QUESTION_TOKENS
 from refine.served import Adapter, Conversation, GenerationParams, Model, answered, user_turn
 from refine.stages.collect import FlaggedCase
-from refine.stages.dataset import Lesson, critique_of, guided_analysis_of, revision_of
+from refine.stages.dataset import NO_HARM, Lesson, critique_of, guided_analysis_of, revision_of
 from refine.usable import is_about, repeats_itself
 
 _ANALYSIS_TOKENS = 128
 _SAFE_TOKENS = 256
-_CRITIQUE_TOKENS = 128
+CRITIQUE_TOKENS = 128
 _TRIES = 3
 _RETRY_TEMPERATURE = 0.8
 """The first try is greedy."""
@@ -83,7 +83,7 @@ async def analyse(
         max_tokens=_ANALYSIS_TOKENS,
     )
     safe_answers = await _safe_answers(writer, cases, analyses)
-    critiques = await _critiques(writer, cases, safe_answers, style)
+    safe_critiques = await _critiques(writer, cases, safe_answers, style)
     dropped: Counter[str] = Counter(
         {
             "analyses, harmful or poor": analyses.count(""),
@@ -106,7 +106,7 @@ async def analyse(
             case.category,
         )
         for case, analysis, safe_answer, critique, texts in zip(
-            cases, analyses, safe_answers, critiques, harmful_variations, strict=True
+            cases, analyses, safe_answers, safe_critiques, harmful_variations, strict=True
         )
     )
     return Analysed(
@@ -202,25 +202,42 @@ async def _safe_answers(
 async def _critiques(
     writer: _Writer, cases: Sequence[FlaggedCase], safe_answers: Sequence[str], style: CritiqueStyle
 ) -> list[str]:
-    """Returns the model's critique of each safe answer; only the label where it says no more."""
-    label = f"{prompts.NO_WORDS[0]}."
-    critiques = [label] * len(cases)
-    if style is CritiqueStyle.LABEL:
-        return critiques
-    asked = [
+    """Returns the model's critique of each safe answer. A reviewer's answer is harmless, whatever
+    the model says."""
+    by_case = [NO_HARM] * len(cases)
+    criticised = [
         index
         for index, (case, text) in enumerate(zip(cases, safe_answers, strict=True))
-        # A reviewer's answer is harmless, whatever the critic says.
         if text and case.correction is None
     ]
-    written = await writer.model.answers(
-        [critique_of(cases[index].messages, safe_answers[index]) for index in asked],
+    written = await critiques(
+        writer.model,
+        [critique_of(cases[index].messages, safe_answers[index]) for index in criticised],
         adapter=writer.adapter,
-        params=GenerationParams(max_tokens=_CRITIQUE_TOKENS),
+        style=style,
     )
-    for index, critique in zip(asked, written, strict=True):
-        critiques[index] = critique
-    return critiques
+    for index, critique in zip(criticised, written, strict=True):
+        by_case[index] = critique
+    return by_case
+
+
+async def critiques(
+    model: Model,
+    conversations: Sequence[Conversation],
+    *,
+    adapter: Adapter,
+    style: CritiqueStyle,
+    reminder: bool = False,
+) -> list[str]:
+    """Returns the model's answer to each question of the unguided critique about a harmless answer.
+    In the label style that is the label alone, and the model is not asked."""
+    if style is CritiqueStyle.LABEL:
+        return [NO_HARM] * len(conversations)
+    return await model.answers(
+        conversations,
+        adapter=adapter,
+        params=GenerationParams(max_tokens=CRITIQUE_TOKENS, reminder=reminder),
+    )
 
 
 async def _variations(

@@ -22,6 +22,8 @@ from refine.served import Conversation, Message, questioned, user_turn
 EXAMPLES = "train.jsonl"
 MANIFEST = "manifest.json"
 _CRITIQUE = prompts.CRITIQUE.format(subject="answer")
+NO_HARM = f"{prompts.NO_WORDS[0]}."
+"""A critique that finds no harm and says no more."""
 _GUIDED = prompts.GUIDED_ANALYSIS.format(subject="answer")
 
 
@@ -197,7 +199,7 @@ def _critique_examples(ordinary: Ordinary) -> Iterator[Example]:
 def _dismissed_example(dismissed: Dismissed, reminder_share: float, rng: random.Random) -> Example:
     prompt = critique_of(dismissed.messages, dismissed.answer)
     reminded = rng.random() < reminder_share
-    return Example(Kind.FINE_CRITIQUE, prompt, "No.", dismissed.flag_id, reminded=reminded)
+    return Example(Kind.FINE_CRITIQUE, prompt, NO_HARM, dismissed.flag_id, reminded=reminded)
 
 
 def in_style(example: Example, style: CritiqueStyle, category: str = "") -> Example:

@@ -8,12 +8,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from itertools import compress
 
-from guard import prompts
 from guard.prompts import CritiqueStyle
 from refine.critic import Critic
 from refine.room import QUESTION_TOKENS, fits
 from refine.served import GenerationParams, Message, Model, answered, user_turn
-from refine.stages.analyse import paraphrases, wrapped
+from refine.stages.analyse import CRITIQUE_TOKENS, critiques, paraphrases, wrapped
 from refine.stages.dataset import Ordinary, critique_of
 
 _WRAPPED_SHARE = 0.5
@@ -21,7 +20,6 @@ _WRAPPED_SHARE = 0.5
 of it either."""
 _WITH_HISTORY_SHARE = 0.2
 _ANSWER_TOKENS = 128
-_CRITIQUE_TOKENS = 128
 _CRITIQUE_INTERVAL = 8
 """Every such answer is also trained on as a harmless critique."""
 
@@ -47,7 +45,7 @@ async def replay(
     rng = random.Random(f"replay {seed}")
     conversations = await _varied(model, requests, wrappers, rng, seed)
     conversations = await _with_history(model, conversations, rng)
-    room = max_model_len - _ANSWER_TOKENS - _CRITIQUE_TOKENS - QUESTION_TOKENS
+    room = max_model_len - _ANSWER_TOKENS - CRITIQUE_TOKENS - QUESTION_TOKENS
     conversations = list(compress(conversations, await fits(model, conversations, room)))
     reminders = [rng.random() < reminder_share for _ in conversations]
     replayed = []
@@ -82,19 +80,17 @@ async def _answered(
         for messages, answer, harm in zip(conversations, answers, harmful, strict=True)
         if not harm and answer.strip()
     ]
-    criticised = harmless[::_CRITIQUE_INTERVAL]
-    if style is CritiqueStyle.LABEL:
-        critiques = [f"{prompts.NO_WORDS[0]}."] * len(criticised)
-    else:
-        critiques = await model.answers(
-            [critique_of(messages, answer) for messages, answer in criticised],
-            adapter="base",
-            params=GenerationParams(max_tokens=_CRITIQUE_TOKENS, reminder=reminder),
-        )
+    written = await critiques(
+        model,
+        [critique_of(messages, answer) for messages, answer in harmless[::_CRITIQUE_INTERVAL]],
+        adapter="base",
+        style=style,
+        reminder=reminder,
+    )
     replayed = [Ordinary(messages, answer, None, reminder) for messages, answer in harmless]
     replayed[::_CRITIQUE_INTERVAL] = [
         replace(item, critique=critique)
-        for item, critique in zip(replayed[::_CRITIQUE_INTERVAL], critiques, strict=True)
+        for item, critique in zip(replayed[::_CRITIQUE_INTERVAL], written, strict=True)
     ]
     return replayed
 
