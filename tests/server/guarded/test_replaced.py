@@ -13,6 +13,14 @@ from server.guarded.replaced import chat_body, chat_chunk, message_body, respons
 
 REFUSAL = Replacement("I can't help with that.", (1,))
 REVISION = Replacement("Ask me of flowers.", (1,), finish_reason="stop")
+FUNCTION = {
+    "type": "function_call",
+    "id": "fc_1",
+    "call_id": "call_1",
+    "name": "look_up",
+    "arguments": "",
+    "status": "in_progress",
+}
 CALLED = {
     "id": "call_1",
     "type": "function",
@@ -99,20 +107,13 @@ def test_a_stream_of_json_ends_with_a_refusal() -> None:
 
 @pytest.mark.parametrize("wants_json", [False, True])
 def test_a_response_has_a_message_instead_of_a_tool_call(wants_json: bool) -> None:
-    called = {
-        "type": "function_call",
-        "id": "fc_1",
-        "call_id": "c",
-        "name": "look_up",
-        "arguments": REFUSAL.text,
-    }
     reasoning = {"type": "reasoning", "id": "rs_1", "summary": []}
     response = {
         "id": "resp_1",
         "object": "response",
         "created_at": 1,
         "model": "m",
-        "output": [reasoning, called],
+        "output": [reasoning, FUNCTION | {"arguments": REFUSAL.text}],
         "parallel_tool_calls": True,
         "tool_choice": "auto",
         "tools": [],

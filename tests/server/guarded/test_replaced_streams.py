@@ -8,19 +8,11 @@ import pytest
 from openai.types.responses import ResponseStreamEvent
 from pydantic import TypeAdapter
 
-from guard.call import GuardCall, Replacement
+from guard.call import GuardCall
 from server.guarded.replaced_streams import MessageEvents, ResponseEvents
+from tests.server.guarded.test_replaced import FUNCTION, REFUSAL
 
-REFUSAL = Replacement("I can't help with that.", (1,))
 TOOL = {"type": "tool_use", "id": "toolu_1", "name": "look_up", "input": {}}
-FUNCTION = {
-    "type": "function_call",
-    "id": "fc_1",
-    "call_id": "call_1",
-    "name": "look_up",
-    "arguments": "",
-    "status": "in_progress",
-}
 
 
 def started(index: int, block: dict[str, Any]) -> dict[str, Any]:
