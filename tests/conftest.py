@@ -1,17 +1,9 @@
 """Fixtures for all tests: migrated databases of both kinds, and a flag."""
 
 import asyncio
-import os
-import pwd
-import shutil
-import subprocess
-import tempfile
 from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
-import asyncpg
 import pytest
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
@@ -24,10 +16,9 @@ from guard.store.adapters import AdapterStore
 from guard.store.flags import Flag, FlagStore
 from guard.store.review import ReviewStore
 from guard.store.url import parse_url
+from tests.postgres import Postgres, missing_programs, own_folder
 
 pytest_plugins = ["tests.scripted", "tests.e2e.loop"]
-
-POSTGRES_PROGRAMS = ("initdb", "pg_ctl", "postgres")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -41,42 +32,17 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 @pytest.fixture(scope="session")
 def postgres_socket() -> Iterator[Path]:
     """The socket folder of our own PostgreSQL server, which no network can reach."""
-    missing = [name for name in POSTGRES_PROGRAMS if shutil.which(name) is None]
+    missing = missing_programs()
     if missing:
         pytest.skip(f"PostgreSQL is not installed: no {', '.join(missing)} on PATH")
-    # Not under pytest's folder: that is closed to the user PostgreSQL has to run as.
-    folder = Path(tempfile.mkdtemp(prefix="setback-postgres-", dir="/tmp"))
-    try:
-        with _postgres(folder):
+    with own_folder("setback-postgres-") as folder:
+        postgres = Postgres(folder)
+        postgres.create()
+        postgres.start()
+        try:
             yield folder
-    finally:
-        shutil.rmtree(folder)
-
-
-@contextmanager
-def _postgres(folder: Path) -> Iterator[None]:
-    # PostgreSQL refuses to run as root.
-    user: dict[str, Any] = {}
-    if os.geteuid() == 0:
-        nobody = pwd.getpwnam("nobody")
-        os.chown(folder, nobody.pw_uid, nobody.pw_gid)
-        user = {"user": nobody.pw_uid, "group": nobody.pw_gid, "extra_groups": []}
-
-    def run(*command: str) -> None:
-        # To a file: a pipe would stay open in the server that pg_ctl leaves running.
-        with open(folder / "log", "a+b") as log:
-            done = subprocess.run(command, cwd=folder, stdout=log, stderr=log, check=False, **user)
-            log.seek(0)
-            assert done.returncode == 0, f"{command}: {log.read().decode()}"
-
-    data = str(folder / "data")
-    run("initdb", "-D", data, "-U", "setback", "-A", "trust", "-E", "UTF8", "--no-sync")
-    options = f"-k {folder} -c listen_addresses='' -c fsync=off -c max_connections=100"
-    run("pg_ctl", "-D", data, "-w", "-o", options, "start")
-    try:
-        yield
-    finally:
-        run("pg_ctl", "-D", data, "-w", "-m", "immediate", "stop")
+        finally:
+            postgres.stop()
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -86,17 +52,8 @@ def empty_database(request: pytest.FixtureRequest, tmp_path: Path) -> str:
         return f"sqlite:///{tmp_path}/made/setback.db"
     socket = request.getfixturevalue("postgres_socket")
     name = tmp_path.name.lower()
-    asyncio.run(create_database(socket, name))
+    asyncio.run(Postgres(socket).create_database(name))
     return f"postgresql://setback@/{name}?host={socket}"
-
-
-async def create_database(socket: Path, name: str) -> None:
-    connection = await asyncpg.connect(host=str(socket), user="setback", database="postgres")
-    try:
-        await connection.execute(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
-        await connection.execute(f'CREATE DATABASE "{name}"')
-    finally:
-        await connection.close()
 
 
 @pytest.fixture

@@ -69,6 +69,20 @@ PIECES = (
         _RFC,
     ),
     PrivatePiece(
+        "vllm.v1.engine.output_processor:OutputProcessor.propagate_error",
+        ("e",),
+        "guard/vllm/shutdown.py",
+        "requests that wait for an engine that was shut down end",
+        "a shutdown that ends them itself",
+    ),
+    PrivatePiece(
+        "vllm.v1.engine.exceptions:EngineDeadError",
+        (),
+        "guard/vllm/shutdown.py",
+        "what such requests raise",
+        "a shutdown that ends them itself",
+    ),
+    PrivatePiece(
         "vllm.outputs:RequestOutput",
         ("outputs", "finished", "kv_transfer_params"),
         "guard/draft.py",

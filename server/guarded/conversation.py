@@ -37,14 +37,15 @@ def conversation(body: _Fields) -> Conversation:
     """Returns a request's conversation. It is empty for prompts in token ids and for several
     prompts at once: each flag then has its own prompt."""
     turns = tuple(_turns(body))
-    system = tuple(_system(body))
+    documents = tuple(map(_document_text, _dicts(body.get("documents"))))
+    system = (*_system(body), *(_Turn("system", text) for text in documents))
     # A last turn of the assistant's is a beginning that the model goes on with.
     answers = [place for place, turn in enumerate(turns[:-1]) if turn.is_answer]
     open_turns = turns[answers[-1] + 1 :] if answers else turns
-    texts = (turn.text for turn in open_turns if turn.role != "system" and turn.text)
+    texts = [*documents, *(turn.text for turn in open_turns if turn.role != "system")]
     return Conversation(
         tuple(Message(role=turn.role, content=turn.text) for turn in (*system, *turns)),
-        "\n\n".join(texts),
+        "\n\n".join(filter(None, texts)),
     )
 
 
@@ -60,6 +61,11 @@ def _system(body: _Fields) -> Iterator[_Turn]:
     for key in ("system", "instructions"):
         if body.get(key):
             yield _Turn("system", text_of(body[key]))
+
+
+def _document_text(document: _Fields) -> str:
+    """Returns the texts of a document that the chat template shows to the model."""
+    return "\n".join(value for value in document.values() if isinstance(value, str))
 
 
 def _turns(body: _Fields) -> Iterator[_Turn]:

@@ -20,7 +20,7 @@ from guard.store import migrate
 from guard.store.url import parse_url
 from refine.practice.integrity import MODEL_NAME
 from refine.practice.world import Kind, requests
-from tests.conftest import create_database
+from tests.postgres import Postgres
 
 ROOT = Path(__file__).parents[2]
 SETBACK = str(Path(sys.executable).with_name("setback"))
@@ -137,7 +137,7 @@ def strict_server(
     folder = tmp_path_factory.mktemp("strict")
     policy = folder / "policy.toml"
     policy.write_text(BLOCK_ALL)
-    asyncio.run(create_database(postgres_socket, "strict"))
+    asyncio.run(Postgres(postgres_socket).create_database("strict"))
     database = f"postgresql://setback@/strict?host={postgres_socket}"
     migrate.upgrade(parse_url(database))
     options = ["--policy-file", str(policy), "--api-server-count", "2"]

@@ -10,7 +10,7 @@ from guard.store.database import connect
 from guard.store.flags import FlagStore
 from guard.store.keys import KeyStore
 from guard.store.url import parse_url
-from tests.conftest import create_database
+from tests.postgres import Postgres
 
 
 async def test_sqlite_commits_survive_a_power_cut(tmp_path: Path) -> None:
@@ -34,7 +34,7 @@ async def test_connections_to_a_server_that_became_read_only_are_dropped(
     postgres_socket: Path, tmp_path: Path
 ) -> None:
     name = tmp_path.name.lower()
-    await create_database(postgres_socket, name)
+    await Postgres(postgres_socket).create_database(name)
     engine = connect(parse_url(f"postgresql://setback@/{name}?host={postgres_socket}"), pool_size=2)
     async with engine.begin() as connection:
         await connection.execute(text("CREATE TABLE written (n int)"))

@@ -92,6 +92,15 @@ def test_a_beginning_to_go_on_with_belongs_to_the_open_turn() -> None:
     assert conversation({"messages": [ASKED, begun]}).open_turn == "First.\n\nSure, first you"
 
 
+def test_documents_belong_to_the_open_turn() -> None:
+    """They are in every prompt, whatever turn it has reached."""
+    documents = [{"title": "Notes", "text": "A page."}, {"text": "Another."}]
+    read = conversation({"messages": [ASKED, ANSWERED, ASKED], "documents": documents})
+    assert read.open_turn == "Notes\nA page.\n\nAnother.\n\nFirst."
+    assert [message["content"] for message in read.messages][:2] == ["Notes\nA page.", "Another."]
+    assert conversation({"messages": [ASKED], "documents": "none"}).open_turn == "First."
+
+
 @pytest.mark.parametrize(
     "item",
     [
