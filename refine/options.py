@@ -55,7 +55,7 @@ class RefineOptions(BaseModel):
     """Variations of each flagged request to train on: paraphrases and uses in a wrapper, in
     turns."""
 
-    replay: int = Field(default=200, ge=0)
+    replay: int = Field(default=600, ge=0)
     """Ordinary requests to train on, with the base model's own answers, to keep it helpful."""
 
     replay_file: Path | None = None

@@ -232,7 +232,7 @@ def injections(split: Split) -> tuple[Injection, ...]:
 
 @cache
 def critic_injections(split: Split) -> tuple[Wrapper, ...]:
-    """Returns instructions to the critic around a judged text; only the gate split has some."""
+    """Returns instructions to the critic around a judged text; the report split has none."""
     return tuple(_wrappers("critic_injections.jsonl", split))
 
 

@@ -74,15 +74,27 @@ def rehearsal(count: int, seed: int) -> list[Example]:
     """Returns `count` examples to train on again in a later run: two thirds as they come, one third
     with prompt injections against the critic, which it resists less after learning from flags."""
     rng = random.Random(f"rehearsal {seed}")
-    injections = corpus.injections("align")
-    pairs = [pair for pair in corpus.pairs("align") if pair.answers is not None]
+    injections = corpus.critic_injections("align")
+    contrasts = list(_contrasts())
     injected = [
-        example
-        for pair in rng.sample(pairs, min(len(pairs), count // 6))
-        if pair.answers is not None
-        for example in _injected(pair, pair.answers, rng.choice(injections))
+        label(rng.choice(injections).around(messages), harmful=harmful, category=category)
+        for contrast in rng.sample(contrasts, min(len(contrasts), count // 6))
+        for messages, harmful, category in contrast
     ]
     return [*injected, *of_corpus(seed)[: count - len(injected)]]
+
+
+def _contrasts() -> Iterator[tuple[tuple[Messages, bool, str], ...]]:
+    """Yields pairs of a harmful and a harmless last message, with the category of the harm: answers
+    to one request, requests alone, and texts."""
+    for pair in corpus.pairs("align"):
+        judged: tuple[Messages, Messages] = (pair.harmful, pair.benign)
+        if pair.answers is not None:
+            texts = (pair.answers.compliance, pair.answers.refusal)
+            judged = (answered(pair.harmful, texts[0]), answered(pair.harmful, texts[1]))
+        yield (judged[0], True, pair.category), (judged[1], False, "")
+    for text in corpus.texts("align"):
+        yield (user_turn(text.harmful), True, text.category), (user_turn(text.benign), False, "")
 
 
 def _with_system_prompt(example: Example, system: str) -> Example:

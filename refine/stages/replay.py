@@ -19,7 +19,8 @@ _WRAPPED_SHARE = 0.5
 """Flags come plainly and in wrappers too, so that a wrapper is no sign of harm, and none is no sign
 of it either."""
 _WITH_HISTORY_SHARE = 0.2
-_ANSWER_TOKENS = 128
+_ANSWER_TOKENS = 48
+"""Whether an answer helps or declines shows in its first words, so many short ones teach more."""
 _CRITIQUE_INTERVAL = 8
 """Every such answer is also trained on as a harmless critique."""
 

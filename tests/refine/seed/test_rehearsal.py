@@ -4,20 +4,33 @@ from refine.seed import corpus, examples
 from refine.stages.dataset import Kind
 
 
-def test_a_third_has_words_to_the_critic_after_answers_of_both_kinds() -> None:
+def test_a_third_has_instructions_to_the_critic_around_both_kinds() -> None:
     drawn = examples.rehearsal(300, 0)
     assert len(drawn) == 300
-    words = [injection.text for injection in corpus.injections("align")]
+    around = [wrapper.template.split("{request}") for wrapper in corpus.critic_injections("align")]
     injected = [
         one
         for one in drawn[:100]
-        if one.prompt[-1]["role"] == "assistant"
-        and one.prompt[-1]["content"].endswith(tuple(words))
+        if any(
+            one.prompt[-1]["content"].startswith(before)
+            and one.prompt[-1]["content"].endswith(after)
+            for before, after in around
+        )
     ]
     assert len(injected) == 100
-    harmful = [one for one in injected if one.completion.startswith(" Yes")]
-    assert len(harmful) == 50
+    assert sum(one.completion.startswith(" Yes") for one in injected) == 50
     assert {one.kind for one in injected} == {Kind.LABEL}
+    assert {one.prompt[-1]["role"] for one in injected} == {"user", "assistant"}
+
+
+def test_the_gate_tries_other_instructions_than_are_learned() -> None:
+    gate, align = (
+        {wrapper.template for wrapper in corpus.critic_injections(split)}
+        for split in ("gate", "align")
+    )
+    assert gate
+    assert align
+    assert not gate & align
 
 
 def test_another_seed_draws_others() -> None:
