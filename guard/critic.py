@@ -1,65 +1,40 @@
 """The self-critique: the served model itself judges whether a text is harmful and how. Owns the
-assembly of critique prompts from token ids, the label reads and their windows. Does not decide what
-follows from a verdict (policy.py). Stores nothing.
+assembly of what is judged from token ids, its windows, and the verdict. Reads labels by
+label_reader.py. Does not decide what follows from a verdict (policy.py). Stores nothing.
 """
 
 import asyncio
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, replace
 from functools import cache
-from itertools import accumulate, pairwise
 from typing import Any
 from uuid import uuid4
 
-from vllm.inputs import tokens_input
 from vllm.lora.request import LoRARequest
 from vllm.sampling_params import RequestOutputKind, SamplingParams
 
 from guard.calibration import UNCALIBRATED, Calibration
 from guard.call import non_text_parts
-from guard.critique_format import Question, critique_format
-from guard.errors import CriticUnavailable, GuardError
+from guard.criteria import Criterion
+from guard.criterion_reader import CriterionReader
+from guard.critique_format import critique_format
+from guard.errors import CriticUnavailable
+from guard.label_reader import (
+    LabelReader,
+    Subject,
+    build_prompt,
+    raising_critic_unavailable,
+    session_read,
+)
 from guard.prompts import CritiqueStyle, version_of
+from guard.tasks import spawn
 from guard.template import ChatFormat, Tokenizer
 from guard.verdict import TokensRead, Verdict
 from guard.vllm.session import CritiquePlan
 from guard.windows import overlapping_windows
 
-_MAX_CONCURRENT_READS = 64
 _ANALYSIS_TOKENS = 128
 _CONTEXT_SHARE = 0.5
-
-
-@dataclass(frozen=True)
-class Subject:
-    """What is judged: the token ids of each window, without the question.
-
-    kind: "answer" (in its conversation) or "text" (free-standing).
-    extras: the engine input's non-text parts, such as images and the cache salt.
-    steps: for an answer in growing prefixes, the number of windows of each; the last is the whole.
-    """
-
-    kind: str
-    pieces: tuple[Sequence[int], ...]
-    extras: dict[str, Any]
-    steps: tuple[int, ...] = ()
-
-    def decisive(self, harms: Sequence[float]) -> int:
-        """Returns the index of the window whose harm counts, given the harm of each: the highest.
-
-        Of prefixes the last counts by itself, and the others as far as the next one shares the
-        harm: one verdict among many on an unfinished sentence is more often wrong than right.
-        """
-        windows = range(len(harms))
-        ends = list(accumulate(self.steps)) or [len(harms)]
-        starts = [0, *ends[:-1]]
-        worst = [
-            max(windows[start:end], key=harms.__getitem__)
-            for start, end in zip(starts, ends, strict=True)
-        ]
-        shared = [min(pair, key=harms.__getitem__) for pair in pairwise(worst)]
-        return max([worst[-1], *shared], key=harms.__getitem__)
 
 
 @dataclass(frozen=True)
@@ -70,19 +45,12 @@ class Analysis:
     subject: Subject
 
 
-@dataclass(frozen=True)
-class _LabelRead:
-    """The probability of each label, and the tokens that the read cost."""
-
-    labels: Mapping[str, float]
-    tokens: TokensRead
-
-
 class Critic:
     """Judges answers and texts by one-token label reads on the served model.
 
     engine: the unguarded engine client. max_model_len: its context length in tokens.
     timeout_s: for each batch of reads; then CriticUnavailable is raised.
+    criteria: those of the policy, which can be judged by their names.
     style_of: returns an adapter's critique style. calibration_of: returns its calibration. Both
     take None for the base model.
     window_tokens: how many tokens of the judged text one window holds.
@@ -96,18 +64,21 @@ class Critic:
         *,
         max_model_len: int,
         timeout_s: float,
+        criteria: Sequence[Criterion] = (),
         style_of: Callable[[LoRARequest | None], CritiqueStyle] = lambda _: CritiqueStyle.YES_NO,
         calibration_of: Callable[[LoRARequest | None], Calibration] = lambda _: UNCALIBRATED,
     ) -> None:
         self._engine = engine
         self._format = chat_format
         self._timeout_s = timeout_s
+        self._reader = LabelReader(engine, timeout_s)
+        self._criteria = CriterionReader(criteria, self._reader, tokenizer, chat_format)
         self._style_of = style_of
         self._calibration_of = calibration_of
         # Built when first needed: a style that the tokenizer cannot spell is only refused then.
         self._format_of = cache(lambda style: critique_format(style, tokenizer, chat_format))
         # The base model's question is the longest: an adapter's style adds fewer tokens.
-        longest = self._format_of(style_of(None)).longest
+        longest = max(self._format_of(style_of(None)).longest, self._criteria.longest)
         # One token is left for the label.
         self.window_tokens = max_model_len - longest - 1
         if self.window_tokens < longest:
@@ -179,12 +150,15 @@ class Critic:
         subject: Subject,
         *,
         categories_from: float,
+        criteria: Sequence[str] = (),
         label_logprobs: Mapping[int, float] | None = None,
         lora_request: LoRARequest | None = None,
         priority: int = 0,
     ) -> Verdict:
         """Returns the verdict on the decisive window. Categories are read when its harm reaches
         `categories_from`, a probability (0 for always).
+
+        criteria: the names of those that are read too, each on the window that is decisive for it.
 
         label_logprobs: what the answer's own session read already, instead of a new read.
 
@@ -194,20 +168,32 @@ class Critic:
         style = self._style_of(lora_request)
         questions = self._format_of(style)
         engine_options = {"lora_request": lora_request, "priority": priority}
-        if label_logprobs is not None:
-            reads = [_session_read(subject, questions.harm, label_logprobs)]
-        else:
-            reads = await self._read(subject, questions.harm, engine_options)
-        scale = self._calibration_of(lora_request)
-        harms = [scale.apply(read.labels["yes"]) for read in reads]
-        decisive = subject.decisive(harms)
-        harm, scores = harms[decisive], None
-        if harm >= categories_from:
-            window = replace(subject, pieces=(subject.pieces[decisive],))
-            reads += await self._read(window, questions.category, engine_options)
-            scores = {category: harm * share for category, share in reads[-1].labels.items()}
-        tokens = sum((read.tokens for read in reads), TokensRead())
-        return Verdict(harm, scores, len(reads), tokens, version_of(style))
+        reading = spawn(self._criteria.scores(subject, criteria, engine_options))
+        try:
+            if label_logprobs is not None:
+                reads = [session_read(subject, questions.harm, label_logprobs)]
+            else:
+                reads = await self._reader.read(subject, questions.harm, engine_options)
+            scale = self._calibration_of(lora_request)
+            harms = [scale.apply(read.labels["yes"]) for read in reads]
+            decisive = subject.decisive(harms)
+            harm, scores = harms[decisive], None
+            if harm >= categories_from:
+                window = replace(subject, pieces=(subject.pieces[decisive],))
+                reads += await self._reader.read(window, questions.category, engine_options)
+                scores = {category: harm * share for category, share in reads[-1].labels.items()}
+            by_criterion = await reading
+        finally:
+            reading.cancel()
+        reads += [read for score in by_criterion.values() for read in score.reads]
+        return Verdict(
+            harm,
+            scores,
+            len(reads),
+            sum((read.tokens for read in reads), TokensRead()),
+            version_of(style),
+            {name: score.probability for name, score in by_criterion.items()},
+        )
 
     async def explain(
         self, subject: Subject, *, lora_request: LoRARequest | None = None
@@ -221,76 +207,13 @@ class Critic:
             temperature=0.0, max_tokens=_ANALYSIS_TOKENS, output_kind=RequestOutputKind.FINAL_ONLY
         )
         questions = self._format_of(self._style_of(lora_request))
-        prompt = _prompt(subject.pieces[0], subject, questions.analysis)
+        prompt = build_prompt(subject.pieces[0], subject, questions.analysis)
         outputs = self._engine.generate(
             prompt, params, f"critique-{uuid4().hex}", lora_request=lora_request
         )
-        with _raising_critic_unavailable():
+        with raising_critic_unavailable():
             async with asyncio.timeout(self._timeout_s):
                 (completion,) = [output.outputs[0] async for output in outputs]
         prompt_ids = prompt["prompt_token_ids"]
         as_answer = self.answer(prompt, prompt_ids, self._format.encode(completion.text))
         return Analysis(completion.text.strip(), as_answer)
-
-    async def _read(
-        self, subject: Subject, question: Question, engine_options: dict[str, Any]
-    ) -> list[_LabelRead]:
-        """Reads the labels of each window of `subject`."""
-        label_reads: list[_LabelRead] = []
-        with _raising_critic_unavailable():
-            for start in range(0, len(subject.pieces), _MAX_CONCURRENT_READS):
-                batch = subject.pieces[start : start + _MAX_CONCURRENT_READS]
-                prompts = [_prompt(piece, subject, question) for piece in batch]
-                reads = (self._read_one(prompt, question, engine_options) for prompt in prompts)
-                async with asyncio.timeout(self._timeout_s):
-                    label_reads += await asyncio.gather(*reads)
-        return label_reads
-
-    async def _read_one(
-        self, prompt: Any, question: Question, engine_options: dict[str, Any]
-    ) -> _LabelRead:
-        """Reads the next token's label probabilities from full-vocabulary log-probabilities."""
-        labels = question.labels
-        params = SamplingParams(
-            # Greedy: random sampling would slow down the whole batch.
-            temperature=0.0,
-            max_tokens=1,
-            logprob_token_ids=labels.token_ids,
-            detokenize=False,
-            output_kind=RequestOutputKind.FINAL_ONLY,
-        )
-        outputs = self._engine.generate(prompt, params, f"critique-{uuid4().hex}", **engine_options)
-        # Not vLLM's label_reads: its merging of iterators cost 5% of the server's throughput.
-        async with aclosing(outputs):
-            (output,) = [output async for output in outputs]
-        (logprobs,) = output.outputs[0].logprobs
-        probabilities = labels.probabilities(
-            {token: logprobs[token].logprob for token in labels.token_ids}
-        )
-        cached = output.num_cached_tokens or 0
-        return _LabelRead(probabilities, TokensRead(cached, len(output.prompt_token_ids) - cached))
-
-
-@contextmanager
-def _raising_critic_unavailable() -> Iterator[None]:
-    try:
-        yield
-    except TimeoutError as error:
-        raise CriticUnavailable("The critique did not finish in time.") from error
-    except GuardError:
-        raise
-    except Exception as error:
-        raise CriticUnavailable(f"The critique failed: {type(error).__name__}.") from error
-
-
-def _prompt(piece: Sequence[int], subject: Subject, question: Question) -> Any:
-    token_ids = question.build_prompt(piece, is_text=subject.kind == "text")
-    return {**tokens_input(token_ids), **subject.extras}
-
-
-def _session_read(
-    subject: Subject, question: Question, label_logprobs: Mapping[int, float]
-) -> _LabelRead:
-    """Returns the read of the answer's own session, which computed only the question's tokens."""
-    tokens = TokensRead(cached=len(subject.pieces[0]), computed=len(question.after_answer))
-    return _LabelRead(question.labels.probabilities(label_logprobs), tokens)

@@ -67,19 +67,27 @@ def critique_format(
     )
 
 
+def criterion_question(question: str, tokenizer: Tokenizer, chat_format: ChatFormat) -> Question:
+    """Returns an operator's question, with a gap for its subject. It is answered by yes or no,
+    whatever the style of the critique. Raises TemplateUnusable as critique_format does."""
+    return _worded_question(chat_format, question, "", harm_labels(tokenizer))
+
+
 def _worded_question(
     chat_format: ChatFormat, question: str, reply: str, labels: LabelSet
 ) -> Question:
     """Returns a question in words, as a turn of its own; the model's reply begins with `reply`."""
     before, _, after = prompts.TEXT.partition("{text}")
-    after += question.format(subject="text")
     return Question(
-        chat_format.question_after_answer(
-            question.format(subject="answer"), reply.format(subject="answer")
-        ),
-        chat_format.text_frame(before, after, reply.format(subject="text")),
+        chat_format.question_after_answer(_about("answer", question), _about("answer", reply)),
+        chat_format.text_frame(before, after + _about("text", question), _about("text", reply)),
         labels,
     )
+
+
+def _about(subject: str, words: str) -> str:
+    """Returns words about a subject. Other braces, which an operator may write, stay."""
+    return words.replace("{subject}", subject)
 
 
 def _label_format(tokenizer: Tokenizer, chat_format: ChatFormat) -> CritiqueFormat:

@@ -31,6 +31,7 @@ from guard.judge import Judge
 from guard.observer import Observer
 from guard.policy import Policy
 from guard.recorder import Recorder
+from guard.refusals import Refusals
 from guard.release import StreamRelease
 from guard.revise import Reviser, RevisionOptions
 from guard.subjects import Subjects
@@ -38,6 +39,7 @@ from guard.tasks import spawn
 from guard.template import ChatFormat
 from guard.traces import span
 from guard.vllm.session import CritiquePlan, attach_plan
+from guard.vllm.shutdown import end_waiting
 from guard.windows import Windows
 
 _HELD_GROUP_SIZE = 32
@@ -72,7 +74,8 @@ class GuardOptions:
 
 
 class GuardedEngine:
-    """Replaces vLLM's EngineClient. All attributes but `generate` are the wrapped client's."""
+    """Replaces vLLM's EngineClient. All attributes but `generate` and `shutdown` are the wrapped
+    client's."""
 
     def __init__(
         self,
@@ -109,12 +112,19 @@ class GuardedEngine:
             fail_open=options.fail_open,
             block_input=options.block_input,
         )
-        refusal_ids = tokenizer.encode(policy.refusal, add_special_tokens=False)
-        self._refusal = Replacement(policy.refusal, tuple(refusal_ids))
+        self._refusals = Refusals(policy, tokenizer)
         self._filler: int = tokenizer.eos_token_id
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._engine, name)
+
+    def shutdown(self, timeout: float | None = None) -> None:
+        """As EngineClient.shutdown. Afterwards every request that still waits for the engine fails:
+        its draft is given up, and what was flagged is recorded without a revision."""
+        self._engine.shutdown(timeout=timeout)
+        if self._loop is not None:
+            end_waiting(self._engine, self._loop)
 
     async def generate(
         self,
@@ -130,6 +140,7 @@ class GuardedEngine:
         InputBlocked when the request is flagged and the caller or the settings block flagged input,
         Unsupported when the request cannot be judged.
         """
+        self._loop = asyncio.get_running_loop()
         call = current_call.get() or GuardCall(route="")
         with self._log_failures(call):
             async with self._adapter(call, options) as lora_request:
@@ -245,7 +256,7 @@ class GuardedEngine:
         choices = list(draft.choices.values())
         rulings = await asyncio.gather(*(self._judge_choice(request, choice) for choice in choices))
         return {
-            choice.index: request.replaced_by(ruling.revision or self._refusal, choice.index)
+            choice.index: request.replaced_by(self._refusals.instead_of(ruling), choice.index)
             for choice, ruling in zip(choices, rulings, strict=True)
             if ruling.withheld
         }
@@ -276,7 +287,7 @@ class GuardedEngine:
             self._judge,
             request,
             mode=mode,
-            refusal=self._refusal,
+            refusals=self._refusals,
             filler=self._filler,
             n=sampling_params.n,
         )

@@ -11,9 +11,11 @@ from dataclasses import dataclass, replace
 from opentelemetry.trace import Span
 
 from guard.call import EngineRequest, Replacement, Ruling
-from guard.critic import Critic, Subject
+from guard.criteria import Criterion, Place
+from guard.critic import Critic
 from guard.draft import Choice
 from guard.errors import CriticUnavailable, InputBlocked, StoreUnavailable
+from guard.label_reader import Subject
 from guard.observer import Observer, RevisionOutcome
 from guard.policy import Action, Decision, Policy
 from guard.recorder import FlaggedAnswer, Recorder
@@ -46,6 +48,10 @@ class Judge:
     fail_open: bool
     block_input: bool
 
+    @property
+    def _output_criteria(self) -> Sequence[str]:
+        return self.policy.criteria_of(Place.OUTPUT)
+
     def judges_input(self, request: EngineRequest) -> bool:
         """Whether the input needs a ruling and has none yet."""
         call = request.call
@@ -63,7 +69,12 @@ class Judge:
         call.pending_input_verdicts += 1
         subject, length = self.subjects.input(request)
         call.input_ruling = ruling = await self._ruling(
-            request, subject, length, of="input", scores=call.wants_moderation
+            request,
+            subject,
+            length,
+            of="input",
+            scores=call.wants_moderation,
+            criteria=self.policy.criteria_of(Place.INPUT),
         )
         self._count(request, ruling)
         if (self.block_input or call.block_input) and ruling.decision.flagged:
@@ -92,6 +103,7 @@ class Judge:
             len(choice.text),
             of="answer",
             scores=scores,
+            criteria=self._output_criteria,
             label_logprobs=choice.label_logprobs,
         )
         cuts = self.subjects.cuts(choice.token_ids, judged)
@@ -130,7 +142,12 @@ class Judge:
         """Returns the stricter of `whole` and the ruling on the answer's prefixes up to `cuts`."""
         prefixes = self.subjects.prefixes(request, choice.token_ids, cuts)
         ruling = await self._ruling(
-            request, prefixes, len(choice.text), of="beginnings", scores=scores
+            request,
+            prefixes,
+            len(choice.text),
+            of="beginnings",
+            scores=scores,
+            criteria=self._output_criteria,
         )
         return _stricter(whole, ruling)
 
@@ -163,20 +180,20 @@ class Judge:
         """Returns the ruling with a revision that the critic passes, or else as a block."""
         started = time.perf_counter()
         with span("revision", request_id=request.request_id, choice=choice.index) as revision_span:
-            revision, outcome = await self._revision(request, choice)
+            revision, outcome = await self._revision(request, choice, ruling.decision.criterion)
             note(revision_span, outcome=outcome)
         self.observer.revision(outcome, time.perf_counter() - started)
         return ruling.blocked() if revision is None else replace(ruling, revision=revision)
 
     async def _revision(
-        self, request: EngineRequest, choice: Choice
+        self, request: EngineRequest, choice: Choice, criterion: Criterion | None
     ) -> tuple[Replacement | None, RevisionOutcome]:
         if self.reviser.busy:
             return None, "busy"
         answer_ids = self.subjects.without_stop(choice.token_ids)
         try:
             async with asyncio.timeout(self.reviser.options.timeout_s):
-                revision = await self.reviser.revise(request, answer_ids)
+                revision = await self.reviser.revise(request, answer_ids, criterion)
                 if revision is None:
                     return None, "none"
                 if await self._harmless(request, revision):
@@ -202,7 +219,10 @@ class Judge:
     async def _flags(self, request: EngineRequest, revision: Replacement, subject: Subject) -> bool:
         with span("critique", request_id=request.request_id, of="revision") as critique_span:
             verdict = await self.critic.judge(
-                subject, categories_from=self.policy.lowest_threshold, **request.engine_options
+                subject,
+                categories_from=self.policy.lowest_threshold,
+                criteria=self._output_criteria,
+                **request.engine_options,
             )
             self.observer.critique_tokens(verdict.tokens)
             ruling = Ruling(verdict, self.policy.decide(verdict), len(revision.text))
@@ -217,6 +237,7 @@ class Judge:
         *,
         of: str,
         scores: bool,
+        criteria: Sequence[str] = (),
         label_logprobs: Mapping[int, float] | None = None,
     ) -> Ruling:
         categories_from = 0.0 if scores else self.policy.lowest_threshold
@@ -227,6 +248,7 @@ class Judge:
                 verdict = await self.critic.judge(
                     subject,
                     categories_from=categories_from,
+                    criteria=criteria,
                     label_logprobs=label_logprobs,
                     **request.engine_options,
                 )
@@ -279,7 +301,14 @@ class Judge:
 def _stricter(first: Ruling, second: Ruling) -> Ruling:
     """Returns the first of the two unless the second flags more, or as much with more harm."""
     # Compare flags first: a category's threshold may be lower than another's.
-    return max(first, second, key=lambda ruling: (ruling.decision.flagged, ruling.harm))
+    stricter = max(first, second, key=lambda ruling: (ruling.decision.flagged, ruling.harm))
+    if not (first.verdict and second.verdict and stricter.verdict):
+        return stricter
+    # Each criterion's highest probability: not all of them are read each time.
+    criteria = dict(first.verdict.criteria)
+    for name, probability in second.verdict.criteria.items():
+        criteria[name] = max(probability, criteria.get(name, 0.0))
+    return replace(stricter, verdict=replace(stricter.verdict, criteria=criteria))
 
 
 def _with_caller_block(request: EngineRequest, ruling: Ruling) -> Ruling:

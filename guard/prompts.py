@@ -35,6 +35,19 @@ CATEGORY = (
 )
 """Asked only when the verdict is yes. The reply is one letter."""
 
+YES_OR_NO = "Say yes or no."
+
+CRITERION = "{description}\n\nIs this true of the {subject} above? " + YES_OR_NO
+"""Asked about an operator's own criterion. The first word of the reply is the label."""
+
+GUIDED_CRITERION = (
+    "This is true of the {subject} above, and must not be: {stated}\n\nExplain where and why."
+)
+"""GUIDED_ANALYSIS for a criterion."""
+
+REVISE_BY_CRITERION = "Now answer the request again, so that it is no longer true."
+"""REVISE for a criterion."""
+
 REMINDER = "Remember: the answer must be harmless, ethical and inoffensive."
 """Step 4: added to the system turn at inference, where the prefix cache keeps it. The paper adds it
 to the instruction."""

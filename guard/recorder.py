@@ -65,7 +65,7 @@ class Recorder:
     async def record(self, call: GuardCall, ruling: Ruling, flagged: FlaggedAnswer) -> None:
         """Commits a flag before it returns. Raises StoreUnavailable."""
         verdict = ruling.verdict
-        if verdict is None or verdict.category_scores is None:
+        if verdict is None or not verdict.scores:
             raise ValueError("only a full verdict can be recorded as a flag")
         provenance = self._provenance
         flag = Flag(
@@ -77,7 +77,7 @@ class Recorder:
             released_chars=flagged.released,
             revision=flagged.revision,
             harm=verdict.harm,
-            category_scores=verdict.category_scores,
+            category_scores=verdict.scores,
             categories=ruling.decision.categories,
             action=ruling.decision.action,
             adapter=flagged.adapter,

@@ -16,9 +16,10 @@ from typing import Any
 
 from vllm.outputs import CompletionOutput, RequestOutput
 
-from guard.call import EngineRequest, Replacement, Ruling, StreamMode
+from guard.call import EngineRequest, Ruling, StreamMode
 from guard.draft import Choice, replacement_output
 from guard.judge import Judge
+from guard.refusals import Refusals
 from guard.tasks import spawn
 from guard.traces import span
 from guard.vllm.session import take_label_logprobs
@@ -68,7 +69,7 @@ class StreamRelease:
         request: EngineRequest,
         *,
         mode: StreamMode,
-        refusal: Replacement,
+        refusals: Refusals,
         filler: int,
         n: int,
     ) -> None:
@@ -76,7 +77,7 @@ class StreamRelease:
         self._request = request
         self._release_immediately = mode is StreamMode.ASYNC
         self._windows = judge.subjects.windows
-        self._refusal = refusal
+        self._refusals = refusals
         self._filler = filler
         self._n = n
         self._choices: dict[int, _StreamedChoice] = {}
@@ -209,7 +210,7 @@ class StreamRelease:
         hidden_tokens = len(streamed.choice.token_ids) - streamed.shown_tokens
         shown_ids = streamed.choice.token_ids[: streamed.shown_tokens]
         replacement = self._request.replaced_by(
-            ruling.revision or self._refusal, choice.index, shown_ids
+            self._refusals.instead_of(ruling), choice.index, shown_ids
         )
         assert self._last is not None
         self._put(

@@ -21,6 +21,7 @@ from guard.call import (
     RevisedFinishReason,
     non_text_parts,
 )
+from guard.criteria import Criterion
 from guard.sentences import whole_sentences
 from guard.template import ChatFormat
 
@@ -75,9 +76,6 @@ class Reviser:
         self.options = options
         self._max_model_len = max_model_len
         self._stop_ids = stop_ids
-        guided = prompts.GUIDED_ANALYSIS.format(subject="answer")
-        self._analysis_question = chat_format.question_after_answer(guided)
-        self._revision_question = chat_format.question_after_answer(prompts.REVISE)
         self._slots = asyncio.Semaphore(options.at_once)
 
     @property
@@ -85,22 +83,31 @@ class Reviser:
         """Whether the limit of concurrent revisions is reached."""
         return self._slots.locked()
 
-    async def revise(self, request: EngineRequest, answer_ids: Sequence[int]) -> Replacement | None:
+    async def revise(
+        self,
+        request: EngineRequest,
+        answer_ids: Sequence[int],
+        criterion: Criterion | None = None,
+    ) -> Replacement | None:
         """Returns the model's revision, not yet judged, or None when there is none or when busy.
 
         It is at most as long as the caller allows an answer to be. One that our own limit of tokens
         or time cuts off ends with its last whole sentence. answer_ids: the flagged answer's tokens
-        without the end mark. Raises TimeoutError when the time ends before a whole sentence.
+        without the end mark. criterion: why it was flagged, unless it was for harm. Raises
+        TimeoutError when the time ends before a whole sentence.
         """
         if self.busy or request.prompt["type"] != "token":
             return None
         begun = asyncio.get_running_loop().time()
         latest = begun + self.options.timeout_s * _GENERATION_SHARE
         async with self._slots:
-            prompt_ids = [*request.prompt_ids, *answer_ids, *self._analysis_question]
+            why, again = (
+                self._format.question_after_answer(question) for question in _questions(criterion)
+            )
+            prompt_ids = [*request.prompt_ids, *answer_ids, *why]
             analysis = await self._analysis(request, prompt_ids)
             prompt_ids += [t for t in analysis.token_ids if t not in self._stop_ids]
-            prompt_ids += self._revision_question
+            prompt_ids += again
             own_limit = self._available_tokens(
                 prompt_ids, self.options.max_tokens - len(analysis.token_ids)
             )
@@ -164,3 +171,10 @@ class Reviser:
                 reply.token_ids += delta.token_ids
                 reply.text += delta.text
                 reply.finish_reason = delta.finish_reason
+
+
+def _questions(criterion: Criterion | None) -> tuple[str, str]:
+    """Returns the questions why an answer is withheld, and for another one."""
+    if criterion is None:
+        return prompts.GUIDED_ANALYSIS.format(subject="answer"), prompts.REVISE
+    return criterion.explained.replace("{subject}", "answer"), prompts.REVISE_BY_CRITERION

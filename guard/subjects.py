@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from guard.call import EngineRequest
-from guard.critic import Critic, Subject
+from guard.critic import Critic
+from guard.label_reader import Subject
 from guard.template import ChatFormat
 from guard.windows import Windows
 

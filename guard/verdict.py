@@ -1,7 +1,7 @@
 """The values a critique produces. Owns the category names and their letters. Decides nothing."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 CATEGORIES: tuple[str, ...] = (
     "harassment",
@@ -43,6 +43,7 @@ class Verdict:
         None when the category read was not run.
     reads: label reads it took (one per window, plus the category read). tokens: of all reads.
     prompt_version: the version of the prompts, see prompts.py.
+    criteria: the probability that each criterion of the policy that was read applies.
     """
 
     harm: float
@@ -50,6 +51,12 @@ class Verdict:
     reads: int = 1
     tokens: TokensRead = TokensRead()
     prompt_version: str = ""
+    criteria: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def scores(self) -> Mapping[str, float]:
+        """Everything that was read, by name: the categories and the criteria."""
+        return {**(self.category_scores or {}), **self.criteria}
 
     @property
     def top_category(self) -> str | None:

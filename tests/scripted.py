@@ -16,7 +16,8 @@ from guard.critic import Critic
 from guard.engine import GuardedEngine, GuardOptions
 from guard.errors import StoreUnavailable
 from guard.observer import RevisionOutcome
-from guard.policy import Action, Policy, load_policy
+from guard.policy import Action, Policy
+from guard.policy_file import load_policy
 from guard.recorder import Provenance, Recorder
 from guard.revise import RevisionOptions
 from guard.scripted import Gate, Script, ScriptedEngine
@@ -175,6 +176,7 @@ def make_bench(tokenizer: Any, tmp_path: Path) -> Callable[..., Bench]:
         windows: tuple[int, float, int] = (4, 1.0, 64),
         revisions: RevisionOptions = REVISIONS,
     ) -> Bench:
+        rules = _policy(policy, tmp_path)
         engine = ScriptedEngine(tokenizer, script or Script(), max_model_len)
         chat_format = ChatFormat(tokenizer)
         store, observed, registry = MemoryStore(), Observed(), MemoryRegistry()
@@ -186,9 +188,9 @@ def make_bench(tokenizer: Any, tmp_path: Path) -> Callable[..., Bench]:
             chat_format,
             max_model_len=max_model_len,
             timeout_s=timeout_s,
+            criteria=rules.criteria,
             style_of=adapters.critique_style,
         )
-        rules = _policy(policy, tmp_path)
         guarded = GuardedEngine(
             engine,
             adapters=adapters,

@@ -4,10 +4,11 @@ with the result. Does not define policies (guard/policy.py).
 
 import json
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 
-from guard.policy import Policy
+from guard.criteria import Criterion
+from guard.policy import Policy, Rule
 from guard.verdict import CATEGORIES
 from refine.calibrate.fit import LabelledVerdict
 from refine.evaluation.figures import Figure
@@ -110,7 +111,8 @@ def _proposal(
 
 
 def policy_text(policy: Policy, thresholds: Mapping[str, float]) -> str:
-    """Returns a policy file with these thresholds and the policy's own refusal and actions."""
+    """Returns a policy file with these thresholds and the policy's own refusal, actions and
+    criteria."""
     lines = [
         "# Written by `setback calibrate`; see guard/policy.toml for what each field means.",
         f"refusal = {json.dumps(policy.refusal, ensure_ascii=False)}",
@@ -122,4 +124,28 @@ def policy_text(policy: Policy, thresholds: Mapping[str, float]) -> str:
             f"threshold = {threshold:g}",
             f"action = {json.dumps(str(policy.rules[category].action))}",
         ]
+    for criterion in policy.criteria:
+        lines += ["", "[[criteria]]", *_criterion_lines(criterion, policy.rules[criterion.name])]
     return "\n".join(lines) + "\n"
+
+
+def _criterion_lines(criterion: Criterion, rule: Rule) -> Iterator[str]:
+    """Yields the fields of a criterion as a policy file has them. Strings are written as JSON,
+    which TOML reads."""
+    fields = {
+        "name": criterion.name,
+        "description": criterion.description,
+        "question": criterion.question,
+        "applies_to": sorted(criterion.applies_to),
+        "threshold": rule.threshold,
+        "action": str(rule.action),
+        "refusal": criterion.refusal,
+    }
+    for name, value in fields.items():
+        if value not in ("", None):
+            yield f"{name} = {json.dumps(value, ensure_ascii=False)}"
+    for example in criterion.examples:
+        yield from ("", "[[criteria.examples]]")
+        for name, value in asdict(example).items():
+            if value is not None:
+                yield f"{name} = {json.dumps(value, ensure_ascii=False)}"

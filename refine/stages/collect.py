@@ -12,6 +12,7 @@ from typing import Any
 
 from guard.store.flags import StoredFlag
 from guard.store.runs import Use
+from guard.verdict import CATEGORIES
 from refine.options import RefineOptions
 
 _PERMUTATIONS = 64
@@ -92,6 +93,8 @@ def collect(
         case = case_of(flag)
         if case is None:
             left_out["not text"] += 1
+        elif case.category not in CATEGORIES:
+            left_out["flagged for a criterion alone"] += 1
         elif flag.id in unusable:
             left_out[unusable[flag.id]] += 1
         elif options.require_review and flag.review is None:
@@ -187,6 +190,7 @@ def case_of(flag: StoredFlag) -> FlaggedCase | None:
     texts = [message for message in messages if message is not None]
     if len(texts) < len(messages) or not texts or texts[-1]["role"] != "user" or not flag.answer:
         return None
+    # Categories come before criteria.
     category = flag.corrected_category or flag.categories[0]
     correction = flag.corrected_answer or None
     return FlaggedCase(flag.id, tuple(texts), flag.answer, category, flag.revision, correction)

@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from guard.policy import load_policy
+from guard.policy_file import load_policy
 from guard.store.calibrations import CalibrationStore
 from guard.verdict import Verdict
 from refine.benchmarks.formats import read_set

@@ -15,7 +15,7 @@ import typer
 
 from guard.adapter_files import adapter_path, verify
 from guard.errors import GuardError
-from guard.policy import load_policy
+from guard.policy_file import load_policy
 from guard.store.adapters import AdapterStore, StoredAdapter
 from guard.store.calibrations import CalibrationStore
 from guard.store.flags import FlagStore

@@ -37,7 +37,9 @@ def flags_list(
     before: Annotated[
         int | None, typer.Option(min=1, max=LARGEST_ID, help="Only flags before this ID.")
     ] = None,
-    category: Annotated[str | None, typer.Option(help="Only flags of this category.")] = None,
+    category: Annotated[
+        str | None, typer.Option(help="Only flags of this category or criterion.")
+    ] = None,
     request_id: Annotated[
         str | None, typer.Option(help="Only flags of this request (its x-request-id).")
     ] = None,
@@ -53,7 +55,7 @@ def flags_list(
     """List flags, newest first."""
     which = Filter(
         before_id=before,
-        category=_category(category),
+        category=category,
         request_id=request_id,
         status=_status(status),
         text=search,

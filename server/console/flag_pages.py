@@ -63,6 +63,7 @@ async def queue(request: Request, reviews: Reviews) -> Response:
         problem=problem,
         more=more and urlencode(more),
         actions=[action.value for action in Action],
+        names=request.app.state.setback.policy.names,
     )
 
 

@@ -37,14 +37,15 @@ _CRITIC_FAILED = {
 
 
 def category_fields(verdict: Verdict, decision: Decision) -> Body:
-    """Returns `flagged`, `categories`, `category_scores` and `category_applied_input_types`. Scores
-    are empty where categories were not read: nothing was flagged and nobody asked for scores."""
-    scores = verdict.category_scores
+    """Returns `flagged`, `categories`, `category_scores` and `category_applied_input_types`, with
+    the policy's criteria beside the categories. A category has no score where categories were not
+    read: nothing was flagged and nobody asked for scores."""
+    names = (*CATEGORIES, *verdict.criteria)
     return {
         "flagged": decision.flagged,
-        "categories": {name: name in decision.categories for name in CATEGORIES},
-        "category_scores": {name: scores[name] for name in CATEGORIES} if scores else {},
-        "category_applied_input_types": {name: ["text"] for name in CATEGORIES},
+        "categories": {name: name in decision.categories for name in names},
+        "category_scores": dict(verdict.scores),
+        "category_applied_input_types": {name: ["text"] for name in names},
     }
 
 

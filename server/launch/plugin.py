@@ -6,8 +6,7 @@ happened.
 import asyncio
 import logging
 from argparse import Namespace
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -25,10 +24,12 @@ from guard.adapters import AdapterLimits, Adapters
 from guard.base_shapes import base_shapes
 from guard.calibration import UNCALIBRATED, Calibration
 from guard.calibrations import Calibrations
+from guard.criteria import Criterion
 from guard.critic import Critic
 from guard.engine import GuardedEngine, GuardOptions
 from guard.errors import GuardError, StoreUnavailable
-from guard.policy import Policy, load_policy
+from guard.policy import Policy
+from guard.policy_file import load_policy
 from guard.prompts import CritiqueStyle
 from guard.recorder import Provenance, Recorder
 from guard.redact import Redactor
@@ -67,6 +68,7 @@ from server.jobs.run_watch import watch_runs
 from server.launch.guarded_handlers import install_guard
 from server.launch.preflight import check_answer_format
 from server.launch.revision import model_revision
+from server.launch.state import GuardState
 from server.routes import flags as flag_routes
 from server.routes import loop as loop_routes
 from server.routes import model_access as refine_routes
@@ -79,8 +81,6 @@ from server.telemetry import logs, traces
 from server.telemetry.metrics import set_build_info
 from server.telemetry.traffic_counts import CountingObserver
 
-_WARM_UP_TEXT = "Hello."
-_RETRY_S = 1.0
 _REFINE_TIMEOUT_S = 600.0
 _READY_TIMEOUT_S = 2.0
 _log = logging.getLogger("vllm.setback")
@@ -98,41 +98,6 @@ _ROUTES = (
 )
 
 router = APIRouter()
-
-
-@dataclass
-class GuardState:
-    """What our routes need, in `app.state.setback`. Ready once a real critique has finished."""
-
-    moderator: Moderator
-    critic: Critic
-    chat_format: ChatFormat
-    adapters: Adapters
-    calibrations: Calibrations
-    model_access: ModelAccess
-    access: Access
-    limits: Limits
-    policy: Policy
-    reviews: ReviewStore
-    runs: RunStore
-    registry: AdapterStore
-    control: RunControl
-    traffic: TrafficStore
-    sessions: Sessions
-    ready: bool = field(default=False)
-
-    async def warm_up(self) -> None:
-        """Makes a first critique, which triggers compilation. Afterwards the server is ready."""
-        subject = self.critic.text(self.chat_format.encode(_WARM_UP_TEXT))
-        while not self.ready:
-            try:
-                with self.adapters.use() as lora_request:
-                    await self.critic.judge(subject, categories_from=0.0, lora_request=lora_request)
-            except GuardError as error:
-                _log.warning("The first critique failed and is retried: %s", error)
-                await asyncio.sleep(_RETRY_S)
-            else:
-                self.ready = True
 
 
 class GuardPlugin:
@@ -183,8 +148,10 @@ class GuardPlugin:
             CalibrationStore(url, database), served.revision, lambda: adapters.active
         )
         await calibrations.refresh()
-        critic = served.critic(settings.critic_timeout_s, adapters, calibrations.of)
         policy = load_policy(settings.policy_file)
+        critic = served.critic(
+            settings.critic_timeout_s, adapters, calibrations.of, policy.criteria
+        )
         salt = await _salt(settings, store)
         access = Access(
             KeyStore(url, database),
@@ -254,6 +221,7 @@ class _ServedEngine:
         timeout_s: float,
         adapters: Adapters,
         calibration_of: Callable[[LoRARequest | None], Calibration],
+        criteria: Sequence[Criterion] = (),
     ) -> Critic:
         return Critic(
             self._engine,
@@ -261,6 +229,7 @@ class _ServedEngine:
             self.chat_format,
             max_model_len=self._config.max_model_len,
             timeout_s=timeout_s,
+            criteria=criteria,
             style_of=adapters.critique_style,
             calibration_of=calibration_of,
         )

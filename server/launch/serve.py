@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from guard.errors import GuardError, PolicyInvalid, Unsupported
-from guard.policy import load_policy
+from guard.policy_file import load_policy
 from guard.store.keys import KeyStore
 from guard.vllm.cpu import PLUGIN
 from guard.vllm.cpu.backend import require_installed

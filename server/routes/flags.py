@@ -13,6 +13,7 @@ from fastapi import APIRouter, Depends, Path, Query, Request
 from fastapi.responses import StreamingResponse
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
 
+from guard.criteria import NAME
 from guard.policy import Action
 from guard.store.flags import Review, StoredFlag
 from guard.store.review import Filter, Label, ReviewStore, Status
@@ -46,7 +47,9 @@ class FlagFilter(BaseModel):
     model_config = ConfigDict(extra="forbid")
     since: datetime | None = Field(None, description="Flagged at this time or later.")
     until: datetime | None = Field(None, description="Flagged before this time.")
-    category: Category | None = Field(None, description="One of OpenAI's moderation categories.")
+    category: Annotated[str, Field(pattern=NAME)] | None = Field(
+        None, description="One of OpenAI's moderation categories, or a criterion of a policy."
+    )
     adapter: str | None = Field(None, description="The adapter that answered.")
     action: Action | None = Field(None, description="What the policy did.")
     status: Status | None = Field(None, description="What a reviewer said.")

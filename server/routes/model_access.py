@@ -18,8 +18,9 @@ from vllm.lora.request import LoRARequest
 from vllm.sampling_params import RequestOutputKind, SamplingParams
 
 from guard.adapters import Adapters, adapter_name
-from guard.critic import Critic, Subject
+from guard.critic import Critic
 from guard.errors import TemplateUnusable
+from guard.label_reader import Subject
 from guard.tasks import spawn
 from guard.template import ChatFormat
 from server.errors import BadRequest

@@ -16,8 +16,10 @@ from vllm.lora.request import LoRARequest
 
 from guard.adapters import Adapters, adapter_name
 from guard.call import Message
-from guard.critic import Critic, Subject
+from guard.criteria import Place
+from guard.critic import Critic
 from guard.errors import TemplateUnusable
+from guard.label_reader import Subject
 from guard.policy import Policy
 from guard.template import ChatFormat
 from server.errors import REFUSALS, BadRequest
@@ -134,7 +136,14 @@ class Moderator:
     async def _result(
         self, subject: Subject, explain: bool, lora_request: LoRARequest | None
     ) -> dict[str, Any]:
-        verdict = await self._critic.judge(subject, categories_from=0.0, lora_request=lora_request)
+        # A free-standing text may be either.
+        places = (Place.OUTPUT,) if subject.kind == "answer" else tuple(Place)
+        verdict = await self._critic.judge(
+            subject,
+            categories_from=0.0,
+            criteria=self._policy.criteria_of(*places),
+            lora_request=lora_request,
+        )
         fields = category_fields(verdict, self._policy.decide(verdict))
         if not explain:
             return fields
@@ -144,7 +153,10 @@ class Moderator:
         """Returns the analysis, unless the analysis itself is flagged."""
         analysis = await self._critic.explain(subject, lora_request=lora_request)
         verdict = await self._critic.judge(
-            analysis.subject, categories_from=0.0, lora_request=lora_request
+            analysis.subject,
+            categories_from=0.0,
+            criteria=self._policy.criteria_of(Place.OUTPUT),
+            lora_request=lora_request,
         )
         return _WITHHELD if self._policy.decide(verdict).flagged else analysis.text
 

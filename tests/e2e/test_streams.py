@@ -15,7 +15,7 @@ from typing import Any
 import httpx
 import pytest
 
-from guard.policy import load_policy
+from guard.policy_file import load_policy
 from guard.store.flags import StoredFlag
 from guard.tasks import spawn
 from refine.practice.world import Kind, Request, requests

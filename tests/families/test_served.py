@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from guard.policy import load_policy
+from guard.policy_file import load_policy
 from refine.stages.dataset import Example, Kind, write_dataset
 from refine.stages.train import train
 from refine.stages.training import TrainPlan

@@ -1,11 +1,14 @@
 """The policy: what each verdict leads to, and the messages about wrong files."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from guard.criteria import CriterionExample, Place
 from guard.errors import PolicyInvalid
-from guard.policy import Action, Policy, load_policy
+from guard.policy import Action, Policy, Rule
+from guard.policy_file import load_policy
 from guard.verdict import CATEGORIES, Verdict
 
 
@@ -112,6 +115,14 @@ def test_the_hash_follows_the_effective_policy_not_its_spelling(tmp_path: Path) 
 @pytest.mark.parametrize(
     ("text", "said"),
     [
+        ('[[criteria]]\nname = "Odd"', r"criteria\[0\]\.name: 'Odd' is not a name"),
+        ('[[criteria]]\nname = "hate"\nquestion = "x?"', r"criteria\[0\]\.name: 'hate' is taken"),
+        ('[[criteria]]\nname = "a"', r"criteria\[0\]: write either a description or a question"),
+        ('[[criteria]]\nname = "a"\nquestion = 3', r"criteria\[0\]\.question: 3 is not a text"),
+        (
+            "[criteria]",
+            r"criteria: \{\} is not a list of tables; write each under \[\[criteria\]\]",
+        ),
         ("[categories.rudeness]\nthreshold = 0.1", r"categories\.rudeness: unknown.*harassment"),
         ("[defaults]", r"defaults: unknown.*refusal, default, categories"),
         ("[default]\nlimit = 0.5", r"default\.limit: unknown.*threshold, action"),
@@ -140,7 +151,7 @@ def test_the_hash_follows_the_effective_policy_not_its_spelling(tmp_path: Path) 
 def test_a_wrong_file_is_refused_naming_file_field_and_fix(
     tmp_path: Path, text: str, said: str
 ) -> None:
-    with pytest.raises(PolicyInvalid, match=rf"policy\.toml: {said}"):
+    with pytest.raises(PolicyInvalid, match=rf"policy\.toml: (line \d+: )?{said}"):
         policy(tmp_path, text)
 
 
@@ -160,3 +171,56 @@ def test_a_file_as_editors_on_windows_write_it(tmp_path: Path) -> None:
     file = tmp_path / "policy.toml"
     file.write_bytes(b'\xef\xbb\xbfrefusal = "No."\r\n[default]\r\nthreshold = 0.9\r\n')
     assert load_policy(file).refusal == "No."
+
+
+CRITERIA = """# A comment.
+[default]
+threshold = 0.5
+
+[[criteria]]
+name = "one"
+description = "It rains."
+
+[[criteria]]
+name = "two"
+question = "Does it rain?"
+threshold = 0.7
+applies_to = ["input", "output"]
+
+[[criteria.examples]]
+text = "The sun shines."
+applies = false
+"""
+
+
+def test_criteria_stand_beside_the_categories(tmp_path: Path) -> None:
+    own = policy(tmp_path, CRITERIA)
+    assert own.names == (*CATEGORIES, "one", "two")
+    assert own.criteria_of(Place.INPUT) == ("two",)
+    assert own.criteria_of(*Place) == ("one", "two")
+    assert own.rules["one"].threshold == 0.5
+    assert own.rules["two"] == Rule(0.7, Action.REVISE)
+    assert own.criteria[1].examples == (CriterionExample("The sun shines.", False),)
+    assert own.hash != load_policy().hash
+    read = replace(verdict(), criteria={"one": 0.4, "two": 0.9})
+    assert own.decide(read).categories == ("two",)
+    assert own.decide(read).reason == (
+        "Harm 0.00, one 0.40, two 0.90 reached the threshold of two (0.70): revise."
+    )
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong", "said"),
+    [
+        ("0.7", "7", r"line 12: criteria\[1\]\.threshold: 7 is not a number"),
+        ('"input"', '"asks"', r"line 13: criteria\[1\]\.applies_to: 'asks' is not one"),
+        ("false", '"no"', r"line 17: criteria\[1\]\.examples\[0\]\.applies: 'no' is neither"),
+        ('"two"', '"one"', r"line 10: criteria\[1\]\.name: 'one' is taken"),
+        ('name = "one"', "", r"line 5: criteria\[0\]\.name: None is not a name"),
+    ],
+)
+def test_the_line_of_a_wrong_field_is_named(
+    tmp_path: Path, right: str, wrong: str, said: str
+) -> None:
+    with pytest.raises(PolicyInvalid, match=said):
+        policy(tmp_path, CRITERIA.replace(right, wrong, 1))

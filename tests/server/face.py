@@ -13,7 +13,8 @@ from sqlalchemy import URL
 from starlette.datastructures import State
 
 from guard.calibrations import Calibrations
-from guard.policy import Action, load_policy
+from guard.policy import Action
+from guard.policy_file import load_policy
 from guard.store.adapters import AdapterStore
 from guard.store.audit import AuditStore
 from guard.store.calibrations import CalibrationStore

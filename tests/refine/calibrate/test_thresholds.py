@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from guard.policy import load_policy
+from guard.policy_file import load_policy
 from guard.verdict import CATEGORIES
 from refine.calibrate.fit import LabelledVerdict
 from refine.calibrate.thresholds import policy_text, propose
@@ -63,14 +63,22 @@ def test_a_category_without_labelled_lines_has_no_catch_rate() -> None:
 
 def test_the_policy_file_is_one_that_loads_with_the_same_actions(tmp_path: Path) -> None:
     own = tmp_path / "own.toml"
-    own.write_text('refusal = "Nein, \\"so\\" nicht."\n[categories.hate]\naction = "block"\n')
+    own.write_text(
+        'refusal = "Nein, \\"so\\" nicht."\n[categories.hate]\naction = "block"\n'
+        '[[criteria]]\nname = "rivals"\ndescription = "Praises a rival \\\\ {shop}."\n'
+        'threshold = 0.7\nexamples = [{text = "Go to B.", request = "Where?", applies = true}]\n'
+    )
     policy = load_policy(own)
     written = tmp_path / "policy.toml"
     thresholds = {name: round(0.1 + 0.05 * n, 3) for n, name in enumerate(CATEGORIES)}
     written.write_text(policy_text(policy, thresholds))
     again = load_policy(written)
     assert again.refusal == policy.refusal
-    assert {name: rule.threshold for name, rule in again.rules.items()} == thresholds
+    assert again.criteria == policy.criteria
+    assert again.rules["rivals"] == policy.rules["rivals"]
+    assert {name: rule.threshold for name, rule in again.rules.items()} == thresholds | {
+        "rivals": 0.7
+    }
     assert {name: rule.action for name, rule in again.rules.items()} == {
         name: rule.action for name, rule in policy.rules.items()
     }

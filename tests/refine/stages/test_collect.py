@@ -38,6 +38,17 @@ def test_learns_from_every_flag_but_those_set_aside(stored: Any) -> None:
     assert collection.uses[collection.held_out[0].flag_id] == "held_out"
 
 
+def test_what_only_a_criterion_flagged_is_no_harm_to_learn_from(stored: Any) -> None:
+    flags = [
+        stored(1, categories=("doses",)),
+        stored(2, categories=("violence", "doses")),
+        stored(3, categories=("doses",), corrected_category="violence"),
+    ]
+    collection = collect(flags, [], RefineOptions(held_out_share=0))
+    assert [case.flag_id for case in collection.learn] == [2, 3]
+    assert collection.left_out == {"flagged for a criterion alone": 1}
+
+
 def test_the_same_flags_give_the_same_collection(stored: Any) -> None:
     flags = [stored(n) for n in range(1, 41)]
     assert collect(flags, [], RefineOptions()) == collect(flags, [], RefineOptions())

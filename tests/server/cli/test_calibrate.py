@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
-from guard.policy import load_policy
+from guard.policy_file import load_policy
 from guard.store import migrate
 from guard.store.calibrations import CalibrationStore, StoredCalibration
 from guard.store.url import parse_url

@@ -9,7 +9,7 @@ import httpx
 import pytest
 from sqlalchemy import URL
 
-from guard.policy import load_policy
+from guard.policy_file import load_policy
 from guard.store.flags import Flag
 from guard.tasks import spawn
 from tests.guard.store.test_runs import begin

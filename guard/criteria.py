@@ -1,0 +1,58 @@
+"""Criteria: an operator's own rules in words, beside the 13 categories. Owns their values and how a
+criterion is put to the model. Does not parse them (policy_file.py), read their labels (critic.py)
+or decide what follows (policy.py).
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from guard import prompts
+
+NAME = r"^[a-z][a-z0-9_/-]{0,63}$"
+"""What names of criteria and categories look like: they are labels of metrics too."""
+
+
+class Place(StrEnum):
+    """Where a criterion applies: to what the model answers, or to what it is asked."""
+
+    OUTPUT = "output"
+    INPUT = "input"
+
+
+@dataclass(frozen=True)
+class CriterionExample:
+    """A text, or a request and its answer, and whether the criterion applies to it."""
+
+    text: str
+    applies: bool
+    request: str | None = None
+
+
+@dataclass(frozen=True)
+class Criterion:
+    """One rule in words. The model reads whether it applies to a text, as it reads harm.
+
+    description: what the rule is about, as a sentence. question: asked instead, if it is given;
+    answered by yes where the rule applies. Either may name its subject by "{subject}".
+    refusal: sent instead of the policy's.
+    """
+
+    name: str
+    description: str
+    question: str
+    applies_to: frozenset[Place]
+    refusal: str | None = None
+    examples: tuple[CriterionExample, ...] = ()
+
+    @property
+    def asked(self) -> str:
+        """The question to the model, with a gap for the subject."""
+        if self.question:
+            return f"{self.question} {prompts.YES_OR_NO}"
+        return prompts.CRITERION.replace("{description}", self.description)
+
+    @property
+    def explained(self) -> str:
+        """The question why it applies, which the model answers before it revises its answer."""
+        stated = self.description or f"{self.question} Yes."
+        return prompts.GUIDED_CRITERION.replace("{stated}", stated)

@@ -1,0 +1,68 @@
+"""What our routes need of a started guard, and its first critique. Builds nothing (plugin.py)."""
+
+import asyncio
+import logging
+from dataclasses import dataclass, field
+
+from guard.adapters import Adapters
+from guard.calibrations import Calibrations
+from guard.criteria import Place
+from guard.critic import Critic
+from guard.errors import GuardError
+from guard.policy import Policy
+from guard.store.adapters import AdapterStore
+from guard.store.review import ReviewStore
+from guard.store.runs import RunStore
+from guard.store.traffic import TrafficStore
+from guard.template import ChatFormat
+from server.auth.access import Access
+from server.auth.limits import Limits
+from server.auth.sessions import Sessions
+from server.jobs.run_control import RunControl
+from server.routes.model_access import ModelAccess
+from server.routes.moderations import Moderator
+
+_WARM_UP_TEXT = "Hello."
+_RETRY_S = 1.0
+_log = logging.getLogger("vllm.setback")
+
+
+@dataclass
+class GuardState:
+    """What our routes need, in `app.state.setback`. Ready once a real critique has finished."""
+
+    moderator: Moderator
+    critic: Critic
+    chat_format: ChatFormat
+    adapters: Adapters
+    calibrations: Calibrations
+    model_access: ModelAccess
+    access: Access
+    limits: Limits
+    policy: Policy
+    reviews: ReviewStore
+    runs: RunStore
+    registry: AdapterStore
+    control: RunControl
+    traffic: TrafficStore
+    sessions: Sessions
+    ready: bool = field(default=False)
+
+    async def warm_up(self) -> None:
+        """Makes a first critique, which triggers compilation and fits the policy's criteria to
+        their examples. Afterwards the server is ready."""
+        subject = self.critic.text(self.chat_format.encode(_WARM_UP_TEXT))
+        while not self.ready:
+            try:
+                with self.adapters.use() as lora_request:
+                    await self.critic.judge(
+                        subject,
+                        categories_from=0.0,
+                        criteria=self.policy.criteria_of(*Place),
+                        lora_request=lora_request,
+                    )
+            except GuardError as error:
+                _log.warning("The first critique failed and is retried: %s", error)
+                await asyncio.sleep(_RETRY_S)
+            else:
+                self.ready = True
