@@ -83,7 +83,7 @@ def _turn(item: _Fields) -> _Turn:
     if kind not in _ANSWER_TYPES:
         return _responses_item(kind, item)
     role = str(item.get("role", "user"))
-    calls = [_call_text(call.get("function")) for call in _dicts(item.get("tool_calls"))]
+    calls = [call_text(call.get("function")) for call in _dicts(item.get("tool_calls"))]
     texts = [text_of(item.get(name)) for name in ("reasoning", "content")]
     uses_tool = bool(calls) or any(
         part.get("type") == "tool_use" for part in _dicts(item.get("content"))
@@ -99,7 +99,7 @@ def _responses_item(kind: str, item: _Fields) -> _Turn:
     if kind == "reasoning":
         texts = [text_of(item.get(name)) for name in ("summary", "content")]
     else:
-        texts = [_call_text(item), text_of(item.get("output"))]
+        texts = [call_text(item), text_of(item.get("output"))]
     return _Turn("assistant", "\n".join(filter(None, texts)))
 
 
@@ -110,7 +110,7 @@ def _part_text(part: object) -> str:
         return ""
     kind = part.get("type")
     if kind == "tool_use":
-        return _call_text({"name": part.get("name"), "arguments": part.get("input")})
+        return call_text({"name": part.get("name"), "arguments": part.get("input")})
     if kind == "tool_result":
         return text_of(part.get("content"))
     if kind == "document":
@@ -122,8 +122,8 @@ def _part_text(part: object) -> str:
     return "\n".join(text for text in texts if isinstance(text, str))
 
 
-def _call_text(call: object) -> str:
-    """Returns a tool call as text: its name and arguments."""
+def call_text(call: object) -> str:
+    """Returns a tool call as text: its name and arguments. Empty if it is no call."""
     if not isinstance(call, dict):
         return ""
     arguments = call.get("arguments", call.get("input", ""))

@@ -70,9 +70,10 @@ from server.launch.preflight import check_answer_format
 from server.launch.revision import model_revision
 from server.launch.state import GuardState
 from server.routes import flags as flag_routes
+from server.routes import guardrail, models, moderations
 from server.routes import loop as loop_routes
 from server.routes import model_access as refine_routes
-from server.routes import models, moderations
+from server.routes.guardrail import Guardrail
 from server.routes.model_access import ModelAccess
 from server.routes.moderations import Moderator
 from server.routes.open import close_other_routes
@@ -88,6 +89,7 @@ _log = logging.getLogger("vllm.setback")
 _ROUTES = (
     models,
     moderations,
+    guardrail,
     refine_routes,
     flag_routes,
     loop_routes,
@@ -174,6 +176,7 @@ class GuardPlugin:
         set_build_info(served.revision, policy.hash)
         state.setback = GuardState(
             moderator=Moderator(critic, served.chat_format, policy, served.names),
+            guardrail=Guardrail(critic, served.chat_format, policy),
             critic=critic,
             chat_format=served.chat_format,
             adapters=adapters,

@@ -19,6 +19,7 @@ from server.auth.access import Access
 from server.auth.limits import Limits
 from server.auth.sessions import Sessions
 from server.jobs.run_control import RunControl
+from server.routes.guardrail import Guardrail
 from server.routes.model_access import ModelAccess
 from server.routes.moderations import Moderator
 
@@ -32,6 +33,7 @@ class GuardState:
     """What our routes need, in `app.state.setback`. Ready once a real critique has finished."""
 
     moderator: Moderator
+    guardrail: Guardrail
     critic: Critic
     chat_format: ChatFormat
     adapters: Adapters

@@ -73,6 +73,7 @@ shown."""
 
 CANNOT_GENERATE: frozenset[str] = frozenset(
     {
+        "/beta/litellm_basic_guardrail_api",
         "/detokenize",
         "/docs",
         "/docs/oauth2-redirect",

@@ -1,0 +1,154 @@
+"""POST /beta/litellm_basic_guardrail_api: LiteLLM's generic guardrail API, which guards the models
+behind a LiteLLM proxy by this server's critique and policy. Owns its request and response. Does not
+judge (guard/critic.py). Records nothing: the answers are not those of the served model.
+
+LiteLLM sends a request's conversation before the model is called, and its answer's texts alone
+afterwards; streams send the text so far, again and again. Each answer is judged in its conversation
+as long as that is remembered, and the KV cache has what was judged before.
+"""
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Literal
+
+from fastapi import APIRouter, Request, Response
+from pydantic import BaseModel, ConfigDict, ValidationError
+from vllm.lora.request import LoRARequest
+
+from guard.adapters import Adapters, adapter_name
+from guard.call import Message
+from guard.criteria import Place
+from guard.critic import Critic
+from guard.errors import TemplateUnusable
+from guard.label_reader import Subject
+from guard.policy import STRICTNESS, Action, Decision, Policy
+from guard.template import ChatFormat
+from server.errors import REFUSALS
+from server.guarded.conversation import call_text, conversation
+from server.guarded.request import bad_field, parse_body
+from server.guarded.response import ADAPTER_HEADER
+from server.routes.cancellation import cancel_on_disconnect
+
+PATH = "/beta/litellm_basic_guardrail_api"
+_REMEMBERED = 4096
+"""Conversations whose answers are awaited, in each process."""
+
+router = APIRouter()
+
+
+class GuardrailRequest(BaseModel):
+    """What LiteLLM sends, as far as it is judged; later versions add fields.
+
+    texts: of all messages, or of all choices of an answer. structured_messages: the conversation,
+    with requests only. litellm_call_id: the same for a request and its answer.
+    """
+
+    model_config = ConfigDict(extra="ignore")
+    input_type: Literal["request", "response"]
+    litellm_call_id: str | None = None
+    texts: list[str] | None = None
+    structured_messages: list[dict[str, Any]] | None = None
+    tool_calls: list[dict[str, Any]] | None = None
+
+
+_IN_OPENAPI = "#/paths/~1beta~1litellm_basic_guardrail_api/post/requestBody/content/"
+_SCHEMA = GuardrailRequest.model_json_schema(
+    ref_template=f"{_IN_OPENAPI}application~1json/schema/$defs/{{model}}"
+)
+_OPENAPI = {"requestBody": {"required": True, "content": {"application/json": {"schema": _SCHEMA}}}}
+
+
+class Guardrail:
+    """Decides on requests to other models and on their answers."""
+
+    def __init__(self, critic: Critic, chat_format: ChatFormat, policy: Policy) -> None:
+        self._critic = critic
+        self._format = chat_format
+        self._policy = policy
+        self._conversations: OrderedDict[str, tuple[Message, ...]] = OrderedDict()
+
+    async def decide(
+        self, request: GuardrailRequest, lora_request: LoRARequest | None
+    ) -> Decision | None:
+        """Returns the strictest decision on the request's texts, None if it has none. Raises
+        CriticUnavailable."""
+        if request.input_type == "request":
+            place, texts = Place.INPUT, self._input(request)
+        else:
+            place, texts = Place.OUTPUT, self._answers(request)
+        # In a thread: for megabytes of text the tokenizer takes seconds.
+        subjects = await asyncio.to_thread(lambda: list(texts))
+
+        async def decided(subject: Subject) -> Decision:
+            verdict = await self._critic.judge(
+                subject,
+                categories_from=self._policy.lowest_threshold,
+                criteria=self._policy.criteria_of(place),
+                lora_request=lora_request,
+            )
+            return self._policy.decide(verdict)
+
+        decisions = await asyncio.gather(*map(decided, subjects))
+        return max(decisions, key=lambda one: STRICTNESS[one.action], default=None)
+
+    def _input(self, request: GuardrailRequest) -> Iterator[Subject]:
+        """Remembers the conversation, and yields its open turn."""
+        read = conversation({"messages": request.structured_messages or []})
+        if request.litellm_call_id and read.messages:
+            self._conversations[request.litellm_call_id] = read.messages
+            if len(self._conversations) > _REMEMBERED:
+                self._conversations.popitem(last=False)
+        open_turn = read.open_turn or "\n\n".join(_texts(request))
+        return (self._critic.text(self._format.encode(text)) for text in [open_turn] if text)
+
+    def _answers(self, request: GuardrailRequest) -> Iterator[Subject]:
+        before = self._conversations.get(request.litellm_call_id or "", ())
+        return (self._answer(before, text) for text in _texts(request))
+
+    def _answer(self, before: Sequence[Message], text: str) -> Subject:
+        """Returns an answer in its conversation, or by itself where that is unknown or of no form
+        that the served model's chat template takes."""
+        answer_ids = self._format.encode(text)
+        try:
+            prompt_ids = self._format.conversation(list(before)) if before else None
+        except TemplateUnusable:
+            prompt_ids = None
+        if prompt_ids is None:
+            return self._critic.text(answer_ids)
+        prompt = {"type": "token", "prompt_token_ids": prompt_ids}
+        return self._critic.answer(prompt, prompt_ids, answer_ids)
+
+    def response(self, decision: Decision | None) -> Mapping[str, str]:
+        """Returns LiteLLM's response. There is no revision by another model, so both strict actions
+        block: LiteLLM's streams would send the flagged text in spite of a replacement."""
+        if decision is None or decision.action not in (Action.REVISE, Action.BLOCK):
+            return {"action": "NONE"}
+        criterion = decision.criterion
+        refusal = (criterion and criterion.refusal) or self._policy.refusal
+        return {"action": "BLOCKED", "blocked_reason": refusal}
+
+
+def _texts(request: GuardrailRequest) -> list[str]:
+    """Returns the texts and the tool calls that have any text."""
+    calls = (call_text(call.get("function")) for call in request.tool_calls or ())
+    return [text for text in (*(request.texts or ()), *calls) if text.strip()]
+
+
+def _read(body: bytes) -> GuardrailRequest:
+    try:
+        return GuardrailRequest.model_validate(parse_body(body))
+    except ValidationError as error:
+        raise bad_field(error) from error
+
+
+@router.post(PATH, openapi_extra=_OPENAPI, responses=REFUSALS)
+async def apply_guardrail(request: Request, response: Response) -> Mapping[str, str]:
+    """LiteLLM's generic guardrail API: says whether a request to a model, or its answer, passes."""
+    body = _read(await request.body())
+    guardrail: Guardrail = request.app.state.setback.guardrail
+    adapters: Adapters = request.app.state.setback.adapters
+    with adapters.use() as lora_request:
+        decision = await cancel_on_disconnect(request, guardrail.decide(body, lora_request))
+    response.headers[ADAPTER_HEADER] = adapter_name(lora_request)
+    return guardrail.response(decision)
