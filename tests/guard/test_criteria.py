@@ -53,7 +53,8 @@ async def test_an_answer_that_meets_a_criterion_gets_its_own_refusal(make_bench:
     assert output.outputs[0].finish_reason == "content_filter"
     (flag,) = bench.store.flags
     assert (flag.answer, flag.categories, flag.action) == (DOSE, ("doses",), Action.BLOCK)
-    assert (flag.harm, flag.category_scores) == (0.0, {"doses": pytest.approx(0.9)})
+    assert flag.harm == 0.0
+    assert flag.category_scores == {"doses": pytest.approx(0.9)}
     assert bench.observed.verdicts == [("doses", "base")]
 
 

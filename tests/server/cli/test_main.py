@@ -148,7 +148,7 @@ def test_an_unknown_id_is_a_clear_error(migrated: URL) -> None:
         (["flags", "show", "0"], "ID"),
         (["flags", "show", "99999999999999999999"], "ID"),
         (["flags", "list", "--limit", "0"], "--limit"),
-        (["flags", "list", "--category", "rudeness"], "harassment"),
+        (["flags", "label", "1", "--confirm", "--category", "rudeness"], "harassment"),
         (["flags", "burn"], "burn"),
     ],
 )
