@@ -47,7 +47,7 @@ class FlagFilter(BaseModel):
     model_config = ConfigDict(extra="forbid")
     since: datetime | None = Field(None, description="Flagged at this time or later.")
     until: datetime | None = Field(None, description="Flagged before this time.")
-    category: Annotated[str, Field(pattern=NAME)] | None = Field(
+    category: Annotated[str, Field(pattern=NAME, examples=[*CATEGORIES])] | None = Field(
         None, description="One of OpenAI's moderation categories, or a criterion of a policy."
     )
     adapter: str | None = Field(None, description="The adapter that answered.")
