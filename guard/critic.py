@@ -17,9 +17,10 @@ from guard.calibration import UNCALIBRATED, Calibration
 from guard.call import non_text_parts
 from guard.criteria import Criterion
 from guard.criterion_reader import CriterionReader
-from guard.critique_format import critique_format
+from guard.critique_format import CritiqueFormat, critique_format
 from guard.errors import CriticUnavailable
 from guard.label_reader import (
+    LabelRead,
     LabelReader,
     Subject,
     build_prompt,
@@ -27,7 +28,6 @@ from guard.label_reader import (
     session_read,
 )
 from guard.prompts import CritiqueStyle, version_of
-from guard.tasks import spawn
 from guard.template import ChatFormat, Tokenizer
 from guard.verdict import TokensRead, Verdict
 from guard.vllm.session import CritiquePlan
@@ -166,25 +166,16 @@ class Critic:
         Raises CriticUnavailable when the engine fails or times out.
         """
         style = self._style_of(lora_request)
-        questions = self._format_of(style)
         engine_options = {"lora_request": lora_request, "priority": priority}
-        reading = spawn(self._criteria.scores(subject, criteria, engine_options))
-        try:
-            if label_logprobs is not None:
-                reads = [session_read(subject, questions.harm, label_logprobs)]
-            else:
-                reads = await self._reader.read(subject, questions.harm, engine_options)
-            scale = self._calibration_of(lora_request)
-            harms = [scale.apply(read.labels["yes"]) for read in reads]
-            decisive = subject.decisive(harms)
-            harm, scores = harms[decisive], None
-            if harm >= categories_from:
-                window = replace(subject, pieces=(subject.pieces[decisive],))
-                reads += await self._reader.read(window, questions.category, engine_options)
-                scores = {category: harm * share for category, share in reads[-1].labels.items()}
-            by_criterion = await reading
-        finally:
-            reading.cancel()
+        reading = self._read_harm(
+            subject, self._format_of(style), engine_options, categories_from, label_logprobs
+        )
+        if criteria:
+            (harm, scores, reads), by_criterion = await asyncio.gather(
+                reading, self._criteria.scores(subject, criteria, engine_options)
+            )
+        else:
+            (harm, scores, reads), by_criterion = await reading, {}
         reads += [read for score in by_criterion.values() for read in score.reads]
         return Verdict(
             harm,
@@ -194,6 +185,29 @@ class Critic:
             version_of(style),
             {name: score.probability for name, score in by_criterion.items()},
         )
+
+    async def _read_harm(
+        self,
+        subject: Subject,
+        questions: CritiqueFormat,
+        engine_options: dict[str, Any],
+        categories_from: float,
+        label_logprobs: Mapping[int, float] | None,
+    ) -> tuple[float, dict[str, float] | None, list[LabelRead]]:
+        """Returns the harm, the categories' joint probabilities if they are read, and the reads."""
+        if label_logprobs is not None:
+            reads = [session_read(subject, questions.harm, label_logprobs)]
+        else:
+            reads = await self._reader.read(subject, questions.harm, engine_options)
+        scale = self._calibration_of(engine_options["lora_request"])
+        harms = [scale.apply(read.labels["yes"]) for read in reads]
+        decisive = subject.decisive(harms)
+        harm, scores = harms[decisive], None
+        if harm >= categories_from:
+            window = replace(subject, pieces=(subject.pieces[decisive],))
+            reads += await self._reader.read(window, questions.category, engine_options)
+            scores = {category: harm * share for category, share in reads[-1].labels.items()}
+        return harm, scores, reads
 
     async def explain(
         self, subject: Subject, *, lora_request: LoRARequest | None = None
