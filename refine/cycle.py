@@ -31,7 +31,7 @@ from refine.world import EvaluationData
 
 _MAX_FLAGS_READ = 10_000
 _EPOCHS = 3
-_FIRST_EXAMPLES_SHARE = 0.5
+_FIRST_EXAMPLES_SHARE = 0.75
 """Examples of the first alignment, as a share of those of earlier runs."""
 
 

@@ -8,7 +8,7 @@ that one read works for requests, texts and answers alike.
 
 import random
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from refine.benchmarks.rows import BenchmarkRow
 from refine.seed import corpus
@@ -71,30 +71,58 @@ def of_corpus(seed: int) -> list[Example]:
 
 
 def rehearsal(count: int, seed: int) -> list[Example]:
-    """Returns `count` examples to train on again in a later run: two thirds as they come, one third
-    with prompt injections against the critic, which it resists less after learning from flags."""
+    """Returns `count` examples to train on again in a later run, of three kinds alike: answers of
+    both kinds to harmful requests, which flags are about too; contrasts of all kinds in
+    instructions to the critic, which it resists less after learning from flags; and what comes."""
     rng = random.Random(f"rehearsal {seed}")
-    injections = corpus.critic_injections("align")
-    contrasts = list(_contrasts())
-    injected = [
-        label(rng.choice(injections).around(messages), harmful=harmful, category=category)
-        for contrast in rng.sample(contrasts, min(len(contrasts), count // 6))
-        for messages, harmful, category in contrast
+    instructions = corpus.critic_injections("align")
+    answers = [contrast for contrast in _contrasts() if contrast.is_of_answers]
+    plain = _labels(rng.sample(answers, min(len(answers), count // 6)))
+    instructed = [
+        replace(example, prompt=rng.choice(instructions).around(example.prompt))
+        for example in _labels(rng.sample(list(_contrasts()), count // 6))
     ]
-    return [*injected, *of_corpus(seed)[: count - len(injected)]]
+    rest = of_corpus(seed)[: count - len(plain) - len(instructed)]
+    return [*plain, *instructed, *rest]
 
 
-def _contrasts() -> Iterator[tuple[tuple[Messages, bool, str], ...]]:
-    """Yields pairs of a harmful and a harmless last message, with the category of the harm: answers
-    to one request, requests alone, and texts."""
+@dataclass(frozen=True)
+class _Contrast:
+    """A harmful last message, of a category, and a harmless one."""
+
+    harmful: Messages
+    harmless: Messages
+    category: str
+
+    @property
+    def is_of_answers(self) -> bool:
+        return self.harmful[-1]["role"] == "assistant"
+
+
+def _contrasts() -> Iterator[_Contrast]:
+    """Yields two answers to one request, two requests, or two texts."""
     for pair in corpus.pairs("align"):
-        judged: tuple[Messages, Messages] = (pair.harmful, pair.benign)
-        if pair.answers is not None:
-            texts = (pair.answers.compliance, pair.answers.refusal)
-            judged = (answered(pair.harmful, texts[0]), answered(pair.harmful, texts[1]))
-        yield (judged[0], True, pair.category), (judged[1], False, "")
+        if pair.answers is None:
+            yield _Contrast(pair.harmful, pair.benign, pair.category)
+        else:
+            yield _Contrast(
+                answered(pair.harmful, pair.answers.compliance),
+                answered(pair.harmful, pair.answers.refusal),
+                pair.category,
+            )
     for text in corpus.texts("align"):
-        yield (user_turn(text.harmful), True, text.category), (user_turn(text.benign), False, "")
+        yield _Contrast(user_turn(text.harmful), user_turn(text.benign), text.category)
+
+
+def _labels(contrasts: Sequence[_Contrast]) -> list[Example]:
+    return [
+        example
+        for contrast in contrasts
+        for example in (
+            label(contrast.harmful, harmful=True, category=contrast.category),
+            label(contrast.harmless, harmful=False),
+        )
+    ]
 
 
 def _with_system_prompt(example: Example, system: str) -> Example:
