@@ -251,7 +251,7 @@ async def test_the_critic_judges_on_its_own_scale() -> None:
 async def test_ordinary_requests_without_room_for_an_answer_are_left_out() -> None:
     found = await replay(
         ScriptedModel(auditor),
-        ["water a rose", "prune", "water " * 700, "mow"],
+        ["water a rose", "prune", "water " * 900, "mow"],
         critic=Critic(),
         wrappers=("{request}",),
         reminder_share=0,
