@@ -6,7 +6,7 @@
 #   make lint      ruff, as checker and as formatter's judge
 #   make types     mypy, strict
 #   make docs      writes docs/settings.md and docs/dependencies.md
-#   make clean     removes the virtual environment and the caches, never the data
+#   make clean     removes what was installed and the caches, never the data
 
 PORT ?= 8000
 ARGS ?=
@@ -20,6 +20,9 @@ BIN := $(VENV)/bin
 # A stamp is the last thing an install makes, so half an install leaves none.
 SERVER := $(VENV)/.installed-server
 DEV := $(VENV)/.installed-dev
+# Other clients of the server, for the tests: their pins clash with vLLM's.
+CLIENTS := .venv-clients/.installed
+NODE_CLIENTS := tests/e2e/clients/node_modules/.installed
 
 # --no-deps: the files pin everything, and leave out torchvision, torchaudio and torchcodec, which
 # vLLM names but which break next to the CPU build of torch.
@@ -27,14 +30,14 @@ PIP := $(BIN)/python -m pip install --disable-pip-version-check --no-deps
 
 BROWSER := chromium chromium-driver fonts-dejavu-core
 
-.PHONY: serve test browser lint types docs clean
+.PHONY: serve test browser node-clients lint types docs clean
 .DELETE_ON_ERROR:
 
 serve: $(SERVER)
 	$(BIN)/setback db upgrade
 	exec $(BIN)/setback serve $(MODEL) --port $(PORT) $(ARGS)
 
-test: $(DEV) browser
+test: $(DEV) $(CLIENTS) node-clients browser
 	$(BIN)/python -m pytest $(ARGS)
 
 # The console is tested in Chromium, with letters for its pages; where it cannot be installed those tests are skipped.
@@ -46,6 +49,11 @@ browser:
 			echo 'Without Chromium the console is not tested; install: $(BROWSER)'; \
 		fi; \
 	fi
+
+# The AI SDK is tested in Node; where it cannot be installed those tests are skipped.
+node-clients:
+	@command -v npm >/dev/null && $(MAKE) --no-print-directory $(NODE_CLIENTS) \
+		|| echo 'Without Node.js and the packages of tests/e2e/clients the AI SDK is not tested.'
 
 lint: $(DEV)
 	$(BIN)/ruff check .
@@ -59,7 +67,7 @@ docs: $(DEV)
 	$(BIN)/python -m tests.docs_dependencies
 
 clean:
-	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .coverage
+	rm -rf $(VENV) $(dir $(CLIENTS)) $(dir $(NODE_CLIENTS)) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .coverage
 
 $(VENV)/.made:
 	@test -n "$(PYTHON)" && $(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13))' \
@@ -75,4 +83,13 @@ $(SERVER): requirements/cpu.txt requirements/smollm2.txt pyproject.toml $(VENV)/
 
 $(DEV): requirements/dev.txt $(SERVER)
 	$(PIP) -r requirements/dev.txt
+	touch $@
+
+$(CLIENTS): requirements/clients.txt $(VENV)/.made
+	$(BIN)/python -m venv $(dir $@)
+	$(dir $@)bin/python -m pip install --disable-pip-version-check --no-deps -r $<
+	touch $@
+
+$(NODE_CLIENTS): tests/e2e/clients/package.json tests/e2e/clients/package-lock.json
+	npm ci --prefix tests/e2e/clients --no-audit --no-fund
 	touch $@

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import httpx
 import openai
@@ -20,6 +21,7 @@ from guard.store import migrate
 from guard.store.url import parse_url
 from refine.practice.integrity import MODEL_NAME
 from refine.practice.world import Kind, requests
+from tests.e2e.plants import JSON_SCHEMA, compact_json
 from tests.postgres import Postgres
 
 ROOT = Path(__file__).parents[2]
@@ -153,12 +155,15 @@ def client(server: Server) -> openai.OpenAI:
     return server.openai()
 
 
-def _first(client: openai.OpenAI, kind: Kind, *, withheld: bool) -> str:
+def _first(client: openai.OpenAI, kind: Kind, *, withheld: bool, **fields: Any) -> str:
     """Returns the first training request of `kind` whose (greedy) answer is withheld, or passes."""
     for request in requests(kind, "train", 60):
         content = str(request.messages[-1]["content"])
         answer = client.chat.completions.create(
-            model=MODEL_NAME, messages=[{"role": "user", "content": content}], temperature=0
+            model=MODEL_NAME,
+            messages=[{"role": "user", "content": content}],
+            temperature=0,
+            **fields,
         )
         if (answer.moderation is not None) == withheld:
             return content
@@ -175,6 +180,17 @@ def harmful(client: openai.OpenAI) -> str:
 def everyday(client: openai.OpenAI) -> str:
     """A request whose answer passes."""
     return _first(client, Kind.EVERYDAY, withheld=False)
+
+
+@pytest.fixture(scope="session")
+def flagged_json(client: openai.OpenAI) -> str:
+    """A request whose answer is withheld also in JSON."""
+    json_fields: dict[str, Any] = {
+        "response_format": JSON_SCHEMA,
+        "max_tokens": 120,
+        "extra_body": compact_json(),
+    }
+    return _first(client, Kind.HARMFUL, withheld=True, **json_fields)
 
 
 @pytest.fixture

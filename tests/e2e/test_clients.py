@@ -10,7 +10,7 @@ import openai
 import pytest
 from transformers import AutoTokenizer
 
-from guard.policy import load_policy
+from guard.policy_file import load_policy
 from guard.store.flags import StoredFlag
 from guard.store.review import Filter, ReviewStore
 from refine.practice.integrity import MODEL_NAME
