@@ -1,8 +1,5 @@
 """LiteLLM's proxy in front of the server: what the proxy's clients see of answers and flags."""
 
-import os
-import secrets
-import subprocess
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,8 +7,8 @@ import openai
 import pytest
 
 from refine.practice.integrity import MODEL_NAME
-from tests.e2e.conftest import Server, free_port, wait_until_ready
-from tests.e2e.other_clients import LITELLM_OFFLINE, client_python
+from tests.e2e.conftest import Server
+from tests.e2e.litellm_proxy import running_proxy
 from tests.e2e.plants import FUNCTION, JSON_SCHEMA, compact_json
 from tests.e2e.test_clients import REFUSAL, finish_reason, flags_of, user, what_is_let_out
 from tests.e2e.test_other_clients import BLOCK, MALFORMED
@@ -25,33 +22,14 @@ model_list:
 litellm_settings: {{num_retries: 0, telemetry: false}}
 """
 TOOL = {"type": "function", "function": FUNCTION}
-ALIVE = "/health/liveliness"
 
 
 @pytest.fixture(scope="module")
 def proxy(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[openai.OpenAI]:
     """OpenAI's client of the proxy."""
-    folder = tmp_path_factory.mktemp("proxy")
-    config, log, port = folder / "config.yaml", folder / "proxy.log", free_port()
-    config.write_text(CONFIG.format(model=MODEL_NAME, base_url=server.base_url))
-    # It does not start without a key that is hard to guess.
-    key = f"sk-{secrets.token_urlsafe(24)}"
-    program = str(client_python().with_name("litellm"))
-    command = [program, "--config", str(config), "--host", "127.0.0.1", "--port", str(port)]
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            command,
-            env={**os.environ, **LITELLM_OFFLINE, "LITELLM_MASTER_KEY": key},
-            stdout=output,
-            stderr=subprocess.STDOUT,
-        )
-    try:
-        url = f"http://127.0.0.1:{port}"
-        wait_until_ready(Server(url, server.database, log, process.pid), process, ALIVE)
-        yield openai.OpenAI(base_url=f"{url}/v1", api_key=key, max_retries=0, timeout=300)
-    finally:
-        process.terminate()
-        process.wait(timeout=60)
+    config = CONFIG.format(model=MODEL_NAME, base_url=server.base_url)
+    with running_proxy(tmp_path_factory.mktemp("proxy"), config, server) as client:
+        yield client
 
 
 def ask(client: openai.OpenAI, content: str, **more: Any) -> Any:
