@@ -1,6 +1,6 @@
 """Puts the replacement of a withheld answer where it belongs in the event streams of /v1/responses
-and /v1/messages, if vLLM has parsed it into a tool call. Owns which events are dropped and added.
-The streams of chat completions are in replaced.py.
+and /v1/messages, if vLLM has parsed it into a tool call or sends it as the JSON that was asked for.
+Owns which events are dropped and added. The streams of chat completions are in replaced.py.
 """
 
 from collections.abc import Iterator
@@ -62,14 +62,16 @@ class MessageEvents:
 
 @dataclass
 class ResponseEvents:
-    """The events of one response. Once the replacement is passed on, arguments stop, and the
-    replacement is a message before the response's end.
+    """The events of one response. Once the replacement is passed on, arguments stop, text too where
+    JSON was asked for, and the replacement is a message before the response's end.
 
-    _arguments: what was sent of each call's arguments. _added: events added less those dropped.
+    _arguments: what was sent of each call's arguments. _begun: the items that the client knows.
+    _added: events added less those dropped.
     """
 
     call: GuardCall
     _arguments: dict[str, str] = field(default_factory=dict)
+    _begun: set[str] = field(default_factory=set)
     _items: int = 0
     _added: int = 0
     _shown: bool = False
@@ -95,6 +97,7 @@ class ResponseEvents:
             self._items = event["output_index"] + 1
             if event["item"]["type"] == "function_call":
                 self._arguments[event["item"].get("id") or ""] = ""
+            self._begun.add(event["item"].get("id") or "")
         elif kind == f"{_ARGUMENTS}.delta":
             self._arguments[event["item_id"]] += event["delta"]
         yield event
@@ -103,6 +106,9 @@ class ResponseEvents:
         kind, item = str(event.get("type")), event.get("item") or {}
         if kind.startswith(_ARGUMENTS) or item.get("type") == "function_call":
             yield from self._end_of_call(event)
+            return
+        if self.call.wants_json and _is_text(event):
+            yield from self._end_of_text(event)
             return
         self._shown |= kind == "response.output_text.delta"
         if kind == _ITEM_ADDED:
@@ -122,6 +128,18 @@ class ResponseEvents:
         elif event["type"] == _ITEM_DONE:
             yield {**event, "item": {**item, "arguments": sent, "status": "incomplete"}}
 
+    def _end_of_text(self, event: Event) -> Iterator[Event]:
+        """Yields the end of a message that the client knows, with what it was sent of it. Nothing
+        else: helpers read the text of other ends as the JSON that was asked for."""
+        item = event.get("item") or {}
+        if event["type"] == _ITEM_DONE and item["id"] in self._begun:
+            replacement = last_replacement(self.call).text
+            parts = [
+                {**part, "text": part["text"].removesuffix(replacement).removesuffix("\n\n")}
+                for part in item["content"]
+            ]
+            yield {**event, "item": {**item, "content": parts, "status": "incomplete"}}
+
     def _message(self) -> Iterator[Event]:
         self._shown = True
         item = response_message(self.call)
@@ -138,3 +156,11 @@ class ResponseEvents:
         yield {"type": f"response.{name}.done", text: part[text], **more, **of_part}
         yield {"type": "response.content_part.done", "part": part, **of_part}
         yield {"type": _ITEM_DONE, "item": item, **of_item}
+
+
+def _is_text(event: Event) -> bool:
+    """Whether the event is part of a message of text."""
+    kinds = ((event.get(holder) or {}).get("type") for holder in ("item", "part"))
+    return str(event["type"]).startswith("response.output_text") or any(
+        kind in ("message", "output_text") for kind in kinds
+    )

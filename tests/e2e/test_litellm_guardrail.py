@@ -45,12 +45,16 @@ class OtherModel(JsonHandler):
             self.send(200, {**shared, "object": "chat.completion", "choices": [choice]})
             return
         pieces = [{"delta": {"content": f"{word} "}} for word in self.says.split()]
-        chunks = [*pieces, {"delta": {}, "finish_reason": "stop"}]
+        chunks: list[dict[str, Any]] = [*pieces, {"delta": {}, "finish_reason": "stop"}]
         self.send_response(200)
         self.send_header("content-type", "text/event-stream")
         self.end_headers()
         for chunk in chunks:
-            event = {**shared, "object": "chat.completion.chunk", "choices": [{"index": 0} | chunk]}
+            event = {
+                **shared,
+                "object": "chat.completion.chunk",
+                "choices": [{"index": 0, **chunk}],
+            }
             self.wfile.write(f"data: {json.dumps(event)}\n\n".encode())
         self.wfile.write(b"data: [DONE]\n\n")
 

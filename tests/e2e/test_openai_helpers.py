@@ -57,13 +57,17 @@ def respond(client: openai.OpenAI, content: str, stream: bool, **more: Any) -> O
         answer: Any = client.responses.parse(**fields)
         text = answer.output_text
     else:
-        with client.responses.stream(**fields) as events:
-            text = "".join(e.delta for e in events if e.type == "response.output_text.delta")
-            answer = events.get_final_response()
+        with client.responses.stream(**fields) as stream_of_events:
+            events = list(stream_of_events)
+        text = "".join(e.delta for e in events if e.type == "response.output_text.delta")
+        # get_final_response() raises an error where this is `response.incomplete`.
+        last: Any = events[-1]
+        answer = last.response
     parts = [part for item in answer.output for part in getattr(item, "content", None) or ()]
     refusals = [part.refusal for part in parts if part.type == "refusal"]
     calls = tuple(item for item in answer.output if item.type == "function_call")
-    return Outcome(text, answer.status, answer.output_parsed, "".join(refusals) or None, calls)
+    parsed = getattr(answer, "output_parsed", None)
+    return Outcome(text, answer.status, parsed, "".join(refusals) or None, calls)
 
 
 def let_out(server: Server, content: str) -> set[str]:
@@ -131,3 +135,12 @@ def test_a_blocked_tool_call_is_a_refusal(
     with strict_server.openai() as client:
         outcome = respond(client, everyday, stream, **TOOLS)
     assert outcome == Outcome(REFUSAL, "incomplete")
+
+
+def test_a_blocked_stream_has_no_final_response(strict_server: Server, everyday: str) -> None:
+    with (
+        strict_server.openai() as client,
+        client.responses.stream(model=MODEL_NAME, input=everyday) as events,
+        pytest.raises(RuntimeError, match=r"response\.completed"),
+    ):
+        events.get_final_response()

@@ -242,7 +242,7 @@ def test_a_flagged_structured_answer_is_none(run: Run, flagged_json: str, call: 
     revised = {flag.revision for flag in flags if flag.revision}
     _is_no_object(run, call, outcome, {run.client.revised, run.client.blocked})
     assert holds_no_draft(outcome, flags)
-    if call not in run.client.silent or run.client is LANGCHAIN:
+    if run.client in (LANGCHAIN, PYDANTIC_AI, AI_SDK):
         assert any(words in told(outcome) for words in {*revised, REFUSAL})
 
 

@@ -53,6 +53,12 @@ def _streamed(request: Request, got: Got, **more: Any) -> None:
     _note(litellm.stream_chunk_builder(chunks), got)
 
 
+def _parse(got: Got) -> None:
+    """LiteLLM leaves this to its user."""
+    if got["text"]:
+        got["parsed"] = Answer.model_validate_json(got["text"]).model_dump()
+
+
 def plain(request: Request, got: Got) -> None:
     """completion()"""
     _note(_complete(request), got)
@@ -76,11 +82,13 @@ def tool_stream(request: Request, got: Got) -> None:
 def structured(request: Request, got: Got) -> None:
     """completion(response_format=...)"""
     _note(_complete(request, response_format=Answer), got)
+    _parse(got)
 
 
 def structured_stream(request: Request, got: Got) -> None:
     """completion(response_format=..., stream=True)"""
     _streamed(request, got, response_format=Answer)
+    _parse(got)
 
 
 if __name__ == "__main__":

@@ -5,14 +5,21 @@ from collections.abc import Iterable
 from typing import Any
 
 import pytest
+from openai.lib.streaming.responses._responses import ResponseStreamState
 from openai.types.responses import ResponseStreamEvent
-from pydantic import TypeAdapter
+from pydantic import BaseModel, TypeAdapter
 
 from guard.call import GuardCall
 from server.guarded.replaced_streams import MessageEvents, ResponseEvents
 from tests.server.guarded.test_replaced import FUNCTION, REFUSAL
 
 TOOL = {"type": "tool_use", "id": "toolu_1", "name": "look_up", "input": {}}
+
+
+class Word(BaseModel):
+    """What was asked for in JSON."""
+
+    word: str
 
 
 def started(index: int, block: dict[str, Any]) -> dict[str, Any]:
@@ -149,6 +156,44 @@ def test_the_message_is_a_refusal_where_json_was_asked_for(wants_json: bool) -> 
     kinds = {event["type"] for event in sent}
     assert ("response.refusal.delta" in kinds) is wants_json
     assert ("response.output_text.delta" in kinds) is not wants_json
+
+
+MESSAGE = {"id": "msg_1", "type": "message", "role": "assistant"}
+
+
+def text_events(first: int, *texts: str) -> list[dict[str, Any]]:
+    """Returns the events of a message of text as vLLM sends them."""
+    place = {"item_id": "msg_1", "output_index": 0, "content_index": 0, "logprobs": []}
+    part = {"type": "output_text", "text": "", "annotations": []}
+    whole = "".join(texts)
+    ended = {**MESSAGE, "status": "completed", "content": [{**part, "text": whole}]}
+    events: list[dict[str, Any]] = [
+        added(0, {**MESSAGE, "status": "in_progress", "content": []}, 0),
+        {"type": "response.content_part.added", "part": part, **place},
+        *({"type": "response.output_text.delta", "delta": text, **place} for text in texts),
+        {"type": "response.output_text.done", "text": whole, **place},
+        {"type": "response.content_part.done", "part": {**part, "text": whole}, **place},
+        {"type": "response.output_item.done", "output_index": 0, "item": ended},
+    ]
+    return [{**event, "sequence_number": first + n} for n, event in enumerate(events)]
+
+
+@pytest.mark.parametrize("shown", [[], ['{"word": "a']])
+def test_where_json_was_asked_for_no_text_is_read_as_json(shown: list[str]) -> None:
+    whole = text_events(0, *shown, "\n\n" * len(shown) + REFUSAL.text)
+    seen = 2 + len(shown) if shown else 0
+    sent = responses(whole[:seen], [*whole[seen:], completed(len(whole))], wants_json=True)
+    assert [event["sequence_number"] for event in sent] == list(range(len(sent)))
+    texts = [event["delta"] for event in sent if event["type"] == "response.output_text.delta"]
+    refusals = [event["delta"] for event in sent if event["type"] == "response.refusal.delta"]
+    assert (texts, refusals) == (shown, [REFUSAL.text])
+    assert "response.output_text.done" not in {event["type"] for event in sent}
+    ends = [event["item"] for event in sent if event["type"] == "response.output_item.done"]
+    assert [part["text"] for end in ends[:-1] for part in end["content"]] == shown
+    reader = ResponseStreamState[Word](text_format=Word, input_tools=[])
+    created = {**completed(0), "type": "response.created"}
+    for event in [created, *sent]:
+        reader.handle_event(TypeAdapter[Any](ResponseStreamEvent).validate_python(event))
 
 
 def test_without_a_replacement_the_same_events_are_passed_on() -> None:
