@@ -150,9 +150,10 @@ def strict_server(
 
 
 @pytest.fixture(scope="session")
-def client(server: Server) -> openai.OpenAI:
+def client(server: Server) -> Iterator[openai.OpenAI]:
     """OpenAI's client for the default server."""
-    return server.openai()
+    with server.openai() as client:
+        yield client
 
 
 def _first(client: openai.OpenAI, kind: Kind, *, withheld: bool, **fields: Any) -> str:

@@ -34,7 +34,8 @@ def running_proxy(folder: Path, config: str, server: Server) -> Iterator[openai.
     try:
         url = f"http://127.0.0.1:{port}"
         wait_until_ready(Server(url, server.database, log, process.pid), process, _ALIVE)
-        yield openai.OpenAI(base_url=f"{url}/v1", api_key=key, max_retries=0, timeout=300)
+        with openai.OpenAI(base_url=f"{url}/v1", api_key=key, max_retries=0, timeout=300) as client:
+            yield client
     finally:
         process.terminate()
         process.wait(timeout=60)
