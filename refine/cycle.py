@@ -31,8 +31,6 @@ from refine.world import EvaluationData
 
 _MAX_FLAGS_READ = 10_000
 _EPOCHS = 3
-_FIRST_EXAMPLES_SHARE = 0.75
-"""Examples of the first alignment, as a share of those of earlier runs."""
 
 
 async def run_cycle(context: RunContext, data: EvaluationData) -> StoredRun:
@@ -136,7 +134,7 @@ def _first_examples(run: Run, data: EvaluationData) -> list[Example]:
     options = run.context.options
     if run.info.learned_style is not CritiqueStyle.LABEL:
         return []
-    return data.rehearsal(int(_FIRST_EXAMPLES_SHARE * options.rehearsal), options.seed)
+    return data.rehearsal(options.rehearsal, options.seed)
 
 
 async def _ordinary(run: Run, data: EvaluationData, reminder_share: float) -> list[Ordinary]:

@@ -69,8 +69,8 @@ class RefineOptions(BaseModel):
     far."""
 
     rehearsal: int = Field(default=600, ge=0)
-    """The most examples of earlier runs that are trained on again, to prevent forgetting. Three
-    quarters as many of the seed corpus come in addition."""
+    """The most examples of earlier runs that are trained on again, to prevent forgetting. As many
+    of the seed corpus come in addition."""
 
     rank: int = Field(default=16, ge=1)
     """LoRA rank, on all linear layers; an alignment adapts the upper half of the layers only."""

@@ -7,10 +7,10 @@ import os
 import re
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from datetime import timedelta
 
-from guard.errors import GuardError, LeaseHeld
+from guard.errors import GuardError, LeaseHeld, StoreUnavailable
 from guard.store.leases import Leases
 from guard.store.runs import StoredRun
 from guard.tasks import spawn
@@ -42,8 +42,7 @@ async def leased(leases: Leases, ttl_s: float) -> AsyncIterator[None]:
 
     async def renew() -> None:
         try:
-            while not await _within(ttl_s / 3, done):
-                await leases.renew(LEASE, token, ttl_s)
+            await _renew_until(done, leases, token, ttl_s)
         except GuardError:
             lost.set()
             if not done.is_set():
@@ -61,7 +60,25 @@ async def leased(leases: Leases, ttl_s: float) -> AsyncIterator[None]:
         # aiosqlite's close() would then hang.
         done.set()
         await renewal
-        await leases.release(LEASE, token)
+        # Not released, it expires.
+        with suppress(StoreUnavailable):
+            await leases.release(LEASE, token)
+
+
+async def _renew_until(done: asyncio.Event, leases: Leases, token: str, ttl_s: float) -> None:
+    """Renews the lease until `done`. Raises GuardError when it is lost, or may be: a database that
+    fails is tried again until the lease expires."""
+    loop = asyncio.get_running_loop()
+    expires = loop.time() + ttl_s
+    while not await _within(ttl_s / 6, done):
+        asked = loop.time()
+        try:
+            await leases.renew(LEASE, token, ttl_s)
+        except StoreUnavailable:
+            if loop.time() > expires:
+                raise
+        else:
+            expires = asked + ttl_s
 
 
 async def _within(seconds: float, event: asyncio.Event) -> bool:

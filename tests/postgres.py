@@ -57,11 +57,18 @@ class Postgres:
         """Starts the server and waits until it answers."""
         tcp = f"-h 127.0.0.1 -p {self.port}" if self.port else "-c listen_addresses=''"
         options = f"-k {self.folder} {tcp} -c fsync=off -c max_connections=100"
+        # Standbys try again soon after their primary was gone.
+        options += " -c wal_retrieve_retry_interval=200ms"
         self._run("pg_ctl", "-D", self._data, "-w", "-o", options, "start")
 
     def stop(self, mode: str = "immediate") -> None:
         """Stops the server; by default as a crash would."""
         self._run("pg_ctl", "-D", self._data, "-w", "-m", mode, "stop")
+
+    def end(self) -> None:
+        """Stops the server if it runs."""
+        if (self.folder / "data" / "postmaster.pid").exists():
+            self.stop()
 
     def standby(self, folder: Path, port: int) -> "Postgres":
         """Returns a standby of this server, which listens on a port. It is not started."""

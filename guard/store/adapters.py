@@ -82,7 +82,7 @@ class AdapterStore(Store):
 
     async def get(self, version: int) -> StoredAdapter | None:
         """Returns the adapter with that version, or None."""
-        async with self._transaction() as session:
+        async with self._reading() as session:
             row = await session.get(AdapterRow, version)
         return None if row is None else _stored(row)
 
@@ -93,7 +93,7 @@ class AdapterStore(Store):
         query = select(AdapterRow).order_by(AdapterRow.version.desc()).limit(limit)
         if before is not None:
             query = query.where(AdapterRow.version < before)
-        async with self._transaction() as session:
+        async with self._reading() as session:
             return [_stored(row) for row in await session.scalars(query)]
 
     async def first_promoted(self, model_revision: str) -> int | None:
@@ -104,7 +104,7 @@ class AdapterStore(Store):
             .order_by(AdapterRow.version)
             .limit(1)
         )
-        async with self._transaction() as session:
+        async with self._reading() as session:
             return (await session.scalars(query)).first()
 
     async def set_status(self, version: int, status: AdapterStatus) -> None:
@@ -121,7 +121,7 @@ class AdapterStore(Store):
 
     async def preferred(self) -> builtins.list[int | None]:
         """Returns the active version, then what each rollback would activate; ends with None."""
-        async with self._transaction() as session:
+        async with self._reading() as session:
             return await _preferred(session)
 
     async def activate(self, version: int | None, *, by: str, reason: str) -> Activation:
@@ -159,7 +159,7 @@ class AdapterStore(Store):
         query = select(ActivationRow).order_by(ActivationRow.id.desc()).limit(limit)
         if version is not None:
             query = query.where(ActivationRow.version == version)
-        async with self._transaction() as session:
+        async with self._reading() as session:
             return [_activation(row) for row in await session.scalars(query)]
 
 

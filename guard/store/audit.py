@@ -43,7 +43,7 @@ class AuditStore(Store):
     async def list(self, limit: int) -> list[AuditEntry]:
         """Returns at most `limit` entries, newest first."""
         query = select(AuditRow).order_by(AuditRow.id.desc()).limit(limit)
-        async with self._transaction() as session:
+        async with self._reading() as session:
             return [_entry(row) for row in await session.scalars(query)]
 
 

@@ -65,7 +65,7 @@ class CalibrationStore(Store):
             .where(CalibrationRow.model_revision == model_revision)
             .order_by(CalibrationRow.id)
         )
-        async with self._transaction() as session:
+        async with self._reading() as session:
             rows = await session.scalars(query)
             return {row.adapter: _stored(row) for row in rows}
 

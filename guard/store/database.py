@@ -20,6 +20,8 @@ STATEMENT_TIMEOUT_S = 15
 DEFAULT_POOL_SIZE = 10
 _READ_ONLY = "25006"
 """PostgreSQL's SQLSTATE of a write in a read-only transaction."""
+READ_ONLY = {"setback_read_only": True}
+"""Execution options of a connection whose transactions write nothing."""
 LOCK_TIMEOUT_S = 30
 """How long a writer waits for SQLite's lock, unless the URL sets a timeout, or for a free
 connection."""
@@ -75,8 +77,9 @@ def _prepare_sqlite(connection: Any, _record: object) -> None:
 
 
 def _begin_sqlite(connection: Connection) -> None:
+    reads = READ_ONLY.items() <= connection.get_execution_options().items()
     # IMMEDIATE waits for the lock; a reader that becomes a writer midway would fail instead.
-    connection.exec_driver_sql("BEGIN IMMEDIATE")
+    connection.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")
 
 
 def _unlock_sqlite(connection: Any, _record: object, error: BaseException | None) -> None:

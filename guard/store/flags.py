@@ -118,7 +118,7 @@ class FlagStore(Store):
 
     async def get(self, number: int) -> StoredFlag | None:
         """Returns the flag with that number, or None."""
-        async with self._transaction() as session:
+        async with self._reading() as session:
             row = await session.get(FlagRow, number)
         return None if row is None else stored(row)
 
@@ -135,13 +135,13 @@ class FlagStore(Store):
 
     async def reviews(self) -> dict[int, Review | None]:
         """Returns the label of every flag, by number."""
-        async with self._transaction() as session:
+        async with self._reading() as session:
             rows = await session.execute(select(FlagRow.id, FlagRow.review))
             # Only labels are written there.
             return dict(iter(rows))  # type: ignore[arg-type]
 
     async def _read(self, query: Select[FlagRow]) -> list[StoredFlag]:
-        async with self._transaction() as session:
+        async with self._reading() as session:
             return [stored(row) for row in await session.scalars(query)]
 
     async def user_salt(self) -> str:
@@ -157,7 +157,7 @@ class FlagStore(Store):
         return await self._secret("console_secret", "put any long random value there")
 
     async def _secret(self, name: str, fix: str) -> str:
-        async with self._transaction() as session:
+        async with self._reading() as session:
             row = await session.get(SecretRow, name)
         if row is None:
             raise StoreUnavailable(f"The {name} is gone from the table `secrets`; {fix}")

@@ -83,7 +83,7 @@ class KeyStore(Store):
 
     async def list(self) -> list[Key]:
         """Returns all keys, revoked ones included, oldest first."""
-        async with self._transaction() as session:
+        async with self._reading() as session:
             return [
                 _stored(row) for row in await session.scalars(select(KeyRow).order_by(KeyRow.id))
             ]

@@ -44,7 +44,7 @@ class Leases(Store):
 
     async def held(self, name: str) -> LeaseHeld | None:
         """Returns what acquire() would raise now, or None when the lease is free."""
-        async with self._transaction() as session:
+        async with self._reading() as session:
             row = await session.get(LeaseRow, name)
         return None if row is None or row.expires_at <= datetime.now(UTC) else _held(row)
 

@@ -69,12 +69,12 @@ class ReviewStore(Store):
 
     async def get(self, number: int) -> StoredFlag:
         """Returns the flag with that number. Raises FlagUnknown."""
-        async with self._transaction() as session:
+        async with self._reading() as session:
             return stored(await _row(session, number))
 
     async def page(self, which: Filter, limit: int) -> list[StoredFlag]:
         """Returns at most `limit` flags, newest first. For the next page, set before_id."""
-        async with self._transaction() as session:
+        async with self._reading() as session:
             # The numbers first, from the indexes alone, then only the flags on the page.
             numbers = _numbers(session, which, limit)
             query = select(FlagRow).where(FlagRow.id.in_(numbers)).order_by(FlagRow.id.desc())

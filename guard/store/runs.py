@@ -150,7 +150,7 @@ class RunStore(Store):
 
     async def get(self, number: int) -> StoredRun | None:
         """Returns the run with that number, or None."""
-        async with self._transaction() as session:
+        async with self._reading() as session:
             row = await session.get(RunRow, number)
         return None if row is None else _stored(row)
 
@@ -159,7 +159,7 @@ class RunStore(Store):
         query = select(RunRow).order_by(RunRow.id.desc()).limit(limit)
         if before_id is not None:
             query = query.where(RunRow.id < before_id)
-        async with self._transaction() as session:
+        async with self._reading() as session:
             return [_stored(row) for row in await session.scalars(query)]
 
     async def unfinished(self, source: Source | None = None) -> StoredRun | None:
@@ -168,7 +168,7 @@ class RunStore(Store):
         query = select(RunRow).where(RunRow.status == "running").order_by(RunRow.id.desc()).limit(1)
         if source is not None:
             query = query.where(RunRow.source == source)
-        async with self._transaction() as session:
+        async with self._reading() as session:
             row = await session.scalar(query)
         return None if row is None else _stored(row)
 
@@ -183,14 +183,14 @@ class RunStore(Store):
     async def flags_of(self, number: int) -> dict[int, Use]:
         """Returns the flags that a run uses, and for what, oldest first."""
         query = select(RunFlagRow).where(RunFlagRow.run_id == number).order_by(RunFlagRow.flag_id)
-        async with self._transaction() as session:
+        async with self._reading() as session:
             rows = await session.scalars(query)
             # Only set_flags writes there.
             return {row.flag_id: row.use for row in rows}  # type: ignore[misc]
 
     async def learned_from(self, version: int) -> Lineage:
         """Returns the runs and flags behind an adapter, through all its parents."""
-        async with self._transaction() as session:
+        async with self._reading() as session:
             rows = await session.execute(select(AdapterRow.version, AdapterRow.parent))
             runs = _ancestry(version, dict(iter(rows)))
             learned = select(RunFlagRow.flag_id).where(

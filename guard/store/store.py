@@ -25,10 +25,12 @@ class Store:
         self._is_shared = engine is not None
         self._engine = engine or database.connect(url)
         self._sessions = async_sessionmaker(self._engine, expire_on_commit=False)
+        readers = self._engine.execution_options(**database.READ_ONLY)
+        self._readers = async_sessionmaker(readers, expire_on_commit=False)
 
     async def check(self) -> None:
         """Raises StoreUnavailable, naming the fix, if unreachable or not at the newest schema."""
-        async with self._transaction() as session:
+        async with self._reading() as session:
             connection = await session.connection()
             await connection.run_sync(migrate.require_newest)
 
@@ -39,10 +41,23 @@ class Store:
 
     @asynccontextmanager
     async def _transaction(self) -> AsyncIterator[AsyncSession]:
+        async with self._begun(self._sessions) as session:
+            yield session
+
+    @asynccontextmanager
+    async def _reading(self) -> AsyncIterator[AsyncSession]:
+        """A transaction that writes nothing and waits for no writer."""
+        async with self._begun(self._readers) as session:
+            yield session
+
+    @asynccontextmanager
+    async def _begun(
+        self, sessions: async_sessionmaker[AsyncSession]
+    ) -> AsyncIterator[AsyncSession]:
         # Every time: an open connection would go on writing to a deleted file.
         database.require_file(self._url)
         with database.store_errors(self._url):
-            async with self._sessions.begin() as session:
+            async with sessions.begin() as session:
                 yield session
 
     def _insert(self, table: type[DeclarativeBase]) -> Any:

@@ -65,7 +65,7 @@ class TrafficStore(Store):
         reviewed = select(FlagRow.created_at, FlagRow.review).where(
             FlagRow.created_at >= since, FlagRow.review.is_not(None)
         )
-        async with self._transaction() as session:
+        async with self._reading() as session:
             traffic_by_period = {
                 int(row[0]): Traffic(
                     *(kind(value) for kind, value in zip(_KINDS, row[1:], strict=True))

@@ -71,16 +71,16 @@ def of_corpus(seed: int) -> list[Example]:
 
 
 def rehearsal(count: int, seed: int) -> list[Example]:
-    """Returns `count` examples to train on again in a later run, of three kinds alike: answers of
-    both kinds to harmful requests, which flags are about too; contrasts of all kinds in
-    instructions to the critic, which it resists less after learning from flags; and what comes."""
+    """Returns `count` examples to train on again in a later run. Half of them are contrasts of all
+    kinds in instructions to the critic, which it resists less after learning from flags; a quarter
+    are answers of both kinds to harmful requests, which flags are about too."""
     rng = random.Random(f"rehearsal {seed}")
     instructions = corpus.critic_injections("align")
     answers = [contrast for contrast in _contrasts() if contrast.is_of_answers]
-    plain = _labels(rng.sample(answers, min(len(answers), count // 6)))
+    plain = _labels(rng.sample(answers, min(len(answers), count // 8)))
     instructed = [
         replace(example, prompt=rng.choice(instructions).around(example.prompt))
-        for example in _labels(rng.sample(list(_contrasts()), count // 6))
+        for example in _labels(rng.sample(list(_contrasts()), count // 4))
     ]
     rest = of_corpus(seed)[: count - len(plain) - len(instructed)]
     return [*plain, *instructed, *rest]

@@ -56,7 +56,7 @@ def say(capsys: pytest.CaptureFixture[str]) -> Say:
     return printed
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def primary() -> Iterator[Postgres]:
     missing = missing_programs()
     if missing:
@@ -68,7 +68,7 @@ def primary() -> Iterator[Postgres]:
         try:
             yield postgres
         finally:
-            postgres.stop()
+            postgres.end()
 
 
 async def until_ready(server: Server, status: int) -> None:
@@ -105,14 +105,16 @@ def test_the_database_is_killed_read_only_and_failed_over(
     with own_folder("setback-standby-") as folder:
         standby = primary.standby(folder, free_port())
         standby.start()
+        # Otherwise a failover loses what the standby has not received yet.
+        await_standby = "ALTER SYSTEM SET synchronous_standby_names = '*'"
+        asyncio.run(primary.execute(await_standby, "SELECT pg_reload_conf()"))
         hosts = f"127.0.0.1:{primary.port},127.0.0.1:{standby.port}"
         database = f"postgresql://setback@{hosts}/faults?target_session_attrs=read-write"
         try:
             with serving(tmp_path, database) as server:
                 figures = asyncio.run(_three_faults(server, primary, standby))
         finally:
-            standby.stop()
-            primary.start()
+            standby.end()
     say(f"PostgreSQL killed, read-only, failed over: {figures}")
 
 

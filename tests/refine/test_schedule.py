@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import delete
 
-from guard.errors import LeaseHeld
+from guard.errors import LeaseHeld, StoreUnavailable
 from guard.store import migrate
 from guard.store.database import LOCK_TIMEOUT_S
 from guard.store.leases import Leases
@@ -77,6 +77,38 @@ async def test_a_job_that_lost_its_lease_stops_at_once(leases: Leases) -> None:
         async with leased(leases, 0.3):
             await _take_away(leases)
             await asyncio.Event().wait()
+
+    with pytest.raises(RunInterrupted, match="The lease was lost"):
+        await job()
+
+
+async def test_a_database_that_fails_for_a_moment_does_not_end_a_job(
+    leases: Leases, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    renewed, renew, turns = asyncio.Event(), leases.renew, iter(range(3))
+
+    async def failing_twice(name: str, token: str, ttl_s: float) -> None:
+        if next(turns, 2) < 2:
+            raise StoreUnavailable("database is locked")
+        await renew(name, token, ttl_s)
+        renewed.set()
+
+    monkeypatch.setattr(leases, "renew", failing_twice)
+    async with leased(leases, 1.2):
+        await asyncio.wait_for(renewed.wait(), LONG_S)
+
+
+async def test_a_job_stops_once_its_lease_may_have_expired(
+    leases: Leases, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def failing(*_: object) -> None:
+        raise StoreUnavailable("database is locked")
+
+    async def job() -> None:
+        async with leased(leases, 0.3):
+            monkeypatch.setattr(leases, "renew", failing)
+            monkeypatch.setattr(leases, "release", failing)
+            await asyncio.wait_for(asyncio.Event().wait(), LONG_S)
 
     with pytest.raises(RunInterrupted, match="The lease was lost"):
         await job()

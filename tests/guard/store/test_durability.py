@@ -102,6 +102,7 @@ async def test_a_locked_sqlite_file_is_reported_and_works_again(tmp_path: Path, 
     rival.execute("BEGIN IMMEDIATE")
     with pytest.raises(StoreUnavailable, match="locked"):
         await store.add(flag)
+    assert not await store.unlearned(limit=9), "reading waits for no writer"
     rival.execute("ROLLBACK")
     rival.close()
     number = await store.add(flag)
