@@ -35,17 +35,20 @@ class Subjects:
         self, request: EngineRequest, answer_ids: Sequence[int], *, without_history: bool = False
     ) -> Subject:
         """Returns an answer in its conversation, or after its request alone."""
+        prompt, prompt_ids = request.prompt, request.prompt_ids
         answer_ids = self.without_stop(answer_ids)
-        in_chat = self.chat_format.is_chat_prompt(request.prompt_ids)
-        if without_history and in_chat and request.prompt["type"] == "token":
-            return self.critic.answer_without_history(
-                request.prompt, request.prompt_ids, answer_ids
-            )
-        if in_chat or request.prompt["type"] != "token":
-            return self.critic.answer(request.prompt, request.prompt_ids, answer_ids)
-        # A raw completion has no turn for a question to follow: judge its whole text.
-        text = self.chat_format.decode([*request.prompt_ids, *answer_ids])
-        return self.critic.text(self.chat_format.encode(text))
+        start = self.chat_format.reply_start(prompt_ids)
+        if start is None:
+            if prompt["type"] != "token":
+                return self.critic.answer(prompt, prompt_ids, answer_ids)
+            # A raw completion has no turn for a question to follow: judge its whole text.
+            text = self.chat_format.decode([*prompt_ids, *answer_ids])
+            return self.critic.text(self.chat_format.encode(text))
+        # What the caller wrote of the answer is judged with it.
+        prompt_ids, answer_ids = prompt_ids[:start], [*prompt_ids[start:], *answer_ids]
+        if without_history and prompt["type"] == "token":
+            return self.critic.answer_without_history(prompt, prompt_ids, answer_ids)
+        return self.critic.answer(prompt, prompt_ids, answer_ids)
 
     def prefixes(
         self, request: EngineRequest, answer_ids: Sequence[int], ends: Sequence[int]

@@ -62,6 +62,7 @@ class ChatFormat:
     def __init__(self, tokenizer: Tokenizer, chat_template: str | None = None) -> None:
         self._tokenizer = tokenizer
         self._chat_template = chat_template
+        self._special: dict[int, bool] = {}
         self._refuse_unusable_tokenizer()
         question = [_turn("user", _USER), _turn("assistant", _ANSWER), _turn("user", _QUESTION)]
         rendered = self._render(
@@ -143,8 +144,19 @@ class ChatFormat:
         return list(self._ids(self._render(messages, add_generation_prompt=False) + mark))
 
     def is_chat_prompt(self, prompt_ids: Sequence[int]) -> bool:
-        """Whether `prompt_ids` end where this template starts an assistant turn."""
-        return self._generation_tail(prompt_ids) is not None
+        """Whether `prompt_ids` end in an assistant turn of this template's."""
+        return self.reply_start(prompt_ids) is not None
+
+    def reply_start(self, prompt_ids: Sequence[int]) -> int | None:
+        """Returns where the assistant's words begin: at the prompt's end, or before it if the
+        caller wrote the beginning of the answer. None when the prompt has no open answer."""
+        last_ids = {tail[-1] for tail in self._tails}
+        for end in range(len(prompt_ids), 0, -1):
+            if prompt_ids[end - 1] in last_ids and self._generation_tail(prompt_ids[:end]):
+                return end
+            if self._is_special(prompt_ids[end - 1]):
+                return None
+        return None
 
     def in_system_turn(self, prompt_ids: Sequence[int], words: str) -> list[int] | None:
         """Returns the prompt with `words` at the end of its system turn, or None when it does not
@@ -230,7 +242,11 @@ class ChatFormat:
 
     def _is_special(self, token_id: int) -> bool:
         """Whether a token is special; includes those the tokenizer has no name for."""
-        return self._tokenizer.decode([token_id], skip_special_tokens=True) == ""
+        if token_id not in self._special:
+            # Twice, because some tokenizers drop a text's first space.
+            text = self._tokenizer.decode([token_id] * 2, skip_special_tokens=True)
+            self._special[token_id] = text == ""
+        return self._special[token_id]
 
     def _ids(self, text: str) -> tuple[int, ...]:
         return tuple(self._tokenizer.encode(text, add_special_tokens=False))

@@ -188,12 +188,18 @@ def case_of(flag: StoredFlag) -> FlaggedCase | None:
     """Converts a flag; returns None if a turn or the answer is not text."""
     messages = [_message(message) for message in flag.messages]
     texts = [message for message in messages if message is not None]
-    if len(texts) < len(messages) or not texts or texts[-1]["role"] != "user" or not flag.answer:
+    if len(texts) < len(messages) or not texts or not flag.answer:
+        return None
+    answer = flag.answer
+    if texts[-1]["role"] == "assistant":
+        # The caller wrote the beginning of the answer.
+        answer = texts.pop()["content"] + answer
+    if not texts or texts[-1]["role"] != "user":
         return None
     # Categories come before criteria.
     category = flag.corrected_category or flag.categories[0]
     correction = flag.corrected_answer or None
-    return FlaggedCase(flag.id, tuple(texts), flag.answer, category, flag.revision, correction)
+    return FlaggedCase(flag.id, tuple(texts), answer, category, flag.revision, correction)
 
 
 def _message(message: Mapping[str, object]) -> Mapping[str, str] | None:

@@ -59,9 +59,8 @@ def chat_format(tokenizer: Any) -> ChatFormat:
 
 def rendered(tokenizer: Any, turns: list[dict[str, str]], **options: Any) -> list[int]:
     """Returns the prompt that the server makes of a request."""
-    text = tokenizer.apply_chat_template(
-        turns, tokenize=False, add_generation_prompt=True, **options
-    )
+    options = {"add_generation_prompt": True} | options
+    text = tokenizer.apply_chat_template(turns, tokenize=False, **options)
     ids: list[int] = tokenizer.encode(text, add_special_tokens=False)
     return ids
 
@@ -72,6 +71,15 @@ def test_a_requests_prompt_is_known_as_one(
 ) -> None:
     assert chat_format.is_chat_prompt(rendered(tokenizer, [USER], **thinking))
     assert chat_format.is_chat_prompt(rendered(tokenizer, [USER, ANSWER, LATER], **thinking))
+
+
+def test_an_answer_that_the_caller_began_is_known_as_one(
+    tokenizer: Any, chat_format: ChatFormat
+) -> None:
+    begun = {"role": "assistant", "content": "Sure, first  you"}
+    for turns in ([USER, begun], [USER, ANSWER, LATER, begun]):
+        ids = rendered(tokenizer, turns, add_generation_prompt=False, continue_final_message=True)
+        assert tokenizer.decode(ids[chat_format.reply_start(ids) :]).strip() == "Sure, first  you"
 
 
 def test_the_question_follows_the_answer_as_the_users_next_turn(

@@ -164,3 +164,20 @@ async def test_an_answer_in_doubt_is_judged_without_what_came_before(
     prompt_ids = bench.chat_format.conversation(turns)
     (output,) = await bench.generate({"type": "token", "prompt_token_ids": prompt_ids})
     assert output.outputs[0].text == bench.policy.refusal
+
+
+async def test_what_the_caller_began_is_judged_with_the_rest(make_bench: MakeBench) -> None:
+    history, beginning = "Small talk about the weather.", "Sure. To"
+
+    def harm(prompt: str) -> float:
+        return 0.9 if beginning + HARM in prompt and history not in prompt else 0.2
+
+    bench = make_bench(Script(answers=lambda prompt: (HARM,), harm=harm))
+    turns = [
+        {"role": "user", "content": history},
+        {"role": "assistant", "content": "Yes."},
+        {"role": "user", "content": "What now?"},
+    ]
+    prompt_ids = [*bench.chat_format.conversation(turns), *bench.chat_format.encode(beginning)]
+    (output,) = await bench.generate({"type": "token", "prompt_token_ids": prompt_ids})
+    assert output.outputs[0].text == bench.policy.refusal

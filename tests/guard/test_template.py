@@ -70,6 +70,15 @@ def test_a_chat_prompt_is_known_whether_or_not_the_model_is_to_think(
     assert ChatFormat(tokenizer, THINKING).is_chat_prompt(tokenizer.encode(rendered))
 
 
+def test_a_beginning_written_by_the_caller_is_part_of_the_answer(chat_format: ChatFormat) -> None:
+    prompt_ids = chat_format.conversation([{"role": "user", "content": "Ask."}])
+    begun = [*prompt_ids, *chat_format.encode("Sure, first  you")]
+    assert chat_format.reply_start(prompt_ids) == chat_format.reply_start(begun) == len(prompt_ids)
+    ended = [*begun, *chat_format.question_after_answer("Judge.")]
+    assert chat_format.reply_start(ended) == len(ended)
+    assert chat_format.reply_start([*begun, chat_format.end_of_turn]) is None
+
+
 def test_other_prompts_are_not_chat_prompts(chat_format: ChatFormat) -> None:
     assert chat_format.is_chat_prompt(chat_format.conversation([{"role": "user", "content": "A"}]))
     assert not chat_format.is_chat_prompt(chat_format.encode("Once upon a time"))

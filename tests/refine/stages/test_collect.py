@@ -128,13 +128,21 @@ def test_a_case_has_the_reviewers_corrections(stored: Any) -> None:
     "messages",
     [
         [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}],
-        [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}],
+        [{"role": "assistant", "content": "b"}],
+        [{"role": "user", "content": "a"}, *[{"role": "assistant", "content": "b"}] * 2],
         [{"role": "user", "content": None}],
     ],
 )
 def test_flags_without_text_are_left_out(stored: Any, messages: Any) -> None:
     collection = collect([stored(1, messages=messages)], [], RefineOptions())
     assert collection.left_out == {"not text": 1}
+
+
+def test_an_answer_that_the_caller_began_is_learned_whole(stored: Any) -> None:
+    user = {"role": "user", "content": "a"}
+    flag = stored(1, messages=[user, {"role": "assistant", "content": "Sure, "}], answer="do it.")
+    (case,) = collect([flag], [], RefineOptions(held_out_share=0)).learn
+    assert (case.messages, case.answer) == ((user,), "Sure, do it.")
 
 
 def test_text_parts_are_joined(stored: Any) -> None:
