@@ -1,12 +1,13 @@
-"""Criteria: an operator's own rules in words, beside the 13 categories. Owns their values and how a
-criterion is put to the model. Does not parse them (policy_file.py), read their labels (critic.py)
-or decide what follows (policy.py).
+"""Criteria: an operator's own rules, beside the 13 categories, in words for the model or as what is
+found in a text. Owns their values and how a criterion is put to the model. Does not parse them
+(policy_file.py), read their labels (criterion_reader.py) or decide what follows (policy.py).
 """
 
 from dataclasses import dataclass
 from enum import StrEnum
 
 from guard import prompts
+from guard.matchers import Matcher
 
 NAME = r"^[a-z][a-z0-9_/-]{0,63}$"
 """What names of criteria and categories look like: they are labels of metrics too."""
@@ -30,11 +31,12 @@ class CriterionExample:
 
 @dataclass(frozen=True)
 class Criterion:
-    """One rule in words. The model reads whether it applies to a text, as it reads harm.
+    """One rule. The model reads whether it applies to a text, as it reads harm; or it applies where
+    something is found in the text.
 
     description: what the rule is about, as a sentence. question: asked instead, if it is given;
     answered by yes where the rule applies. Either may name its subject by "{subject}".
-    refusal: sent instead of the policy's.
+    refusal: sent instead of the policy's. matcher: finds what the rule is about, without the model.
     """
 
     name: str
@@ -43,6 +45,7 @@ class Criterion:
     applies_to: frozenset[Place]
     refusal: str | None = None
     examples: tuple[CriterionExample, ...] = ()
+    matcher: Matcher | None = None
 
     @property
     def asked(self) -> str:
@@ -54,5 +57,7 @@ class Criterion:
     @property
     def explained(self) -> str:
         """The question why it applies, which the model answers before it revises its answer."""
-        stated = self.description or f"{self.question} Yes."
+        stated = self.description
+        if not stated:
+            stated = prompts.MATCHED if self.matcher else f"{self.question} Yes."
         return prompts.GUIDED_CRITERION.replace("{stated}", stated)

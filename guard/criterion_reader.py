@@ -1,6 +1,7 @@
-"""Reads whether an operator's criteria apply to a text, each on a scale of its own. Owns the scale,
-which is fitted to the criterion's examples when it is first read with an adapter, and tells when a
-model cannot read a criterion. Does not decide what follows (policy.py).
+"""Reads whether an operator's criteria apply to a text, each on a scale of its own, or looks for
+what they are about (matchers.py). Owns the scale, which is fitted to the criterion's examples when
+it is first read with an adapter, and tells when a model cannot read a criterion. Does not decide
+what follows (policy.py).
 """
 
 import asyncio
@@ -14,6 +15,7 @@ from guard.calibration import UNCALIBRATED, Calibration, log_odds
 from guard.criteria import Criterion, CriterionExample
 from guard.critique_format import Question, criterion_question
 from guard.label_reader import LabelRead, LabelReader, Subject
+from guard.matchers import Matcher, matches
 from guard.tasks import spawn
 from guard.template import ChatFormat, Tokenizer
 
@@ -64,6 +66,7 @@ class CriterionReader:
         self._questions: Mapping[str, Question] = {
             criterion.name: criterion_question(criterion.asked, tokenizer, chat_format)
             for criterion in criteria
+            if criterion.matcher is None
         }
         self._scales: dict[tuple[str, str], asyncio.Task[Scale]] = {}
         self.longest = max((question.longest for question in self._questions.values()), default=0)
@@ -79,10 +82,16 @@ class CriterionReader:
     async def _score(
         self, subject: Subject, name: str, engine_options: dict[str, Any]
     ) -> CriterionScore:
+        matcher = self._criteria[name].matcher
+        if matcher is not None:
+            return CriterionScore(float(self._is_found(matcher, subject)), ())
         scale = await self.scale(name, engine_options)
         reads = await self._reader.read(subject, self._questions[name], engine_options)
         applies = [scale.calibration.apply(read.labels["yes"]) for read in reads]
         return CriterionScore(applies[subject.decisive(applies)], tuple(reads))
+
+    def _is_found(self, matcher: Matcher, subject: Subject) -> bool:
+        return matches(matcher, self._format.decode(subject.words), ended=subject.ended)
 
     async def scale(self, name: str, engine_options: dict[str, Any]) -> Scale:
         """Returns the scale of a criterion with an adapter. The examples are read once for each

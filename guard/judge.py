@@ -83,7 +83,13 @@ class Judge:
         call.pending_input_verdicts -= 1
 
     async def rule(
-        self, request: EngineRequest, choice: Choice, *, judged: int = 0, scores: bool = False
+        self,
+        request: EngineRequest,
+        choice: Choice,
+        *,
+        judged: int = 0,
+        scores: bool = False,
+        ended: bool = True,
     ) -> Ruling:
         """Rules on an answer, whole or so far. Records nothing.
 
@@ -91,12 +97,13 @@ class Judge:
         harmless paragraphs. So the answer is also judged up to its natural end, and wherever more
         than one verdict may cover came since the last one; the most harmful verdict counts.
         judged: tokens that earlier verdicts cover. scores: read categories even when not flagged.
+        ended: whether the answer is whole.
         Raises CriticUnavailable when failing closed, and for an aborted answer.
         """
         if choice.aborted:
             # The engine may be shutting down: a critique might never return.
             raise CriticUnavailable("The engine aborted the answer; it was not judged.")
-        subject = self.subjects.answer(request, choice.token_ids)
+        subject = self.subjects.answer(request, choice.token_ids, ended=ended)
         ruling = await self._ruling(
             request,
             subject,

@@ -28,12 +28,15 @@ class Subject:
     kind: "answer" (in its conversation) or "text" (free-standing).
     extras: the engine input's non-text parts, such as images and the cache salt.
     steps: for an answer in growing prefixes, the number of windows of each; the last is the whole.
+    words: the tokens of the answer or the text itself. ended: whether nothing follows them.
     """
 
     kind: str
     pieces: tuple[Sequence[int], ...]
     extras: dict[str, Any]
     steps: tuple[int, ...] = ()
+    words: Sequence[int] = ()
+    ended: bool = True
 
     def decisive(self, harms: Sequence[float]) -> int:
         """Returns the index of the window whose harm counts, given the harm of each: the highest.

@@ -71,6 +71,13 @@ class Policy:
         """The categories, then the criteria."""
         return (*CATEGORIES, *(criterion.name for criterion in self.criteria))
 
+    @cached_property
+    def held_back(self) -> int:
+        """How many characters at the end of an unfinished answer may be the beginning of what a
+        criterion looks for."""
+        matchers = (one.matcher for one in self.criteria if Place.OUTPUT in one.applies_to)
+        return max((matcher.longest for matcher in matchers if matcher is not None), default=0)
+
     def criteria_of(self, *places: Place) -> tuple[str, ...]:
         """Returns the names of the criteria that apply to any of the places."""
         return tuple(

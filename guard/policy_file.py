@@ -14,16 +14,22 @@ from pathlib import Path
 
 from guard.criteria import NAME, Criterion, CriterionExample, Place
 from guard.errors import PolicyInvalid
+from guard.matchers import LONGEST, Matcher, PatternMatcher, PersonalDataMatcher, WordMatcher
 from guard.policy import Action, Policy, Rule
+from guard.redact import PERSONAL_DATA, check_region
 from guard.toml_lines import line_of
 from guard.verdict import CATEGORIES
 
 DEFAULT_FILE = Path(__file__).with_name("policy.toml")
 _RULE_FIELDS = ("threshold", "action")
+_MATCHERS = ("words", "pattern", "personal_data")
 _CRITERION_FIELDS = (
     *("name", "description", "question", "applies_to"),
     *(*_RULE_FIELDS, "refusal", "examples"),
+    *(*_MATCHERS, "longest", "phone_region"),
 )
+_READ_FIELDS = ("question", "threshold", "examples")
+"""Of criteria that the model reads."""
 
 Table = Mapping[str, object]
 
@@ -49,11 +55,14 @@ def _hash(refusal: str, rules: Mapping[str, Rule], criteria: tuple[Criterion, ..
         "rules": {name: [rule.threshold, rule.action] for name, rule in rules.items()},
     }
     if criteria:
-        effective["criteria"] = [
-            asdict(one) | {"applies_to": sorted(one.applies_to)} for one in criteria
-        ]
+        effective["criteria"] = [_fields(one) for one in criteria]
     canonical = json.dumps(effective, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+
+def _fields(criterion: Criterion) -> dict[str, object]:
+    fields = asdict(criterion) | {"applies_to": sorted(criterion.applies_to)}
+    return {name: value for name, value in fields.items() if (name, value) != ("matcher", None)}
 
 
 class _PolicyFile:
@@ -112,8 +121,13 @@ class _PolicyFile:
                 f"{name!r} is not a name; write small letters, digits, -, _ and /, such as "
                 '"medical-advice"',
             )
-        if ("description" in table) == ("question" in table):
-            raise self._invalid(field, "write either a description or a question, in words")
+        matcher = self._matcher(table, field)
+        if matcher is None and ("description" in table) == ("question" in table):
+            raise self._invalid(
+                field,
+                "write either a description or a question, in words, or what to look for: "
+                + ", ".join(_MATCHERS),
+            )
         return Criterion(
             name=name,
             description=self._text_of(table, "description", f"{field}.description", ""),
@@ -121,7 +135,56 @@ class _PolicyFile:
             applies_to=frozenset(self._places(table, field)),
             refusal=self._text_of(table, "refusal", f"{field}.refusal", "") or None,
             examples=tuple(self._examples(table, field)),
+            matcher=matcher,
         )
+
+    def _matcher(self, table: Table, field: str) -> Matcher | None:
+        """Returns what finds the criterion in a text, None if the model reads it."""
+        given = [name for name in _MATCHERS if name in table]
+        for name, of in (("longest", "pattern"), ("phone_region", "personal_data")):
+            if name in table and of not in given:
+                raise self._invalid(f"{field}.{name}", f"belongs to {of}, which is not there")
+        if not given:
+            return None
+        if len(given) > 1:
+            raise self._invalid(f"{field}.{given[1]}", "write a criterion of its own for it")
+        for name in _READ_FIELDS:
+            if name in table:
+                raise self._invalid(
+                    f"{field}.{name}", f"remove it: {given[0]} are found without the model"
+                )
+        try:
+            return self._made(given[0], table, field)
+        except ValueError as error:
+            raise self._invalid(f"{field}.{given[0]}", f"{table[given[0]]!r}: {error}") from error
+
+    def _made(self, kind: str, table: Table, field: str) -> Matcher:
+        if kind == "words":
+            return WordMatcher(self._texts(table, "words", field))
+        if kind == "pattern":
+            pattern = self._text_of(table, "pattern", f"{field}.pattern", None)
+            return PatternMatcher(pattern, self._longest(table, field))
+        kinds = self._texts(table, "personal_data", field)
+        for name in kinds:
+            if name not in PERSONAL_DATA:
+                raise ValueError(f"{name!r} is not one of {', '.join(PERSONAL_DATA)}")
+        region = self._text_of(table, "phone_region", f"{field}.phone_region", "")
+        return PersonalDataMatcher(kinds, check_region(region) if region else None)
+
+    def _longest(self, table: Table, field: str) -> int:
+        value = table.get("longest", LONGEST)
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise self._invalid(f"{field}.longest", f"{value!r} is not a number of characters")
+        return value
+
+    def _texts(self, table: Table, key: str, field: str) -> tuple[str, ...]:
+        value = table[key]
+        if not isinstance(value, list) or not value:
+            raise self._invalid(f"{field}.{key}", f"{value!r} is not a list of texts in quotes")
+        for text in value:
+            if not isinstance(text, str) or not text.strip():
+                raise self._invalid(f"{field}.{key}", f"{text!r} is not a text in quotes")
+        return tuple(value)
 
     def _places(self, table: Table, field: str) -> Iterator[Place]:
         places = table.get("applies_to", [Place.OUTPUT])

@@ -45,6 +45,9 @@ GUIDED_CRITERION = (
 )
 """GUIDED_ANALYSIS for a criterion."""
 
+MATCHED = "It contains words that must not be said here."
+"""For a criterion that is found in a text and has no description."""
+
 REVISE_BY_CRITERION = "Now answer the request again, so that it is no longer true."
 """REVISE for a criterion."""
 

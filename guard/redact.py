@@ -39,8 +39,11 @@ _IPV6 = re.compile(
 )
 
 
+PERSONAL_DATA = ("EMAIL_ADDRESS", "CREDIT_CARD", "IBAN_CODE", "IP_ADDRESS", "PHONE_NUMBER")
+
+
 @dataclass(frozen=True)
-class _Finding:
+class Finding:
     """Personal data in a text, from `start` to `end`; `name` is its placeholder."""
 
     start: int
@@ -50,10 +53,10 @@ class _Finding:
 
 class Redactor:
     """phone_region: the country whose phone numbers are found without a country code. Numbers with
-    a country code are always found."""
+    a country code are always found. Raises ValueError for a region that is none."""
 
-    def __init__(self, phone_region: str) -> None:
-        self._region = check_region(phone_region)
+    def __init__(self, phone_region: str | None) -> None:
+        self._region = phone_region and check_region(phone_region)
 
     def redact(self, text: str) -> str:
         """Returns the text with a placeholder for all personal data."""
@@ -62,22 +65,23 @@ class Redactor:
     def redact_at(self, text: str, position: int) -> tuple[str, int]:
         """As `redact`, and returns where `position` is in the result, after any placeholder."""
         # Redacted text may match again. The loop ends: each pass removes digits, @ signs or colons.
-        while findings := _merged_overlaps(self._findings(text)):
+        while findings := _merged_overlaps(self.findings(text)):
             text, position = _replaced(text, findings, position)
         return text, position
 
-    def _findings(self, text: str) -> Iterator[_Finding]:
+    def findings(self, text: str) -> Iterator[Finding]:
+        """Yields all personal data in a text, in no order."""
         for match in _EMAIL.finditer(text):
-            yield _Finding(*match.span(1), "EMAIL_ADDRESS")
+            yield Finding(*match.span(1), "EMAIL_ADDRESS")
         for start, end in _cards(text):
-            yield _Finding(start, end, "CREDIT_CARD")
+            yield Finding(start, end, "CREDIT_CARD")
         for start, end in _ibans(text):
-            yield _Finding(start, end, "IBAN_CODE")
+            yield Finding(start, end, "IBAN_CODE")
         for start, end in _addresses(text):
-            yield _Finding(start, end, "IP_ADDRESS")
+            yield Finding(start, end, "IP_ADDRESS")
         # With its default max_tries the library gives up in texts with many numbers.
         for number in PhoneNumberMatcher(text, self._region, max_tries=sys.maxsize):
-            yield _Finding(number.start, number.end, "PHONE_NUMBER")
+            yield Finding(number.start, number.end, "PHONE_NUMBER")
 
 
 def check_region(region: str) -> str:
@@ -124,9 +128,9 @@ def _is_address(text: str, kind: type[IPv4Address | IPv6Address]) -> bool:
     return True
 
 
-def _merged_overlaps(findings: Iterator[_Finding]) -> list[_Finding]:
+def _merged_overlaps(findings: Iterator[Finding]) -> list[Finding]:
     """Returns the findings in order. Overlapping ones are merged under the first, longest one."""
-    merged: list[_Finding] = []
+    merged: list[Finding] = []
     for finding in sorted(findings, key=lambda finding: (finding.start, -finding.end)):
         if merged and finding.start < merged[-1].end:
             merged[-1] = replace(merged[-1], end=max(merged[-1].end, finding.end))
@@ -135,7 +139,7 @@ def _merged_overlaps(findings: Iterator[_Finding]) -> list[_Finding]:
     return merged
 
 
-def _replaced(text: str, findings: list[_Finding], position: int) -> tuple[str, int]:
+def _replaced(text: str, findings: list[Finding], position: int) -> tuple[str, int]:
     """Returns the text with placeholders, and where `position` is in it."""
     parts, done, moved = [], 0, position
     for finding in findings:

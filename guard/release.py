@@ -8,7 +8,7 @@ windows grow by themselves when critiques are slow.
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import aclosing
 from copy import copy
 from dataclasses import dataclass, field
@@ -176,7 +176,9 @@ class StreamRelease:
 
     async def _rule_prefix(self, streamed: _StreamedChoice) -> None:
         snapshot, held = streamed.choice.snapshot(), len(streamed.held)
-        ruling = await self._judge.rule(self._request, snapshot, judged=streamed.judged)
+        ruling = await self._judge.rule(
+            self._request, snapshot, judged=streamed.judged, ended=False
+        )
         if ruling.withheld:
             await self._withhold(streamed, snapshot, ruling)
             return
@@ -184,7 +186,16 @@ class StreamRelease:
             streamed.flagged = ruling
         streamed.judged = len(snapshot.token_ids)
         streamed.window = self._windows.after(streamed.window)
-        self._release(streamed, held)
+        self._release(streamed, self._certain(streamed.held[:held]))
+
+    def _certain(self, outputs: Sequence[RequestOutput]) -> int:
+        """Returns how many of the outputs, which a verdict covers, are released: not the last ones,
+        in which something that the policy looks for may begin."""
+        count, open_end = len(outputs), self._judge.policy.held_back
+        while count and open_end > 0:
+            count -= 1
+            open_end -= len(outputs[count].outputs[0].text)
+        return count
 
     async def _rule_whole(self, streamed: _StreamedChoice, finished_at: float) -> None:
         ruling = await self._judge.rule_whole(

@@ -32,9 +32,21 @@ class Subjects:
         return self.critic.text(self.chat_format.encode(text)), len(text)
 
     def answer(
-        self, request: EngineRequest, answer_ids: Sequence[int], *, without_history: bool = False
+        self,
+        request: EngineRequest,
+        answer_ids: Sequence[int],
+        *,
+        without_history: bool = False,
+        ended: bool = True,
     ) -> Subject:
-        """Returns an answer in its conversation, or after its request alone."""
+        """Returns an answer in its conversation, or after its request alone. ended: whether all of
+        it is there."""
+        subject = self._answer(request, answer_ids, without_history=without_history)
+        return replace(subject, ended=ended)
+
+    def _answer(
+        self, request: EngineRequest, answer_ids: Sequence[int], *, without_history: bool
+    ) -> Subject:
         prompt, prompt_ids = request.prompt, request.prompt_ids
         answer_ids = self.without_stop(answer_ids)
         start = self.chat_format.reply_start(prompt_ids)
@@ -54,8 +66,8 @@ class Subjects:
         self, request: EngineRequest, answer_ids: Sequence[int], ends: Sequence[int]
     ) -> Subject:
         """Returns an answer's prefixes up to each of `ends`, which is not empty. Each counts."""
-        prefixes = [self.answer(request, answer_ids[:end]) for end in ends]
-        return replace(prefixes[0], pieces=_windows(prefixes))
+        prefixes = [self.answer(request, answer_ids[:end], ended=False) for end in ends]
+        return replace(prefixes[-1], pieces=_windows(prefixes))
 
     def steps(
         self,
@@ -74,7 +86,7 @@ class Subjects:
             for end in (*ends, length)
         ]
         sizes = tuple(len(prefix.pieces) for prefix in prefixes)
-        return replace(prefixes[0], pieces=_windows(prefixes), steps=sizes)
+        return replace(prefixes[-1], pieces=_windows(prefixes), steps=sizes)
 
     def cuts(self, answer_ids: Sequence[int], judged: int) -> list[int]:
         """Returns where else to judge the answer: its natural end, and often enough that no verdict

@@ -21,6 +21,7 @@ REASONS = {
     "datasketch": "finds near duplicates among flags (MinHash)",
     "fastapi": "our routes, in vLLM's own application",
     "filelock": "one process at a time converts a model, trains, or writes a cache",
+    "google-re2": "finds an operator's patterns in linear time",
     "httpx": "the refine loop's client of the server",
     "itsdangerous": "signed sessions of the console",
     "jinja2": "the console's pages",

@@ -141,6 +141,9 @@ def _criterion_lines(criterion: Criterion, rule: Rule) -> Iterator[str]:
         "action": str(rule.action),
         "refusal": criterion.refusal,
     }
+    if criterion.matcher is not None:
+        fields |= asdict(criterion.matcher)
+        del fields["threshold"]
     for name, value in fields.items():
         if value not in ("", None):
             yield f"{name} = {json.dumps(value, ensure_ascii=False)}"

@@ -224,3 +224,30 @@ def test_the_line_of_a_wrong_field_is_named(
 ) -> None:
     with pytest.raises(PolicyInvalid, match=said):
         policy(tmp_path, CRITERIA.replace(right, wrong, 1))
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ("words = []", r"criteria\[0\]\.words: \[\] is not a list of texts"),
+        ('words = ["a", " "]', r"criteria\[0\]\.words: ' ' is not a text"),
+        ("pattern = '(a'", r"line 3: criteria\[0\]\.pattern: '\(a': it is no regular expression"),
+        (
+            "pattern = 'a'\nlongest = 0",
+            r"line 4: criteria\[0\]\.longest: 0 is not a number of char",
+        ),
+        ('words = ["a"]\nlongest = 9', r"criteria\[0\]\.longest: belongs to pattern"),
+        ('words = ["a"]\npattern = "a"', r"criteria\[0\]\.pattern: write a criterion of its own"),
+        ('words = ["a"]\nthreshold = 0.5', r"criteria\[0\]\.threshold: remove it: words are found"),
+        ('personal_data = ["NAME"]', r"criteria\[0\]\.personal_data: .*'NAME' is not one of EMAIL"),
+        (
+            'personal_data = ["PHONE_NUMBER"]\nphone_region = "XX"',
+            r"criteria\[0\]\.personal_data: .*no country's code",
+        ),
+    ],
+)
+def test_a_wrong_field_of_what_is_looked_for_is_told(
+    tmp_path: Path, fields: str, said: str
+) -> None:
+    with pytest.raises(PolicyInvalid, match=said):
+        policy(tmp_path, f'[[criteria]]\nname = "a"\n{fields}\n')

@@ -63,3 +63,13 @@ def test_harm_without_categories_is_no_category(trial: Callable[..., Trial]) -> 
     """An earlier policy's threshold was higher."""
     done = trial({"harm": 0.85, "category_scores": {"rivals": 0.9}, "categories": ("rivals",)})
     assert set(done.changes) == {(Action.BLOCK, Action.PASS)}
+
+
+def test_what_a_policy_looks_for_is_found_in_the_answer(flag: Flag, tmp_path: Path) -> None:
+    file = tmp_path / "policy.toml"
+    file.write_text(
+        '[default]\naction = "pass"\n[[criteria]]\nname = "a"\nwords = ["gnome"]\naction = "block"'
+    )
+    done = try_policy(load_policy(file), [StoredFlag(**vars(flag) | {"id": 1})])
+    assert set(done.changes) == {(Action.BLOCK, Action.BLOCK)}
+    assert not done.unread

@@ -67,6 +67,8 @@ def test_the_policy_file_is_one_that_loads_with_the_same_actions(tmp_path: Path)
         'refusal = "Nein, \\"so\\" nicht."\n[categories.hate]\naction = "block"\n'
         '[[criteria]]\nname = "rivals"\ndescription = "Praises a rival \\\\ {shop}."\n'
         'threshold = 0.7\nexamples = [{text = "Go to B.", request = "Where?", applies = true}]\n'
+        "[[criteria]]\nname = \"serials\"\npattern = '\\d{4}'\nlongest = 4\n"
+        '[[criteria]]\nname = "data"\npersonal_data = ["IBAN_CODE"]\naction = "block"\n'
     )
     policy = load_policy(own)
     written = tmp_path / "policy.toml"
@@ -77,7 +79,9 @@ def test_the_policy_file_is_one_that_loads_with_the_same_actions(tmp_path: Path)
     assert again.criteria == policy.criteria
     assert again.rules["rivals"] == policy.rules["rivals"]
     assert {name: rule.threshold for name, rule in again.rules.items()} == thresholds | {
-        "rivals": 0.7
+        "rivals": 0.7,
+        "serials": 0.5,
+        "data": 0.5,
     }
     assert {name: rule.action for name, rule in again.rules.items()} == {
         name: rule.action for name, rule in policy.rules.items()

@@ -1,0 +1,125 @@
+"""What is found in a text instead of read by the model: words, patterns and personal data. Owns how
+each is found, and what cannot be told yet while a text is still being written. Does not parse them
+(policy_file.py) or decide what follows (policy.py).
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import re2
+
+from guard.redact import Redactor
+
+LONGEST = 100
+"""How many characters a match has at most, unless the policy says otherwise."""
+
+_UNSPACED = r"\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}"
+"""Scripts that put no spaces between words."""
+_BOUNDARY = rf"(?:[^\pL\pN_]|[{_UNSPACED}])"
+_SPACES = r"[\s\pZ]{1,4}"
+
+
+@dataclass(frozen=True)
+class WordMatcher:
+    """Finds any of the words or phrases, whole, in capital or small letters."""
+
+    words: tuple[str, ...]
+
+    @property
+    def longest(self) -> int:
+        """At most how many characters a match has."""
+        return max(len(word) + 3 * word.count(" ") for word in self.words)
+
+    def ends(self, text: str) -> Iterator[int]:
+        """Yields where words end in the text."""
+        for match in self._expression.finditer(text):
+            yield next(end for end in map(match.end, range(1, len(self.words) + 1)) if end >= 0)
+
+    @cached_property
+    def _expression(self) -> Any:
+        return _compiled("(?i)" + "|".join(map(_whole_word, self.words)))
+
+
+@dataclass(frozen=True)
+class PatternMatcher:
+    """Finds a regular expression in RE2's syntax, in time linear in the text.
+
+    longest: how many characters a match has at most, which the operator knows. Raises ValueError
+    for what is no expression, and for one that an empty text matches.
+    """
+
+    pattern: str
+    longest: int = LONGEST
+
+    def __post_init__(self) -> None:
+        if self._expression.search(""):
+            raise ValueError("it matches every text; write what has to be there")
+
+    def ends(self, text: str) -> Iterator[int]:
+        """Yields where matches end in the text."""
+        return (match.end() for match in self._expression.finditer(text))
+
+    @cached_property
+    def _expression(self) -> Any:
+        return _compiled(self.pattern)
+
+
+@dataclass(frozen=True)
+class PersonalDataMatcher:
+    """Finds personal data of some kinds.
+
+    personal_data: the kinds, named as in redacted flags. phone_region: the country whose phone
+    numbers are found without a country code.
+    """
+
+    personal_data: tuple[str, ...]
+    phone_region: str | None = None
+
+    @property
+    def longest(self) -> int:
+        """At most how many characters a match has."""
+        return LONGEST
+
+    def ends(self, text: str) -> Iterator[int]:
+        """Yields where such data end in the text."""
+        found = self._redactor.findings(text)
+        return (finding.end for finding in found if finding.name in self.personal_data)
+
+    @cached_property
+    def _redactor(self) -> Redactor:
+        return Redactor(self.phone_region)
+
+
+Matcher = WordMatcher | PatternMatcher | PersonalDataMatcher
+
+
+def matches(matcher: Matcher, text: str, *, ended: bool) -> bool:
+    """Whether the text has a match. At the end of a text that has not ended, none counts: the next
+    character may undo it."""
+    return any(ended or end < len(text) for end in matcher.ends(text))
+
+
+def _whole_word(word: str) -> str:
+    """Returns an expression whose group is the word. A word that begins or ends with a letter has a
+    boundary there."""
+    spelled = _SPACES.join(map(re2.escape, word.split()))
+    before = f"(?:^|{_BOUNDARY})" if _is_spaced(word[0]) else ""
+    after = f"(?:$|{_BOUNDARY})" if _is_spaced(word[-1]) else ""
+    return f"{before}({spelled}){after}"
+
+
+def _is_spaced(character: str) -> bool:
+    """Whether it is a letter or a digit of a script that puts spaces between words."""
+    return character.isalnum() and not _compiled(f"[{_UNSPACED}]").search(character)
+
+
+def _compiled(expression: str) -> Any:
+    options = re2.Options()
+    options.log_errors = False
+    try:
+        return re2.compile(expression, options)
+    except re2.error as error:
+        (reason,) = error.args
+        raise ValueError(f"it is no regular expression of RE2's: {reason.decode()}") from None

@@ -1,0 +1,145 @@
+"""Words, patterns and personal data are found as an operator means them, also in a text that is not
+whole yet, and nothing of them is streamed."""
+
+import asyncio
+from collections.abc import Callable
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from vllm.sampling_params import RequestOutputKind
+
+from guard.call import StreamMode
+from guard.matchers import Matcher, PatternMatcher, PersonalDataMatcher, WordMatcher, matches
+from guard.policy import Action
+from guard.redact import PERSONAL_DATA
+from guard.scripted import Script
+from tests.guard.test_release import text_of
+from tests.scripted import Bench
+
+MakeBench = Callable[..., Bench]
+HERON = WordMatcher(("Project Heron", ".env", "naïve", "計画"))
+SERIAL = PatternMatcher(r"\bSN-\d{4}\b", longest=7)
+
+
+@pytest.mark.parametrize(
+    ("matcher", "text", "found"),
+    [
+        (HERON, "project\n  heron, at last", True),
+        (HERON, "(PROJECT HERON)", True),
+        (HERON, "subproject heron", False),
+        (HERON, "Project Herons", False),
+        (HERON, "prod.env", True),
+        (HERON, "prod.envelope", False),
+        (HERON, "How NAÏVE!", True),
+        (HERON, "新計画です", True),
+        (HERON, "", False),
+        (SERIAL, "It is SN-1234.", True),
+        (SERIAL, "It is SN-12345.", False),
+        (PersonalDataMatcher(("EMAIL_ADDRESS",)), "Write to ann@example.org.", True),
+        (PersonalDataMatcher(("IBAN_CODE",)), "Write to ann@example.org.", False),
+        (PersonalDataMatcher(PERSONAL_DATA), "Call 030 901820.", False),
+        (PersonalDataMatcher(PERSONAL_DATA, "DE"), "Call 030 901820.", True),
+    ],
+)
+def test_whole_words_patterns_and_data_are_found(matcher: Matcher, text: str, found: bool) -> None:
+    assert matches(matcher, text, ended=True) is found
+
+
+@pytest.mark.parametrize(
+    ("matcher", "text"),
+    [(HERON, "Project Heron"), (SERIAL, "SN-1234"), (SERIAL, "SN-123")],
+)
+def test_at_the_end_of_an_unfinished_text_nothing_counts_yet(matcher: Matcher, text: str) -> None:
+    assert not matches(matcher, text, ended=False)
+    assert matches(matcher, f"{text} is", ended=False) is matches(matcher, text, ended=True)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "said"),
+    [
+        ("(a", "missing [)]"),
+        (r"(a)\1", "invalid escape"),
+        ("a*", "it matches every text"),
+    ],
+)
+def test_a_pattern_that_cannot_be_meant_is_refused(pattern: str, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        PatternMatcher(pattern)
+
+
+POLICY = r"""
+[[criteria]]
+name = "projects"
+words = ["Project Heron"]
+action = "block"
+refusal = "That is no topic here."
+[[criteria]]
+name = "serials"
+pattern = '\bSN-\d{4}\b'
+longest = 7
+action = "annotate"
+[[criteria]]
+name = "asked"
+personal_data = ["EMAIL_ADDRESS"]
+applies_to = ["input"]
+"""
+
+
+async def test_what_is_found_is_flagged_without_a_read(make_bench: MakeBench) -> None:
+    bench = make_bench(Script(answers=lambda _: ("It is project heron.",)), policy=POLICY)
+    (output,) = await bench.ask()
+    assert output.outputs[0].text == "That is no topic here."
+    (flag,) = bench.store.flags
+    assert (flag.categories, flag.action) == (("projects",), Action.BLOCK)
+    assert flag.category_scores == {"projects": 1.0, "serials": 0.0}
+    assert sum(kind == "read" for kind, _ in bench.engine.log) == 1
+
+
+async def test_an_input_is_searched_where_the_policy_says(make_bench: MakeBench) -> None:
+    bench = make_bench(Script(answers=lambda _: ("Fine.",)), policy=POLICY)
+    bench.call.wants_moderation = True
+    await bench.ask("Write to ann@example.org about Project Heron.")
+    assert bench.call.input_ruling is not None
+    assert bench.call.input_ruling.decision.categories == ("asked",)
+
+
+async def test_a_revision_is_searched_too(make_bench: MakeBench) -> None:
+    revise = POLICY.replace('"block"', '"revise"')
+    bench = make_bench(Script(answers=lambda _: ("Project Heron.",)), policy=revise)
+    (output,) = await bench.ask()
+    assert output.outputs[0].text == "That is no topic here."
+
+
+WORDS = st.sampled_from(["the", "Project", "heron", "project her", "SN-12", "Herons", "\n\n", "计"])
+
+
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(
+    st.lists(WORDS, max_size=12).map(" ".join),
+    st.sampled_from([" Project  Heron ", " PROJECT HERON, "]),
+    st.lists(WORDS, max_size=12).map(" ".join),
+    st.integers(1, 6),
+    st.integers(1, 8),
+)
+def test_nothing_of_a_word_is_streamed(
+    make_bench: MakeBench, before: str, word: str, after: str, piece_tokens: int, window: int
+) -> None:
+    answer = before + word + after
+    script = Script(answers=lambda _: (answer,), piece_tokens=piece_tokens)
+    bench = make_bench(script, policy=POLICY, stream=StreamMode.WINDOW, windows=(window, 1.0, 64))
+    outputs = asyncio.run(bench.ask(kind=RequestOutputKind.DELTA))
+    shown = text_of(outputs).removesuffix("That is no topic here.").removesuffix("\n\n")
+    assert answer.startswith(shown)
+    first = next(iter(HERON.ends(answer))) - len("Project Heron")
+    assert len(shown) <= first
+
+
+async def test_a_word_that_only_begins_as_one_comes_out_whole(make_bench: MakeBench) -> None:
+    answer = "There is a project her team began, SN-123, and so on."
+    script = Script(answers=lambda _: (answer,), piece_tokens=1)
+    bench = make_bench(script, policy=POLICY, stream=StreamMode.WINDOW, windows=(1, 1.0, 64))
+    assert text_of(await bench.ask(kind=RequestOutputKind.DELTA)) == answer
+    assert not bench.store.flags
