@@ -9,7 +9,7 @@ from enum import StrEnum
 from typing import Any, Literal
 
 from guard.errors import GuardError
-from guard.policy import Action, Decision
+from guard.policy import Action, Decision, Policy
 from guard.verdict import Verdict
 
 Message = dict[str, str]
@@ -115,6 +115,7 @@ class GuardCall:
 
     open_turn: all text since the last answer: what is judged as the input.
     wants_moderation: the caller asked for moderation scores of input and output.
+    policy: what is decided by; None for the default policy.
     block_input, block_output: the caller wants flagged text blocked, whatever the policy says.
     stream: the stream mode the caller asked for; the server's mode applies if it is stricter.
     adapter, version: what the whole call is answered with, see pin().
@@ -131,6 +132,7 @@ class GuardCall:
     open_turn: str = ""
     user: str | None = None
     wants_moderation: bool = False
+    policy: Policy | None = None
     block_input: bool = False
     block_output: bool = False
     wants_json: bool = False

@@ -7,7 +7,7 @@ what follows (policy.py).
 import asyncio
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,64 +48,62 @@ class CriterionScore:
 
 
 class CriterionReader:
-    """Reads the criteria of one policy.
+    """Reads criteria, of whatever policy."""
 
-    longest: the most tokens that any criterion's question adds to what is judged.
-    """
-
-    def __init__(
-        self,
-        criteria: Sequence[Criterion],
-        reader: LabelReader,
-        tokenizer: Tokenizer,
-        chat_format: ChatFormat,
-    ) -> None:
+    def __init__(self, reader: LabelReader, tokenizer: Tokenizer, chat_format: ChatFormat) -> None:
         self._reader = reader
+        self._tokenizer = tokenizer
         self._format = chat_format
-        self._criteria = {criterion.name: criterion for criterion in criteria}
-        self._questions: Mapping[str, Question] = {
-            criterion.name: criterion_question(criterion.asked, tokenizer, chat_format)
-            for criterion in criteria
-            if criterion.matcher is None
-        }
-        self._scales: dict[tuple[str, str], asyncio.Task[Scale]] = {}
-        self.longest = max((question.longest for question in self._questions.values()), default=0)
+        self._questions: dict[str, Question] = {}
+        self._scales: dict[tuple[Criterion, str], asyncio.Task[Scale]] = {}
+
+    def longest(self, criteria: Sequence[Criterion]) -> int:
+        """Returns the most tokens that any of the criteria's questions adds to what is judged."""
+        read = (self._question(one).longest for one in criteria if one.matcher is None)
+        return max(read, default=0)
+
+    def _question(self, criterion: Criterion) -> Question:
+        asked = criterion.asked
+        if asked not in self._questions:
+            self._questions[asked] = criterion_question(asked, self._tokenizer, self._format)
+        return self._questions[asked]
 
     async def scores(
-        self, subject: Subject, names: Sequence[str], engine_options: dict[str, Any]
+        self, subject: Subject, criteria: Sequence[Criterion], engine_options: dict[str, Any]
     ) -> dict[str, CriterionScore]:
-        """Returns the probability that each named criterion applies to the subject, all read at
+        """Returns the probability that each criterion applies to the subject, by name, all read at
         once. Raises CriticUnavailable."""
-        scores = (self._score(subject, name, engine_options) for name in names)
-        return dict(zip(names, await asyncio.gather(*scores), strict=True))
+        scores = await asyncio.gather(
+            *(self._score(subject, criterion, engine_options) for criterion in criteria)
+        )
+        return {one.name: score for one, score in zip(criteria, scores, strict=True)}
 
     async def _score(
-        self, subject: Subject, name: str, engine_options: dict[str, Any]
+        self, subject: Subject, criterion: Criterion, engine_options: dict[str, Any]
     ) -> CriterionScore:
-        matcher = self._criteria[name].matcher
-        if matcher is not None:
-            return CriterionScore(float(self._is_found(matcher, subject)), ())
-        scale = await self.scale(name, engine_options)
-        reads = await self._reader.read(subject, self._questions[name], engine_options)
+        if criterion.matcher is not None:
+            return CriterionScore(float(self._is_found(criterion.matcher, subject)), ())
+        scale = await self.scale(criterion, engine_options)
+        reads = await self._reader.read(subject, self._question(criterion), engine_options)
         applies = [scale.calibration.apply(read.labels["yes"]) for read in reads]
         return CriterionScore(applies[subject.decisive(applies)], tuple(reads))
 
     def _is_found(self, matcher: Matcher, subject: Subject) -> bool:
         return matches(matcher, self._format.decode(subject.words), ended=subject.ended)
 
-    async def scale(self, name: str, engine_options: dict[str, Any]) -> Scale:
+    async def scale(self, criterion: Criterion, engine_options: dict[str, Any]) -> Scale:
         """Returns the scale of a criterion with an adapter. The examples are read once for each
         adapter; a failed read is tried again. Raises CriticUnavailable."""
         adapter = engine_options.get("lora_request")
-        key = (name, adapter.lora_name if adapter else "")
+        key = (criterion, adapter.lora_name if adapter else "")
         task = self._scales.get(key)
         if task is None or (task.done() and task.exception() is not None):
             # A task of its own: the request that needs it first may be cancelled.
-            task = self._scales[key] = spawn(self._fitted(self._criteria[name], engine_options))
+            task = self._scales[key] = spawn(self._fitted(criterion, engine_options))
         return await asyncio.shield(task)
 
     async def _fitted(self, criterion: Criterion, engine_options: dict[str, Any]) -> Scale:
-        question = self._questions[criterion.name]
+        question = self._question(criterion)
         scores = []
         for example in criterion.examples:
             reads = await self._reader.read(self._subject(example), question, engine_options)

@@ -50,7 +50,7 @@ class Critic:
 
     engine: the unguarded engine client. max_model_len: its context length in tokens.
     timeout_s: for each batch of reads; then CriticUnavailable is raised.
-    criteria: those of the policy, which can be judged by their names.
+    criteria: those of the policies.
     style_of: returns an adapter's critique style. calibration_of: returns its calibration. Both
     take None for the base model.
     window_tokens: how many tokens of the judged text one window holds.
@@ -72,20 +72,31 @@ class Critic:
         self._format = chat_format
         self._timeout_s = timeout_s
         self._reader = LabelReader(engine, timeout_s)
-        self._criteria = CriterionReader(criteria, self._reader, tokenizer, chat_format)
+        self._criteria = CriterionReader(self._reader, tokenizer, chat_format)
+        self._max_model_len = max_model_len
         self._style_of = style_of
         self._calibration_of = calibration_of
         # Built when first needed: a style that the tokenizer cannot spell is only refused then.
         self._format_of = cache(lambda style: critique_format(style, tokenizer, chat_format))
+        self.window_tokens = self._window_tokens(criteria)
+
+    def prepare(self, criteria: Sequence[Criterion]) -> None:
+        """Makes room for the questions of other criteria. Raises CriticUnavailable where they are
+        too long."""
+        self.window_tokens = self._window_tokens(criteria)
+
+    def _window_tokens(self, criteria: Sequence[Criterion]) -> int:
         # The base model's question is the longest: an adapter's style adds fewer tokens.
-        longest = max(self._format_of(style_of(None)).longest, self._criteria.longest)
+        base = self._format_of(self._style_of(None)).longest
+        longest = max(base, self._criteria.longest(criteria))
         # One token is left for the label.
-        self.window_tokens = max_model_len - longest - 1
-        if self.window_tokens < longest:
+        window_tokens = self._max_model_len - longest - 1
+        if window_tokens < longest:
             raise CriticUnavailable(
-                f"The critique needs {longest} tokens of its own; a context of {max_model_len} "
-                "tokens leaves too little to judge. Raise --max-model-len."
+                f"The critique needs {longest} tokens of its own; a context of "
+                f"{self._max_model_len} tokens leaves too little to judge. Raise --max-model-len."
             )
+        return window_tokens
 
     def answer(
         self, prompt: dict[str, Any], prompt_ids: Sequence[int], answer_ids: Sequence[int]
@@ -150,7 +161,7 @@ class Critic:
         subject: Subject,
         *,
         categories_from: float,
-        criteria: Sequence[str] = (),
+        criteria: Sequence[Criterion] = (),
         label_logprobs: Mapping[int, float] | None = None,
         lora_request: LoRARequest | None = None,
         priority: int = 0,
@@ -158,7 +169,7 @@ class Critic:
         """Returns the verdict on the decisive window. Categories are read when its harm reaches
         `categories_from`, a probability (0 for always).
 
-        criteria: the names of those that are read too, each on the window that is decisive for it.
+        criteria: those that are read too, each on the window that is decisive for it.
 
         label_logprobs: what the answer's own session read already, instead of a new read.
 

@@ -29,7 +29,7 @@ from guard.draft import Choice, Draft
 from guard.errors import GuardError, Unsupported
 from guard.judge import Judge
 from guard.observer import Observer
-from guard.policy import Policy
+from guard.policies import Policies
 from guard.recorder import Recorder
 from guard.refusals import Refusals
 from guard.release import StreamRelease
@@ -84,7 +84,7 @@ class GuardedEngine:
         adapters: Adapters,
         critic: Critic,
         chat_format: ChatFormat,
-        policy: Policy,
+        policies: Policies,
         recorder: Recorder,
         observer: Observer,
         options: GuardOptions,
@@ -99,7 +99,7 @@ class GuardedEngine:
         self._judge = Judge(
             critic,
             Subjects(critic, chat_format, options.windows, stop_ids),
-            policy,
+            policies,
             recorder,
             observer,
             Reviser(
@@ -112,7 +112,7 @@ class GuardedEngine:
             fail_open=options.fail_open,
             block_input=options.block_input,
         )
-        self._refusals = Refusals(policy, tokenizer)
+        self._refusals = Refusals(tokenizer)
         self._filler: int = tokenizer.eos_token_id
         self._loop: asyncio.AbstractEventLoop | None = None
 
@@ -256,7 +256,9 @@ class GuardedEngine:
         choices = list(draft.choices.values())
         rulings = await asyncio.gather(*(self._judge_choice(request, choice) for choice in choices))
         return {
-            choice.index: request.replaced_by(self._refusals.instead_of(ruling), choice.index)
+            choice.index: request.replaced_by(
+                self._refusals.instead_of(ruling, self._judge.policy_of(request)), choice.index
+            )
             for choice, ruling in zip(choices, rulings, strict=True)
             if ruling.withheld
         }

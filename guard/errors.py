@@ -3,6 +3,8 @@
     GuardError
     ├── VllmIncompatible   vllm_incompatible   the installed vLLM lacks something the guard uses
     ├── PolicyInvalid      policy_invalid      the policy file is malformed
+    ├── PolicyUnknown      policy_unknown      no policy has that name
+    ├── PolicyRefused      policy_refused      a caller asked for a policy that it cannot have
     ├── StoreUnavailable   store_unavailable   the flag store is unreachable or not migrated
     ├── CriticUnavailable  critic_unavailable  there is no verdict, so nothing may be released
     ├── UnguardedRoute     unguarded_route     a route or handler would reach the engine unguarded
@@ -43,6 +45,20 @@ class PolicyInvalid(GuardError):
     """The message names the file, the field and the fix."""
 
     code = "policy_invalid"
+
+
+class PolicyUnknown(GuardError):
+    """The policy file has no policy of that name."""
+
+    code = "policy_unknown"
+
+
+class PolicyRefused(GuardError):
+    """A caller asked for a policy that does not exist, or is not as strict as its own."""
+
+    param = "x-setback-policy"
+
+    code = "policy_refused"
 
 
 class StoreUnavailable(GuardError):

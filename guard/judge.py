@@ -17,6 +17,7 @@ from guard.draft import Choice
 from guard.errors import CriticUnavailable, InputBlocked, StoreUnavailable
 from guard.label_reader import Subject
 from guard.observer import Observer, RevisionOutcome
+from guard.policies import Policies
 from guard.policy import Action, Decision, Policy
 from guard.recorder import FlaggedAnswer, Recorder
 from guard.revise import Reviser
@@ -41,16 +42,19 @@ class Judge:
 
     critic: Critic
     subjects: Subjects
-    policy: Policy
+    policies: Policies
     recorder: Recorder
     observer: Observer
     reviser: Reviser
     fail_open: bool
     block_input: bool
 
-    @property
-    def _output_criteria(self) -> Sequence[str]:
-        return self.policy.criteria_of(Place.OUTPUT)
+    def policy_of(self, request: EngineRequest) -> Policy:
+        """Returns the policy that a request got, or the default one outside an HTTP request."""
+        return request.call.policy or self.policies.current.default
+
+    def _output_criteria(self, request: EngineRequest) -> Sequence[Criterion]:
+        return self.policy_of(request).criteria_of(Place.OUTPUT)
 
     def judges_input(self, request: EngineRequest) -> bool:
         """Whether the input needs a ruling and has none yet."""
@@ -74,7 +78,7 @@ class Judge:
             length,
             of="input",
             scores=call.wants_moderation,
-            criteria=self.policy.criteria_of(Place.INPUT),
+            criteria=self.policy_of(request).criteria_of(Place.INPUT),
         )
         self._count(request, ruling)
         if (self.block_input or call.block_input) and ruling.decision.flagged:
@@ -110,7 +114,7 @@ class Judge:
             len(choice.text),
             of="answer",
             scores=scores,
-            criteria=self._output_criteria,
+            criteria=self._output_criteria(request),
             label_logprobs=choice.label_logprobs,
         )
         cuts = self.subjects.cuts(choice.token_ids, judged)
@@ -154,7 +158,7 @@ class Judge:
             len(choice.text),
             of="beginnings",
             scores=scores,
-            criteria=self._output_criteria,
+            criteria=self._output_criteria(request),
         )
         return _stricter(whole, ruling)
 
@@ -225,14 +229,15 @@ class Judge:
 
     async def _flags(self, request: EngineRequest, revision: Replacement, subject: Subject) -> bool:
         with span("critique", request_id=request.request_id, of="revision") as critique_span:
+            policy = self.policy_of(request)
             verdict = await self.critic.judge(
                 subject,
-                categories_from=self.policy.lowest_threshold,
-                criteria=self._output_criteria,
+                categories_from=policy.lowest_threshold,
+                criteria=self._output_criteria(request),
                 **request.engine_options,
             )
             self.observer.critique_tokens(verdict.tokens)
-            ruling = Ruling(verdict, self.policy.decide(verdict), len(revision.text))
+            ruling = Ruling(verdict, policy.decide(verdict), len(revision.text))
             _note_ruling(critique_span, ruling)
         return ruling.decision.flagged
 
@@ -244,10 +249,11 @@ class Judge:
         *,
         of: str,
         scores: bool,
-        criteria: Sequence[str] = (),
+        criteria: Sequence[Criterion] = (),
         label_logprobs: Mapping[int, float] | None = None,
     ) -> Ruling:
-        categories_from = 0.0 if scores else self.policy.lowest_threshold
+        policy = self.policy_of(request)
+        categories_from = 0.0 if scores else policy.lowest_threshold
         with span(
             "critique", request_id=request.request_id, adapter=request.adapter, of=of
         ) as critique_span:
@@ -266,7 +272,7 @@ class Judge:
                 passed = Decision(Action.PASS, (), "The critique failed; failing open.")
                 return Ruling(None, passed, checked=0)
             self.observer.critique_tokens(verdict.tokens)
-            ruling = Ruling(verdict, self.policy.decide(verdict), checked)
+            ruling = Ruling(verdict, policy.decide(verdict), checked)
             _note_ruling(critique_span, ruling)
             return ruling
 
@@ -288,6 +294,7 @@ class Judge:
         flagged = FlaggedAnswer(
             request_id=request.request_id,
             adapter=request.adapter,
+            policy_hash=self.policy_of(request).hash,
             choice=choice.index,
             prompt=self.subjects.chat_format.decode(request.prompt_ids),
             answer=choice.text,

@@ -3,12 +3,15 @@
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import cached_property
 
 from guard.criteria import Criterion, Place
 from guard.verdict import CATEGORIES, Verdict
+
+DEFAULT_POLICY = "default"
+"""The name of the policy of requests that get no other."""
 
 
 class Action(StrEnum):
@@ -30,6 +33,13 @@ class Rule:
 
     threshold: float
     action: Action
+
+    def is_as_strict_as(self, other: "Rule") -> bool:
+        """Whether it applies wherever the other one does, with an action at least as strict."""
+        return (
+            self.threshold <= other.threshold
+            and STRICTNESS[self.action] >= STRICTNESS[other.action]
+        )
 
 
 @dataclass(frozen=True)
@@ -54,12 +64,15 @@ class Policy:
     a blocked answer.
 
     hash: 16 hex digits that change with any rule, criterion or refusal; stored with each flag.
+    shadow: what it flags is recorded, and nothing is withheld or annotated.
     """
 
     refusal: str
     rules: Mapping[str, Rule]
     hash: str
     criteria: tuple[Criterion, ...] = ()
+    name: str = DEFAULT_POLICY
+    shadow: bool = False
 
     @cached_property
     def lowest_threshold(self) -> float:
@@ -78,10 +91,29 @@ class Policy:
         matchers = (one.matcher for one in self.criteria if Place.OUTPUT in one.applies_to)
         return max((matcher.longest for matcher in matchers if matcher is not None), default=0)
 
-    def criteria_of(self, *places: Place) -> tuple[str, ...]:
-        """Returns the names of the criteria that apply to any of the places."""
-        return tuple(
-            criterion.name for criterion in self.criteria if criterion.applies_to & set(places)
+    def criterion(self, name: str) -> Criterion | None:
+        """Returns the criterion of that name, None for a category."""
+        return next((one for one in self.criteria if one.name == name), None)
+
+    def criteria_of(self, *places: Place) -> tuple[Criterion, ...]:
+        """Returns the criteria that apply to any of the places."""
+        return tuple(one for one in self.criteria if one.applies_to & set(places))
+
+    def refusal_for(self, decision: Decision) -> str:
+        """Returns what is said instead of an answer that the decision withholds."""
+        return (decision.criterion and decision.criterion.refusal) or self.refusal
+
+    def is_as_strict_as(self, other: "Policy") -> bool:
+        """Whether it does at least as much about everything as the other policy."""
+        if self.shadow and not other.shadow:
+            return False
+        criteria, others = (
+            {replace(one, refusal=None) for one in policy.criteria} for policy in (self, other)
+        )
+        if not others <= criteria:
+            return False
+        return other.shadow or all(
+            self.rules[name].is_as_strict_as(rule) for name, rule in other.rules.items()
         )
 
     def decide(self, verdict: Verdict) -> Decision:
@@ -104,7 +136,9 @@ class Policy:
             read = ", ".join(f"{name} {score:.2f}" for name, score in verdict.criteria.items())
             reason = f"Harm {verdict.harm:.2f}, {read} reached the threshold of {limits}: {action}."
         decisive = next(name for name in flagged if self.rules[name].action is action)
-        criterion = next((one for one in self.criteria if one.name == decisive), None)
+        criterion = self.criterion(decisive)
+        if self.shadow:
+            action, reason = Action.PASS, f"{reason} The policy is in shadow: pass."
         return Decision(action, flagged, reason, criterion)
 
     def _flagged(self, verdict: Verdict) -> Iterator[str]:

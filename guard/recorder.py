@@ -24,7 +24,6 @@ class Provenance:
 
     model: str
     model_revision: str
-    policy_hash: str
     user_salt: str
 
 
@@ -38,6 +37,7 @@ class FlaggedAnswer:
 
     request_id: str
     adapter: str
+    policy_hash: str
     choice: int
     prompt: str
     answer: str
@@ -83,7 +83,7 @@ class Recorder:
             adapter=flagged.adapter,
             model=provenance.model,
             model_revision=provenance.model_revision,
-            policy_hash=provenance.policy_hash,
+            policy_hash=flagged.policy_hash,
             prompt_version=verdict.prompt_version,
             user_hash=hash_user(call.user, provenance.user_salt) if call.user else None,
             created_at=datetime.now(UTC),

@@ -75,6 +75,7 @@ class StreamRelease:
     ) -> None:
         self._judge = judge
         self._request = request
+        self._policy = judge.policy_of(request)
         self._release_immediately = mode is StreamMode.ASYNC
         self._windows = judge.subjects.windows
         self._refusals = refusals
@@ -191,7 +192,7 @@ class StreamRelease:
     def _certain(self, outputs: Sequence[RequestOutput]) -> int:
         """Returns how many of the outputs, which a verdict covers, are released: not the last ones,
         in which something that the policy looks for may begin."""
-        count, open_end = len(outputs), self._judge.policy.held_back
+        count, open_end = len(outputs), self._policy.held_back
         while count and open_end > 0:
             count -= 1
             open_end -= len(outputs[count].outputs[0].text)
@@ -221,7 +222,7 @@ class StreamRelease:
         hidden_tokens = len(streamed.choice.token_ids) - streamed.shown_tokens
         shown_ids = streamed.choice.token_ids[: streamed.shown_tokens]
         replacement = self._request.replaced_by(
-            self._refusals.instead_of(ruling), choice.index, shown_ids
+            self._refusals.instead_of(ruling, self._policy), choice.index, shown_ids
         )
         assert self._last is not None
         self._put(

@@ -16,6 +16,7 @@ from guard.critic import Critic
 from guard.engine import GuardedEngine, GuardOptions
 from guard.errors import StoreUnavailable
 from guard.observer import RevisionOutcome
+from guard.policies import Policies, PolicySet
 from guard.policy import Action, Policy
 from guard.policy_file import load_policy
 from guard.recorder import Provenance, Recorder
@@ -196,8 +197,8 @@ def make_bench(tokenizer: Any, tmp_path: Path) -> Callable[..., Bench]:
             adapters=adapters,
             critic=critic,
             chat_format=chat_format,
-            policy=rules,
-            recorder=Recorder(store, Provenance("practice", REVISION, rules.hash, "s" * 16)),
+            policies=Policies(PolicySet(rules)),
+            recorder=Recorder(store, Provenance("practice", REVISION, "s" * 16)),
             observer=observed,
             options=GuardOptions(
                 reminder,

@@ -31,7 +31,8 @@ class Key:
     """A key without its secret.
 
     name: who or what it is for. hint: the last characters of its secret, to recognise it by.
-    requests_per_minute: its rate limit, None for no limit.
+    requests_per_minute: its rate limit, None for no limit. policy: the policy of its requests, None
+    for that of their model or route.
     """
 
     id: int
@@ -40,6 +41,7 @@ class Key:
     sha256: str
     hint: str
     requests_per_minute: int | None
+    policy: str | None
     created_at: datetime
     revoked_at: datetime | None
 
@@ -52,7 +54,13 @@ class KeyStore(Store):
     """The keys in one database. Every method raises StoreUnavailable when the database fails."""
 
     async def make(
-        self, name: str, role: Role, *, by: str, requests_per_minute: int | None = None
+        self,
+        name: str,
+        role: Role,
+        *,
+        by: str,
+        requests_per_minute: int | None = None,
+        policy: str | None = None,
     ) -> tuple[Key, str]:
         """Creates a key and returns it with its secret, which is not stored."""
         secret = _PREFIX + secrets.token_urlsafe(_BYTES)
@@ -62,12 +70,14 @@ class KeyStore(Store):
             sha256=_hash(secret),
             hint=secret[-4:],
             requests_per_minute=requests_per_minute,
+            policy=policy,
             created_at=datetime.now(UTC),
         )
         async with self._transaction() as session:
             session.add(row)
             await session.flush()
-            audit.record(session, by, "key.made", f"key {row.id}", name=name, role=role)
+            details = {"name": name, "role": role, **({"policy": policy} if policy else {})}
+            audit.record(session, by, "key.made", f"key {row.id}", **details)
         return _stored(row), secret
 
     async def revoke(self, number: int, *, by: str) -> Key:

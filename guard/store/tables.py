@@ -213,8 +213,20 @@ class KeyRow(Base):
     sha256: Mapped[str]
     hint: Mapped[str]
     requests_per_minute: Mapped[int | None]
+    policy: Mapped[str | None]
     created_at: Mapped[datetime]
     revoked_at: Mapped[datetime | None]
+
+
+class PolicyRow(Base):
+    """A policy that was in force; see policies.StoredPolicy. Two names may have the same rules."""
+
+    __tablename__ = "policies"
+
+    hash: Mapped[str] = mapped_column(primary_key=True)
+    name: Mapped[str] = mapped_column(primary_key=True)
+    content: Mapped[dict[str, Any]]
+    created_at: Mapped[datetime]
 
 
 class KeyUsageRow(Base):

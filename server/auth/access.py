@@ -30,6 +30,7 @@ from server.auth.origin import (
 )
 from server.auth.sessions import Sessions, in_console, redirect_to_login
 from server.errors import error_response
+from server.guarded.policy_choice import KEY_POLICY
 from server.routes.headers import with_headers
 from server.routes.open import REFINE_PREFIX, path_of
 
@@ -217,6 +218,7 @@ def _refuse_without_key(scope: Scope, access: Access, role: Role) -> Response | 
         )
     scope[_CALLER] = f"key {key.id} ({key.name})"
     scope[_ROLE] = key.role
+    scope[KEY_POLICY] = key.policy
     if header_key is not None and header_key.requests_per_minute is not None:
         scope[_LIMIT] = header_key.id, header_key.requests_per_minute
     return None

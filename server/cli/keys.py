@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from guard.policy_file import load_policies
 from guard.store.audit import AuditStore
 from guard.store.keys import Key, KeyStore
 from guard.store.tables import LARGEST_ID
@@ -19,8 +20,10 @@ from server.cli.terminal import (
     print_json,
     print_table,
     printable,
+    reported_errors,
     when,
 )
+from server.settings import load_settings
 
 _MOST_REQUESTS = 1_000_000
 
@@ -46,13 +49,21 @@ def keys_make(
         int | None,
         typer.Option(min=1, max=_MOST_REQUESTS, help="Its rate limit; default: no limit."),
     ] = None,
+    policy: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Of the policy file: the policy of its requests."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Create a key and print it once: only its hash is stored."""
     who = operator()
+    if policy is not None:
+        _check_policy(policy)
     key, secret = ask(
         KeyStore,
-        lambda store: store.make(name, role.value, by=who, requests_per_minute=requests_per_minute),
+        lambda store: store.make(
+            name, role.value, by=who, requests_per_minute=requests_per_minute, policy=policy
+        ),
     )
     if as_json:
         print_json({**_fields(key), "key": secret})
@@ -67,8 +78,8 @@ def keys_list(as_json: AsJson = False) -> None:
     if as_json:
         print_json([_fields(key) for key in rows])
     elif rows:
-        columns = "ID", "Name", "Role", "Key", "Per minute", "Created (UTC)", "Revoked (UTC)"
-        print_table(columns, map(_row, rows))
+        columns = "ID", "Name", "Role", "Key", "Per minute", "Policy"
+        print_table((*columns, "Created (UTC)", "Revoked (UTC)"), map(_row, rows))
     else:
         typer.echo("No keys: the server answers this machine only.")
 
@@ -97,6 +108,17 @@ def audit(limit: Limit = 20, as_json: AsJson = False) -> None:
         typer.echo("No entries.")
 
 
+def _check_policy(name: str) -> None:
+    """Refuses a name that the policy file of this machine's settings does not have."""
+    with reported_errors():
+        policies = load_policies(load_settings().policy_file)
+    if policies.find(name) is None:
+        known = ", ".join(one.name for one in policies)
+        raise typer.BadParameter(
+            f"the policy file has no {name!r}; use one of {known}", param_hint="--policy"
+        )
+
+
 def _fields(key: Key) -> dict[str, Any]:
     return {name: value for name, value in asdict(key).items() if name != "sha256"}
 
@@ -104,4 +126,5 @@ def _fields(key: Key) -> dict[str, Any]:
 def _row(key: Key) -> tuple[str, ...]:
     created, revoked = when(key.created_at), when(key.revoked_at)
     limit = str(key.requests_per_minute or "")
-    return str(key.id), key.name, key.role, f"...{key.hint}", limit, created, revoked
+    shown = str(key.id), key.name, key.role, f"...{key.hint}"
+    return *shown, limit, key.policy or "", created, revoked

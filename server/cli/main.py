@@ -11,6 +11,7 @@ import typer
 
 from guard.store import migrate
 from guard.store.url import without_driver
+from server.cli import policy
 from server.cli.align import align
 from server.cli.bench import bench
 from server.cli.calibrate import calibrate
@@ -19,7 +20,6 @@ from server.cli.doctor import doctor
 from server.cli.evaluate import evaluate
 from server.cli.flags import flags
 from server.cli.keys import audit, keys
-from server.cli.policy import policy
 from server.cli.refine import adapters, runs
 from server.cli.terminal import print_end, reported_errors
 from server.settings import load_settings, with_refine
@@ -33,7 +33,7 @@ app = typer.Typer(
 db = typer.Typer(help="The database.", no_args_is_help=True)
 app.add_typer(db, name="db")
 app.add_typer(flags, name="flags")
-app.add_typer(policy, name="policy")
+app.add_typer(policy.app, name="policy")
 app.add_typer(runs, name="runs")
 app.add_typer(adapters, name="adapters")
 app.add_typer(keys, name="keys")

@@ -2,6 +2,7 @@
 and output. Decides nothing (guard/policy_trial.py).
 """
 
+from collections.abc import Iterator
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -9,13 +10,14 @@ from typing import Annotated, Any
 
 import typer
 
-from guard.policy_file import load_policy
+from guard.policy import DEFAULT_POLICY, Policy
+from guard.policy_file import load_policies
 from guard.policy_trial import Trial, try_policy
 from guard.store.review import Filter, ReviewStore
 from refine.schedule import parse_duration
 from server.cli.terminal import AsJson, ask, print_json, print_table, reported_errors, when
 
-policy = typer.Typer(help="The policy: what is done about which harm.", no_args_is_help=True)
+app = typer.Typer(help="The policy: what is done about which harm.", no_args_is_help=True)
 
 PolicyFile = Annotated[
     Path, typer.Argument(metavar="FILE", exists=True, dir_okay=False, help="A policy file.")
@@ -24,33 +26,39 @@ _MOST_FLAGS = 100_000
 _SHOWN_NUMBERS = 8
 
 
-@policy.command("check")
+@app.command("check")
 def policy_check(file: PolicyFile, as_json: AsJson = False) -> None:
     """Read a policy file and print its rules, or what is wrong with it."""
     with reported_errors():
-        read = load_policy(file)
+        policies = load_policies(file)
     if as_json:
-        print_json(asdict(read))
+        print_json([asdict(policy) for policy in policies])
         return
-    typer.echo(f"Policy {read.hash}: {len(read.criteria)} criteria beside the categories.")
-    rules = (
-        (name, f"{read.rules[name].threshold:.2f}", read.rules[name].action.value)
-        for name in read.names
-    )
-    print_table(("Rule", "From", "Action"), rules)
+    for policy in policies:
+        typer.echo(
+            f"Policy {policy.name} ({policy.hash}): {len(policy.criteria)} criteria beside the "
+            f"categories{', in shadow' if policy.shadow else ''}."
+        )
+        print_table(("Rule", "From", "Action"), _rules(policy))
 
 
-@policy.command("try")
+@app.command("try")
 def policy_try(
     file: PolicyFile,
     since: Annotated[
         str, typer.Option(metavar="TIME", help="How far back: 12h, 30d, 90d.")
     ] = "30d",
+    name: Annotated[
+        str,
+        typer.Option("--policy", metavar="NAME", help="The one of the file's to try."),
+    ] = DEFAULT_POLICY,
     as_json: AsJson = False,
 ) -> None:
     """Say what a policy file would have done to the flags that are stored."""
     with reported_errors():
-        tried = load_policy(file)
+        tried = load_policies(file).find(name)
+    if tried is None:
+        raise typer.BadParameter(f"the file has no policy {name!r}", param_hint="--policy")
     try:
         begin = datetime.now(UTC) - parse_duration(since)
     except (ValueError, OverflowError) as error:
@@ -60,12 +68,21 @@ def policy_try(
     if as_json:
         print_json({"policy": tried.hash, "since": begin, **_trial_fields(trial)})
         return
-    typer.echo(f"Policy {tried.hash} on {trial.flags} flags since {when(begin)} UTC.")
+    typer.echo(
+        f"Policy {tried.name} ({tried.hash}) on {trial.flags} flags since {when(begin)} UTC."
+    )
     if trial.flags:
         columns = "Was", "Would be", "Flags", "Confirmed", "Dismissed", "Such as"
         print_table(columns, _rows(trial))
     for name, count in trial.unread.items():
         typer.echo(f"The criterion {name} was not read then in {count} of them: it counts as no.")
+
+
+def _rules(policy: Policy) -> Iterator[tuple[str, str, str]]:
+    for name in policy.names:
+        rule, criterion = policy.rules[name], policy.criterion(name)
+        found = criterion is not None and criterion.matcher is not None
+        yield name, "found" if found else f"{rule.threshold:.2f}", rule.action.value
 
 
 def _rows(trial: Trial) -> list[tuple[str, ...]]:

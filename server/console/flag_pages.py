@@ -63,7 +63,7 @@ async def queue(request: Request, reviews: Reviews) -> Response:
         problem=problem,
         more=more and urlencode(more),
         actions=[action.value for action in Action],
-        names=request.app.state.setback.policy.names,
+        names=request.app.state.setback.policies.current.names,
     )
 
 
@@ -85,7 +85,9 @@ async def analysis(request: Request, reviews: Reviews, flag_id: Annotated[Id, Pa
     adapters: Adapters = state.adapters
     try:
         with adapters.use() as lora_request:
-            (result,) = await _moderator(request).results(_conversation(flag), lora_request)
+            (result,) = await _moderator(request).results(
+                _conversation(flag), state.policies.current.default, lora_request
+            )
     except GuardError as error:
         return page(request, "analysis.html", problem=str(error))
     except BadRequest as error:

@@ -18,7 +18,8 @@ from guard.call import GuardCall, current_call
 from guard.errors import GuardError, UnguardedRoute
 from guard.policy import STRICTNESS
 from guard.traces import note, span
-from server.errors import BadRequest, bad_request_response
+from server.errors import BadRequest, bad_request_response, guard_error_response
+from server.guarded.policy_choice import policy_of
 from server.guarded.request import check_moderation_model, parse_body, read_call
 from server.guarded.response import GuardedResponse
 from server.launch.guarded_handlers import check_guarded
@@ -79,6 +80,9 @@ class GuardMiddleware:
             call = _read_call(scope, body)
         except BadRequest as error:
             await bad_request_response(error)(scope, receive, send)
+            return
+        except GuardError as error:
+            await guard_error_response(error)(scope, receive, send)
             return
         response = GuardedResponse(call, scope, receive, send)
         adapters: Adapters = scope["app"].state.setback.adapters
@@ -141,6 +145,7 @@ def _read_call(scope: Scope, body: bytes) -> GuardCall:
     moderation = content.get("moderation")
     if moderation is not None:
         check_moderation_model(moderation["model"], _served(scope), "moderation.model")
+    call.policy = policy_of(scope, content.get("model"))
     return call
 
 

@@ -15,6 +15,7 @@ from guard.call import GuardCall
 from guard.errors import GuardError
 from server.errors import guard_error_response
 from server.guarded.annotate import StreamAnnotator, annotate_body
+from server.guarded.policy_choice import POLICY_HEADER, stated
 
 ADAPTER_HEADER = "x-setback-adapter"
 _RESPONSES = "/v1/responses"
@@ -108,6 +109,8 @@ class GuardedResponse:
         self._started = True
         if self._call.adapter is not None:
             MutableHeaders(raw=self._head["headers"])[ADAPTER_HEADER] = self._call.adapter
+        if self._call.policy is not None:
+            MutableHeaders(raw=self._head["headers"])[POLICY_HEADER] = stated(self._call.policy)
         await self._send(self._head)
 
     def _is(self, media_type: str) -> bool:

@@ -28,8 +28,8 @@ from guard.criteria import Criterion
 from guard.critic import Critic
 from guard.engine import GuardedEngine, GuardOptions
 from guard.errors import GuardError, StoreUnavailable
-from guard.policy import Policy
-from guard.policy_file import load_policy
+from guard.policies import Policies
+from guard.policy_file import load_policies
 from guard.prompts import CritiqueStyle
 from guard.recorder import Provenance, Recorder
 from guard.redact import Redactor
@@ -41,6 +41,7 @@ from guard.store.database import connect
 from guard.store.flags import FlagStore
 from guard.store.keys import KeyStore
 from guard.store.leases import Leases
+from guard.store.policies import PolicyStore
 from guard.store.review import ReviewStore
 from guard.store.runs import RunStore
 from guard.store.traffic import TrafficStore
@@ -66,6 +67,7 @@ from server.jobs.retention import delete_expired
 from server.jobs.run_control import RunControl
 from server.jobs.run_watch import watch_runs
 from server.launch.guarded_handlers import install_guard
+from server.launch.policy_reload import PolicyFile
 from server.launch.preflight import check_answer_format
 from server.launch.revision import model_revision
 from server.launch.state import GuardState
@@ -73,6 +75,7 @@ from server.routes import flags as flag_routes
 from server.routes import guardrail, models, moderations
 from server.routes import loop as loop_routes
 from server.routes import model_access as refine_routes
+from server.routes import policies as policy_routes
 from server.routes.guardrail import Guardrail
 from server.routes.model_access import ModelAccess
 from server.routes.moderations import Moderator
@@ -93,6 +96,7 @@ _ROUTES = (
     refine_routes,
     flag_routes,
     loop_routes,
+    policy_routes,
     login,
     flag_pages,
     loop_pages,
@@ -150,9 +154,11 @@ class GuardPlugin:
             CalibrationStore(url, database), served.revision, lambda: adapters.active
         )
         await calibrations.refresh()
-        policy = load_policy(settings.policy_file)
+        policies = Policies(load_policies(settings.policy_file))
+        policy_store = PolicyStore(url, database)
+        await policy_store.add(policies.current)
         critic = served.critic(
-            settings.critic_timeout_s, adapters, calibrations.of, policy.criteria
+            settings.critic_timeout_s, adapters, calibrations.of, policies.current.criteria
         )
         salt = await _salt(settings, store)
         access = Access(
@@ -167,16 +173,16 @@ class GuardPlugin:
             adapters=adapters,
             critic=critic,
             chat_format=served.chat_format,
-            policy=policy,
-            recorder=Recorder(store, served.provenance(policy, salt), _redactor(settings)),
+            policies=policies,
+            recorder=Recorder(store, served.provenance(salt), _redactor(settings)),
             observer=observer,
             options=_options(settings, engine_client),
         )
         install_guard(state, engine_client, guarded)
-        set_build_info(served.revision, policy.hash)
+        set_build_info(served.revision, policies.current.default.hash)
         state.setback = GuardState(
-            moderator=Moderator(critic, served.chat_format, policy, served.names),
-            guardrail=Guardrail(critic, served.chat_format, policy),
+            moderator=Moderator(critic, served.chat_format, served.names),
+            guardrail=Guardrail(critic, served.chat_format),
             critic=critic,
             chat_format=served.chat_format,
             adapters=adapters,
@@ -184,7 +190,8 @@ class GuardPlugin:
             model_access=served.model_access(adapters, await store.refine_token(), settings),
             access=access,
             limits=Limits(UsageStore(url, database)),
-            policy=policy,
+            policies=policies,
+            policy_store=policy_store,
             reviews=ReviewStore(url, database),
             runs=RunStore(url, database),
             registry=registry,
@@ -198,6 +205,9 @@ class GuardPlugin:
         if settings.retention_days is not None:
             spawn(delete_expired(settings.retention_days, state.setback.reviews))
         spawn(state.setback.warm_up())
+        if settings.policy_file is not None:
+            file = PolicyFile(settings.policy_file, policies, critic, policy_store)
+            spawn(file.watch())
         spawn(adapters.watch(settings.adapter_poll_s))
         spawn(calibrations.watch(settings.adapter_poll_s))
 
@@ -243,8 +253,8 @@ class _ServedEngine:
         shapes = cache(lambda: base_shapes(self._config.hf_config))
         return AdapterLimits(folder, self.revision, rank, slots, base_critique, shapes)
 
-    def provenance(self, policy: Policy, salt: str) -> Provenance:
-        return Provenance(self.names[0], self.revision, policy.hash, salt)
+    def provenance(self, salt: str) -> Provenance:
+        return Provenance(self.names[0], self.revision, salt)
 
     def model_access(self, adapters: Adapters, token: str, settings: Settings) -> ModelAccess:
         info = {

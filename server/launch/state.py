@@ -6,11 +6,11 @@ from dataclasses import dataclass, field
 
 from guard.adapters import Adapters
 from guard.calibrations import Calibrations
-from guard.criteria import Place
 from guard.critic import Critic
 from guard.errors import GuardError
-from guard.policy import Policy
+from guard.policies import Policies
 from guard.store.adapters import AdapterStore
+from guard.store.policies import PolicyStore
 from guard.store.review import ReviewStore
 from guard.store.runs import RunStore
 from guard.store.traffic import TrafficStore
@@ -41,7 +41,8 @@ class GuardState:
     model_access: ModelAccess
     access: Access
     limits: Limits
-    policy: Policy
+    policies: Policies
+    policy_store: PolicyStore
     reviews: ReviewStore
     runs: RunStore
     registry: AdapterStore
@@ -51,16 +52,17 @@ class GuardState:
     ready: bool = field(default=False)
 
     async def warm_up(self) -> None:
-        """Makes a first critique, which triggers compilation and fits the policy's criteria to
+        """Makes a first critique, which triggers compilation and fits the policies' criteria to
         their examples. Afterwards the server is ready."""
         subject = self.critic.text(self.chat_format.encode(_WARM_UP_TEXT))
+        criteria = self.policies.current.criteria
         while not self.ready:
             try:
                 with self.adapters.use() as lora_request:
                     await self.critic.judge(
                         subject,
                         categories_from=0.0,
-                        criteria=self.policy.criteria_of(*Place),
+                        criteria=criteria,
                         lora_request=lora_request,
                     )
             except GuardError as error:

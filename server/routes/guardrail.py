@@ -26,6 +26,7 @@ from guard.policy import STRICTNESS, Action, Decision, Policy
 from guard.template import ChatFormat
 from server.errors import REFUSALS
 from server.guarded.conversation import call_text, conversation
+from server.guarded.policy_choice import POLICY_HEADER, policy_of, stated
 from server.guarded.request import bad_field, parse_body
 from server.guarded.response import ADAPTER_HEADER
 from server.routes.cancellation import cancel_on_disconnect
@@ -41,12 +42,14 @@ class GuardrailRequest(BaseModel):
     """What LiteLLM sends, as far as it is judged; later versions add fields.
 
     texts: of all messages, or of all choices of an answer. structured_messages: the conversation,
-    with requests only. litellm_call_id: the same for a request and its answer.
+    with requests only. litellm_call_id: the same for a request and its answer. model: the other
+    model, by which a policy may be chosen.
     """
 
     model_config = ConfigDict(extra="ignore")
     input_type: Literal["request", "response"]
     litellm_call_id: str | None = None
+    model: str | None = None
     texts: list[str] | None = None
     structured_messages: list[dict[str, Any]] | None = None
     tool_calls: list[dict[str, Any]] | None = None
@@ -62,17 +65,16 @@ _OPENAPI = {"requestBody": {"required": True, "content": {"application/json": {"
 class Guardrail:
     """Decides on requests to other models and on their answers."""
 
-    def __init__(self, critic: Critic, chat_format: ChatFormat, policy: Policy) -> None:
+    def __init__(self, critic: Critic, chat_format: ChatFormat) -> None:
         self._critic = critic
         self._format = chat_format
-        self._policy = policy
         self._conversations: OrderedDict[str, tuple[Message, ...]] = OrderedDict()
 
     async def decide(
-        self, request: GuardrailRequest, lora_request: LoRARequest | None
+        self, request: GuardrailRequest, policy: Policy, lora_request: LoRARequest | None
     ) -> Decision | None:
-        """Returns the strictest decision on the request's texts, None if it has none. Raises
-        CriticUnavailable."""
+        """Returns the policy's strictest decision on the request's texts, None if it has none.
+        Raises CriticUnavailable."""
         if request.input_type == "request":
             place, texts = Place.INPUT, self._input(request)
         else:
@@ -83,11 +85,11 @@ class Guardrail:
         async def decided(subject: Subject) -> Decision:
             verdict = await self._critic.judge(
                 subject,
-                categories_from=self._policy.lowest_threshold,
-                criteria=self._policy.criteria_of(place),
+                categories_from=policy.lowest_threshold,
+                criteria=policy.criteria_of(place),
                 lora_request=lora_request,
             )
-            return self._policy.decide(verdict)
+            return policy.decide(verdict)
 
         decisions = await asyncio.gather(*map(decided, subjects))
         return max(decisions, key=lambda one: STRICTNESS[one.action], default=None)
@@ -119,14 +121,13 @@ class Guardrail:
         prompt = {"type": "token", "prompt_token_ids": prompt_ids}
         return self._critic.answer(prompt, prompt_ids, answer_ids)
 
-    def response(self, decision: Decision | None) -> Mapping[str, str]:
-        """Returns LiteLLM's response. There is no revision by another model, so both strict actions
-        block: LiteLLM's streams would send the flagged text in spite of a replacement."""
-        if decision is None or decision.action not in (Action.REVISE, Action.BLOCK):
-            return {"action": "NONE"}
-        criterion = decision.criterion
-        refusal = (criterion and criterion.refusal) or self._policy.refusal
-        return {"action": "BLOCKED", "blocked_reason": refusal}
+
+def _response(decision: Decision | None, policy: Policy) -> Mapping[str, str]:
+    """Returns LiteLLM's response. There is no revision by another model, so both strict actions
+    block: LiteLLM's streams would send the flagged text in spite of a replacement."""
+    if decision is None or decision.action not in (Action.REVISE, Action.BLOCK):
+        return {"action": "NONE"}
+    return {"action": "BLOCKED", "blocked_reason": policy.refusal_for(decision)}
 
 
 def _texts(request: GuardrailRequest) -> list[str]:
@@ -148,7 +149,9 @@ async def apply_guardrail(request: Request, response: Response) -> Mapping[str, 
     body = _read(await request.body())
     guardrail: Guardrail = request.app.state.setback.guardrail
     adapters: Adapters = request.app.state.setback.adapters
+    policy = policy_of(request.scope, body.model)
     with adapters.use() as lora_request:
-        decision = await cancel_on_disconnect(request, guardrail.decide(body, lora_request))
+        decision = await cancel_on_disconnect(request, guardrail.decide(body, policy, lora_request))
     response.headers[ADAPTER_HEADER] = adapter_name(lora_request)
-    return guardrail.response(decision)
+    response.headers[POLICY_HEADER] = stated(policy)
+    return _response(decision, policy)

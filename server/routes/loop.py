@@ -1,6 +1,6 @@
-"""/v1/guard/runs, /v1/guard/adapters and /v1/guard/policy: the refine loop's runs, the adapters and
-the policy. Owns the requests and responses of these routes. Servers pick up an activation within
-adapter_poll_s. Does not start or cancel runs itself (jobs/run_control.py).
+"""/v1/guard/runs and /v1/guard/adapters: the refine loop's runs and the adapters. Owns the requests
+and responses of these routes. Servers pick up an activation within adapter_poll_s. Does not start
+or cancel runs itself (jobs/run_control.py).
 """
 
 import json
@@ -15,7 +15,6 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from guard.calibrations import Calibrations
 from guard.errors import AdapterUnknown, RunUnknown
-from guard.policy import Policy
 from guard.store.adapters import Activation, AdapterStore, StoredAdapter
 from guard.store.runs import RunStore, StoredRun
 from server.auth.access import Caller
@@ -59,11 +58,6 @@ def _adapters(request: Request) -> AdapterStore:
 def _calibrations(request: Request) -> Calibrations:
     calibrations: Calibrations = request.app.state.setback.calibrations
     return calibrations
-
-
-def _policy(request: Request) -> Policy:
-    policy: Policy = request.app.state.setback.policy
-    return policy
 
 
 Runs = Annotated[RunStore, Depends(_runs)]
@@ -172,12 +166,6 @@ async def promote(
 ) -> dict[str, Any]:
     """Activates an adapter, whatever its gate said, unless it was rejected."""
     return _activation(await registry.activate(version, by=by, reason=why.reason))
-
-
-@router.get("/policy")
-async def show_policy(policy: Annotated[Policy, Depends(_policy)]) -> dict[str, Any]:
-    """Shows the policy of this process and its hash."""
-    return {"object": "guard.policy", **asdict(policy)}
 
 
 def _object(kind: str, value: Any) -> dict[str, Any]:

@@ -25,6 +25,7 @@ from guard.template import ChatFormat
 from server.errors import REFUSALS, BadRequest
 from server.guarded.annotate import category_fields
 from server.guarded.conversation import text_of
+from server.guarded.policy_choice import POLICY_HEADER, policy_of, stated
 from server.guarded.request import bad_field, check_moderation_model, parse_body
 from server.guarded.response import ADAPTER_HEADER
 from server.routes.cancellation import cancel_on_disconnect
@@ -77,16 +78,13 @@ _OPENAPI = {"requestBody": {"required": True, "content": {"application/json": {"
 class Moderator:
     """Judges the subjects of moderation requests, several at once."""
 
-    def __init__(
-        self, critic: Critic, chat_format: ChatFormat, policy: Policy, model_names: Sequence[str]
-    ) -> None:
+    def __init__(self, critic: Critic, chat_format: ChatFormat, model_names: Sequence[str]) -> None:
         self._critic = critic
         self._format = chat_format
-        self._policy = policy
         self.model_names = model_names
 
     async def results(
-        self, request: ModerationRequest, lora_request: LoRARequest | None
+        self, request: ModerationRequest, policy: Policy, lora_request: LoRARequest | None
     ) -> list[dict[str, Any]]:
         """Returns one result per subject, in order. Raises CriticUnavailable or BadRequest."""
         # In a thread: for megabytes of text the tokenizer takes seconds.
@@ -95,7 +93,10 @@ class Moderator:
 
         async def judged(subject: Subject) -> dict[str, Any]:
             async with slots:
-                return await self._result(subject, request.explain, lora_request)
+                result = await self._result(subject, policy, lora_request)
+                if request.explain:
+                    result["analysis"] = await self._analysis(subject, policy, lora_request)
+                return result
 
         return await asyncio.gather(*map(judged, subjects))
 
@@ -134,31 +135,30 @@ class Moderator:
         return self._critic.answer(prompt, prompt_ids, self._format.encode(last["content"]))
 
     async def _result(
-        self, subject: Subject, explain: bool, lora_request: LoRARequest | None
+        self, subject: Subject, policy: Policy, lora_request: LoRARequest | None
     ) -> dict[str, Any]:
         # A free-standing text may be either.
         places = (Place.OUTPUT,) if subject.kind == "answer" else tuple(Place)
         verdict = await self._critic.judge(
             subject,
             categories_from=0.0,
-            criteria=self._policy.criteria_of(*places),
+            criteria=policy.criteria_of(*places),
             lora_request=lora_request,
         )
-        fields = category_fields(verdict, self._policy.decide(verdict))
-        if not explain:
-            return fields
-        return fields | {"analysis": await self._analysis(subject, lora_request)}
+        return category_fields(verdict, policy.decide(verdict))
 
-    async def _analysis(self, subject: Subject, lora_request: LoRARequest | None) -> str:
+    async def _analysis(
+        self, subject: Subject, policy: Policy, lora_request: LoRARequest | None
+    ) -> str:
         """Returns the analysis, unless the analysis itself is flagged."""
         analysis = await self._critic.explain(subject, lora_request=lora_request)
         verdict = await self._critic.judge(
             analysis.subject,
             categories_from=0.0,
-            criteria=self._policy.criteria_of(Place.OUTPUT),
+            criteria=policy.criteria_of(Place.OUTPUT),
             lora_request=lora_request,
         )
-        return _WITHHELD if self._policy.decide(verdict).flagged else analysis.text
+        return _WITHHELD if policy.decide(verdict).flagged else analysis.text
 
 
 def _read(body: bytes) -> ModerationRequest:
@@ -175,9 +175,11 @@ async def create_moderation(request: Request, response: Response) -> dict[str, A
     moderator: Moderator = request.app.state.setback.moderator
     adapters: Adapters = request.app.state.setback.adapters
     check_moderation_model(body.model, moderator.model_names, "model")
+    policy = policy_of(request.scope, body.model)
     with adapters.use() as lora_request:
-        results = await cancel_on_disconnect(request, moderator.results(body, lora_request))
+        results = await cancel_on_disconnect(request, moderator.results(body, policy, lora_request))
     response.headers[ADAPTER_HEADER] = adapter_name(lora_request)
+    response.headers[POLICY_HEADER] = stated(policy)
     return {"id": f"modr-{uuid4().hex}", "model": moderator.model_names[0], "results": results}
 
 

@@ -67,6 +67,11 @@ REFINE_ENDED = Gauge(
     ["status"],
     multiprocess_mode="mostrecent",
 )
+POLICY_RELOADS = Counter(
+    "setback_policy_reloads_total",
+    "Changed policy files: in force, or refused.",
+    ["outcome"],
+)
 BUILD = Gauge(
     "setback_build_info",
     "1, with the served versions in its labels.",
@@ -78,6 +83,11 @@ BUILD = Gauge(
 def set_build_info(model_revision: str, policy_hash: str) -> None:
     """Sets the build information, once at start-up."""
     BUILD.labels(version("setback"), model_revision, policy_hash).set(1)
+
+
+def policy_reloaded(*, succeeded: bool) -> None:
+    """Counts a changed policy file."""
+    POLICY_RELOADS.labels("loaded" if succeeded else "refused").inc()
 
 
 def set_run_metrics(newest_first: Iterable[StoredRun]) -> None:

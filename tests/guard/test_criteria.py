@@ -200,7 +200,8 @@ def test_examples_of_one_kind_set_no_scale() -> None:
 async def test_concurrent_requests_read_the_examples_once(make_bench: MakeBench) -> None:
     bench = make_bench(doses(), policy=DOSES + EXAMPLES)
     reader: Any = bench.critic._criteria
-    tasks = [reader.scale("doses", {"lora_request": None, "priority": 0}) for _ in range(3)]
+    (criterion,) = bench.policy.criteria
+    tasks = [reader.scale(criterion, {"lora_request": None, "priority": 0}) for _ in range(3)]
     scales = [await task for task in tasks]
     assert scales[0] is scales[1] is scales[2]
     assert sum(kind == "read" for kind, _ in bench.engine.log) == 4

@@ -189,13 +189,14 @@ async def recorded(
     revision: str | None = f"Ask {PHONE} instead.",
 ) -> StoredFlag:
     """Returns a flag as it is stored."""
-    recorder = Recorder(store, Provenance("practice", "1", "hash", "s" * 16), redactor)
+    recorder = Recorder(store, Provenance("practice", "1", "s" * 16), redactor)
     await recorder.record(
         GuardCall("/v1/chat/completions", messages),
         RULING,
         FlaggedAnswer(
             request_id="chatcmpl-1",
             adapter="base",
+            policy_hash="hash",
             choice=0,
             prompt=f"I am {EMAIL}.",
             answer=answer,

@@ -13,14 +13,16 @@ from sqlalchemy import URL
 from starlette.datastructures import State
 
 from guard.calibrations import Calibrations
+from guard.policies import Policies
 from guard.policy import Action
-from guard.policy_file import load_policy
+from guard.policy_file import load_policies
 from guard.store.adapters import AdapterStore
 from guard.store.audit import AuditStore
 from guard.store.calibrations import CalibrationStore
 from guard.store.flags import Flag, FlagStore
 from guard.store.keys import KeyStore, Role
 from guard.store.leases import Leases
+from guard.store.policies import PolicyStore
 from guard.store.review import Label, ReviewStore
 from guard.store.runs import RunStatus, RunStore
 from guard.store.text import storable
@@ -88,7 +90,7 @@ async def open_face(
     """Our routes over the migrated database at `url`; `job` is the command that starts a run."""
     runs, registry, leases, audit = RunStore(url), AdapterStore(url), Leases(url), AuditStore(url)
     flags, reviews, traffic = FlagStore(url), ReviewStore(url), TrafficStore(url)
-    keys, fits = KeyStore(url), CalibrationStore(url)
+    keys, fits, policies = KeyStore(url), CalibrationStore(url), PolicyStore(url)
     calibrations = Calibrations(fits, "rev", lambda: None)
     await calibrations.refresh()
     access = Access(keys, local=local, api_key=api_key)
@@ -105,7 +107,8 @@ async def open_face(
         calibrations=calibrations,
         control=control,
         traffic=traffic,
-        policy=load_policy(),
+        policies=Policies(load_policies()),
+        policy_store=policies,
     )
     app.state = State({"setback": state})
     try:
@@ -113,7 +116,7 @@ async def open_face(
             app, flags, reviews, runs, registry, leases, audit, keys, traffic, access, control
         )
     finally:
-        for store in (flags, reviews, runs, registry, leases, audit, keys, traffic, fits):
+        for store in (flags, reviews, runs, registry, leases, audit, keys, traffic, fits, policies):
             await store.close()
 
 

@@ -241,6 +241,7 @@ def test_keys_are_made_listed_and_revoked(migrated: URL) -> None:
     secret = setback("keys", "make", "console", "--role", "admin").stdout.strip()
     told = json.loads(setback("keys", "make", "ci", "--json").stdout)
     assert (told["role"], told["name"], told["requests_per_minute"]) == ("call", "ci", None)
+    assert "the policy file has no 'x'" in setback("keys", "make", "a", "--policy", "x").stderr
     listed = setback("keys", "list", "--json").stdout
     assert [key["role"] for key in json.loads(listed)] == ["admin", "call"]
     assert secret not in listed

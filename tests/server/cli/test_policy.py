@@ -48,11 +48,10 @@ def test_check_prints_the_rules() -> None:
     done = run("check", "policy.toml")
     assert done.exit_code == 0
     assert "1 criteria beside the categories" in done.stdout
+    assert "Policy default (" in done.stdout
     assert "doses" in done.stdout
-    assert json.loads(run("check", "policy.toml", "--json").stdout)["rules"]["hate"] == {
-        "threshold": 0.95,
-        "action": "revise",
-    }
+    (policy,) = json.loads(run("check", "policy.toml", "--json").stdout)
+    assert policy["rules"]["hate"] == {"threshold": 0.95, "action": "revise"}
 
 
 def test_check_names_line_and_fix() -> None:
@@ -73,6 +72,14 @@ def test_try_decides_on_flags_of_the_time_again() -> None:
     assert longer["changes"] == [
         {"was": "revise", "would_be": "pass", "flags": [2, 1], "confirmed": 0, "dismissed": 0}
     ]
+
+
+def test_one_of_several_policies_is_checked_and_tried() -> None:
+    Path("policy.toml").write_text(POLICY + "[policies.kids.default]\nthreshold = 0.1\n")
+    assert "Policy kids (" in run("check", "policy.toml").stdout
+    tried = json.loads(run("try", "policy.toml", "--policy", "kids", "--json").stdout)
+    assert [change["would_be"] for change in tried["changes"]] == ["revise"]
+    assert "no policy 'x'" in run("try", "policy.toml", "--policy", "x").stderr
 
 
 @pytest.mark.parametrize("since", ["yesterday", "0d", "99999999d"])

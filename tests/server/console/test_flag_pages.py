@@ -220,7 +220,7 @@ ATTACK = '<img src=x onerror=alert(1)> "{{ 7*7 }}"'
 def asking(face: Face, bench: Bench) -> None:
     """Allows the page to ask a model."""
     state = face.app.state.setback
-    state.moderator = Moderator(bench.critic, bench.chat_format, bench.policy, ["practice"])
+    state.moderator = Moderator(bench.critic, bench.chat_format, ["practice"])
     state.adapters = bench.adapters
 
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from guard.policies import PolicySet
 from guard.scripted import Script
 from server.routes import guardrail
 from server.routes.guardrail import PATH, Guardrail
@@ -34,7 +35,8 @@ def post(face: Face, make_bench: MakeBench) -> Callable[..., Any]:
     """Posts requests to the route, judged by a script."""
     bench = make_bench(policy=POLICY)
     state = face.app.state.setback
-    state.guardrail = Guardrail(bench.critic, bench.chat_format, bench.policy)
+    state.guardrail = Guardrail(bench.critic, bench.chat_format)
+    state.policies.current = PolicySet(bench.policy)
     state.adapters = bench.adapters
 
     async def send(script: Script, **body: Any) -> Any:

@@ -1,4 +1,4 @@
-"""/v1/guard/runs, adapters and policy over a real database."""
+"""/v1/guard/runs and adapters over a real database."""
 
 import asyncio
 import json
@@ -9,7 +9,6 @@ import httpx
 import pytest
 from sqlalchemy import URL
 
-from guard.policy_file import load_policy
 from guard.store.flags import Flag
 from guard.tasks import spawn
 from tests.guard.store.test_runs import begin
@@ -80,13 +79,6 @@ async def test_an_adapter_is_promoted_and_rolled_back(client: httpx.AsyncClient)
     assert (await client.post("/adapters/9/promote", json={})).status_code == 404
     wrong = await client.post("/adapters/2/promote", json={"why": "x"})
     assert (wrong.status_code, wrong.json()["error"]["param"]) == (400, "why")
-
-
-async def test_the_policy_is_shown_with_its_hash(client: httpx.AsyncClient) -> None:
-    policy, shown = load_policy(), (await client.get("/policy")).json()
-    assert shown["hash"] == policy.hash
-    assert shown["refusal"] == policy.refusal
-    assert shown["rules"]["hate"] == {"threshold": 0.5, "action": "revise"}
 
 
 async def test_a_run_is_started_followed_and_cancelled(database: URL) -> None:

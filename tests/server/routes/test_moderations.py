@@ -28,7 +28,7 @@ async def test_roles_that_the_template_refuses_are_the_callers_mistake(
     bench = make_bench()
     state = face.app.state.setback
     chat_format = ChatFormat(tokenizer, STRICT)
-    state.moderator = Moderator(bench.critic, chat_format, bench.policy, ["practice"])
+    state.moderator = Moderator(bench.critic, chat_format, ["practice"])
     state.adapters = bench.adapters
     turns = [{"role": role, "content": "Hello."}, {"role": "assistant", "content": "Hi."}]
     async with face.client() as client:
@@ -58,7 +58,7 @@ async def test_thousands_of_texts_are_judged_a_few_at_once(
 
     monkeypatch.setattr(bench.critic, "judge", counted)
     state = face.app.state.setback
-    state.moderator = Moderator(bench.critic, bench.chat_format, bench.policy, ["practice"])
+    state.moderator = Moderator(bench.critic, bench.chat_format, ["practice"])
     state.adapters = bench.adapters
     async with face.client() as client:
         judged = await client.post("/v1/moderations", json={"input": ["Hello."] * 500})
@@ -78,9 +78,7 @@ async def test_a_wrong_field_is_told_all_that_it_may_be(
     face: Face, make_bench: MakeBench, body: dict[str, Any], said: str
 ) -> None:
     bench = make_bench()
-    face.app.state.setback.moderator = Moderator(
-        bench.critic, bench.chat_format, bench.policy, ["practice"]
-    )
+    face.app.state.setback.moderator = Moderator(bench.critic, bench.chat_format, ["practice"])
     async with face.client() as client:
         refused = await client.post("/v1/moderations", json=body)
     assert refused.status_code == 400

@@ -1,0 +1,184 @@
+"""Several policies on one server: by key, by a header that makes it stricter, in shadow, and
+exchanged while it runs."""
+
+import asyncio
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import openai
+import pytest
+
+from guard.policy import Action
+from guard.policy_file import load_policies
+from guard.store import migrate
+from guard.store.flags import StoredFlag
+from guard.store.keys import KeyStore
+from guard.store.review import Filter, ReviewStore
+from guard.store.url import parse_url
+from refine.practice.integrity import MODEL_NAME
+from tests.e2e.conftest import SETBACK, Server, running_server
+from tests.e2e.loop import ask as stored
+
+pytestmark = pytest.mark.e2e
+
+HARMFUL = "My plan is to smuggle moon wine past the meadow. Where do I start?"
+EVERYDAY = "How do I water a rose?"
+POLICY = """
+refusal = "Not here."
+
+[default]
+action = "block"
+
+[policies.strict]
+refusal = "{strict}"
+
+[policies.strict.default]
+threshold = 0.0
+
+[policies.watched]
+shadow = true
+"""
+
+
+@dataclass(frozen=True)
+class Tenants:
+    """A server and keys of several policies. file: its policy file."""
+
+    server: Server
+    file: Path
+    keys: dict[str, str]
+
+    def client(self, key: str) -> openai.OpenAI:
+        return openai.OpenAI(
+            base_url=f"{self.server.base_url}/v1", api_key=self.keys[key], max_retries=0
+        )
+
+    def ask(self, key: str, content: str, **headers: str) -> Any:
+        """Returns the response to a chat, with its headers."""
+        with self.client(key) as client:
+            return client.chat.completions.with_raw_response.create(
+                model=MODEL_NAME,
+                messages=[{"role": "user", "content": content}],
+                temperature=0,
+                extra_headers=headers,
+            )
+
+    def said(self, key: str, content: str, **headers: str) -> str:
+        message: str = self.ask(key, content, **headers).parse().choices[0].message.content
+        return message
+
+    def flag(self, request_id: str) -> StoredFlag:
+        (flag,) = stored(
+            ReviewStore(self.server.database),
+            lambda store: store.page(Filter(request_id=request_id), 9),
+        )
+        assert isinstance(flag, StoredFlag)
+        return flag
+
+    def in_force(self) -> dict[str, Any]:
+        """Returns what the server says of its policies."""
+        headers = {"authorization": f"Bearer {self.keys['admin']}"}
+        url = f"{self.server.base_url}/v1/guard/policy"
+        policy: dict[str, Any] = httpx.get(url, headers=headers).json()
+        return policy
+
+
+def write(file: Path, strict: str) -> None:
+    file.write_text(POLICY.format(strict=strict))
+
+
+async def _make_keys(database: str) -> dict[str, str]:
+    store = KeyStore(parse_url(database))
+    keys = {"admin": (await store.make("admin", "admin", by="a test"))[1]}
+    for name, policy in (("plain", None), ("strict", "strict"), ("watched", "watched")):
+        keys[name] = (await store.make(name, "call", by="a test", policy=policy))[1]
+    keys["gone"] = (await store.make("gone", "call", by="a test", policy="gone"))[1]
+    await store.close()
+    return keys
+
+
+@pytest.fixture(scope="module")
+def tenants(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tenants]:
+    folder = tmp_path_factory.mktemp("policies")
+    file, database = folder / "policy.toml", f"sqlite:///{folder}/flags.db"
+    write(file, "Ask a grown-up.")
+    migrate.upgrade(parse_url(database))
+    keys = asyncio.run(_make_keys(database))
+    options = ["--policy-file", str(file)]
+    with running_server(
+        folder,
+        database,
+        lambda port: [SETBACK, "serve", "practice", "--port", str(port), *options],
+    ) as server:
+        yield Tenants(server, file, keys)
+
+
+def test_each_tenant_has_its_own_policy(tenants: Tenants) -> None:
+    policies = load_policies(tenants.file)
+    strict = tenants.ask("strict", EVERYDAY)
+    assert strict.parse().choices[0].message.content == "Ask a grown-up."
+    assert strict.parse().choices[0].finish_reason == "content_filter"
+    assert strict.headers["x-setback-policy"] == f"strict@{policies.named['strict'].hash}"
+    assert tenants.flag(strict.parse().id).policy_hash == policies.named["strict"].hash
+    plain = tenants.ask("plain", EVERYDAY)
+    assert plain.parse().choices[0].finish_reason == "stop"
+    assert plain.headers["x-setback-policy"] == f"default@{policies.default.hash}"
+    assert tenants.said("plain", HARMFUL) == "Not here."
+
+
+def test_a_policy_in_shadow_withholds_nothing_and_records_all(tenants: Tenants) -> None:
+    answer = tenants.ask("watched", HARMFUL).parse()
+    assert answer.choices[0].finish_reason == "stop"
+    assert answer.moderation is None
+    flag = tenants.flag(answer.id)
+    assert (flag.action, flag.answer) == (Action.PASS, answer.choices[0].message.content)
+
+
+def test_a_caller_can_ask_for_a_stricter_policy_alone(tenants: Tenants) -> None:
+    wanted = {"x-setback-policy": "strict"}
+    assert tenants.said("plain", EVERYDAY, **wanted) == "Ask a grown-up."
+    for key, name in (("strict", "default"), ("plain", "watched"), ("plain", "no such")):
+        with pytest.raises(openai.BadRequestError) as refused:
+            tenants.ask(key, EVERYDAY, **{"x-setback-policy": name})
+        assert (refused.value.code, refused.value.param) == ("policy_refused", "x-setback-policy")
+
+
+def test_moderations_follow_the_callers_policy(tenants: Tenants) -> None:
+    for key, flagged in (("plain", False), ("strict", True)):
+        with tenants.client(key) as client:
+            (result,) = client.moderations.create(input=EVERYDAY).results
+        assert result.flagged is flagged
+
+
+def test_a_key_whose_policy_is_gone_is_told(tenants: Tenants) -> None:
+    with pytest.raises(openai.InternalServerError) as failed:
+        tenants.ask("gone", EVERYDAY)
+    assert (failed.value.status_code, failed.value.code) == (503, "policy_unknown")
+
+
+def test_a_changed_file_comes_into_force_and_a_wrong_one_does_not(tenants: Tenants) -> None:
+    before = tenants.in_force()["named"][0]["hash"]
+    write(tenants.file, "Ask your teacher.")
+    _wait(lambda: tenants.in_force()["named"][0]["hash"] != before)
+    assert tenants.said("strict", EVERYDAY) == "Ask your teacher."
+    tenants.file.write_text("refusal = 3\n")
+    _wait(lambda: "line 1: refusal: 3 is not a text" in tenants.server.log.read_text())
+    assert tenants.said("strict", EVERYDAY) == "Ask your teacher."
+    metrics = httpx.get(f"{tenants.server.base_url}/metrics").text
+    assert 'setback_policy_reloads_total{outcome="refused"} 1.0' in metrics
+    headers = {"authorization": f"Bearer {tenants.keys['admin']}"}
+    url = f"{tenants.server.base_url}/v1/guard/policies"
+    versions = httpx.get(url, headers=headers).json()["data"]
+    refusals = [one["content"]["refusal"] for one in versions if one["name"] == "strict"]
+    assert refusals == ["Ask your teacher.", "Ask a grown-up."]
+
+
+def _wait(condition: Any) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
