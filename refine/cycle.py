@@ -30,7 +30,8 @@ from refine.stages.replay import replay
 from refine.world import EvaluationData
 
 _MAX_FLAGS_READ = 10_000
-_EPOCHS = 3
+_EPOCHS, _FURTHER_EPOCHS = 3, 1.5
+"""Passes for a new adapter, and to train on from one; the second was measured on SmolLM2."""
 
 
 async def run_cycle(context: RunContext, data: EvaluationData) -> StoredRun:
@@ -53,8 +54,10 @@ async def _run_stages(run: Run, data: EvaluationData) -> GateResult | StoredRun:
     dataset = await run.stage(
         "dataset", DatasetFile, lambda: _dataset(run, data, collection, analysed)
     )
+    start = _start(run)
+    epochs = _EPOCHS if start is None else _FURTHER_EPOCHS
     trained = await run.stage(
-        "train", Path, lambda: run.train(dataset, start=_start(run), epochs=_EPOCHS)
+        "train", Path, lambda: run.train(dataset, start=start, epochs=epochs)
     )
     return await run.stage("gate", GateResult, lambda: _gate(run, data, collection, trained))
 

@@ -77,10 +77,11 @@ class RefineOptions(BaseModel):
 
     learning_rate: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     """Peak learning rate. Unset: 1e-4 for a hidden size of 4096, more for smaller models and for an
-    alignment."""
+    alignment, half as much to train on from an adapter."""
 
     epochs: float | None = Field(default=None, gt=0, allow_inf_nan=False)
-    """Passes over the dataset. Unset: 3, and 0.42 in an alignment."""
+    """Passes over the dataset. Unset: 3, or 1.5 to train on from an adapter, and 0.42 in an
+    alignment."""
 
     batch_size: int = Field(default=16, ge=1)
     """Examples per step, over all devices."""

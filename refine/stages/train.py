@@ -45,6 +45,8 @@ _BASE_RATE, _BASE_WIDTH, _WIDTH_POWER = 1e-4, 4096, 1.08
 practice model, whose hidden size of 256 needs 2e-3."""
 _UPPER_HALF_FACTOR = 2.5
 """The factor for training half of the layers; measured on SmolLM2 (docs/align.md)."""
+_FURTHER_FACTOR = 0.5
+"""The factor for training on from an adapter; measured on SmolLM2 (docs/refine.md)."""
 
 Row = Mapping[str, list[int]]
 
@@ -242,11 +244,14 @@ def divergence(base_logits: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
 
 
 def learning_rate(plan: TrainPlan, hidden_size: int) -> float:
-    """Returns the plan's rate or the default: higher for narrower models and for fewer layers."""
+    """Returns the plan's rate or the default: higher for narrower models and for fewer layers,
+    lower for training on from an adapter."""
     if plan.learning_rate is not None:
         return plan.learning_rate
     ratio = _BASE_WIDTH / hidden_size
     rate = _BASE_RATE * math.pow(ratio, _WIDTH_POWER)
+    if plan.start is not None:
+        rate *= _FURTHER_FACTOR
     return rate * _UPPER_HALF_FACTOR if plan.upper_half else rate
 
 

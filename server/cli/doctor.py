@@ -15,7 +15,7 @@ import typer
 
 from guard.adapter_files import adapter_path, verify
 from guard.errors import GuardError
-from guard.policy_file import load_policy
+from guard.policy_file import load_policies
 from guard.store.adapters import AdapterStore, StoredAdapter
 from guard.store.calibrations import CalibrationStore
 from guard.store.flags import FlagStore
@@ -78,7 +78,7 @@ def _findings(model: str) -> Iterator[Finding]:
     database = _checked("database", lambda: _database(settings))
     yield database
     if database.state == "ok":
-        yield _checked("keys", _keys)
+        yield _checked("keys", lambda: _keys(settings))
         yield _checked("adapter in force", lambda: _adapter(settings))
     yield _checked("model", lambda: _model(settings, model))
     for name, folder in _folders(settings).items():
@@ -96,8 +96,9 @@ def _checked(name: str, check: Callable[[], str]) -> Finding:
 
 
 def _policy(settings: Settings) -> str:
-    policy = load_policy(settings.policy_file)
-    return f"{settings.policy_file or 'the default'}, hash {policy.hash}"
+    policies = load_policies(settings.policy_file)
+    hashes = ", ".join(f"{policy.name} {policy.hash}" for policy in policies)
+    return f"{settings.policy_file or 'the default file'}: {hashes}"
 
 
 def _database(settings: Settings) -> str:
@@ -105,9 +106,14 @@ def _database(settings: Settings) -> str:
     return f"{without_driver(settings.database_url)} is at the newest revision"
 
 
-def _keys() -> str:
+def _keys(settings: Settings) -> str:
     keys = ask(KeyStore, lambda store: store.list(), reported=False)
     live = [key for key in keys if key.revoked_at is None]
+    policies = load_policies(settings.policy_file)
+    lost = [key for key in live if key.policy and policies.find(key.policy) is None]
+    if lost:
+        named = ", ".join(f"{key.id} ({key.policy})" for key in lost)
+        raise ValueError(f"the policy file does not have the policies of these keys: {named}")
     if live:
         return f"{len(live)} in force"
     return "none: only this machine is answered; `setback keys make` creates one"

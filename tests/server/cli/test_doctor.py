@@ -1,5 +1,6 @@
 """`setback doctor` reports what it finds, what is wrong, and how to fix it."""
 
+import asyncio
 import json
 from pathlib import Path
 from types import SimpleNamespace
@@ -8,6 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from guard.store import migrate
+from guard.store.keys import KeyStore
 from guard.store.url import parse_url
 from server.cli.main import app
 
@@ -37,6 +39,20 @@ def test_all_is_well(healthy: Path) -> None:
     assert "setback keys make" in found["keys"][1]
     assert "GiB free" in found["disk for flags"][1]
     assert CliRunner().invoke(app, ["doctor"]).exit_code == 0
+
+
+def test_a_key_whose_policy_is_gone_is_a_problem(healthy: Path) -> None:
+    async def made() -> None:
+        store = KeyStore(parse_url("sqlite:///data/setback.db"))
+        await store.make("a", "call", by="a test", policy="gone")
+        await store.close()
+
+    asyncio.run(made())
+    state, said = findings("practice", code=1)["keys"]
+    assert (state, said) == (
+        "problem",
+        "the policy file does not have the policies of these keys: 1 (gone)",
+    )
 
 
 def test_a_missing_database_is_a_problem_with_its_fix(clean_folder: Path) -> None:
