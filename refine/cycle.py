@@ -56,9 +56,7 @@ async def _run_stages(run: Run, data: EvaluationData) -> GateResult | StoredRun:
     )
     start = _start(run)
     epochs = _EPOCHS if start is None else _FURTHER_EPOCHS
-    trained = await run.stage(
-        "train", Path, lambda: run.train(dataset, start=start, epochs=epochs)
-    )
+    trained = await run.stage("train", Path, lambda: run.train(dataset, start=start, epochs=epochs))
     return await run.stage("gate", GateResult, lambda: _gate(run, data, collection, trained))
 
 

@@ -9,16 +9,23 @@ import hmac
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
-from typing import Literal
+from typing import Any, Literal
 
-from sqlalchemy import URL, ColumnElement, Select, and_, or_, select
+from sqlalchemy import URL, ColumnElement, Select, and_, func, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from guard.errors import StoreUnavailable
 from guard.policy import Action
 from guard.store import search
 from guard.store.store import Store
-from guard.store.tables import FlagCategoryRow, FlagRow, RunFlagRow, RunRow, SecretRow
+from guard.store.tables import (
+    FLAG_NUMBERS,
+    FlagCategoryRow,
+    FlagRow,
+    RunFlagRow,
+    RunRow,
+    SecretRow,
+)
 from guard.store.text import storable
 from guard.tasks import spawn
 
@@ -108,6 +115,8 @@ class FlagStore(Store):
     async def _write(self, flag: Flag) -> int:
         row = FlagRow(**{**storable(vars(flag)), "created_at": flag.created_at})
         async with self._transaction() as session:
+            if self._url.get_backend_name() == "sqlite":
+                row.id = await session.scalar(_next_number())
             session.add(row)
             await session.flush()
             for category in dict.fromkeys(row.categories):
@@ -168,6 +177,13 @@ class FlagStore(Store):
         if self._writes:
             await asyncio.wait(self._writes)
         await super().close()
+
+
+def _next_number() -> Any:
+    """Returns the statement that takes a number which no flag has had."""
+    highest = select(func.coalesce(func.max(FlagRow.id), 0)).scalar_subquery()
+    last = FLAG_NUMBERS.c.last
+    return update(FLAG_NUMBERS).values(last=func.max(last, highest) + 1).returning(last)
 
 
 def _taken(*conditions: ColumnElement[bool]) -> ColumnElement[bool]:

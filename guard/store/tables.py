@@ -8,6 +8,7 @@ from typing import Any
 from sqlalchemy import (
     JSON,
     BigInteger,
+    Column,
     DateTime,
     Dialect,
     Double,
@@ -15,6 +16,7 @@ from sqlalchemy import (
     Index,
     Integer,
     MetaData,
+    Table,
     Text,
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
@@ -99,6 +101,11 @@ class FlagRow(Base):
     corrected_category: Mapped[str | None]
     corrected_answer: Mapped[str | None]
     note: Mapped[str | None]
+
+
+FLAG_NUMBERS = Table("flag_numbers", Base.metadata, Column("last", Number, nullable=False))
+"""The highest number that a flag has had, in one row. SQLite gives the numbers of deleted rows to
+new ones; PostgreSQL does not, and leaves this alone."""
 
 
 class FlagCategoryRow(Base):

@@ -136,6 +136,14 @@ async def test_an_export_is_everything(store: FlagStore, reviews: ReviewStore, f
     assert exported == numbers[::-1]
 
 
+async def test_the_number_of_a_deleted_flag_is_not_given_again(
+    store: FlagStore, reviews: ReviewStore, flag: Flag
+) -> None:
+    first, last = await store.add(flag), await store.add(replace(flag, user_hash="ab"))
+    assert await reviews.delete(Filter(user_hash="ab"), "ada") == [last]
+    assert first < last < await store.add(flag)
+
+
 async def test_deleted_flags_leave_nothing_behind(
     database: URL, store: FlagStore, reviews: ReviewStore, flag: Flag
 ) -> None:
