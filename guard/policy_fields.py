@@ -4,7 +4,6 @@ and the fix. Owns no field (policy_file.py, criterion_file.py).
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from guard.errors import PolicyInvalid
 from guard.toml_lines import line_of
@@ -16,10 +15,11 @@ Table = Mapping[str, object]
 class Fields:
     """One table of a policy file. Every method raises PolicyInvalid for a field of another type.
 
-    text: of the whole file. place: the path to the table, empty for the file itself.
+    source: where the text is from. text: the whole of it. place: the path to the table, empty for
+    the file itself.
     """
 
-    file: Path
+    source: str
     text: str
     table: Table
     place: str = ""
@@ -62,7 +62,7 @@ class Fields:
         if not isinstance(value, dict):
             field = self.path(key)
             raise self.invalid(key, f"{value!r} is not a table; write it under [{field}]")
-        return Fields(self.file, self.text, value, self.path(key))
+        return Fields(self.source, self.text, value, self.path(key))
 
     def children(self, key: str) -> Iterator["Fields"]:
         """Yields the tables of a list of tables."""
@@ -72,7 +72,7 @@ class Fields:
                 key, f"{tables!r} is not a list of tables; write each under [[{field}]]"
             )
         for number, table in enumerate(tables):
-            yield Fields(self.file, self.text, table, f"{field}[{number}]")
+            yield Fields(self.source, self.text, table, f"{field}[{number}]")
 
     def path(self, key: str) -> str:
         """Returns the path to a field, in quotes where it needs them."""
@@ -83,5 +83,5 @@ class Fields:
         """Returns the error about a field; about the table itself if the key is empty."""
         field = self.path(key) if key else self.place
         line = line_of(self.text, field)
-        place = f"{self.file}: line {line}" if line else str(self.file)
+        place = f"{self.source}: line {line}" if line else self.source
         return PolicyInvalid(f"{place}: {field}: {problem}")

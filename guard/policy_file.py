@@ -34,18 +34,41 @@ def load_policy(path: Path | None = None) -> Policy:
 
 
 def load_policies(path: Path | None = None) -> PolicySet:
-    """Returns the policies in the TOML file `path`, or the default policy alone.
+    """Returns the policies in the TOML file `path`, or the default policy alone. Raises as
+    `parse_policies`, also when the file cannot be read."""
+    return parse_policies(default_text() if path is None else read_text(path), str(path))
 
-    Raises PolicyInvalid, which names the file, the line, the field and the fix.
+
+def default_text() -> str:
+    """Returns the text of the default policy."""
+    return read_text(DEFAULT_FILE)
+
+
+def read_text(path: Path) -> str:
+    """Returns a policy file's text. Raises PolicyInvalid when it cannot be read."""
+    try:
+        return path.read_text("utf-8-sig")
+    except OSError as error:
+        raise PolicyInvalid(
+            f"{path}: the policy file cannot be read ({error.strerror}); "
+            "check the path and its permissions"
+        ) from error
+    except UnicodeDecodeError as error:
+        raise PolicyInvalid(f"{path}: not a TOML file in UTF-8: {error}") from error
+
+
+def parse_policies(text: str, source: str) -> PolicySet:
+    """Returns the policies in a text.
+
+    source: where it is from, for errors. Raises PolicyInvalid, which names the source, the line,
+    the field and the fix.
     """
-    base = _read(DEFAULT_FILE)
-    if path is None:
-        return PolicySet(_policy(base, DEFAULT_POLICY))
-    file = _read(path)
+    file = _parsed(text, source)
     file.refuse_unknown((*_POLICY_FIELDS, "policies"))
     own = {name: value for name, value in file.table.items() if name != "policies"}
-    tables = {DEFAULT_POLICY: _extended(base.table, Fields(path, file.text, own))}
-    default = _policy(Fields(path, file.text, tables[DEFAULT_POLICY]), DEFAULT_POLICY)
+    base = _parsed(default_text(), str(DEFAULT_FILE))
+    tables = {DEFAULT_POLICY: _extended(base.table, Fields(source, text, own))}
+    default = _policy(Fields(source, text, tables[DEFAULT_POLICY]), DEFAULT_POLICY)
     named: dict[str, Policy] = {}
     assigned: dict[str, dict[str, str]] = {"models": {}, "routes": {}}
     for name, fields in _named(file.child("policies")):
@@ -55,22 +78,16 @@ def load_policies(path: Path | None = None) -> PolicySet:
                 "extends", f"{parent!r} is none of the policies before it: {', '.join(tables)}"
             )
         tables[name] = _extended(tables[parent], fields)
-        named[name] = _policy(Fields(path, file.text, tables[name], fields.place), name)
+        named[name] = _policy(Fields(source, text, tables[name], fields.place), name)
         _assign(assigned, fields, name)
     return PolicySet(default, named, assigned["models"], assigned["routes"])
 
 
-def _read(path: Path) -> Fields:
+def _parsed(text: str, source: str) -> Fields:
     try:
-        text = path.read_text("utf-8-sig")
-        return Fields(path, text, tomllib.loads(text))
-    except OSError as error:
-        raise PolicyInvalid(
-            f"{path}: the policy file cannot be read ({error.strerror}); "
-            "check the path and its permissions"
-        ) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise PolicyInvalid(f"{path}: not a TOML file in UTF-8: {error}") from error
+        return Fields(source, text, tomllib.loads(text))
+    except tomllib.TOMLDecodeError as error:
+        raise PolicyInvalid(f"{source}: not a TOML file in UTF-8: {error}") from error
 
 
 def _named(policies: Fields) -> Iterator[tuple[str, Fields]]:
@@ -96,7 +113,7 @@ def _assign(assigned: Mapping[str, dict[str, str]], fields: Fields, name: str) -
 def _extended(parent: Table, fields: Fields) -> dict[str, Any]:
     """Returns the parent's fields with these over them; of rules and criteria field by field."""
     merged: dict[str, Any] = {**parent, **fields.table}
-    inherited = Fields(fields.file, fields.text, parent)
+    inherited = Fields(fields.source, fields.text, parent)
     merged["default"] = {**inherited.child("default").table, **fields.child("default").table}
     categories = inherited.child("categories")
     own = fields.child("categories")

@@ -1,8 +1,8 @@
-"""Every policy that was in force, by the hash that flags have. Owns their rows. Does not choose a
-request's policy (guard/policies.py).
+"""The policy files that were activated in the database, and every policy that was in force, by the
+hash that flags have. Owns their rows. Does not choose a request's policy (guard/policies.py).
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
 from typing import Any
@@ -10,8 +10,9 @@ from typing import Any
 from sqlalchemy import select
 
 from guard.policy import Policy
+from guard.store import audit
 from guard.store.store import Store
-from guard.store.tables import PolicyRow
+from guard.store.tables import PolicyFileRow, PolicyRow
 from guard.store.text import storable
 
 
@@ -22,6 +23,16 @@ class StoredPolicy:
     hash: str
     name: str
     content: Mapping[str, Any]
+    created_at: datetime
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoredPolicyFile:
+    """A policy file that was activated: its TOML, by whom and when."""
+
+    id: int
+    text: str
+    by: str
     created_at: datetime
 
 
@@ -43,6 +54,27 @@ class PolicyStore(Store):
         ]
         async with self._transaction() as session:
             await session.execute(self._insert(PolicyRow).values(rows).on_conflict_do_nothing())
+
+    async def activate(self, text: str, *, by: str) -> None:
+        """Puts a policy file in force for all servers of this database that have none set."""
+        row = PolicyFileRow(text=storable(text), by=storable(by), created_at=datetime.now(UTC))
+        async with self._transaction() as session:
+            session.add(row)
+            await session.flush()
+            audit.record(session, by, "policy.activated", f"policy file {row.id}")
+
+    async def newest(self) -> StoredPolicyFile | None:
+        """Returns the policy file that is in force, or None."""
+        return next(iter(await self.files(1)), None)
+
+    async def files(self, limit: int) -> Sequence[StoredPolicyFile]:
+        """Returns at most `limit` policy files that were activated, newest first."""
+        query = select(PolicyFileRow).order_by(PolicyFileRow.id.desc()).limit(limit)
+        async with self._reading() as session:
+            return [
+                StoredPolicyFile(id=row.id, text=row.text, by=row.by, created_at=row.created_at)
+                for row in await session.scalars(query)
+            ]
 
     async def list(self, limit: int) -> list[StoredPolicy]:
         """Returns at most `limit` policies, newest first."""

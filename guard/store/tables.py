@@ -225,6 +225,18 @@ class KeyRow(Base):
     revoked_at: Mapped[datetime | None]
 
 
+class PolicyFileRow(Base):
+    """A policy file that was activated in the database; see policies.StoredPolicyFile."""
+
+    __tablename__ = "policy_files"
+    __table_args__ = ({"sqlite_autoincrement": True},)
+
+    id: Mapped[int] = mapped_column(Number, primary_key=True)
+    text: Mapped[str]
+    by: Mapped[str]
+    created_at: Mapped[datetime]
+
+
 class PolicyRow(Base):
     """A policy that was in force; see policies.StoredPolicy. Two names may have the same rules."""
 

@@ -1,4 +1,5 @@
-"""A key may have a policy of its own, and every policy that was in force is kept.
+"""A key may have a policy of its own, policies can be activated in the database, and every one that
+was in force is kept.
 
 Revision: 2026_11_29_policies
 Revises: 2026_11_27_calibrations
@@ -14,8 +15,20 @@ branch_labels = None
 depends_on = None
 
 
+_NUMBER = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
+
+
 def upgrade() -> None:
     op.add_column("keys", sa.Column("policy", sa.Text(), nullable=True))
+    op.create_table(
+        "policy_files",
+        sa.Column("id", _NUMBER, nullable=False),
+        sa.Column("text", sa.Text(), nullable=False),
+        sa.Column("by", sa.Text(), nullable=False),
+        sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
+        sa.PrimaryKeyConstraint("id", name="pk_policy_files"),
+        sqlite_autoincrement=True,
+    )
     op.create_table(
         "policies",
         sa.Column("hash", sa.Text(), nullable=False),
@@ -28,4 +41,5 @@ def upgrade() -> None:
 
 def downgrade() -> None:
     op.drop_table("policies")
+    op.drop_table("policy_files")
     op.drop_column("keys", "policy")

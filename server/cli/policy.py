@@ -1,5 +1,5 @@
-"""`setback policy`: checks a policy file, and tries it on stored flags. Owns the commands' options
-and output. Decides nothing (guard/policy_trial.py).
+"""`setback policy`: checks a policy file, tries it on stored flags and activates it. Owns the
+commands' options and output. Decides nothing (guard/policy_trial.py).
 """
 
 from collections.abc import Iterator
@@ -11,11 +11,20 @@ from typing import Annotated, Any
 import typer
 
 from guard.policy import DEFAULT_POLICY, Policy
-from guard.policy_file import load_policies
+from guard.policy_file import load_policies, parse_policies, read_text
 from guard.policy_trial import Trial, try_policy
+from guard.store.policies import PolicyStore
 from guard.store.review import Filter, ReviewStore
 from refine.schedule import parse_duration
-from server.cli.terminal import AsJson, ask, print_json, print_table, reported_errors, when
+from server.cli.terminal import (
+    AsJson,
+    ask,
+    operator,
+    print_json,
+    print_table,
+    reported_errors,
+    when,
+)
 
 app = typer.Typer(help="The policy: what is done about which harm.", no_args_is_help=True)
 
@@ -40,6 +49,16 @@ def policy_check(file: PolicyFile, as_json: AsJson = False) -> None:
             f"categories{', in shadow' if policy.shadow else ''}."
         )
         print_table(("Rule", "From", "Action"), _rules(policy))
+
+
+@app.command("activate")
+def policy_activate(file: PolicyFile) -> None:
+    """Put a policy file in force for all servers of the database that have none set."""
+    with reported_errors():
+        text = read_text(file)
+        parse_policies(text, str(file))
+    ask(PolicyStore, lambda store: store.activate(text, by=operator()))
+    typer.echo("Servers without SETBACK_POLICY_FILE follow within seconds.")
 
 
 @app.command("try")

@@ -29,7 +29,6 @@ from guard.critic import Critic
 from guard.engine import GuardedEngine, GuardOptions
 from guard.errors import GuardError, StoreUnavailable
 from guard.policies import Policies
-from guard.policy_file import load_policies
 from guard.prompts import CritiqueStyle
 from guard.recorder import Provenance, Recorder
 from guard.redact import Redactor
@@ -53,7 +52,7 @@ from guard.windows import DEFAULT_VERDICT_TOKENS, Windows
 from server.auth.access import Access, is_local
 from server.auth.limits import Limits
 from server.auth.sessions import Sessions
-from server.console import flag_pages, login, loop_pages, traffic_page
+from server.console import flag_pages, login, loop_pages, policy_page, traffic_page
 from server.console.view import on_refused
 from server.errors import (
     BadRequest,
@@ -67,7 +66,7 @@ from server.jobs.retention import delete_expired
 from server.jobs.run_control import RunControl
 from server.jobs.run_watch import watch_runs
 from server.launch.guarded_handlers import install_guard
-from server.launch.policy_reload import PolicyFile
+from server.launch.policy_reload import PolicySource
 from server.launch.preflight import check_answer_format
 from server.launch.revision import model_revision
 from server.launch.state import GuardState
@@ -101,6 +100,7 @@ _ROUTES = (
     flag_pages,
     loop_pages,
     traffic_page,
+    policy_page,
 )
 
 router = APIRouter()
@@ -154,9 +154,9 @@ class GuardPlugin:
             CalibrationStore(url, database), served.revision, lambda: adapters.active
         )
         await calibrations.refresh()
-        policies = Policies(load_policies(settings.policy_file))
         policy_store = PolicyStore(url, database)
-        await policy_store.add(policies.current)
+        policy_source = PolicySource(settings.policy_file, policy_store)
+        policies = Policies(await policy_source.load())
         critic = served.critic(
             settings.critic_timeout_s, adapters, calibrations.of, policies.current.criteria
         )
@@ -192,6 +192,7 @@ class GuardPlugin:
             limits=Limits(UsageStore(url, database)),
             policies=policies,
             policy_store=policy_store,
+            policy_source=policy_source,
             reviews=ReviewStore(url, database),
             runs=RunStore(url, database),
             registry=registry,
@@ -205,9 +206,7 @@ class GuardPlugin:
         if settings.retention_days is not None:
             spawn(delete_expired(settings.retention_days, state.setback.reviews))
         spawn(state.setback.warm_up())
-        if settings.policy_file is not None:
-            file = PolicyFile(settings.policy_file, policies, critic, policy_store)
-            spawn(file.watch())
+        spawn(policy_source.watch(policies, critic))
         spawn(adapters.watch(settings.adapter_poll_s))
         spawn(calibrations.watch(settings.adapter_poll_s))
 

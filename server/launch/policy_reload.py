@@ -1,5 +1,6 @@
-"""Follows the policy file while the server runs. Owns when it is read again and that a wrong file
-changes nothing. Does not read it (guard/policy_file.py).
+"""Where a server's policies come from, and how they are exchanged while it runs. Owns the source: a
+file if one is set, or else what was activated in the database. A wrong source changes nothing. Does
+not parse it (guard/policy_file.py).
 """
 
 import asyncio
@@ -9,7 +10,7 @@ from pathlib import Path
 from guard.critic import Critic
 from guard.errors import GuardError
 from guard.policies import Policies, PolicySet
-from guard.policy_file import load_policies
+from guard.policy_file import default_text, parse_policies, read_text
 from guard.store.policies import PolicyStore
 from server.telemetry.metrics import policy_reloaded
 
@@ -17,48 +18,78 @@ _POLL_S = 2.0
 _log = logging.getLogger("vllm.setback")
 
 
-class PolicyFile:
-    """The policy file of a running server."""
+class PolicySource:
+    """The source of a running server's policies.
 
-    def __init__(self, path: Path, policies: Policies, critic: Critic, store: PolicyStore) -> None:
+    text: the TOML that is in force.
+    """
+
+    def __init__(self, path: Path | None, store: PolicyStore) -> None:
         self._path = path
-        self._policies = policies
-        self._critic = critic
         self._store = store
-        self._content = _content(path)
+        self._refused: str | None = None
+        self._problem = ""
+        self.text = ""
 
-    async def watch(self) -> None:
+    @property
+    def editable(self) -> bool:
+        """Whether policies can be activated: without a file."""
+        return self._path is None
+
+    async def load(self) -> PolicySet:
+        """Returns the policies to start with. Raises PolicyInvalid or StoreUnavailable."""
+        text = await self._read()
+        policies = self.parse(text)
+        await self._store.add(policies)
+        self.text = text
+        return policies
+
+    def parse(self, text: str) -> PolicySet:
+        """Returns the policies in a text. Raises PolicyInvalid."""
+        return parse_policies(text, str(self._path or "policy"))
+
+    async def activate(self, text: str, by: str) -> None:
+        """Puts a text in force, for all servers of the database. Raises PolicyInvalid or
+        StoreUnavailable."""
+        self.parse(text)
+        await self._store.activate(text, by=by)
+
+    async def watch(self, policies: Policies, critic: Critic) -> None:
         """Looks for changes for ever."""
         while True:
             await asyncio.sleep(_POLL_S)
-            await self.refresh()
+            await self.refresh(policies, critic)
 
-    async def refresh(self) -> None:
-        """Puts the file in force if it changed. A wrong one is logged, and the policies stay."""
-        content = _content(self._path)
-        if content == self._content:
-            return
-        self._content = content
+    async def refresh(self, policies: Policies, critic: Critic) -> None:
+        """Exchanges the policies if their source changed. What is wrong is logged once."""
         try:
-            policies = load_policies(self._path)
-            self._critic.prepare(policies.criteria)
-            await self._store.add(policies)
+            text = await self._read()
+            if text in (self.text, self._refused):
+                return
+            await self._exchange(text, policies, critic)
         except GuardError as error:
+            if str(error) != self._problem:
+                self._problem = str(error)
+                _log.error("The policies stay as they were: %s", error)
+        else:
+            self._problem = ""
+
+    async def _exchange(self, text: str, policies: Policies, critic: Critic) -> None:
+        try:
+            loaded = self.parse(text)
+            critic.prepare(loaded.criteria)
+        except GuardError:
+            self._refused = text
             policy_reloaded(succeeded=False)
-            _log.error("The policy file is not put in force: %s", error)
-            return
-        self._policies.current = policies
+            raise
+        await self._store.add(loaded)
+        policies.current, self.text, self._refused = loaded, text, None
         policy_reloaded(succeeded=True)
-        _log.info("Policies in force: %s", described(policies))
+        names = ", ".join(f"{policy.name} ({policy.hash})" for policy in loaded)
+        _log.info("Policies in force: %s", names)
 
-
-def described(policies: PolicySet) -> str:
-    """Returns the names and hashes of policies."""
-    return ", ".join(f"{policy.name} ({policy.hash})" for policy in policies)
-
-
-def _content(path: Path) -> bytes | None:
-    try:
-        return path.read_bytes()
-    except OSError:
-        return None
+    async def _read(self) -> str:
+        if self._path is not None:
+            return await asyncio.to_thread(read_text, self._path)
+        newest = await self._store.newest()
+        return newest.text if newest else default_text()

@@ -19,6 +19,7 @@ from server.auth.access import Access
 from server.auth.limits import Limits
 from server.auth.sessions import Sessions
 from server.jobs.run_control import RunControl
+from server.launch.policy_reload import PolicySource
 from server.routes.guardrail import Guardrail
 from server.routes.model_access import ModelAccess
 from server.routes.moderations import Moderator
@@ -43,6 +44,7 @@ class GuardState:
     limits: Limits
     policies: Policies
     policy_store: PolicyStore
+    policy_source: PolicySource
     reviews: ReviewStore
     runs: RunStore
     registry: AdapterStore

@@ -62,6 +62,8 @@ CONSOLE: frozenset[str] = frozenset(
         "/console/flags/{flag_id}/label",
         "/console/login",
         "/console/logout",
+        "/console/policy",
+        "/console/policy/try",
         "/console/runs",
         "/console/runs/{run_id}",
         "/console/runs/{run_id}/cancel",

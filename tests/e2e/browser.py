@@ -88,6 +88,12 @@ class Browser:
         found = f"//main//*[self::a or self::button][contains(normalize-space(.), {escaped})]"
         self._driver.find_element(By.XPATH, found).click()
 
+    def fill(self, selector: str, text: str) -> None:
+        """Replaces what a field holds."""
+        field = self.one(selector)
+        field.clear()
+        field.send_keys(text)
+
     def wait_for(self, words: str, within_s: float = _WAIT_S) -> None:
         """Waits until the text is visible on the page."""
         self._wait(lambda: words in self.text, f"{words!r} did not appear", within_s)

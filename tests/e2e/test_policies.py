@@ -20,6 +20,7 @@ from guard.store.keys import KeyStore
 from guard.store.review import Filter, ReviewStore
 from guard.store.url import parse_url
 from refine.practice.integrity import MODEL_NAME
+from tests.e2e.browser import DESKTOP, LIGHT, PHONE, browsing
 from tests.e2e.conftest import SETBACK, Server, running_server
 from tests.e2e.loop import ask as stored
 
@@ -42,6 +43,7 @@ threshold = 0.0
 [policies.watched]
 shadow = true
 """
+BLOCKS = 'refusal = "Not in this house."\n[default]\naction = "block"\n'
 
 
 @dataclass(frozen=True)
@@ -175,6 +177,41 @@ def test_a_changed_file_comes_into_force_and_a_wrong_one_does_not(tenants: Tenan
     versions = httpx.get(url, headers=headers).json()["data"]
     refusals = [one["content"]["refusal"] for one in versions if one["name"] == "strict"]
     assert refusals == ["Ask your teacher.", "Ask a grown-up."]
+
+
+def test_a_policy_is_edited_tried_and_activated_in_a_browser(tmp_path: Path) -> None:
+    database = f"sqlite:///{tmp_path}/flags.db"
+    migrate.upgrade(parse_url(database))
+    with (
+        running_server(
+            tmp_path, database, lambda port: [SETBACK, "serve", "practice", "--port", str(port)]
+        ) as server,
+        browsing(server.base_url, tmp_path / "browser") as browser,
+        server.openai() as client,
+    ):
+
+        def said(content: str) -> str | None:
+            answer = client.chat.completions.create(
+                model=MODEL_NAME, messages=[{"role": "user", "content": content}], temperature=0
+            )
+            return answer.choices[0].message.content
+
+        said(HARMFUL)
+        browser.open("/console/policy")
+        for text, button, told in (
+            ("refusal = 3", "Try on the flags of 30 days", "line 1: refusal: 3 is not a text"),
+            (BLOCKS, "Try on the flags of 30 days", "default on 1 flags of the last 30 days"),
+            (BLOCKS, "Activate", "The policy is in force."),
+        ):
+            browser.fill("textarea", text)
+            browser.click(button)
+            browser.wait_for(told)
+        for size in (PHONE, DESKTOP):
+            browser.look(size, LIGHT)
+            assert browser.overflow() <= 0
+            assert not browser.violations()
+        assert "Policy file 1" in browser.text
+        assert said(HARMFUL) == "Not in this house."
 
 
 def _wait(condition: Any) -> None:

@@ -15,7 +15,6 @@ from starlette.datastructures import State
 from guard.calibrations import Calibrations
 from guard.policies import Policies
 from guard.policy import Action
-from guard.policy_file import load_policies
 from guard.store.adapters import AdapterStore
 from guard.store.audit import AuditStore
 from guard.store.calibrations import CalibrationStore
@@ -31,6 +30,7 @@ from server.auth.access import Access, AccessMiddleware
 from server.auth.sessions import Sessions
 from server.jobs.run_control import RunControl
 from server.launch.plugin import GuardPlugin
+from server.launch.policy_reload import PolicySource
 
 BASE_URL = "http://127.0.0.1:8000"
 STATUSES: tuple[RunStatus, ...] = get_args(RunStatus)
@@ -91,6 +91,7 @@ async def open_face(
     runs, registry, leases, audit = RunStore(url), AdapterStore(url), Leases(url), AuditStore(url)
     flags, reviews, traffic = FlagStore(url), ReviewStore(url), TrafficStore(url)
     keys, fits, policies = KeyStore(url), CalibrationStore(url), PolicyStore(url)
+    source = PolicySource(None, policies)
     calibrations = Calibrations(fits, "rev", lambda: None)
     await calibrations.refresh()
     access = Access(keys, local=local, api_key=api_key)
@@ -107,8 +108,9 @@ async def open_face(
         calibrations=calibrations,
         control=control,
         traffic=traffic,
-        policies=Policies(load_policies()),
+        policies=Policies(await source.load()),
         policy_store=policies,
+        policy_source=source,
     )
     app.state = State({"setback": state})
     try:
@@ -131,6 +133,7 @@ async def fill(face: Face, flag: Flag, said: str) -> None:
     await face.registry.set_status(STATUSES.index("rejected") + 1, "rejected")
     for version in (2, 1):
         await face.registry.activate(version, by=said, reason=said)
+    await face.app.state.setback.policy_store.activate(said, by=said)
     await face.traffic.add(flag.created_at, Traffic(10, 3, 8, 1.5))
 
 

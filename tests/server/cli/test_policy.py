@@ -12,6 +12,7 @@ from typer.testing import CliRunner, Result
 from guard.policy import Action
 from guard.store import migrate
 from guard.store.flags import Flag, FlagStore
+from guard.store.policies import PolicyStore, StoredPolicyFile
 from guard.store.url import parse_url
 from server.cli.main import app
 
@@ -80,6 +81,24 @@ def test_one_of_several_policies_is_checked_and_tried() -> None:
     tried = json.loads(run("try", "policy.toml", "--policy", "kids", "--json").stdout)
     assert [change["would_be"] for change in tried["changes"]] == ["revise"]
     assert "no policy 'x'" in run("try", "policy.toml", "--policy", "x").stderr
+
+
+def test_a_file_is_activated_in_the_database() -> None:
+    assert run("activate", "policy.toml").exit_code == 0
+
+    async def newest() -> StoredPolicyFile | None:
+        store = PolicyStore(URL)
+        try:
+            return await store.newest()
+        finally:
+            await store.close()
+
+    activated = asyncio.run(newest())
+    assert activated is not None
+    assert activated.text == POLICY
+    Path("policy.toml").write_text("refusal = 3")
+    assert "line 1: refusal" in run("activate", "policy.toml").stderr
+    assert asyncio.run(newest()) == activated
 
 
 @pytest.mark.parametrize("since", ["yesterday", "0d", "99999999d"])

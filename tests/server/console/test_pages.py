@@ -18,7 +18,15 @@ from guard.verdict import CATEGORIES
 from tests.server.face import STATUSES, Face, fill, open_face
 from tests.server.markup import Markup
 
-LISTS = ("/flags", "/flags?status=open", "/runs", "/adapters", "/adapters/rollback", "/traffic")
+LISTS = (
+    "/flags",
+    "/flags?status=open",
+    "/runs",
+    "/adapters",
+    "/adapters/rollback",
+    "/policy",
+    "/traffic",
+)
 SPANS = tuple(f"/traffic?span={span}" for span in ("1h", "24h", "7d", "30d", "1y"))
 EVERYTHING = (
     *LISTS,
@@ -125,6 +133,7 @@ def _reflecting(said: str) -> list[str]:
     )
     return [f"/flags?{httpx.QueryParams(each)}" for each in asked] + [
         f"/flags/1?{httpx.QueryParams({'said': text})}",
+        f"/policy?{httpx.QueryParams({'said': text})}",
         f"/traffic?{httpx.QueryParams({'span': text})}",
     ]
 

@@ -8,7 +8,7 @@ import pytest
 
 from guard.policies import Policies
 from guard.policy_file import load_policies, load_policy
-from server.launch.policy_reload import PolicyFile
+from server.launch.policy_reload import PolicySource
 from tests.scripted import Bench
 from tests.server.face import BASE_URL, Face
 
@@ -41,23 +41,25 @@ async def test_a_changed_file_comes_into_force_and_is_kept(
     monkeypatch.setattr(logging.getLogger("vllm"), "propagate", True)
     file = tmp_path / "own.toml"
     file.write_text(KIDS)
-    policies, store = Policies(load_policies(file)), face.app.state.setback.policy_store
-    await store.add(policies.current)
-    follower = PolicyFile(file, policies, make_bench().critic, store)
-    first = policies.current
-    await follower.refresh()
+    store, critic = face.app.state.setback.policy_store, make_bench().critic
+    source = PolicySource(file, store)
+    first = await source.load()
+    policies = Policies(first)
+    await source.refresh(policies, critic)
     assert policies.current is first
     file.write_text(KIDS.replace("grown-up", "teacher"))
-    await follower.refresh()
+    await source.refresh(policies, critic)
     assert policies.current.named["kids"].refusal == "Ask a teacher."
     for wrong in ("refusal = 3", f'[[criteria]]\nname = "a"\nquestion = "{"word " * 900}?"'):
         second = policies.current
         file.write_text(wrong)
-        await follower.refresh()
+        await source.refresh(policies, critic)
+        await source.refresh(policies, critic)
         assert policies.current is second
     file.unlink()
-    await follower.refresh()
+    await source.refresh(policies, critic)
     refused = [one.getMessage() for one in caplog.records if one.levelname == "ERROR"]
+    assert len(refused) == 3
     assert ["line 1: refusal" in refused[0], "The critique needs" in refused[1]] == [True, True]
     assert "cannot be read" in refused[2]
     async with face.client(f"{BASE_URL}/v1/guard") as client:
