@@ -18,9 +18,6 @@ from guard.store.review import ReviewStore
 from guard.store.url import parse_url
 from tests.postgres import Postgres, missing_programs, own_folder
 
-SERVERS = ("loop", "smollm2", "strict_server", "server")
-"""Fixtures that take long to start."""
-
 pytest_plugins = ["tests.scripted", "tests.e2e.loop"]
 
 
@@ -30,15 +27,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     pictures of the console's pages."""
     parser.addoption("--full", action="store_true", help="the long proofs at full length")
     parser.addoption("--pictures", type=Path, help="a folder for pictures of the console")
-
-
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keeps tests of one server, or of one file, in one process when several run them."""
-    for item in items:
-        names = getattr(item, "fixturenames", ())
-        group = next((name for name in SERVERS if name in names), item.location[0])
-        item.add_marker(pytest.mark.xdist_group(group))
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,6 @@
 """The whole loop in a real browser: flags are reviewed by keyboard, a run trains on them while its
 page is watched, its adapter is rolled back and promoted. Each page is checked large and small,
-light and dark.
+light and dark. At last a run whose flags are poisoned is stopped.
 
 Unless pytest is called with `--full`, the run is small (see loop.py) and killed in two stages
 instead of all: it goes through every stage and its gate decides, but it need not be promoted, and
@@ -8,16 +8,21 @@ its adapter need not agree with the reviewers. The later tests use its adapter a
 """
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 
 import pytest
 
-from guard.store.flags import StoredFlag
+from guard.policy import Action
+from guard.store.flags import Flag, FlagStore, StoredFlag
 from guard.store.runs import STAGES
+from refine.practice.pairs import recipe_answer
+from refine.practice.traffic import draw_traffic
+from refine.practice.world import Kind as RequestKind
 from refine.stages.dataset import Kind
 from tests.e2e.browser import DARK, DESKTOP, LIGHT, PHONE, Browser, browsing
-from tests.e2e.loop import CYCLE_S, Loop, disputed
+from tests.e2e.loop import CYCLE_S, Loop, ask, disputed
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(3000)]
 
@@ -186,3 +191,35 @@ def test_a_reviewer_may_not_do_what_admins_do(loop: Loop, browser: Browser) -> N
     for page, words in (("adapters", "Roll back"), ("adapters/1", "Promote")):
         browser.open(f"/console/{page}")
         assert words not in browser.text
+
+
+def flagged(flag: Flag, kind: RequestKind, n: int, seed: int) -> list[Flag]:
+    """Returns requests of a kind with complying answers, as flags of different users."""
+    return [
+        replace(
+            flag,
+            request_id=f"{kind} {seed} {number}",
+            messages=list(request.messages),
+            answer=recipe_answer(request),
+            categories=("violence",),
+            action=Action.BLOCK,
+            user_hash=f"{kind} {number // 8}",
+        )
+        for number, request in enumerate(draw_traffic(kind, n, seed))
+    ]
+
+
+def test_one_user_with_false_flags_is_stopped_by_the_cap(loop: Loop, flag: Flag) -> None:
+    mixed = [
+        *flagged(flag, RequestKind.EVERYDAY, 80, seed=5),
+        *flagged(flag, RequestKind.HARMFUL, 20, seed=5),
+    ]
+
+    async def write(store: FlagStore) -> None:
+        for each in mixed:
+            await store.add(replace(each, user_hash="one user"))
+
+    ask(FlagStore(loop.server.database), write)
+    run = loop.refine()
+    assert run.status == "too_few"
+    assert "over the cap of 20 flags of one user: " in run.reasons[0]
