@@ -29,6 +29,7 @@ from sqlalchemy import URL
 from guard.call import RevisedFinishReason, StreamMode
 from guard.prompts import CritiqueStyle
 from guard.store.url import parse_url
+from guard.store.webhooks import EVENT_TYPES, EventType
 from refine.options import RefineOptions
 from server.telemetry.logs import LogFormat
 
@@ -48,7 +49,7 @@ _KUBERNETES_VARIABLE = re.compile(
 """Variables that Kubernetes sets in a container for each service, by the service's name."""
 
 
-def _route_list(value: Any) -> Any:
+def _listed(value: Any) -> Any:
     return [part.strip() for part in value.split(",")] if isinstance(value, str) else value
 
 
@@ -69,6 +70,18 @@ def _phone_region(value: str) -> str:
     from guard.redact import check_region
 
     return check_region(value)
+
+
+def _web_url(value: str) -> str:
+    _origin(value)
+    return value
+
+
+def _webhook_secret(value: SecretStr) -> SecretStr:
+    from server.jobs.webhook_signature import check_secret
+
+    check_secret(value.get_secret_value())
+    return value
 
 
 Route = Annotated[str, Field(pattern=r"^/\S*$", description="a path that begins with /")]
@@ -161,7 +174,21 @@ class Settings(BaseSettings):
     """The URL under which browsers reach the server, such as https://guard.example, if a proxy in
     front of it rewrites the Host header or ends TLS. The console needs it there."""
 
-    open_routes: Annotated[tuple[Route, ...], NoDecode, BeforeValidator(_route_list)] = ()
+    webhook_url: Annotated[str, AfterValidator(_web_url)] | None = None
+    """Where events are sent: flags, ended runs, activated adapters and policies."""
+
+    webhook_secret: Annotated[SecretStr, AfterValidator(_webhook_secret)] | None = None
+    """Signs webhooks as the Standard Webhooks specification says: whsec_ and base64."""
+
+    webhook_events: Annotated[tuple[EventType, ...], NoDecode, BeforeValidator(_listed)] = (
+        EVENT_TYPES
+    )
+    """The events that are sent; in a variable, comma-separated."""
+
+    webhook_categories: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_listed)] = ()
+    """Of flags, only those of these categories or criteria are sent. Unset: all."""
+
+    open_routes: Annotated[tuple[Route, ...], NoDecode, BeforeValidator(_listed)] = ()
     """Routes to serve although the guard does not cover them; in a variable, comma-separated."""
 
     max_body_mib: float = Field(default=32, gt=0, allow_inf_nan=False)

@@ -225,6 +225,15 @@ class KeyRow(Base):
     revoked_at: Mapped[datetime | None]
 
 
+class WebhookRow(Base):
+    """The number of the newest event of a type that was delivered; see webhooks.WebhookStore."""
+
+    __tablename__ = "webhooks"
+
+    type: Mapped[str] = mapped_column(primary_key=True)
+    delivered: Mapped[int] = mapped_column(Number)
+
+
 class PolicyFileRow(Base):
     """A policy file that was activated in the database; see policies.StoredPolicyFile."""
 

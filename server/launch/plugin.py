@@ -11,6 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import httpx
 from fastapi import APIRouter, FastAPI, Request
 from fastapi.responses import JSONResponse, Response
 from sqlalchemy import URL
@@ -45,6 +46,7 @@ from guard.store.review import ReviewStore
 from guard.store.runs import RunStore
 from guard.store.traffic import TrafficStore
 from guard.store.usage import UsageStore
+from guard.store.webhooks import WebhookStore
 from guard.tasks import spawn
 from guard.template import ChatFormat
 from guard.vllm.session import SCHEDULER
@@ -65,6 +67,7 @@ from server.jobs.child import job_command, job_environment
 from server.jobs.retention import delete_expired
 from server.jobs.run_control import RunControl
 from server.jobs.run_watch import watch_runs
+from server.jobs.webhooks import Webhooks, receiver_of
 from server.launch.guarded_handlers import install_guard
 from server.launch.policy_reload import PolicySource
 from server.launch.preflight import check_answer_format
@@ -206,6 +209,10 @@ class GuardPlugin:
         if settings.retention_days is not None:
             spawn(delete_expired(settings.retention_days, state.setback.reviews))
         spawn(state.setback.warm_up())
+        receiver = receiver_of(settings)
+        if receiver is not None:
+            store_of_events, http = WebhookStore(url, database), httpx.AsyncClient()
+            spawn(Webhooks(receiver, store_of_events, Leases(url, database), http).run())
         spawn(policy_source.watch(policies, critic))
         spawn(adapters.watch(settings.adapter_poll_s))
         spawn(calibrations.watch(settings.adapter_poll_s))

@@ -24,6 +24,7 @@ from guard.vllm.session import SCHEDULER
 from refine.schedule import parse_duration
 from server.auth.access import is_local
 from server.jobs.child import job_command, job_environment, supervised
+from server.jobs.webhooks import receiver_of
 from server.launch.models import DEFAULT, NamedModel, find_model, named_model, names
 from server.launch.preflight import check_model
 from server.launch.processes import share_process
@@ -133,6 +134,7 @@ def _check_settings(options: argparse.Namespace) -> None:
 
     settings = load_settings()
     load_policy(settings.policy_file)
+    receiver_of(settings)
     _check_access(options, asyncio.run(keys_in_force(settings)))
 
 

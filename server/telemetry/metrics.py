@@ -67,6 +67,7 @@ REFINE_ENDED = Gauge(
     ["status"],
     multiprocess_mode="mostrecent",
 )
+WEBHOOKS = Counter("setback_webhooks_total", "Webhooks sent.", ["type", "outcome"])
 POLICY_RELOADS = Counter(
     "setback_policy_reloads_total",
     "Changed policy files: in force, or refused.",
@@ -83,6 +84,11 @@ BUILD = Gauge(
 def set_build_info(model_revision: str, policy_hash: str) -> None:
     """Sets the build information, once at start-up."""
     BUILD.labels(version("setback"), model_revision, policy_hash).set(1)
+
+
+def webhook_sent(kind: str, *, succeeded: bool) -> None:
+    """Counts an attempt to send a webhook."""
+    WEBHOOKS.labels(kind, "delivered" if succeeded else "failed").inc()
 
 
 def policy_reloaded(*, succeeded: bool) -> None:

@@ -1,10 +1,12 @@
-"""A server's traces and JSON log are complete, attributable to requests, and without texts."""
+"""A server's traces, webhooks and JSON log are complete, attributable to requests, and without texts."""
 
 import json
 import re
+from base64 import b64encode
 from collections import Counter
 from collections.abc import Iterator
-from typing import Any
+from queue import Queue
+from typing import Any, ClassVar
 from uuid import uuid4
 
 import httpx
@@ -18,6 +20,7 @@ from refine.practice.integrity import MODEL_NAME
 from tests.e2e.collector import Collector, collecting
 from tests.e2e.conftest import SETBACK, Server, running_server
 from tests.e2e.loop import ask as stored
+from tests.json_server import JsonHandler, serving
 
 pytestmark = pytest.mark.e2e
 
@@ -35,9 +38,29 @@ def collector() -> Iterator[Collector]:
         yield it
 
 
+class Receiver(JsonHandler):
+    """Takes webhooks."""
+
+    taken: ClassVar[Queue[tuple[dict[str, str], dict[str, Any]]]] = Queue()
+
+    def do_POST(self) -> None:
+        """Keeps the event."""
+        self.taken.put((dict(self.headers), self.body()))
+        self.send(200, {})
+
+
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory, collector: Collector) -> Iterator[Server]:
-    """Logs in JSON, sends its traces to the collector, and requires a key."""
+def receiver() -> Iterator[str]:
+    with serving(Receiver) as url:
+        yield url
+
+
+@pytest.fixture(scope="module")
+def server(
+    tmp_path_factory: pytest.TempPathFactory, collector: Collector, receiver: str
+) -> Iterator[Server]:
+    """Logs in JSON, sends its traces to the collector and its events to the receiver, and requires
+    a key."""
     folder = tmp_path_factory.mktemp("signals")
     database = f"sqlite:///{folder}/flags.db"
     migrate.upgrade(parse_url(database))
@@ -46,6 +69,8 @@ def server(tmp_path_factory: pytest.TempPathFactory, collector: Collector) -> It
         "OTEL_EXPORTER_OTLP_ENDPOINT": collector.endpoint,
         "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf",
         "OTEL_BSP_SCHEDULE_DELAY": "100",
+        "SETBACK_WEBHOOK_URL": receiver,
+        "SETBACK_WEBHOOK_SECRET": f"whsec_{b64encode(bytes(32)).decode()}",
     }
     with running_server(
         folder,
@@ -107,6 +132,19 @@ def test_a_request_is_one_trace_below_its_callers(
     assert trace_id in flag.request_id
     for text in (HARMFUL, flag.answer, str(flag.revision)):
         assert not any(word.encode() in sent for word in text.split() if len(word) > 8)
+
+
+def test_a_flag_is_told_to_the_receiver(server: Server) -> None:
+    mine = uuid4().hex
+    ask(server, stream=False, **{"x-request-id": mine})
+    while True:
+        headers, event = Receiver.taken.get(timeout=60)
+        if mine in event["data"]["request_id"]:
+            break
+    assert (event["type"], event["data"]["action"]) == ("flag.created", "revise")
+    assert headers["webhook-id"] == f"flag.created-{event['data']['id']}"
+    assert headers["webhook-signature"].startswith("v1,")
+    assert HARMFUL not in json.dumps(event)
 
 
 def test_every_line_of_the_log_is_an_object_without_secrets(server: Server) -> None:
