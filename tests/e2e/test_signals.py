@@ -1,4 +1,5 @@
-"""A server's traces, webhooks and JSON log are complete, attributable to requests, and without texts."""
+"""A server's traces, webhooks and JSON log are complete, attributable to requests, and without
+texts."""
 
 import json
 import re
