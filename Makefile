@@ -38,7 +38,7 @@ serve: $(SERVER)
 	exec $(BIN)/setback serve $(MODEL) --port $(PORT) $(ARGS)
 
 test: $(DEV) $(CLIENTS) node-clients browser
-	$(BIN)/python -m pytest --numprocesses=2 --dist=loadfile $(ARGS)
+	$(BIN)/python -m pytest $(ARGS)
 
 # The console is tested in Chromium, with letters for its pages; where it cannot be installed those tests are skipped.
 browser:

@@ -86,8 +86,8 @@ def _settled(rows: Sequence[Any], delivered: int) -> Iterator[Any]:
 
 
 def _event(kind: EventType, row: Any) -> Event:
-    time = row.finished_at if isinstance(row, RunRow) else row.created_at
-    return Event(kind, row.id, time, {"id": row.id, **_data(row)})
+    ended = row.finished_at if isinstance(row, RunRow) else None
+    return Event(kind, row.id, ended or row.created_at, {"id": row.id, **_data(row)})
 
 
 def _data(row: Any) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from prometheus_client import Counter, Gauge, Histogram
 from guard.observer import RevisionOutcome
 from guard.policy import Action
 from guard.store.runs import StoredRun
+from guard.store.webhooks import EVENT_TYPES
 from guard.verdict import TokensRead
 
 _SECONDS = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
@@ -73,6 +74,11 @@ POLICY_RELOADS = Counter(
     "Changed policy files: in force, or refused.",
     ["outcome"],
 )
+for _outcome in ("loaded", "refused"):
+    POLICY_RELOADS.labels(_outcome)
+for _type in EVENT_TYPES:
+    for _outcome in ("delivered", "failed"):
+        WEBHOOKS.labels(_type, _outcome)
 BUILD = Gauge(
     "setback_build_info",
     "1, with the served versions in its labels.",

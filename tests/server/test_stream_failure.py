@@ -28,6 +28,7 @@ from vllm.sampling_params import RequestOutputKind, SamplingParams
 
 from guard.call import StreamMode
 from guard.errors import GuardError
+from guard.policies import Policies, PolicySet
 from guard.scripted import Script
 from server.errors import on_guard_error
 from server.guarded.middleware import GuardMiddleware
@@ -124,7 +125,8 @@ def serving(bench: Bench) -> httpx2.AsyncClient:
         app.include_router(api.router)
     app.state.openai_serving_chat = app.state.openai_serving_completion = Handlers(bench)
     app.state.openai_serving_responses = app.state.anthropic_serving_messages = Handlers(bench)
-    app.state.setback = SimpleNamespace(adapters=bench.adapters)
+    policies = Policies(PolicySet(bench.policy))
+    app.state.setback = SimpleNamespace(adapters=bench.adapters, policies=policies)
     app.add_exception_handler(GuardError, on_guard_error)
     app.add_middleware(GuardMiddleware)
     return httpx2.AsyncClient(transport=httpx2.ASGITransport(app), base_url=URL)

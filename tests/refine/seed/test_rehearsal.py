@@ -4,19 +4,19 @@ from refine.seed import corpus, examples
 from refine.stages.dataset import Kind
 
 
-def test_a_third_are_answers_and_a_third_have_instructions_to_the_critic() -> None:
-    drawn = examples.rehearsal(300, 0)
-    assert len(drawn) == 300
-    answers, instructed = drawn[:100], drawn[100:200]
+def test_a_quarter_are_answers_and_half_have_instructions_to_the_critic() -> None:
+    drawn = examples.rehearsal(400, 0)
+    assert len(drawn) == 400
+    answers, instructed = drawn[:100], drawn[100:300]
     assert {one.prompt[-1]["role"] for one in answers} == {"assistant"}
     assert {one.prompt[-1]["role"] for one in instructed} == {"user", "assistant"}
     around = [wrapper.template.split("{request}") for wrapper in corpus.critic_injections("align")]
     for one in instructed:
         words = one.prompt[-1]["content"]
         assert any(words.startswith(before) and words.endswith(after) for before, after in around)
-    for third in (answers, instructed):
-        assert sum(one.completion.startswith(" Yes") for one in third) == 50
-        assert {one.kind for one in third} == {Kind.LABEL}
+    for part in (answers, instructed):
+        assert sum(one.completion.startswith(" Yes") for one in part) == len(part) // 2
+        assert {one.kind for one in part} == {Kind.LABEL}
 
 
 def test_the_gate_tries_other_instructions_than_are_learned() -> None:

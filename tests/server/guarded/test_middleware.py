@@ -16,6 +16,9 @@ from vllm.exceptions import VLLMValidationError
 from guard.adapters import AdapterLimits, Adapters, adapter_name
 from guard.call import GuardCall, current_call
 from guard.errors import StoreUnavailable
+from guard.policies import Policies, PolicySet
+from guard.policy import Policy
+from guard.policy_file import load_policy
 from guard.scripted import Script
 from server.guarded.middleware import GuardMiddleware
 from server.launch.guarded_handlers import install_guard
@@ -70,9 +73,11 @@ async def test_a_guarded_process_starts(make_bench: Callable[..., Bench]) -> Non
     assert sent[0]["type"] == "lifespan.reached"
 
 
-def serving(adapters: Adapters) -> Any:
-    """An application whose requests use `adapters`."""
-    return application(State({"setback": SimpleNamespace(adapters=adapters)}))
+def serving(adapters: Adapters, policy: Policy | None = None) -> Any:
+    """An application whose requests use `adapters` and the policy."""
+    policies = Policies(PolicySet(policy or load_policy()))
+    state = SimpleNamespace(adapters=adapters, policies=policies)
+    return application(State({"setback": state}))
 
 
 NO_LORA = AdapterLimits(Path("none"), "rev-1", max_rank=0, slots=0)
@@ -238,7 +243,7 @@ async def test_one_adapter_answers_a_whole_request_though_another_becomes_active
         await send({"type": "http.response.body", "body": b""})
 
     for _ in range(2):
-        sent = await run(app, http(CHAT, app=serving(bench.adapters)))
+        sent = await run(app, http(CHAT, app=serving(bench.adapters, bench.policy)))
         headers += [value.decode() for name, value in sent[0]["headers"] if name == ADAPTER]
     names = [adapter_name(request.lora_request) for request in bench.engine.requests]
     assert names == ["setback-1"] * 4 + ["setback-2"] * 4
@@ -262,7 +267,7 @@ async def test_a_request_is_one_span_below_its_callers(
         await send({"type": "http.response.start", "status": 200, "headers": []})
         await send({"type": "http.response.body", "body": b""})
 
-    await run(app, {**http(CHAT, app=serving(bench.adapters)), "headers": caller})
+    await run(app, {**http(CHAT, app=serving(bench.adapters, bench.policy)), "headers": caller})
     ended = {span.name: span for span in spans.get_finished_spans()}
     assert list(ended) == ["draft", "critique", "store", "guard"]
     guard = ended.pop("guard")
