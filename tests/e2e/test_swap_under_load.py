@@ -45,7 +45,7 @@ class Length:
     many: int
 
 
-FULL, SHORT = Length(20.0, 3.0, 100), Length(2.0, 0.5, 10)
+FULL, SHORT = Length(20.0, 3.0, 100), Length(1.0, 0.2, 10)
 
 
 @dataclass(frozen=True)
