@@ -65,6 +65,7 @@ class Policy:
 
     hash: 16 hex digits that change with any rule, criterion or refusal; stored with each flag.
     shadow: what it flags is recorded, and nothing is withheld or annotated.
+    tools: the names of the tools that a request may offer to the model; None for any.
     """
 
     refusal: str
@@ -73,6 +74,7 @@ class Policy:
     criteria: tuple[Criterion, ...] = ()
     name: str = DEFAULT_POLICY
     shadow: bool = False
+    tools: tuple[str, ...] | None = None
 
     @cached_property
     def lowest_threshold(self) -> float:
@@ -106,6 +108,8 @@ class Policy:
     def is_as_strict_as(self, other: "Policy") -> bool:
         """Whether it does at least as much about everything as the other policy."""
         if self.shadow and not other.shadow:
+            return False
+        if other.tools is not None and not (self.tools and {*self.tools} <= {*other.tools}):
             return False
         criteria, others = (
             {replace(one, refusal=None) for one in policy.criteria} for policy in (self, other)

@@ -24,7 +24,7 @@ from guard.verdict import CATEGORIES
 
 DEFAULT_FILE = Path(__file__).with_name("policy.toml")
 _RULE_FIELDS = ("threshold", "action")
-_POLICY_FIELDS = ("refusal", "default", "categories", "criteria", "shadow")
+_POLICY_FIELDS = ("refusal", "default", "categories", "criteria", "shadow", "tools")
 _NAMED_FIELDS = (*_POLICY_FIELDS, "extends", "models", "routes")
 
 
@@ -139,8 +139,10 @@ def _policy(fields: Fields, name: str) -> Policy:
     rules = {each: _rule(categories.child(each), default) for each in CATEGORIES}
     rules |= {one.name: rule for one, rule in criteria.items()}
     shadow = fields.boolean("shadow", False)
-    policy_hash = _hash(refusal, rules, tuple(criteria), shadow=shadow)
-    return Policy(refusal, rules, policy_hash, tuple(criteria), name, shadow)
+    tools = fields.strings("tools") if "tools" in fields.table else None
+    extras = {"shadow": shadow, "tools": tools}
+    policy_hash = _hash(refusal, rules, tuple(criteria), extras)
+    return Policy(refusal, rules, policy_hash, tuple(criteria), name, shadow, tools)
 
 
 def _criteria(fields: Fields, default: Rule) -> Iterator[tuple[Criterion, Rule]]:
@@ -172,16 +174,20 @@ def _rule(fields: Fields, inherited: Rule | None, *, extra: bool = False) -> Rul
 
 
 def _hash(
-    refusal: str, rules: Mapping[str, Rule], criteria: Sequence[Criterion], *, shadow: bool
+    refusal: str,
+    rules: Mapping[str, Rule],
+    criteria: Sequence[Criterion],
+    extras: Mapping[str, object],
 ) -> str:
+    """Returns the hash of what is in force. extras: left out where they are not set, so that a file
+    without them has the hash that it had before there were any."""
     effective: dict[str, object] = {
         "refusal": refusal,
         "rules": {name: [rule.threshold, rule.action] for name, rule in rules.items()},
     }
     if criteria:
         effective["criteria"] = [_values(one) for one in criteria]
-    if shadow:
-        effective["shadow"] = True
+    effective |= {name: value for name, value in extras.items() if value}
     canonical = json.dumps(effective, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 

@@ -22,6 +22,7 @@ from server.errors import BadRequest, bad_request_response, guard_error_response
 from server.guarded.policy_choice import policy_of
 from server.guarded.request import check_moderation_model, parse_body, read_call
 from server.guarded.response import GuardedResponse
+from server.guarded.tools import check_tools
 from server.launch.guarded_handlers import check_guarded
 from server.routes.body import read_body, replayed
 from server.routes.open import GUARDED, path_of
@@ -146,6 +147,7 @@ def _read_call(scope: Scope, body: bytes) -> GuardCall:
     if moderation is not None:
         check_moderation_model(moderation["model"], _served(scope), "moderation.model")
     call.policy = policy_of(scope, content.get("model"))
+    check_tools(content, call.policy)
     return call
 
 

@@ -48,6 +48,8 @@ action = "block"
 extends = "kids"
 routes = ["/v1/completions"]
 
+tools = ["search"]
+
 [policies.tried]
 shadow = true
 """
@@ -76,9 +78,26 @@ def test_a_policy_has_what_it_extends_and_its_own_over_that(policies: PolicySet)
     assert kids.rules["doses"] == Rule(0.3, Action.BLOCK)
     assert [one.name for one in kids.criteria] == ["projects", "doses"]
     assert policies.default.rules["hate"] == Rule(0.6, Action.REVISE)
-    assert (small.rules, small.refusal, small.hash) == (kids.rules, kids.refusal, kids.hash)
+    assert (small.rules, small.refusal) == (kids.rules, kids.refusal)
+    assert (small.tools, kids.tools) == (("search",), None)
     assert [one.name for one in policies.criteria] == ["doses", "projects"]
-    assert len({policy.hash for policy in policies}) == 3
+    assert len({policy.hash for policy in policies}) == 4
+
+
+def test_tools_are_inherited_and_a_stricter_policy_allows_no_more(
+    load: Callable[[str], PolicySet],
+) -> None:
+    policies = load(
+        'tools = ["a", "b"]\n[policies.less]\ntools = ["a"]\n[policies.same]\n'
+        '[policies.more]\ntools = ["a", "c"]\n'
+    )
+    less, same, more = policies.named.values()
+    assert (policies.default.tools, less.tools, same.tools) == (("a", "b"), ("a",), ("a", "b"))
+    assert less.is_as_strict_as(policies.default)
+    assert same.is_as_strict_as(policies.default)
+    assert not more.is_as_strict_as(policies.default)
+    assert not load_policy().is_as_strict_as(policies.default)
+    assert policies.default.is_as_strict_as(load_policy())
 
 
 def test_a_file_without_policies_has_the_default_alone() -> None:
