@@ -7,7 +7,7 @@ what follows (policy.py).
 import asyncio
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -73,23 +73,30 @@ class CriterionReader:
     ) -> dict[str, CriterionScore]:
         """Returns the probability that each criterion applies to the subject, by name, all read at
         once. Raises CriticUnavailable."""
-        scores = await asyncio.gather(
-            *(self._score(subject, criterion, engine_options) for criterion in criteria)
-        )
-        return {one.name: score for one, score in zip(criteria, scores, strict=True)}
+        read = [criterion for criterion in criteria if criterion.matcher is None]
+        scores = await asyncio.gather(*(self._score(subject, one, engine_options) for one in read))
+        by_name = {one.name: score for one, score in zip(read, scores, strict=True)}
+        matchers = {one.name: one.matcher for one in criteria if one.matcher is not None}
+        by_name |= self._found(subject, matchers)
+        return {one.name: by_name[one.name] for one in criteria}
+
+    def _found(
+        self, subject: Subject, matchers: Mapping[str, Matcher]
+    ) -> dict[str, CriterionScore]:
+        """Returns 1 for each criterion that is found in the subject's words, and 0 for others."""
+        words = self._format.decode(subject.words) if matchers else ""
+        return {
+            name: CriterionScore(float(matches(matcher, words, ended=subject.ended)), ())
+            for name, matcher in matchers.items()
+        }
 
     async def _score(
         self, subject: Subject, criterion: Criterion, engine_options: dict[str, Any]
     ) -> CriterionScore:
-        if criterion.matcher is not None:
-            return CriterionScore(float(self._is_found(criterion.matcher, subject)), ())
         scale = await self.scale(criterion, engine_options)
         reads = await self._reader.read(subject, self._question(criterion), engine_options)
         applies = [scale.calibration.apply(read.labels["yes"]) for read in reads]
         return CriterionScore(applies[subject.decisive(applies)], tuple(reads))
-
-    def _is_found(self, matcher: Matcher, subject: Subject) -> bool:
-        return matches(matcher, self._format.decode(subject.words), ended=subject.ended)
 
     async def scale(self, criterion: Criterion, engine_options: dict[str, Any]) -> Scale:
         """Returns the scale of a criterion with an adapter. The examples are read once for each

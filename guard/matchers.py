@@ -35,7 +35,7 @@ class WordMatcher:
     def ends(self, text: str) -> Iterator[int]:
         """Yields where words end in the text."""
         for match in self._expression.finditer(text):
-            yield next(end for end in map(match.end, range(1, len(self.words) + 1)) if end >= 0)
+            yield match.end(match.lastindex)
 
     @cached_property
     def _expression(self) -> Any:

@@ -11,6 +11,7 @@ import re
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,7 @@ def load_policies(path: Path | None = None) -> PolicySet:
     return parse_policies(default_text() if path is None else read_text(path), str(path))
 
 
+@cache
 def default_text() -> str:
     """Returns the text of the default policy."""
     return read_text(DEFAULT_FILE)

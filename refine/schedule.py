@@ -3,15 +3,13 @@ renewal, the pause between cycles and the report of failures. Does not define a 
 """
 
 import asyncio
-import os
 import re
-import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from datetime import timedelta
 
 from guard.errors import GuardError, LeaseHeld, StoreUnavailable
-from guard.store.leases import Leases
+from guard.store.leases import Leases, this_process
 from guard.store.runs import StoredRun
 from guard.tasks import spawn
 from refine.errors import RefineError, RunInterrupted
@@ -35,7 +33,7 @@ async def leased(leases: Leases, ttl_s: float) -> AsyncIterator[None]:
 
     Raises LeaseHeld when another job has it, RunInterrupted when it was lost.
     """
-    token = await leases.acquire(LEASE, f"{socket.gethostname()} pid {os.getpid()}", ttl_s)
+    token = await leases.acquire(LEASE, this_process(), ttl_s)
     task = asyncio.current_task()
     assert task is not None
     done, lost = asyncio.Event(), asyncio.Event()

@@ -2,6 +2,8 @@
 expires, so that a dead holder does not block others. The machines' clocks must agree to seconds.
 """
 
+import os
+import socket
 from datetime import UTC, datetime, timedelta
 from uuid import uuid4
 
@@ -62,6 +64,11 @@ class Leases(Store):
         held = (LeaseRow.name == name, LeaseRow.token == token)
         async with self._transaction() as session:
             await session.execute(delete(LeaseRow).where(*held))
+
+
+def this_process() -> str:
+    """Returns the holder's name of a lease that this process takes."""
+    return f"{socket.gethostname()} pid {os.getpid()}"
 
 
 def _held(row: LeaseRow) -> LeaseHeld:

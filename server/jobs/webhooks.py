@@ -6,8 +6,6 @@ know what happened (guard/store/webhooks.py).
 import asyncio
 import json
 import logging
-import os
-import socket
 from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -15,7 +13,7 @@ from datetime import UTC, datetime
 import httpx
 
 from guard.errors import GuardError, LeaseHeld, LeaseLost
-from guard.store.leases import Leases
+from guard.store.leases import Leases, this_process
 from guard.store.webhooks import EVENT_TYPES, Event, WebhookStore
 from server.jobs.webhook_signature import signature
 from server.settings import Settings, SettingsInvalid
@@ -99,7 +97,6 @@ class Webhooks:
         """Delivers what is pending. Raises LeaseHeld where another process does, StoreUnavailable,
         or httpx.HTTPError when the receiver does not take an event."""
         await self._lead()
-        await self._store.begin()
         for kind in EVENT_TYPES:
             while events := await self._store.pending(kind, _AT_ONCE):
                 for event in events:
@@ -111,8 +108,9 @@ class Webhooks:
     async def _lead(self) -> None:
         """Takes or renews the lease: several processes and replicas share the database."""
         if self._token is None:
-            holder = f"{socket.gethostname()} pid {os.getpid()}"
-            self._token = await self._leases.acquire(_LEASE, holder, _LEASE_S)
+            token = await self._leases.acquire(_LEASE, this_process(), _LEASE_S)
+            await self._store.begin()
+            self._token = token
             return
         try:
             await self._leases.renew(_LEASE, self._token, _LEASE_S)
