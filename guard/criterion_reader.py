@@ -84,7 +84,7 @@ class CriterionReader:
         self, subject: Subject, matchers: Mapping[str, Matcher]
     ) -> dict[str, CriterionScore]:
         """Returns 1 for each criterion that is found in the subject's words, and 0 for others."""
-        words = self._format.decode(subject.words) if matchers else ""
+        words = self._format.decode(subject.judged_ids) if matchers else ""
         return {
             name: CriterionScore(float(matches(matcher, words, ended=subject.ended)), ())
             for name, matcher in matchers.items()

@@ -110,7 +110,7 @@ class Critic:
         extras = non_text_parts(prompt)
         if len(prompt_ids) + len(answer_ids) <= self.window_tokens:
             pieces = ([*prompt_ids, *answer_ids],)
-            return Subject("answer", pieces, extras, words=answer_ids)
+            return Subject("answer", pieces, extras, judged_ids=answer_ids)
         if extras.get("type") != "token":
             raise CriticUnavailable(
                 "The conversation with its images leaves no room for the critique; "
@@ -124,7 +124,7 @@ class Critic:
         """Returns an answer with the user turn it answers, without the earlier conversation. The
         parameters are those of `answer`."""
         pieces = tuple(self._windows_in_last_turn(prompt_ids, answer_ids))
-        return Subject("answer", pieces, non_text_parts(prompt), words=answer_ids)
+        return Subject("answer", pieces, non_text_parts(prompt), judged_ids=answer_ids)
 
     def _windows_in_last_turn(
         self, prompt_ids: Sequence[int], answer_ids: Sequence[int]
@@ -154,7 +154,7 @@ class Critic:
     def text(self, text_ids: Sequence[int]) -> Subject:
         """Returns a free-standing text."""
         pieces = tuple(overlapping_windows(text_ids, self.window_tokens))
-        return Subject("text", pieces, {"type": "token"}, words=text_ids)
+        return Subject("text", pieces, {"type": "token"}, judged_ids=text_ids)
 
     async def judge(
         self,

@@ -28,14 +28,14 @@ class Subject:
     kind: "answer" (in its conversation) or "text" (free-standing).
     extras: the engine input's non-text parts, such as images and the cache salt.
     steps: for an answer in growing prefixes, the number of windows of each; the last is the whole.
-    words: the tokens of the answer or the text itself. ended: whether nothing follows them.
+    judged_ids: the tokens of the answer or the text itself. ended: whether nothing follows them.
     """
 
     kind: str
     pieces: tuple[Sequence[int], ...]
     extras: dict[str, Any]
     steps: tuple[int, ...] = ()
-    words: Sequence[int] = ()
+    judged_ids: Sequence[int] = ()
     ended: bool = True
 
     def decisive(self, harms: Sequence[float]) -> int:

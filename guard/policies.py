@@ -43,14 +43,14 @@ class PolicySet:
         return self.default if name == DEFAULT_POLICY else self.named.get(name)
 
     def choose(
-        self, *, key: str | None, model: object, route: str, asked: str | None = None
+        self, *, key: str | None, model: object, route: str, requested: str | None = None
     ) -> Policy:
         """Returns a request's policy.
 
         key: the policy of the caller's key, which counts first. model: as the request names it.
-        asked: the policy that the caller wants instead. Raises PolicyUnknown for a key's policy
-        that does not exist, and PolicyRefused for one that was asked for and does not, or is not at
-        least as strict as the one that the request gets.
+        requested: the policy that the caller wants instead. Raises PolicyUnknown for a key's policy
+        that does not exist, and PolicyRefused where the requested one does not, or is not at least
+        as strict as the one that the request gets.
         """
         by_model = self.models.get(model) if isinstance(model, str) else None
         name = key or by_model or self.routes.get(route) or DEFAULT_POLICY
@@ -60,12 +60,12 @@ class PolicySet:
                 f"This key has the policy {name!r}, which the policy file does not have; the "
                 "server's operator has to add it, or to make another key."
             )
-        if asked is None:
+        if requested is None:
             return policy
-        wanted = self.find(asked)
+        wanted = self.find(requested)
         if wanted is None:
             known = ", ".join(one.name for one in self)
-            raise PolicyRefused(f"There is no policy {asked!r}; use one of {known}.")
+            raise PolicyRefused(f"There is no policy {requested!r}; use one of {known}.")
         if not wanted.is_as_strict_as(policy):
             raise PolicyRefused(
                 f"The policy {wanted.name!r} is not as strict as {policy.name!r}, which this "

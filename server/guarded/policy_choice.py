@@ -25,10 +25,10 @@ def policy_of(scope: Scope, model: object) -> Policy:
         key=scope.get(KEY_POLICY),
         model=model,
         route=path_of(scope),
-        asked=Headers(scope=scope).get(POLICY_HEADER),
+        requested=Headers(scope=scope).get(POLICY_HEADER),
     )
 
 
-def stated(policy: Policy) -> str:
+def header_value(policy: Policy) -> str:
     """Returns the response's header."""
     return f"{policy.name}@{policy.hash}"

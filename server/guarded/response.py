@@ -15,7 +15,7 @@ from guard.call import GuardCall
 from guard.errors import GuardError
 from server.errors import guard_error_response
 from server.guarded.annotate import StreamAnnotator, annotate_body
-from server.guarded.policy_choice import POLICY_HEADER, stated
+from server.guarded.policy_choice import POLICY_HEADER, header_value
 
 ADAPTER_HEADER = "x-setback-adapter"
 _RESPONSES = "/v1/responses"
@@ -107,10 +107,11 @@ class GuardedResponse:
 
     async def _send_head(self) -> None:
         self._started = True
+        headers = MutableHeaders(raw=self._head["headers"])
         if self._call.adapter is not None:
-            MutableHeaders(raw=self._head["headers"])[ADAPTER_HEADER] = self._call.adapter
+            headers[ADAPTER_HEADER] = self._call.adapter
         if self._call.policy is not None:
-            MutableHeaders(raw=self._head["headers"])[POLICY_HEADER] = stated(self._call.policy)
+            headers[POLICY_HEADER] = header_value(self._call.policy)
         await self._send(self._head)
 
     def _is(self, media_type: str) -> bool:

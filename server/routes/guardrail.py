@@ -26,7 +26,7 @@ from guard.policy import STRICTNESS, Action, Decision, Policy
 from guard.template import ChatFormat
 from server.errors import REFUSALS
 from server.guarded.conversation import call_text, conversation
-from server.guarded.policy_choice import POLICY_HEADER, policy_of, stated
+from server.guarded.policy_choice import POLICY_HEADER, header_value, policy_of
 from server.guarded.request import bad_field, parse_body
 from server.guarded.response import ADAPTER_HEADER
 from server.routes.cancellation import cancel_on_disconnect
@@ -153,5 +153,5 @@ async def apply_guardrail(request: Request, response: Response) -> Mapping[str, 
     with adapters.use() as lora_request:
         decision = await cancel_on_disconnect(request, guardrail.decide(body, policy, lora_request))
     response.headers[ADAPTER_HEADER] = adapter_name(lora_request)
-    response.headers[POLICY_HEADER] = stated(policy)
+    response.headers[POLICY_HEADER] = header_value(policy)
     return _response(decision, policy)

@@ -25,7 +25,7 @@ from guard.template import ChatFormat
 from server.errors import REFUSALS, BadRequest
 from server.guarded.annotate import category_fields
 from server.guarded.conversation import text_of
-from server.guarded.policy_choice import POLICY_HEADER, policy_of, stated
+from server.guarded.policy_choice import POLICY_HEADER, header_value, policy_of
 from server.guarded.request import bad_field, check_moderation_model, parse_body
 from server.guarded.response import ADAPTER_HEADER
 from server.routes.cancellation import cancel_on_disconnect
@@ -179,7 +179,7 @@ async def create_moderation(request: Request, response: Response) -> dict[str, A
     with adapters.use() as lora_request:
         results = await cancel_on_disconnect(request, moderator.results(body, policy, lora_request))
     response.headers[ADAPTER_HEADER] = adapter_name(lora_request)
-    response.headers[POLICY_HEADER] = stated(policy)
+    response.headers[POLICY_HEADER] = header_value(policy)
     return {"id": f"modr-{uuid4().hex}", "model": moderator.model_names[0], "results": results}
 
 

@@ -124,7 +124,7 @@ def test_the_key_counts_before_the_model_and_the_route(
 
 def test_a_caller_can_only_choose_a_stricter_policy(policies: PolicySet) -> None:
     def asked(name: str, key: str | None = None) -> str:
-        chosen = policies.choose(key=key, model="smollm2", route="/v1/responses", asked=name)
+        chosen = policies.choose(key=key, model="smollm2", route="/v1/responses", requested=name)
         return chosen.name
 
     assert asked("kids") == "kids"
