@@ -29,6 +29,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--pictures", type=Path, help="a folder for pictures of the console")
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Without `--full`, the tests marked `full` are skipped."""
+    if config.getoption("--full"):
+        return
+    for item in items:
+        if item.get_closest_marker("full"):
+            item.add_marker(pytest.mark.skip(reason="a long proof: pass --full"))
+
+
 @pytest.fixture(scope="session")
 def postgres_socket() -> Iterator[Path]:
     """The socket folder of our own PostgreSQL server, which no network can reach."""

@@ -125,6 +125,13 @@ PIECES = (
         "none needed: `vllm serve` with the plugin",
     ),
     PrivatePiece(
+        "vllm.entrypoints.serve.middleware.register:init_entrypoints_middleware",
+        ("args",),
+        "server/launch/vllm_options.py",
+        "adds --middleware after the endpoint plugins, which can still name theirs in it",
+        "a hook for the middlewares of endpoint plugins",
+    ),
+    PrivatePiece(
         "vllm.entrypoints.serve.utils.api_utils:cli_env_setup",
         (),
         "server/launch/serve.py",

@@ -102,6 +102,11 @@ class Access:
         self._keys: Sequence[Key] = ()
 
     @property
+    def has_keys(self) -> bool:
+        """Whether any key is in force."""
+        return any(key.revoked_at is None for key in self._keys)
+
+    @property
     def open(self) -> bool:
         """Whether no key is needed."""
         # Keys stay in the list when revoked: revoking the last one does not open the server.

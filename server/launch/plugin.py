@@ -49,6 +49,7 @@ from guard.store.usage import UsageStore
 from guard.store.webhooks import WebhookStore
 from guard.tasks import spawn
 from guard.template import ChatFormat
+from guard.vllm.cpu.backend import require_installed
 from guard.vllm.session import SCHEDULER
 from guard.windows import DEFAULT_VERDICT_TOKENS, Windows
 from server.auth.access import Access, is_local
@@ -73,6 +74,7 @@ from server.launch.policy_reload import PolicySource
 from server.launch.preflight import check_answer_format
 from server.launch.revision import model_revision
 from server.launch.state import GuardState
+from server.launch.vllm_options import add_middlewares, check_access, check_options
 from server.routes import flags as flag_routes
 from server.routes import guardrail, models, moderations
 from server.routes import loop as loop_routes
@@ -116,7 +118,9 @@ class GuardPlugin:
     required_tasks = ("generate",)
 
     def attach_router(self, app: FastAPI) -> None:
-        """Adds our routes and error handlers, and closes all routes not known to be safe."""
+        """Adds our routes, error handlers and middlewares, and closes all routes not known to be
+        safe."""
+        add_middlewares(app.state.args)
         for api_router in (router, *(module.router for module in _ROUTES)):
             app.include_router(api_router)
         app.add_exception_handler(GuardError, on_guard_error)
@@ -129,9 +133,11 @@ class GuardPlugin:
         """Builds the guard around `engine_client` and installs it in every handler. The active
         adapter is loaded before anything is served.
 
-        Raises StoreUnavailable, PolicyInvalid, ModelUnusable, TemplateUnusable or UnguardedRoute.
-        Each of them ends the process before it serves anything.
+        Raises StoreUnavailable, PolicyInvalid, ModelUnusable, TemplateUnusable, UnguardedRoute, or
+        Unsupported for vLLM's options. Each of them ends the process before it serves anything.
         """
+        check_options(args)
+        require_installed()
         settings = load_settings()
         logs.set_up(settings.log_format)
         traces.set_up()
@@ -171,6 +177,7 @@ class GuardPlugin:
             public_url=settings.public_url,
         )
         await access.refresh()
+        check_access(args, keys=access.has_keys)
         guarded = GuardedEngine(
             engine_client,
             adapters=adapters,

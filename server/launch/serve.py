@@ -1,6 +1,6 @@
 """`setback serve`: vLLM's own server with the guard. Owns the options it adds, the defaults it
-changes, the checks before the long start-up, and the refusal of modes that bypass the guard. Does
-not set up the API-server processes (plugin.py).
+changes, and the order of the checks before the long start-up. Does not set up the API-server
+processes (plugin.py).
 """
 
 import argparse
@@ -22,7 +22,6 @@ from guard.vllm.cpu.processor import bfloat16_is_slow
 from guard.vllm.private import check_vllm
 from guard.vllm.session import SCHEDULER
 from refine.schedule import parse_duration
-from server.auth.access import is_local
 from server.jobs.child import job_command, job_environment, supervised
 from server.jobs.webhooks import receiver_of
 from server.launch.models import DEFAULT, NamedModel, find_model, named_model, names
@@ -30,33 +29,15 @@ from server.launch.preflight import check_model
 from server.launch.processes import share_process
 from server.launch.revision import folder_revision
 from server.launch.shipped import install
+from server.launch.vllm_options import MIN_LORAS, add_middlewares, check_access, check_options
 from server.settings import PREFIX, Settings, SettingsInvalid, load_settings
 from server.telemetry import logs, traces
-
-MIDDLEWARES = (
-    "server.guarded.middleware.GuardMiddleware",
-    "server.routes.body.BodyMiddleware",
-    "server.auth.access.AccessMiddleware",
-    "server.routes.cors.OuterCorsMiddleware",
-    "server.guarded.anthropic_errors.AnthropicErrorMiddleware",
-    "server.telemetry.logs.RequestIdMiddleware",
-)
-"""The last one is the outermost."""
 
 _PLUGINS = ("setback", PLUGIN)
 """As in pyproject.toml: the guard, and the fixes of vLLM's CPU backend."""
 _SECRETS = frozenset({"user_salt"})
 _CPU_BLOCK_SIZE = 32
-_MIN_LORAS = 3
-"""The active adapter, the previous one while its requests finish, and a candidate."""
-
-_LORA_DEFAULTS = {"enable_lora": True, "max_loras": _MIN_LORAS, "max_lora_rank": 32}
-_UNGUARDED_MODES = {
-    "grpc": "--grpc",
-    "grpc_port": "--grpc-port",
-    "headless": "--headless",
-    "tokens_only": "--tokens-only",
-}
+_LORA_DEFAULTS = {"enable_lora": True, "max_loras": MIN_LORAS, "max_lora_rank": 32}
 
 
 def serve(arguments: Sequence[str]) -> None:
@@ -76,8 +57,7 @@ def serve(arguments: Sequence[str]) -> None:
     options = parse(arguments)
     try:
         check_vllm()
-        _refuse_unguarded_modes(options)
-        _refuse_too_few_loras(options)
+        check_options(options)
         _check_settings(options)
         traces.exporter_class()
         model = prepare_model(options)
@@ -135,27 +115,7 @@ def _check_settings(options: argparse.Namespace) -> None:
     settings = load_settings()
     load_policy(settings.policy_file)
     receiver_of(settings)
-    _check_access(options, asyncio.run(keys_in_force(settings)))
-
-
-def _check_access(options: argparse.Namespace, keys: bool) -> None:
-    """Raises Unsupported when others could reach the server without a key."""
-    if keys and options.api_key:
-        raise Unsupported(
-            "There are keys of `setback keys` in the database, and a caller can send only one key; "
-            "leave out --api-key.",
-            "--api-key",
-        )
-    if keys:
-        return
-    if not is_local(options):
-        raise Unsupported(
-            f"--host {options.host} would open the server to others without a key; create one with "
-            "`setback keys make NAME --role admin`, or leave out --host.",
-            "--host",
-        )
-    if not options.api_key:
-        sys.stderr.write("setback: no keys: only this machine is answered, with full access\n")
+    check_access(options, keys=asyncio.run(keys_in_force(settings)))
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
@@ -188,7 +148,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         if options.dtype == "auto" and current_platform.is_cpu() and bfloat16_is_slow():
             # Named models are small; for others twice the memory might not be available.
             options.dtype = "float32"
-    options.middleware = [*options.middleware, *MIDDLEWARES]
+    add_middlewares(options)
     return options
 
 
@@ -270,25 +230,6 @@ class _SetEnvironment(argparse.Action):
         _option: str | None = None,
     ) -> None:
         os.environ[f"{PREFIX}{self.dest.upper()}"] = str(values)
-
-
-def _refuse_unguarded_modes(options: argparse.Namespace) -> None:
-    """Raises Unsupported for modes in which vLLM loads no endpoint plugin."""
-    for name, flag in _UNGUARDED_MODES.items():
-        if getattr(options, name, None):
-            raise Unsupported(f"{flag} would bypass the guard; leave it out.", flag)
-    if os.environ.get("VLLM_USE_RUST_FRONTEND", "0") not in ("", "0"):
-        raise Unsupported("VLLM_USE_RUST_FRONTEND would bypass the guard; unset it.")
-
-
-def _refuse_too_few_loras(options: argparse.Namespace) -> None:
-    """Raises Unsupported when requests would wait for each other's adapters during a swap."""
-    if options.enable_lora and options.max_loras < _MIN_LORAS:
-        raise Unsupported(
-            f"--max-loras must be at least {_MIN_LORAS}: the active adapter, the previous one "
-            "and a candidate. To serve without adapters: --no-enable-lora.",
-            "--max-loras",
-        )
 
 
 def _remove_old_metrics() -> None:

@@ -98,11 +98,10 @@ async def check(server: Server, callers: Callers, errors: Set[int] = frozenset({
     return figures
 
 
+@pytest.mark.full
 def test_the_database_is_killed_read_only_and_failed_over(
     primary: Postgres, tmp_path: Path, full: bool, say: Say
 ) -> None:
-    if not full:
-        pytest.skip("needs --full: it takes two minutes")
     asyncio.run(primary.create_database("faults"))
     with own_folder("setback-standby-") as folder:
         standby = primary.standby(folder, free_port())
@@ -200,14 +199,12 @@ def test_sigterm_ends_a_server_whose_clients_wait(tmp_path: Path, say: Say) -> N
     say(f"SIGTERM with {4 * CLIENTS} clients: {figures}")
 
 
-@pytest.mark.parametrize("backend", ["sqlite", "postgresql"])
+@pytest.mark.parametrize("backend", ["sqlite", pytest.param("postgresql", marks=pytest.mark.full)])
 def test_no_flag_is_lost_by_kill_9(
     backend: str, tmp_path: Path, full: bool, say: Say, request: pytest.FixtureRequest
 ) -> None:
     database = f"sqlite:///{tmp_path}/flags.db"
     if backend == "postgresql":
-        if not full:
-            pytest.skip("needs --full: SQLite shows what PostgreSQL does")
         postgres: Postgres = request.getfixturevalue("primary")
         asyncio.run(postgres.create_database("killed"))
         database = f"postgresql://setback@127.0.0.1:{postgres.port}/killed"

@@ -44,7 +44,7 @@ def thread_states(pid: int) -> list[str]:
     return states
 
 
-@pytest.mark.parametrize("killed", ["server", "engine"])
+@pytest.mark.parametrize("killed", ["server", pytest.param("engine", marks=pytest.mark.full)])
 def test_the_engine_and_the_server_end_with_each_other(tmp_path: Path, killed: str) -> None:
     database = f"sqlite:///{tmp_path}/flags.db"
     migrate.upgrade(parse_url(database))

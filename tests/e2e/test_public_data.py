@@ -19,7 +19,7 @@ from refine.practice.integrity import MODEL_NAME
 from tests.e2e.conftest import ROOT, Server
 from tests.e2e.test_clients import user
 
-pytestmark = [pytest.mark.e2e, pytest.mark.slow]
+pytestmark = [pytest.mark.e2e, pytest.mark.full]
 
 DATA = ROOT.parent / "shared" / "data"
 LABELS = ("S", "H", "V", "HR", "SH", "S3", "H2", "V2")

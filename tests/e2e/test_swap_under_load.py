@@ -26,7 +26,7 @@ from server.routes.model_access import TOKEN_HEADER
 from tests.adapters import activate, publish, train_nothing
 from tests.e2e.conftest import SETBACK, Server, running_server
 
-pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.e2e, pytest.mark.full, pytest.mark.timeout(1800)]
 
 CLIENTS = 16
 PROMPTS = 32
@@ -160,13 +160,9 @@ def test_swaps_under_load(
     tmp_path: Path,
     prompts: list[str],
     capsys: pytest.CaptureFixture[str],
-    pytestconfig: pytest.Config,
     processes: int,
 ) -> None:
-    full = pytestconfig.getoption("--full")
-    if processes == 1 and not full:
-        pytest.skip("needs --full: two processes show what one does")
-    length = FULL if full else SHORT
+    length = FULL
     (tmp_path / "policy.toml").write_text(PASS_ALL)
     database = f"sqlite:///{tmp_path}/flags.db"
     upgrade(parse_url(database))

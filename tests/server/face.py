@@ -1,6 +1,7 @@
 """All our HTTP routes over a real database, without vLLM's and without an engine."""
 
 import os
+from argparse import Namespace
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
@@ -97,6 +98,7 @@ async def open_face(
     access = Access(keys, local=local, api_key=api_key)
     control = RunControl(job, environment, runs=runs, adapters=registry, leases=leases, audit=audit)
     app = FastAPI()
+    app.state.args = Namespace(middleware=[])
     GuardPlugin().attach_router(app)
     app.add_middleware(AccessMiddleware)
     state = SimpleNamespace(

@@ -61,6 +61,7 @@ def weights(path: str) -> dict[str, Any]:
     return load_file(Path(path) / "adapter_model.safetensors")
 
 
+@pytest.mark.full
 def test_a_killed_training_goes_on_from_its_checkpoint(
     plan: TrainPlan, capfd: pytest.CaptureFixture[str]
 ) -> None:

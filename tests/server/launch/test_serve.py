@@ -17,6 +17,7 @@ from guard.store.url import parse_url
 from refine.practice.integrity import PracticeModelDamaged, check_model
 from refine.practice.recipe import MODEL_DIR
 from server.launch import serve
+from server.launch.vllm_options import check_access, check_options
 from server.settings import Settings
 
 SETBACK = str(Path(sys.executable).with_name("setback"))
@@ -135,22 +136,22 @@ def test_the_database_option_wins_over_the_environment(run: Run) -> None:
 @pytest.mark.parametrize("flag", ["--grpc", "--headless", "--tokens-only"])
 def test_modes_that_bypass_the_guard_are_refused(flag: str) -> None:
     with pytest.raises(Unsupported, match=f"{flag} would bypass the guard"):
-        serve._refuse_unguarded_modes(serve.parse([flag]))
+        check_options(serve.parse([flag]))
 
 
 def test_the_rust_frontend_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VLLM_USE_RUST_FRONTEND", "1")
     with pytest.raises(Unsupported, match="VLLM_USE_RUST_FRONTEND"):
-        serve._refuse_unguarded_modes(argparse.Namespace())
+        check_options(argparse.Namespace())
 
 
 def test_lora_is_on_and_the_refine_loop_has_the_lowest_priority() -> None:
     options = serve.parse([])
     assert (options.enable_lora, options.max_loras, options.max_lora_rank) == (True, 3, 32)
     assert options.scheduling_policy == "priority"
-    serve._refuse_too_few_loras(options)
-    serve._refuse_too_few_loras(serve.parse(["--max-loras", "8", "--max-lora-rank", "64"]))
-    serve._refuse_too_few_loras(serve.parse(["--no-enable-lora", "--max-loras", "1"]))
+    check_options(options)
+    check_options(serve.parse(["--max-loras", "8", "--max-lora-rank", "64"]))
+    check_options(serve.parse(["--no-enable-lora", "--max-loras", "1"]))
 
 
 @pytest.mark.parametrize(
@@ -230,15 +231,15 @@ def test_without_a_key_no_other_machine_is_answered(run: Run) -> None:
     done = run("--host", "0.0.0.0")
     assert done.code != 0
     assert "setback keys make" in done.said
-    serve._check_access(serve.parse(["--host", "0.0.0.0"]), keys=True)
-    serve._check_access(serve.parse(["--host", "0.0.0.0", "--api-key", "k"]), keys=False)
+    check_access(serve.parse(["--host", "0.0.0.0"]), keys=True)
+    check_access(serve.parse(["--host", "0.0.0.0", "--api-key", "k"]), keys=False)
 
 
 def test_two_kinds_of_keys_at_once_are_refused() -> None:
     with pytest.raises(Unsupported, match="leave out --api-key"):
-        serve._check_access(serve.parse(["--api-key", "k"]), keys=True)
+        check_access(serve.parse(["--api-key", "k"]), keys=True)
 
 
 def test_an_open_server_says_so(capsys: pytest.CaptureFixture[str]) -> None:
-    serve._check_access(serve.parse([]), keys=False)
+    check_access(serve.parse([]), keys=False)
     assert "no keys" in capsys.readouterr().err
