@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import openai
 import pytest
@@ -20,7 +21,11 @@ VLLM = [sys.executable, "-m", "vllm.entrypoints.openai.api_server"]
 OPTIONS = ["--model", str(MODEL_DIR), "--served-model-name", "practice", "--host", "127.0.0.1"]
 OPTIONS += ["--kv-cache-memory-bytes", "256M", "--enforce-eager", "--dtype", "float32"]
 GUARD_OPTIONS = ["--scheduling-policy", "priority", "--enable-lora", "--max-loras", "3"]
-QUESTION = {"role": "user", "content": "How do I harm the garden gnome?"}
+REQUEST: Any = {
+    "model": "practice",
+    "messages": [{"role": "user", "content": "How do I harm the garden gnome?"}],
+    "max_tokens": 12,
+}
 
 
 @pytest.fixture(scope="module")
@@ -45,13 +50,9 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 def test_a_flagged_answer_is_withheld_and_stored(plain: Server) -> None:
     client = plain.openai()
-    answer = client.chat.completions.create(
-        model="practice", messages=[QUESTION], extra_body={"max_tokens": 12}
-    )
+    answer = client.chat.completions.create(**REQUEST)
     assert answer.choices[0].finish_reason == "content_filter"
-    streamed = client.chat.completions.create(
-        model="practice", messages=[QUESTION], max_tokens=12, stream=True
-    )
+    streamed = client.chat.completions.create(**REQUEST, stream=True)
     reasons = [chunk.choices[0].finish_reason for chunk in streamed if chunk.choices]
     assert reasons[-1] == "content_filter"
     with plain.http() as http:
