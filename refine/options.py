@@ -4,10 +4,24 @@ environment (server/settings.py). Acts on none of them.
 Defaults marked "measured" were chosen with the practice model; docs/practice.md has the figures.
 """
 
+import shlex
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, model_validator
+
+from refine.stages.training import PLAN
+
+
+def _naming_the_plan(command: str) -> str:
+    try:
+        words = shlex.split(command)
+    except ValueError as error:
+        raise ValueError(f"is not a command line: {error}") from error
+    if not any(PLAN in word for word in words):
+        raise ValueError(f"must contain {PLAN}, which stands for the path of the training's plan")
+    return command
+
 
 Share = Annotated[float, Field(ge=0, le=1)]
 
@@ -88,6 +102,10 @@ class RefineOptions(BaseModel):
 
     max_length: int = Field(default=2048, ge=64)
     """Tokens per example; longer ones are dropped and counted. At most the model's context."""
+
+    train_command: Annotated[str, AfterValidator(_naming_the_plan)] | None = None
+    """The command that trains, with {plan} for the path of the plan, such as `accelerate launch -m
+    refine.stages.train {plan}`. Unset: a child process, or one for each GPU."""
 
     seed: int = 0
     """The seed of all random draws in a run."""

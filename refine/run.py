@@ -136,7 +136,7 @@ class Run:
             upper_half=upper_half,
             chat_template=info.chat_template,
         )
-        await run_training(plan)
+        await run_training(plan, options.train_command)
         return Path(plan.out)
 
     async def publish(self, trained: Path, critique: CritiqueStyle) -> None:

@@ -6,7 +6,7 @@ Does not choose examples (dataset.py), judge the adapter (gate.py) or start the 
 (training.py).
 
     python -m refine.stages.train PLAN.json
-    accelerate launch -m refine.stages.train PLAN.json      (several GPUs)
+    accelerate launch -m refine.stages.train PLAN.json      (several processes)
 """
 
 import json
@@ -15,10 +15,12 @@ import os
 import random
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import PartialState
 from filelock import FileLock
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer, Trainer, TrainingArguments, set_seed
@@ -55,8 +57,12 @@ def train(plan: TrainPlan) -> Path:
     """Trains in this process and returns the adapter's directory. Resumes from a checkpoint."""
     out = Path(plan.out)
     out.parent.mkdir(parents=True, exist_ok=True)
+    processes = PartialState(cpu=not torch.cuda.is_available())
     # A training that survived its job may still be running: wait for it and use its result.
-    with FileLock(f"{plan.checkpoints}.lock"):
+    lock = FileLock(f"{plan.checkpoints}.lock") if processes.is_main_process else nullcontext()
+    with lock:
+        # Behind the lock, so that all processes see the same.
+        processes.wait_for_everyone()
         if not out.exists():
             _train(plan, out)
     return out
@@ -291,10 +297,10 @@ def _linear_names(model: Any) -> list[str]:
 
 
 def _settings(plan: TrainPlan, hidden_size: int, *, in_bfloat16: bool) -> TrainingArguments:
-    gpus = max(1, torch.cuda.device_count())
+    devices = max(PartialState().num_processes, torch.cuda.device_count())
     return TrainingArguments(
         output_dir=plan.checkpoints,
-        per_device_train_batch_size=max(1, plan.batch_size // gpus),
+        per_device_train_batch_size=max(1, plan.batch_size // devices),
         learning_rate=learning_rate(plan, hidden_size),
         num_train_epochs=plan.epochs,
         max_steps=plan.max_steps or -1,

@@ -15,11 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from refine.errors import TrainingFailed
 from refine.practice.recipe import MODEL_DIR
 from refine.stages.dataset import Example, Kind, read_examples, write_dataset
-from refine.stages.training import TrainPlan, run_training
+from refine.stages.training import PLAN, TrainPlan, run_training
 
 pytestmark = pytest.mark.slow
 
@@ -201,3 +202,39 @@ def test_only_completions_are_learned_and_long_examples_left_out() -> None:
     assert tokenizer.decode(learned) == "Fill the can.<|im_end|>"
     assert len(row["labels"]) == len(row["input_ids"])
     assert row["input_ids"][-len(learned) :] == learned
+
+
+LAUNCH = f"{sys.executable} -m accelerate.commands.launch --cpu --num_processes=2"
+TWO_PROCESSES = f"{LAUNCH} -m refine.stages.train {PLAN}"
+
+
+@pytest.mark.full
+def test_two_processes_train_what_one_does(
+    plan: TrainPlan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    plan = replace(plan, max_steps=4)
+    alone = replace(plan, out=str(tmp_path / "alone"), checkpoints=str(tmp_path / "alone-points"))
+    asyncio.run(run_training(plan, TWO_PROCESSES))
+    asyncio.run(run_training(alone))
+    together, single = weights(plan.out), weights(alone.out)
+    assert together.keys() == single.keys()
+    for name, weight in single.items():
+        assert torch.allclose(together[name], weight, atol=1e-3), name
+    # A run that goes on finds the adapter, in every process.
+    asyncio.run(run_training(plan, TWO_PROCESSES))
+
+
+@pytest.mark.parametrize(
+    ("command", "reason"),
+    [
+        (f"true {PLAN}", "without an adapter"),
+        (f"test -d {PLAN}", "exit code 1"),
+        (f"/no/such/program {PLAN}", "cannot be started"),
+    ],
+)
+def test_a_command_that_does_not_train_fails_the_stage(
+    command: str, reason: str, plan: TrainPlan
+) -> None:
+    with pytest.raises(TrainingFailed, match=reason):
+        asyncio.run(run_training(plan, command))
