@@ -104,8 +104,8 @@ class RefineOptions(BaseModel):
     """Tokens per example; longer ones are dropped and counted. At most the model's context."""
 
     train_command: Annotated[str, AfterValidator(_naming_the_plan)] | None = None
-    """The command that trains, with {plan} for the path of the plan, such as `accelerate launch -m
-    refine.stages.train {plan}`. Unset: a child process, or one for each GPU."""
+    """The command that trains, with {plan} for the path of the plan, such as `torchrun
+    --nproc-per-node 2 -m refine.stages.train {plan}`. Unset: a child process, one for each GPU."""
 
     seed: int = 0
     """The seed of all random draws in a run."""

@@ -6,7 +6,7 @@ Does not choose examples (dataset.py), judge the adapter (gate.py) or start the 
 (training.py).
 
     python -m refine.stages.train PLAN.json
-    accelerate launch -m refine.stages.train PLAN.json      (several processes)
+    torchrun --nproc-per-node 2 -m refine.stages.train PLAN.json      (several processes)
 """
 
 import json

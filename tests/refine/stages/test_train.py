@@ -154,7 +154,7 @@ def test_gradients_of_parts_equal_those_of_the_whole_batch(
         for out in (short.out, parts.out)
     )
     # Adam makes whole steps of what rounding left of gradients near zero.
-    assert torch.cosine_similarity(whole, divided, dim=0) > 0.9
+    assert torch.cosine_similarity(whole, divided, dim=0) > 0.99
 
 
 def test_replayed_answers_lead_a_model_back_to_its_base(plan: TrainPlan, tmp_path: Path) -> None:
@@ -204,8 +204,8 @@ def test_only_completions_are_learned_and_long_examples_left_out() -> None:
     assert row["input_ids"][-len(learned) :] == learned
 
 
-LAUNCH = f"{sys.executable} -m accelerate.commands.launch --cpu --num_processes=2"
-TWO_PROCESSES = f"{LAUNCH} -m refine.stages.train {PLAN}"
+TORCHRUN = f"{sys.executable} -m torch.distributed.run --standalone --nproc-per-node 2"
+TWO_PROCESSES = f"{TORCHRUN} -m refine.stages.train {PLAN}"
 
 
 @pytest.mark.full
@@ -216,11 +216,17 @@ def test_two_processes_train_what_one_does(
     plan = replace(plan, max_steps=4)
     alone = replace(plan, out=str(tmp_path / "alone"), checkpoints=str(tmp_path / "alone-points"))
     asyncio.run(run_training(plan, TWO_PROCESSES))
+    states = {path.name for path in Path(plan.checkpoints).glob("checkpoint-4/rng_state*")}
+    assert states == {"rng_state_0.pth", "rng_state_1.pth"}
     asyncio.run(run_training(alone))
     together, single = weights(plan.out), weights(alone.out)
     assert together.keys() == single.keys()
-    for name, weight in single.items():
-        assert torch.allclose(together[name], weight, atol=1e-3), name
+    # Adam moves each weight by about the same, also where a gradient is no more than rounding.
+    moved = [
+        torch.cat([weight.flatten() for name, weight in each.items() if "lora_B" in name])
+        for each in (together, single)
+    ]
+    assert torch.cosine_similarity(*moved, dim=0) > 0.99
     # A run that goes on finds the adapter, in every process.
     asyncio.run(run_training(plan, TWO_PROCESSES))
 
