@@ -234,6 +234,22 @@ class WebhookRow(Base):
     delivered: Mapped[int] = mapped_column(Number)
 
 
+class ReplicaRow(Base):
+    """An API process and what it serves; see replicas.Replica."""
+
+    __tablename__ = "replicas"
+
+    name: Mapped[str] = mapped_column(primary_key=True)
+    started_at: Mapped[datetime]
+    seen_at: Mapped[datetime]
+    ready: Mapped[bool]
+    adapter: Mapped[int | None] = mapped_column(Number)
+    model: Mapped[str]
+    model_revision: Mapped[str]
+    policy_hash: Mapped[str]
+    version: Mapped[str]
+
+
 class PolicyFileRow(Base):
     """A policy file that was activated in the database; see policies.StoredPolicyFile."""
 

@@ -13,6 +13,7 @@ from server.auth.sessions import CONSOLE
 from server.console.view import PageRoute, page, redirect
 from server.routes.checked import Id
 from server.routes.loop import Adapter, CalibrationsParam, Control, Registry, Run, Runs
+from server.routes.replicas import Replicas
 
 _PAGE_SIZE = 50
 _MAX_ACTIVATIONS = 1000
@@ -61,9 +62,9 @@ async def cancel_run(
 
 @router.get("/adapters")
 async def list_adapters(
-    request: Request, registry: Registry, calibrations: CalibrationsParam
+    request: Request, registry: Registry, calibrations: CalibrationsParam, replicas: Replicas
 ) -> Response:
-    """Lists the newest adapters, the active one and the history of activations."""
+    """Lists the newest adapters, the active one, which server has it, and all activations."""
     path = await registry.preferred()
     return page(
         request,
@@ -73,6 +74,7 @@ async def list_adapters(
         fit=calibrations.fit_of(path[0]),
         before=path[1:2],
         history=await registry.history(_PAGE_SIZE),
+        replicas=replicas,
     )
 
 

@@ -7,7 +7,9 @@ import asyncio
 import logging
 from argparse import Namespace
 from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
 from functools import cache
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +44,7 @@ from guard.store.flags import FlagStore
 from guard.store.keys import KeyStore
 from guard.store.leases import Leases
 from guard.store.policies import PolicyStore
+from guard.store.replicas import Replica, ReplicaStore
 from guard.store.review import ReviewStore
 from guard.store.runs import RunStore
 from guard.store.traffic import TrafficStore
@@ -65,6 +68,7 @@ from server.errors import (
     on_guard_error,
 )
 from server.jobs.child import job_command, job_environment
+from server.jobs.replica_reports import process_name, report_regularly
 from server.jobs.retention import delete_expired
 from server.jobs.run_control import RunControl
 from server.jobs.run_watch import watch_runs
@@ -76,7 +80,7 @@ from server.launch.revision import model_revision
 from server.launch.state import GuardState
 from server.launch.vllm_options import add_middlewares, check_access, check_options
 from server.routes import flags as flag_routes
-from server.routes import guardrail, models, moderations
+from server.routes import guardrail, models, moderations, replicas
 from server.routes import loop as loop_routes
 from server.routes import model_access as refine_routes
 from server.routes import policies as policy_routes
@@ -101,6 +105,7 @@ _ROUTES = (
     flag_routes,
     loop_routes,
     policy_routes,
+    replicas,
     login,
     flag_pages,
     loop_pages,
@@ -203,6 +208,7 @@ class GuardPlugin:
             policies=policies,
             policy_store=policy_store,
             policy_source=policy_source,
+            replicas=ReplicaStore(url, database),
             reviews=ReviewStore(url, database),
             runs=RunStore(url, database),
             registry=registry,
@@ -213,6 +219,7 @@ class GuardPlugin:
         spawn(access.watch())
         spawn(observer.flush_regularly())
         spawn(watch_runs(state.setback.runs))
+        spawn(report_regularly(state.setback.replicas, served.reporting(state.setback)))
         if settings.retention_days is not None:
             spawn(delete_expired(settings.retention_days, state.setback.reviews))
         spawn(state.setback.warm_up())
@@ -265,6 +272,21 @@ class _ServedEngine:
         rank, slots = (lora.max_lora_rank, lora.max_loras) if lora else (0, 0)
         shapes = cache(lambda: base_shapes(self._config.hf_config))
         return AdapterLimits(folder, self.revision, rank, slots, base_critique, shapes)
+
+    def reporting(self, guard: GuardState) -> Callable[[], Replica]:
+        """Returns what says which versions this process serves now."""
+        name, started_at = process_name(), datetime.now(UTC)
+        return lambda: Replica(
+            name=name,
+            started_at=started_at,
+            seen_at=datetime.now(UTC),
+            ready=guard.ready,
+            adapter=guard.adapters.active,
+            model=self.names[0],
+            model_revision=self.revision,
+            policy_hash=guard.policies.current.default.hash,
+            version=version("setback"),
+        )
 
     def provenance(self, salt: str) -> Provenance:
         return Provenance(self.names[0], self.revision, salt)

@@ -11,6 +11,7 @@ from guard.errors import GuardError
 from guard.policies import Policies
 from guard.store.adapters import AdapterStore
 from guard.store.policies import PolicyStore
+from guard.store.replicas import ReplicaStore
 from guard.store.review import ReviewStore
 from guard.store.runs import RunStore
 from guard.store.traffic import TrafficStore
@@ -45,6 +46,7 @@ class GuardState:
     policies: Policies
     policy_store: PolicyStore
     policy_source: PolicySource
+    replicas: ReplicaStore
     reviews: ReviewStore
     runs: RunStore
     registry: AdapterStore

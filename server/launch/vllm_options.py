@@ -32,8 +32,8 @@ _UNGUARDED_MODES = {
 
 
 def add_middlewares(options: Namespace) -> None:
-    """Adds ours to vLLM's --middleware, outermost, unless they are there. vLLM reads the list after
-    it has attached the endpoint plugins."""
+    """Adds ours to vLLM's --middleware, outermost, unless they are there. vLLM reads the list, in
+    `init_entrypoints_middleware`, after it has attached the endpoint plugins."""
     others = [name for name in options.middleware if name not in MIDDLEWARES]
     options.middleware = [*others, *MIDDLEWARES]
 

@@ -40,6 +40,7 @@ REVIEW: frozenset[str] = frozenset(
         "/v1/guard/adapters/{version}",
         "/v1/guard/adapters/{version}/promote",
         "/v1/guard/policies",
+        "/v1/guard/replicas",
         "/v1/guard/policy",
         "/v1/guard/runs",
         "/v1/guard/runs/{run_id}",

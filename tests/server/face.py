@@ -23,6 +23,7 @@ from guard.store.flags import Flag, FlagStore
 from guard.store.keys import KeyStore, Role
 from guard.store.leases import Leases
 from guard.store.policies import PolicyStore
+from guard.store.replicas import ReplicaStore
 from guard.store.review import Label, ReviewStore
 from guard.store.runs import RunStatus, RunStore
 from guard.store.text import storable
@@ -92,7 +93,7 @@ async def open_face(
     runs, registry, leases, audit = RunStore(url), AdapterStore(url), Leases(url), AuditStore(url)
     flags, reviews, traffic = FlagStore(url), ReviewStore(url), TrafficStore(url)
     keys, fits, policies = KeyStore(url), CalibrationStore(url), PolicyStore(url)
-    source = PolicySource(None, policies)
+    source, replicas = PolicySource(None, policies), ReplicaStore(url)
     calibrations = Calibrations(fits, "rev", lambda: None)
     await calibrations.refresh()
     access = Access(keys, local=local, api_key=api_key)
@@ -110,6 +111,7 @@ async def open_face(
         calibrations=calibrations,
         control=control,
         traffic=traffic,
+        replicas=replicas,
         policies=Policies(await source.load()),
         policy_store=policies,
         policy_source=source,
@@ -120,7 +122,8 @@ async def open_face(
             app, flags, reviews, runs, registry, leases, audit, keys, traffic, access, control
         )
     finally:
-        for store in (flags, reviews, runs, registry, leases, audit, keys, traffic, fits, policies):
+        stores = (flags, reviews, runs, registry, leases, audit, keys, traffic, fits, policies)
+        for store in (*stores, replicas):
             await store.close()
 
 
