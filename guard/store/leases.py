@@ -67,7 +67,7 @@ class Leases(Store):
 
 
 def this_process() -> str:
-    """Returns the holder's name of a lease that this process takes."""
+    """Returns a name that no other process has while this one lives, to hold leases by."""
     return f"{socket.gethostname()} pid {os.getpid()}"
 
 

@@ -5,8 +5,6 @@ the schedule and how long a silent process counts as serving. Does not store rep
 
 import asyncio
 import logging
-import os
-import socket
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 
@@ -16,11 +14,6 @@ from guard.store.replicas import Replica, ReplicaStore
 _EVERY_S = 10.0
 _SILENT = timedelta(seconds=60)
 _log = logging.getLogger("vllm.setback")
-
-
-def process_name() -> str:
-    """Returns a name that no other process has while this one lives."""
-    return f"{socket.gethostname()}:{os.getpid()}"
 
 
 async def report_regularly(

@@ -42,7 +42,7 @@ from guard.store.calibrations import CalibrationStore
 from guard.store.database import connect
 from guard.store.flags import FlagStore
 from guard.store.keys import KeyStore
-from guard.store.leases import Leases
+from guard.store.leases import Leases, this_process
 from guard.store.policies import PolicyStore
 from guard.store.replicas import Replica, ReplicaStore
 from guard.store.review import ReviewStore
@@ -68,7 +68,7 @@ from server.errors import (
     on_guard_error,
 )
 from server.jobs.child import job_command, job_environment
-from server.jobs.replica_reports import process_name, report_regularly
+from server.jobs.replica_reports import report_regularly
 from server.jobs.retention import delete_expired
 from server.jobs.run_control import RunControl
 from server.jobs.run_watch import watch_runs
@@ -275,7 +275,7 @@ class _ServedEngine:
 
     def reporting(self, guard: GuardState) -> Callable[[], Replica]:
         """Returns what says which versions this process serves now."""
-        name, started_at = process_name(), datetime.now(UTC)
+        name, started_at = this_process(), datetime.now(UTC)
         return lambda: Replica(
             name=name,
             started_at=started_at,

@@ -2,8 +2,6 @@
 installation. docs/align.md says how the adapter was made; the refine loop replaces it later.
 """
 
-import os
-import socket
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +13,7 @@ from guard.errors import LeaseHeld
 from guard.prompts import CritiqueStyle
 from guard.store.adapters import AdapterStore
 from guard.store.calibrations import CalibrationStore
-from guard.store.leases import Leases
+from guard.store.leases import Leases, this_process
 from guard.store.runs import RunStore, StoredRun
 from refine.stages.promote import promote, publish
 
@@ -57,7 +55,7 @@ async def install(
         for store in (leases, adapters, runs, calibrations):
             stack.push_async_callback(store.close)
         try:
-            token = await leases.acquire(_LEASE, f"{socket.gethostname()} {os.getpid()}", _LEASE_S)
+            token = await leases.acquire(_LEASE, this_process(), _LEASE_S)
         except LeaseHeld:
             # Another server on this database installs it; this one follows the registry.
             return False

@@ -45,7 +45,7 @@ class Length:
     many: int
 
 
-FULL, SHORT = Length(20.0, 3.0, 100), Length(1.0, 0.2, 10)
+LENGTH = Length(20.0, 3.0, 100)
 
 
 @dataclass(frozen=True)
@@ -162,7 +162,6 @@ def test_swaps_under_load(
     capsys: pytest.CaptureFixture[str],
     processes: int,
 ) -> None:
-    length = FULL
     (tmp_path / "policy.toml").write_text(PASS_ALL)
     database = f"sqlite:///{tmp_path}/flags.db"
     upgrade(parse_url(database))
@@ -175,7 +174,7 @@ def test_swaps_under_load(
         database,
         lambda port: [SETBACK, "serve", "practice", "--port", str(port), *options],
     ) as server:
-        report = asyncio.run(measured(server, folder, prompts, length))
+        report = asyncio.run(measured(server, folder, prompts, LENGTH))
     with capsys.disabled():
         print(f"\n{processes} API process(es)", *report, sep="\n")  # noqa: T201
 

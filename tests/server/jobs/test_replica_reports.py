@@ -9,9 +9,10 @@ from itertools import chain, repeat
 from sqlalchemy import URL
 
 from guard.errors import StoreUnavailable
+from guard.store.leases import this_process
 from guard.store.replicas import Replica, ReplicaStore
 from guard.tasks import spawn
-from server.jobs.replica_reports import process_name, report_regularly, serving
+from server.jobs.replica_reports import report_regularly, serving
 from tests.guard.store.test_replicas import FIRST
 
 
@@ -33,13 +34,13 @@ async def test_it_reports_what_it_serves_now(database: URL) -> None:
 
     def served() -> Replica:
         now = datetime.now(UTC)
-        return replace(FIRST, name=process_name(), adapter=next(adapters), seen_at=now)
+        return replace(FIRST, name=this_process(), adapter=next(adapters), seen_at=now)
 
     reports = spawn(report_regularly(store, served, every_s=0))
     await asyncio.wait_for(reported.wait(), timeout=30)
     reports.cancel()
     (one,) = await serving(store)
-    assert (one.name, one.adapter) == (process_name(), 3)
+    assert (one.name, one.adapter) == (this_process(), 3)
     await store.close()
 
 
