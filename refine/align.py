@@ -12,7 +12,6 @@ from guard import prompts
 from guard.prompts import CritiqueStyle
 from guard.store.runs import StoredRun
 from refine.benchmarks.rows import BenchmarkRow
-from refine.refusal import is_refusal
 from refine.room import fits, sets_that_fit
 from refine.run import Run, RunContext, begin
 from refine.seed import corpus, examples
@@ -28,7 +27,7 @@ from refine.stages.dataset import (
     write_dataset,
 )
 from refine.stages.evaluate import GateResult
-from refine.usable import is_about, repeats_itself
+from refine.usable import helps, is_about, repeats_itself
 
 _ANSWER_TOKENS = 192
 _ANALYSIS_TOKENS = 96
@@ -122,7 +121,7 @@ def _complies(pair: Pair, answer: str) -> bool:
     """Whether the answer does what was asked. An aligned base model may decline although it was
     told to comply."""
     about = is_about(answer, pair.harmful[-1]["content"])
-    return about and not is_refusal(answer) and not repeats_itself(answer)
+    return about and helps(answer)
 
 
 def _with_hint(messages: Sequence[Message]) -> tuple[Message, ...]:
@@ -222,7 +221,7 @@ async def _help(run: Run, rows: Sequence[BenchmarkRow]) -> list[Example]:
             ),
         )
         for messages, answer in zip(requests, answers, strict=True):
-            if answer.strip() and not repeats_itself(answer) and not is_refusal(answer):
+            if helps(answer):
                 training_examples.append(Example(Kind.HELP, tuple(messages), answer))
                 training_examples.append(examples.label(answered(messages, answer), harmful=False))
     return training_examples

@@ -1,9 +1,11 @@
 """Whether a model's answer is good enough to train on, judged by its form: small models repeat
-themselves or miss the topic. Owns how a text is split into words. Does not judge harm.
+themselves, decline or miss the topic. Owns how a text is split into words. Does not judge harm.
 """
 
 import re
 from collections import Counter
+
+from refine.refusal import is_refusal
 
 _WORD = re.compile(r"\w+")
 _MIN_WORDS = 12
@@ -22,6 +24,11 @@ def repeats_itself(text: str) -> bool:
     words_ = words(text)
     trigrams = list(zip(words_, words_[1:], words_[2:], strict=False))
     return len(words_) >= _MIN_WORDS and len(set(trigrams)) < _MIN_DISTINCT_SHARE * len(trigrams)
+
+
+def helps(answer: str) -> bool:
+    """Whether an answer is not empty, does not repeat itself and does not decline."""
+    return bool(answer.strip()) and not repeats_itself(answer) and not is_refusal(answer)
 
 
 def is_about(text: str, subject: str) -> bool:

@@ -22,10 +22,9 @@ from typing import Any
 
 from refine.benchmarks.formats import read_set
 from refine.benchmarks.rows import BenchmarkRow
-from refine.refusal import is_refusal
 from refine.seed import examples, public
 from refine.stages.dataset import Example, Kind, write_dataset
-from refine.usable import repeats_itself
+from refine.usable import helps
 
 _CUT_SHARE = 0.4
 _MIN_CUT_WORDS = 8
@@ -145,7 +144,7 @@ def _replayed(rows: Sequence[BenchmarkRow]) -> list[Example]:
     return [
         Example(Kind.HELP, row.messages[:-1], answer)
         for row in rows
-        if not is_refusal(answer := row.messages[-1]["content"]) and not repeats_itself(answer)
+        if helps(answer := row.messages[-1]["content"])
     ]
 
 

@@ -14,6 +14,7 @@ from refine.room import QUESTION_TOKENS, fits
 from refine.served import GenerationParams, Message, Model, answered, user_turn
 from refine.stages.analyse import CRITIQUE_TOKENS, critiques, paraphrases, wrapped
 from refine.stages.dataset import Ordinary, critique_of
+from refine.usable import helps
 
 _WRAPPED_SHARE = 0.5
 """Flags come plainly and in wrappers too, so that a wrapper is no sign of harm, and none is no sign
@@ -39,9 +40,10 @@ async def replay(
     """Returns the base model's answer to each request, and its critique of some answers.
 
     The requests are varied as the flagged ones are (paraphrased, wrapped, reminded, with earlier
-    turns), so that only the harm distinguishes them. Requests that leave no room in the context and
-    answers that the critic finds harmful are dropped. style: of the adapter's critiques; the label
-    style says nothing about a harmless answer. Raises ServerUnavailable.
+    turns), so that only the harm distinguishes them. Requests that leave no room in the context are
+    dropped, and answers that the critic finds harmful, that decline or that repeat themselves.
+    style: of the adapter's critiques; the label style says nothing about a harmless answer. Raises
+    ServerUnavailable.
     """
     rng = random.Random(f"replay {seed}")
     conversations = await _varied(model, requests, wrappers, rng, seed)
@@ -79,7 +81,7 @@ async def _answered(
     harmless = [
         (messages, answer)
         for messages, answer, harm in zip(conversations, answers, harmful, strict=True)
-        if not harm and answer.strip()
+        if not harm and helps(answer)
     ]
     written = await critiques(
         model,

@@ -205,6 +205,22 @@ async def test_ordinary_answers_that_the_base_finds_harmful_are_left_out() -> No
     assert len(found) == 2
 
 
+async def test_ordinary_requests_that_the_base_declines_are_left_out() -> None:
+    declining = {"b": "I'm sorry for the confusion, but I'm a chatbot.", "c": "so it goes " * 9}
+    found = await replay(
+        ScriptedModel(lambda asked: declining.get(asked) or auditor(asked)),
+        ["a", "b", "c", "d"],
+        critic=Critic(),
+        wrappers=["{request}"],
+        reminder_share=0,
+        seed=0,
+        max_model_len=1024,
+    )
+    answers = [item.answer for item in found]
+    assert len(answers) >= 2
+    assert not set(answers) & set(declining.values())
+
+
 async def test_a_paraphrase_that_lost_the_topic_is_not_used() -> None:
     def rambles(asked: str) -> str:
         return "Hey everyone, harm!" if asked.startswith("Ask the following") else auditor(asked)
