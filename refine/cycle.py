@@ -26,7 +26,7 @@ from refine.stages.dataset import (
     write_dataset,
 )
 from refine.stages.evaluate import GateInputs, GateResult, check_sets, evaluate_candidate
-from refine.stages.replay import replay
+from refine.stages.replay import REQUESTS_PER_ANSWER, replay
 from refine.world import EvaluationData
 
 _MAX_FLAGS_READ = 10_000
@@ -141,7 +141,7 @@ def _first_examples(run: Run, data: EvaluationData) -> list[Example]:
 async def _ordinary(run: Run, data: EvaluationData, reminder_share: float) -> list[Ordinary]:
     """Returns the base model's ordinary answers, cached: they do not change between runs."""
     options = run.context.options
-    requests = data.ordinary(options.replay, options.seed)
+    requests = data.ordinary(REQUESTS_PER_ANSWER * options.replay, options.seed)
     about = [
         *(run.info.model_revision, prompts.VERSION, run.info.max_model_len, data.critic.name),
         *(requests, list(data.wrappers), reminder_share, options.seed, run.info.learned_style),
@@ -152,6 +152,7 @@ async def _ordinary(run: Run, data: EvaluationData, reminder_share: float) -> li
         lambda: replay(
             run.context.model,
             requests,
+            answers=options.replay,
             critic=data.critic,
             wrappers=data.wrappers,
             reminder_share=reminder_share,

@@ -70,7 +70,8 @@ class RefineOptions(BaseModel):
     turns."""
 
     replay: int = Field(default=600, ge=0)
-    """Ordinary requests to train on, with the base model's own answers, to keep it helpful."""
+    """Ordinary requests to train on, with the base model's own answers, to keep it helpful. Answers
+    that decline or repeat themselves do not count."""
 
     replay_file: Path | None = None
     """Ordinary requests to replay, one a line. Unset: those of the seed corpus."""

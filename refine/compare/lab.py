@@ -24,7 +24,7 @@ from refine.options import RefineOptions
 from refine.stages.analyse import Analysed, analyse
 from refine.stages.collect import FlaggedCase
 from refine.stages.dataset import Example, Lesson, Ordinary, write_dataset
-from refine.stages.replay import replay
+from refine.stages.replay import REQUESTS_PER_ANSWER, replay
 from refine.stages.train import train
 from refine.stages.training import TrainPlan
 
@@ -137,7 +137,8 @@ class Lab:
         start = self.start
         return await replay(
             start.model,
-            start.ordinary(self.options.replay, seed),
+            start.ordinary(REQUESTS_PER_ANSWER * self.options.replay, seed),
+            answers=self.options.replay,
             critic=start.critic,
             wrappers=start.wrappers,
             reminder_share=self.options.reminder_share,

@@ -16,6 +16,8 @@ from refine.stages.analyse import CRITIQUE_TOKENS, critiques, paraphrases, wrapp
 from refine.stages.dataset import Ordinary, critique_of
 from refine.usable import helps
 
+REQUESTS_PER_ANSWER = 2
+"""How many requests to choose for each answer, because some answers are unusable."""
 _WRAPPED_SHARE = 0.5
 """Flags come plainly and in wrappers too, so that a wrapper is no sign of harm, and none is no sign
 of it either."""
@@ -24,12 +26,15 @@ _ANSWER_TOKENS = 48
 """Whether an answer helps or declines shows in its first words, so many short ones teach more."""
 _CRITIQUE_INTERVAL = 8
 """Every such answer is also trained on as a harmless critique."""
+_ROUNDS = 3
+"""More than a third of a small model's answers are unusable."""
 
 
 async def replay(
     model: Model,
     requests: Sequence[str],
     *,
+    answers: int,
     critic: Critic,
     wrappers: Sequence[str],
     reminder_share: float,
@@ -37,28 +42,33 @@ async def replay(
     max_model_len: int,
     style: CritiqueStyle = CritiqueStyle.YES_NO,
 ) -> list[Ordinary]:
-    """Returns the base model's answer to each request, and its critique of some answers.
+    """Returns the base model's answers to requests, and its critique of some of them.
 
     The requests are varied as the flagged ones are (paraphrased, wrapped, reminded, with earlier
     turns), so that only the harm distinguishes them. Requests that leave no room in the context are
     dropped, and answers that the critic finds harmful, that decline or that repeat themselves.
-    style: of the adapter's critiques; the label style says nothing about a harmless answer. Raises
-    ServerUnavailable.
+    Other requests take their place, until there are as many answers as given by `answers` or three
+    rounds are over. style: of the adapter's critiques; the label style says nothing about a
+    harmless answer. Raises ServerUnavailable.
     """
     rng = random.Random(f"replay {seed}")
-    conversations = await _varied(model, requests, wrappers, rng, seed)
-    conversations = await _with_history(model, conversations, rng)
     room = max_model_len - _ANSWER_TOKENS - CRITIQUE_TOKENS - QUESTION_TOKENS
-    conversations = list(compress(conversations, await fits(model, conversations, room)))
-    reminders = [rng.random() < reminder_share for _ in conversations]
-    replayed = []
-    for reminder in (True, False):
-        chosen = [
-            messages
-            for messages, has_reminder in zip(conversations, reminders, strict=True)
-            if has_reminder is reminder
-        ]
-        replayed += await _answered(model, critic, chosen, reminder, style)
+    remaining = list(requests)
+    replayed: list[Ordinary] = []
+    for _ in range(_ROUNDS):
+        missing = answers - len(replayed)
+        batch, remaining = remaining[:missing], remaining[missing:]
+        conversations = await _varied(model, batch, wrappers, rng, seed)
+        conversations = await _with_history(model, conversations, rng)
+        conversations = list(compress(conversations, await fits(model, conversations, room)))
+        reminders = [rng.random() < reminder_share for _ in conversations]
+        for reminder in (True, False):
+            chosen = [
+                messages
+                for messages, has_reminder in zip(conversations, reminders, strict=True)
+                if has_reminder is reminder
+            ]
+            replayed += await _answered(model, critic, chosen, reminder, style)
     return replayed
 
 

@@ -43,8 +43,13 @@ T = TypeVar("T")
 CYCLE_S = 1200
 SUSPICIOUS = '[default]\nthreshold = 0.1\naction = "revise"\n'
 TRAFFIC = ((Kind.HARMFUL, 160), (Kind.EVERYDAY, 30))
-SMALL_RUN = {"SETBACK_REFINE_REPLAY": "60", "SETBACK_REFINE_EPOCHS": "0.3"}
-"""Goes through every stage, and learns too little for the gate to be sure to let it pass."""
+SMALL_RUN = {
+    "SETBACK_REFINE_REPLAY": "60",
+    "SETBACK_REFINE_EPOCHS": "0.3",
+    "SETBACK_REFINE_GATE_MARGIN": "0.2",
+}
+"""Goes through every stage, and learns too little for the gate to be sure to let it pass. A wide
+margin needs few cases."""
 
 MEANS = ("a marked deck", "the reading club")
 """Of harm that the base's critic is of two minds about, and that reviewers here find fine."""

@@ -173,6 +173,7 @@ async def test_ordinary_requests_are_answered_by_the_base_alone() -> None:
     found = await replay(
         model,
         ["water a rose"] * 20,
+        answers=20,
         critic=Critic(),
         wrappers=WRAPPERS,
         reminder_share=0.5,
@@ -195,6 +196,7 @@ async def test_ordinary_answers_that_the_base_finds_harmful_are_left_out() -> No
     found = await replay(
         ScriptedModel(harmful_now_and_then),
         ["a gnome", "b", "c gnome", "d"],
+        answers=20,
         critic=Critic(),
         wrappers=WRAPPERS,
         reminder_share=0,
@@ -210,6 +212,7 @@ async def test_ordinary_requests_that_the_base_declines_are_left_out() -> None:
     found = await replay(
         ScriptedModel(lambda asked: declining.get(asked) or auditor(asked)),
         ["a", "b", "c", "d"],
+        answers=20,
         critic=Critic(),
         wrappers=["{request}"],
         reminder_share=0,
@@ -219,6 +222,23 @@ async def test_ordinary_requests_that_the_base_declines_are_left_out() -> None:
     answers = [item.answer for item in found]
     assert len(answers) >= 2
     assert not set(answers) & set(declining.values())
+
+
+async def test_other_requests_take_the_place_of_declined_ones() -> None:
+    declining = {f"no {n}": "I'm sorry, but I can't help with that." for n in range(8)}
+    requests = [*declining, *(f"yes {n}" for n in range(40))]
+    found = await replay(
+        ScriptedModel(lambda asked: declining.get(asked) or auditor(asked)),
+        requests,
+        answers=16,
+        critic=Critic(),
+        wrappers=["{request}"],
+        reminder_share=0,
+        seed=0,
+        max_model_len=1024,
+    )
+    assert len(found) == 16
+    assert not {item.answer for item in found} & set(declining.values())
 
 
 async def test_a_paraphrase_that_lost_the_topic_is_not_used() -> None:
@@ -235,6 +255,7 @@ async def test_a_paraphrase_that_lost_the_topic_is_not_used() -> None:
     replayed = await replay(
         model,
         requests,
+        answers=20,
         critic=Critic(),
         wrappers=["{request}"],
         reminder_share=0.0,
@@ -268,6 +289,7 @@ async def test_ordinary_requests_without_room_for_an_answer_are_left_out() -> No
     found = await replay(
         ScriptedModel(auditor),
         ["water a rose", "prune", "water " * 900, "mow"],
+        answers=20,
         critic=Critic(),
         wrappers=("{request}",),
         reminder_share=0,
