@@ -37,8 +37,9 @@ serve: $(SERVER)
 	$(BIN)/setback db upgrade
 	exec $(BIN)/setback serve $(MODEL) --port $(PORT) $(ARGS)
 
+# Two processes: one for the tests of whole servers, the other for all else.
 test: $(DEV) $(CLIENTS) node-clients browser
-	$(BIN)/python -m pytest $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup $(ARGS)
 
 # The console is tested in Chromium, with letters for its pages; where it cannot be installed those tests are skipped.
 browser:

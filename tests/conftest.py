@@ -30,11 +30,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Without `--full`, the tests marked `full` are skipped."""
-    if config.getoption("--full"):
-        return
+    """Without `--full`, the tests marked `full` are skipped. Tests of whole servers run in one
+    process, because they share the servers."""
     for item in items:
-        if item.get_closest_marker("full"):
+        if item.get_closest_marker("e2e"):
+            item.add_marker(pytest.mark.xdist_group("servers"))
+        if item.get_closest_marker("full") and not config.getoption("--full"):
             item.add_marker(pytest.mark.skip(reason="a long proof: pass --full"))
 
 

@@ -42,7 +42,11 @@ T = TypeVar("T")
 
 CYCLE_S = 1200
 SUSPICIOUS = '[default]\nthreshold = 0.1\naction = "revise"\n'
-TRAFFIC = ((Kind.HARMFUL, 160), (Kind.EVERYDAY, 30))
+TRAFFIC = {
+    True: ((Kind.HARMFUL, 160), (Kind.EVERYDAY, 30)),
+    False: ((Kind.HARMFUL, 60), (Kind.EVERYDAY, 15)),
+}
+"""At full length, and small."""
 SMALL_RUN = {
     "SETBACK_REFINE_REPLAY": "60",
     "SETBACK_REFINE_EPOCHS": "0.3",
@@ -68,13 +72,14 @@ DISPUTED = disputed(10, seed=3)
 class Loop:
     """A server with keys and with flags from some traffic. secrets: a key of each role.
 
-    environment: of the server and of the jobs.
+    environment: of the server and of the jobs. traffic: how many requests of each kind were sent.
     """
 
     server: Server
     folder: Path
     secrets: dict[Role, str]
     environment: dict[str, str]
+    traffic: Sequence[tuple[Kind, int]]
 
     @property
     def admin(self) -> dict[str, str]:
@@ -186,7 +191,7 @@ class Loop:
 
     def dismiss_false_alarms(self) -> None:
         """Labels flags as reviewers who know the ground truth would, except those in `fine`."""
-        requests = [each for kind, n in TRAFFIC for each in draw_traffic(kind, n, seed=1)]
+        requests = [each for kind, n in self.traffic for each in draw_traffic(kind, n, seed=1)]
         fine = {
             str(each.messages[-1]["content"])
             for each in [*requests, *DISPUTED]
@@ -234,7 +239,8 @@ def loop(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config) 
     """Each test continues with the server as the previous one left it."""
     folder = tmp_path_factory.mktemp("loop")
     environment = _environment(folder)
-    if not pytestconfig.getoption("--full"):
+    full = bool(pytestconfig.getoption("--full"))
+    if not full:
         environment |= SMALL_RUN
     migrate.upgrade(parse_url(environment["DATABASE_URL"]))
     (folder / "policy.toml").write_text(SUSPICIOUS)
@@ -244,7 +250,7 @@ def loop(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config) 
         lambda port: [SETBACK, "serve", "practice", "--port", str(port)],
         environment=environment,
     ) as server:
-        for kind, number in TRAFFIC:
+        for kind, number in TRAFFIC[full]:
             send(f"{server.base_url}/v1", kind, number, seed=1)
         with server.http() as http:
             for each in DISPUTED:
@@ -252,7 +258,7 @@ def loop(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config) 
                 assert http.post("/v1/chat/completions", json=body).status_code == 200
         roles: tuple[Role, ...] = ("review", "admin")
         secrets = {role: _key(server, role) for role in roles}
-        turning = Loop(server, folder, secrets, environment)
+        turning = Loop(server, folder, secrets, environment, TRAFFIC[full])
         turning.wait_until_locked()
         yield turning
 
