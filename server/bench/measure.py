@@ -64,6 +64,7 @@ class BenchPlan:
     model: what both servers serve. rounds: counted rounds of each load. adapter: which one answers;
     None for the base model. patched: bare vLLM gets our patches of its CPU backend, so that only
     the guard's cost is measured. ignore_eos: answers go on past their end to the full length.
+    vllm_options: of both servers, as on a command line.
     """
 
     model: NamedModel
@@ -74,6 +75,7 @@ class BenchPlan:
     adapter: Path | None = None
     patched: bool = False
     ignore_eos: bool = False
+    vllm_options: Sequence[str] = ()
 
     @property
     def served_model_name(self) -> str:
@@ -92,7 +94,7 @@ class BenchPlan:
     def options(self) -> list[str]:
         """The options of both servers."""
         adapter = ["--lora-modules", f"{_ADAPTER}={self.adapter}"] if self.adapter else []
-        return [self.model.name, *adapter]
+        return [self.model.name, *adapter, *self.vllm_options]
 
     @property
     def loads(self) -> Iterator[tuple[BenchKind, int, int]]:

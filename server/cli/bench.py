@@ -21,6 +21,9 @@ def bench(
     model: Annotated[
         str, typer.Argument(help="As for `setback serve`.", show_default=True)
     ] = DEFAULT,
+    vllm_options: Annotated[
+        list[str] | None, typer.Argument(help="vLLM options of both servers, after `--`.")
+    ] = None,
     kind: Annotated[
         list[BenchKind] | None, typer.Option(help="What to request; repeatable; default: all.")
     ] = None,
@@ -66,6 +69,7 @@ def bench(
         adapter=adapter,
         patched=repaired,
         ignore_eos=past_end,
+        vllm_options=vllm_options or (),
     )
     out.mkdir(parents=True, exist_ok=True)
     cells = []

@@ -5,11 +5,9 @@ pytest is called with `--full`.
 """
 
 import asyncio
-import json
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -19,12 +17,12 @@ import pytest
 from guard.store.flags import FlagStore
 from guard.store.migrate import upgrade
 from guard.store.url import parse_url
-from guard.tasks import spawn
 from refine.practice.integrity import MODEL_NAME
 from refine.practice.world import Kind, requests
 from server.routes.model_access import TOKEN_HEADER
 from tests.adapters import activate, publish, train_nothing
 from tests.e2e.conftest import SETBACK, Server, running_server
+from tests.e2e.load import Answer, Load, loaded, percentile
 
 pytestmark = [pytest.mark.e2e, pytest.mark.full, pytest.mark.timeout(1800)]
 
@@ -46,85 +44,6 @@ class Length:
 
 
 LENGTH = Length(20.0, 3.0, 100)
-
-
-@dataclass(frozen=True)
-class Answer:
-    """One answered request; times are monotonic."""
-
-    begun: float
-    ended: float
-    adapter: str
-    prompt: int
-    text: str
-
-
-@dataclass
-class Load:
-    """Clients that send the next request after each answer; every other one streams."""
-
-    http: httpx.AsyncClient
-    prompts: Sequence[str]
-    answers: list[Answer] = field(default_factory=list)
-    failures: list[str] = field(default_factory=list)
-    awaited: dict[str, asyncio.Event] = field(default_factory=dict)
-
-    async def client(self, number: int) -> None:
-        turn = number
-        while True:
-            prompt = turn % len(self.prompts)
-            begun = time.monotonic()
-            try:
-                adapter, text = await self.ask(prompt, stream=number % 2 == 0)
-                self.answers.append(Answer(begun, time.monotonic(), adapter, prompt, text))
-                self.awaited.setdefault(adapter, asyncio.Event()).set()
-            except (httpx.HTTPError, KeyError, ValueError) as error:
-                self.failures.append(repr(error))
-            turn += 5
-
-    async def ask(self, prompt: int, *, stream: bool) -> tuple[str, str]:
-        """Returns the adapter that answered, and the whole answer."""
-        body = {
-            "model": MODEL_NAME,
-            "messages": [{"role": "user", "content": self.prompts[prompt]}],
-            "temperature": 0,
-            "max_tokens": TOKENS,
-            "stream": stream,
-        }
-        async with self.http.stream("POST", "/v1/chat/completions", json=body) as response:
-            content = (await response.aread()).decode()
-            response.raise_for_status()
-            adapter = response.headers["x-setback-adapter"]
-        if not stream:
-            return adapter, json.loads(content)["choices"][0]["message"]["content"]
-        events = [line[6:] for line in content.splitlines() if line.startswith("data: ")]
-        if events.pop() != "[DONE]":
-            raise ValueError(f"a stream broke off: {content[-200:]}")
-        deltas = (choice["delta"] for event in events for choice in json.loads(event)["choices"])
-        return adapter, "".join(delta.get("content") or "" for delta in deltas)
-
-    async def until_answered_by(self, adapter: str) -> None:
-        """Waits for the next answer of that adapter."""
-        self.awaited[adapter] = asyncio.Event()
-        async with asyncio.timeout(60):
-            await self.awaited[adapter].wait()
-
-    def latencies(self, within: Callable[[Answer], bool]) -> list[float]:
-        """Returns the seconds of each answer that `within` selects, sorted."""
-        return sorted(answer.ended - answer.begun for answer in self.answers if within(answer))
-
-
-@asynccontextmanager
-async def loaded(server: Server, prompts: Sequence[str], clients: int) -> AsyncIterator[Load]:
-    async with httpx.AsyncClient(base_url=server.base_url, timeout=120) as http:
-        load = Load(http, prompts)
-        running = [spawn(load.client(number)) for number in range(clients)]
-        try:
-            yield load
-        finally:
-            for task in running:
-                task.cancel()
-            await asyncio.gather(*running, return_exceptions=True)
 
 
 async def expected(
@@ -209,7 +128,7 @@ async def _ten_swaps(
     known = {**known, **await expected(server, prompts, ["base"])}
     await activate(server.database, pair[0])
     swaps = []
-    async with loaded(server, prompts, CLIENTS) as load:
+    async with loaded(server, MODEL_NAME, prompts, clients=CLIENTS, tokens=TOKENS) as load:
         await load.until_answered_by(f"setback-{pair[0]}")
         # The first answers of a load are slow: connections open, caches are cold.
         await asyncio.sleep(length.between_s)
@@ -236,7 +155,7 @@ async def _ten_swaps(
         f"in the swap seconds: {_spread(during)}",
         f"longest in each: {', '.join(f'{seconds:.2f}' for seconds in longest)}",
         f"in the seconds between: {_spread(between)}",
-        f"p99 in the swap seconds to before: {_p(during, 99) / _p(before, 99):.2f}",
+        f"p99 in the swap seconds to before: {percentile(during, 99) / percentile(before, 99):.2f}",
     ]
 
 
@@ -246,7 +165,7 @@ def _overlaps(answer: Answer, swaps: Sequence[float]) -> bool:
 
 
 async def _many_swaps(server: Server, prompts: list[str], many: list[int]) -> list[str]:
-    async with loaded(server, prompts, 2) as load:
+    async with loaded(server, MODEL_NAME, prompts, clients=2, tokens=TOKENS) as load:
         begun, halfway_at = len(many) // 10, len(many) * 11 // 20
         for version in many[:begun]:
             await _swap(server, load, version)
@@ -269,14 +188,10 @@ async def _swap(server: Server, load: Load, version: int) -> None:
     await load.until_answered_by(f"setback-{version}")
 
 
-def _p(sorted_values: Sequence[float], percent: int) -> float:
-    return sorted_values[min(len(sorted_values) - 1, len(sorted_values) * percent // 100)]
-
-
 def _spread(values: Sequence[float]) -> str:
     if not values:
         return "no answers"
-    p50, p99 = _p(values, 50), _p(values, 99)
+    p50, p99 = percentile(values, 50), percentile(values, 99)
     return f"p50 {p50:.3f} s, p99 {p99:.3f} s, longest {values[-1]:.3f} s ({len(values)} answers)"
 
 
