@@ -39,7 +39,7 @@ serve: $(SERVER)
 
 # Two processes: one for the tests of whole servers, the other for all else.
 test: $(DEV) $(CLIENTS) node-clients browser
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 $(ARGS)
 
 # The console is tested in Chromium, with letters for its pages; where it cannot be installed those tests are skipped.
 browser:

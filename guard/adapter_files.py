@@ -113,15 +113,7 @@ def verify(
     thread.
     """
     name = f"Adapter {version} in {path}"
-    if not path.is_dir():
-        raise AdapterRefused(f"{name} is missing")
-    files = _files(path, name)
-    if MANIFEST not in files or _sha256(path / MANIFEST) != sha256:
-        raise AdapterRefused(f"{name}: {MANIFEST} is missing or not the one that was registered")
-    manifest = _read(path, name)
-    if manifest.version != version:
-        raise AdapterRefused(f"{name} says that it is adapter {manifest.version}")
-    _check_files(path, name, files - {MANIFEST}, manifest.files)
+    manifest = check_sealed(path, version=version, sha256=sha256)
     if manifest.model_revision != model_revision:
         raise AdapterRefused(
             f"{name} was made for revision {manifest.model_revision} of {manifest.model}; "
@@ -132,6 +124,23 @@ def verify(
         raise AdapterRefused(
             f"{name} has rank {rank}; the server takes up to {max_rank}, see --max-lora-rank"
         )
+    return manifest
+
+
+def check_sealed(path: Path, *, version: int, sha256: str) -> AdapterManifest:
+    """Returns the manifest of the adapter in `path`, after checking that every file is as it was
+    when its manifest was registered. Raises AdapterRefused. Reads all files: call it in a thread.
+    """
+    name = f"Adapter {version} in {path}"
+    if not path.is_dir():
+        raise AdapterRefused(f"{name} is missing")
+    files = _files(path, name)
+    if MANIFEST not in files or _sha256(path / MANIFEST) != sha256:
+        raise AdapterRefused(f"{name}: {MANIFEST} is missing or not the one that was registered")
+    manifest = _read(path, name)
+    if manifest.version != version:
+        raise AdapterRefused(f"{name} says that it is adapter {manifest.version}")
+    _check_files(path, name, files - {MANIFEST}, manifest.files)
     return manifest
 
 

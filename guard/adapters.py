@@ -12,13 +12,13 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Protocol
 
 from vllm.lora.request import LoRARequest
 
 from guard.adapter_config import Shapes
 from guard.adapter_files import adapter_path, verify
+from guard.adapter_folder import AdapterFolder
 from guard.errors import AdapterConflict, AdapterRefused, AdapterUnknown
 from guard.observer import Observer
 from guard.prompts import CritiqueStyle
@@ -50,13 +50,13 @@ class Registry(Protocol):
 class AdapterLimits:
     """What this server can load.
 
-    folder: where adapters are stored, see adapter_path(). model_revision: of the served base model.
+    folder: where adapters are stored. model_revision: of the served base model.
     max_rank: 0 when the engine runs without LoRA. slots: adapters the engine holds at once.
     base_critique: the base model's critique style. base_shapes: returns the base model's modules,
     if known; it may take seconds and is called in a thread.
     """
 
-    folder: Path
+    folder: AdapterFolder
     model_revision: str
     max_rank: int
     slots: int
@@ -283,8 +283,9 @@ class Adapters:
                 f"Adapter {version}: this server runs without LoRA; start it without "
                 "--no-enable-lora"
             )
-        path = adapter_path(limits.folder, version).absolute()
+        path = adapter_path(limits.folder.path, version)
         try:
+            path = await asyncio.to_thread(limits.folder.fetch, version, stored.sha256)
             base = await asyncio.to_thread(limits.base_shapes)
             manifest = await asyncio.to_thread(
                 verify,

@@ -2,11 +2,11 @@
 resume or end runs (run.py). Each stage is in the file of its name in stages/.
 """
 
+import asyncio
 from collections.abc import Sequence
 from pathlib import Path
 
 from guard import prompts
-from guard.adapter_files import adapter_path
 from guard.prompts import CritiqueStyle
 from guard.store.flags import StoredFlag
 from guard.store.runs import StoredRun
@@ -54,7 +54,7 @@ async def _run_stages(run: Run, data: EvaluationData) -> GateResult | StoredRun:
     dataset = await run.stage(
         "dataset", DatasetFile, lambda: _dataset(run, data, collection, analysed)
     )
-    start = _start(run)
+    start = await _start(run)
     epochs = _EPOCHS if start is None else _FURTHER_EPOCHS
     trained = await run.stage("train", Path, lambda: run.train(dataset, start=start, epochs=epochs))
     return await run.stage("gate", GateResult, lambda: _gate(run, data, collection, trained))
@@ -172,12 +172,14 @@ async def _ancestors(run: Run) -> list[Path]:
     return [run_folder(work_dir, number) / "dataset" for number in lineage.runs]
 
 
-def _start(run: Run) -> Path | None:
+async def _start(run: Run) -> Path | None:
     """Returns the adapter to train from, or None to train a new one."""
     parent = run.record.parent
     if parent is None or run.context.options.start == "fresh":
         return None
-    return adapter_path(run.context.adapters_dir, parent)
+    registered = await run.context.stores.adapters.get(parent)
+    assert registered is not None, f"run {run.record.id} has an unregistered parent"
+    return await asyncio.to_thread(run.context.folder.fetch, parent, registered.sha256)
 
 
 async def _gate(

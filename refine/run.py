@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from guard.adapter_folder import AdapterFolder
 from guard.prompts import CritiqueStyle
 from guard.store.adapters import AdapterStore
 from guard.store.calibrations import CalibrationStore
@@ -46,13 +47,13 @@ class Stores:
 class RunContext:
     """What all runs of a job share.
 
-    adapters_dir: where published adapters are stored. report: called with each progress line.
+    folder: where published adapters are stored. report: called with each progress line.
     """
 
     stores: Stores
     model: Server
     options: RefineOptions
-    adapters_dir: Path
+    folder: AdapterFolder
     report: Callable[[str], None]
 
 
@@ -142,7 +143,7 @@ class Run:
     async def publish(self, trained: Path, critique: CritiqueStyle) -> None:
         """Makes the trained adapter a candidate that the server can load."""
         context = self.context
-        await publish(context.stores.adapters, context.adapters_dir, trained, self.record, critique)
+        await publish(context.stores.adapters, context.folder, trained, self.record, critique)
 
     async def calibrate(self, labelled: Sequence[Labelled]) -> Critic:
         """Returns the published candidate, calibrated on labelled answers and texts."""

@@ -26,6 +26,7 @@ from pydantic_settings import (
 )
 from sqlalchemy import URL
 
+from guard.adapter_folder import AdapterFolder, check_url
 from guard.call import RevisedFinishReason, StreamMode
 from guard.prompts import CritiqueStyle
 from guard.store.url import parse_url
@@ -209,13 +210,23 @@ class Settings(BaseSettings):
     """Where Setback keeps models that it converts itself, such as smollm2."""
 
     adapters_dir: Path = Path("data/adapters")
-    """Where adapters are stored, one numbered directory each; servers and refine jobs share it."""
+    """Where adapters are stored, one numbered directory each; servers and refine jobs share it,
+    unless they share a URL."""
+
+    adapters_url: Annotated[str, AfterValidator(check_url)] | None = None
+    """A URL that servers and refine jobs on several machines share instead, such as
+    s3://bucket/adapters; `adapters_dir` is then each machine's copy."""
 
     adapter_poll_s: float = Field(default=2, gt=0, allow_inf_nan=False)
     """Seconds between two checks of which adapter is active."""
 
     log_format: LogFormat = "text"
     """The format of the server's log: vLLM's own lines (`text`) or JSON objects (`json`)."""
+
+    @property
+    def adapter_folder(self) -> AdapterFolder:
+        """Where adapters are."""
+        return AdapterFolder(self.adapters_dir, self.adapters_url)
 
     @classmethod
     def settings_customise_sources(

@@ -3,12 +3,14 @@
 import asyncio
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from sqlalchemy import URL
+from xdist.scheduler import LoadScopeScheduling
 
 from guard.policy import Action
 from guard.store import migrate
@@ -20,6 +22,19 @@ from tests.postgres import Postgres, missing_programs, own_folder
 
 pytest_plugins = ["tests.scripted", "tests.e2e.loop"]
 
+_OWN_SERVERS = (
+    "test_adapters.py",
+    "test_console.py",
+    "test_equality.py",
+    "test_faults.py",
+    "test_plain_vllm.py",
+    "test_policies.py",
+    "test_processes.py",
+    "test_signals.py",
+    "test_swap_under_load.py",
+)
+"""Files in tests/e2e/ whose tests need none of the servers that others start."""
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """`--full`: run the long tests at full length, as their published figures were taken: load, a
@@ -30,13 +45,30 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Without `--full`, the tests marked `full` are skipped. Tests of whole servers run in one
-    process, because they share the servers."""
+    """Without `--full`, the tests marked `full` are skipped."""
+    if config.getoption("--full"):
+        return
     for item in items:
-        if item.get_closest_marker("e2e"):
-            item.add_marker(pytest.mark.xdist_group("servers"))
-        if item.get_closest_marker("full") and not config.getoption("--full"):
+        if item.get_closest_marker("full"):
             item.add_marker(pytest.mark.skip(reason="a long proof: pass --full"))
+
+
+class FilesAndServers(LoadScopeScheduling):  # type: ignore[misc]  # It has no types.
+    """How several processes share the tests: by file, except that files whose tests share servers
+    stay together."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.partition("::")[0]
+        if file.startswith("tests/families/"):
+            return "families"
+        if file.startswith("tests/e2e/") and not file.endswith(_OWN_SERVERS):
+            return "servers"
+        return file
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> FilesAndServers:
+    """See pytest-xdist."""
+    return FilesAndServers(config, log)
 
 
 @pytest.fixture(scope="session")

@@ -10,6 +10,7 @@ from transformers import AutoTokenizer
 from vllm.outputs import RequestOutput
 from vllm.sampling_params import RequestOutputKind, SamplingParams
 
+from guard.adapter_folder import AdapterFolder
 from guard.adapters import AdapterLimits, Adapters
 from guard.call import GuardCall, StreamMode, current_call
 from guard.critic import Critic
@@ -181,7 +182,7 @@ def make_bench(tokenizer: Any, tmp_path: Path) -> Callable[..., Bench]:
         engine = ScriptedEngine(tokenizer, script or Script(), max_model_len)
         chat_format = ChatFormat(tokenizer)
         store, observed, registry = MemoryStore(), Observed(), MemoryRegistry()
-        limits = AdapterLimits(tmp_path / "adapters", REVISION, max_rank=16, slots=3)
+        limits = AdapterLimits(AdapterFolder(tmp_path / "adapters"), REVISION, max_rank=16, slots=3)
         adapters = Adapters(engine, registry, limits, observed)
         critic = Critic(
             engine,

@@ -1,13 +1,15 @@
-"""Stage 6: from a trained adapter to one that servers use. Owns publishing (seal, rename, then
-register as a candidate), promotion and rejection. Does not decide (gate.py) or load adapters:
-servers follow the registry (guard/adapters.py).
+"""Stage 6: from a trained adapter to one that servers use. Owns publishing (seal, rename,
+upload, then register as a candidate), promotion and rejection. Does not decide (gate.py) or load
+adapters: servers follow the registry (guard/adapters.py).
 """
 
+import asyncio
 import os
 import shutil
 from pathlib import Path
 
 from guard.adapter_files import adapter_path, manifest_sha256, seal
+from guard.adapter_folder import AdapterFolder
 from guard.prompts import CritiqueStyle
 from guard.store.adapters import AdapterStore
 from guard.store.runs import StoredRun
@@ -17,7 +19,11 @@ _MAX_ACTIVATIONS = 1000
 
 
 async def publish(
-    adapters: AdapterStore, folder: Path, trained: Path, run: StoredRun, critique: CritiqueStyle
+    adapters: AdapterStore,
+    folder: AdapterFolder,
+    trained: Path,
+    run: StoredRun,
+    critique: CritiqueStyle,
 ) -> None:
     """Makes the trained adapter, numbered after its run, a candidate that servers can load.
 
@@ -25,7 +31,7 @@ async def publish(
     critique style it was trained in. Safe to repeat: a directory that was renamed into place before
     a kill is registered as it is.
     """
-    final = adapter_path(folder, run.id)
+    final = adapter_path(folder.path, run.id)
     if not final.is_dir():
         temporary = final.with_name(f".{final.name}.part")
         shutil.rmtree(temporary, ignore_errors=True)
@@ -39,6 +45,7 @@ async def publish(
             critique=critique,
         )
         os.replace(temporary, final)
+    await asyncio.to_thread(folder.upload, run.id)
     await adapters.register(
         version=run.id,
         parent=run.parent,

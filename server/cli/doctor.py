@@ -13,7 +13,7 @@ from typing import Annotated, Literal
 import psutil
 import typer
 
-from guard.adapter_files import adapter_path, verify
+from guard.adapter_files import verify
 from guard.errors import GuardError
 from guard.policy_file import load_policies
 from guard.store.adapters import AdapterStore, StoredAdapter
@@ -129,7 +129,7 @@ def _adapter(settings: Settings) -> str:
         return "the base alone"
     # Only the server knows its base model and its limit of the rank.
     verify(
-        adapter_path(settings.adapters_dir, adapter.version),
+        settings.adapter_folder.fetch(adapter.version, adapter.sha256),
         version=adapter.version,
         sha256=adapter.sha256,
         model_revision=adapter.model_revision,

@@ -104,7 +104,7 @@ async def _trained(context: RunContext, info: ServedInfo, path: Path) -> AsyncIt
         options={"compared": path.parent.name},
         stage="gate",
     )
-    await publish(context.stores.adapters, context.adapters_dir, path, run, info.learned_style)
+    await publish(context.stores.adapters, context.folder, path, run, info.learned_style)
     try:
         yield Trainee(context.model, run.id)
     finally:

@@ -122,7 +122,7 @@ async def leased_run(
         await leases.check()
         await stack.enter_async_context(leased(leases, options.lease_s))
         model = await stack.enter_async_context(served_model(settings))
-        return await work(RunContext(stores, model, options, settings.adapters_dir, report))
+        return await work(RunContext(stores, model, options, settings.adapter_folder, report))
 
 
 async def _until_ready(url: str, report: Callable[[str], None]) -> None:

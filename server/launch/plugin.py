@@ -10,7 +10,6 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from functools import cache
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -23,6 +22,7 @@ from starlette.exceptions import HTTPException as StarletteHTTPException
 from vllm.lora.request import LoRARequest
 from vllm.renderers.chat_utils import load_chat_template
 
+from guard.adapter_folder import AdapterFolder
 from guard.adapters import AdapterLimits, Adapters
 from guard.base_shapes import base_shapes
 from guard.calibration import UNCALIBRATED, Calibration
@@ -160,7 +160,7 @@ class GuardPlugin:
         observer = CountingObserver(traffic)
         registry = AdapterStore(url, database)
         limits = served.adapter_limits(
-            settings.adapters_dir, settings.critique or CritiqueStyle.YES_NO
+            settings.adapter_folder, settings.critique or CritiqueStyle.YES_NO
         )
         adapters = Adapters(engine_client, registry, limits, observer)
         await adapters.start()
@@ -267,7 +267,7 @@ class _ServedEngine:
             calibration_of=calibration_of,
         )
 
-    def adapter_limits(self, folder: Path, base_critique: CritiqueStyle) -> AdapterLimits:
+    def adapter_limits(self, folder: AdapterFolder, base_critique: CritiqueStyle) -> AdapterLimits:
         lora = self._engine.vllm_config.lora_config
         rank, slots = (lora.max_lora_rank, lora.max_loras) if lora else (0, 0)
         shapes = cache(lambda: base_shapes(self._config.hf_config))

@@ -187,7 +187,7 @@ def _install_adapter(options: argparse.Namespace, model: NamedModel) -> None:
             model=options.served_model_name[0],
             model_revision=folder_revision(Path(options.model_tag)),
             database_url=settings.database_url,
-            adapters_dir=settings.adapters_dir,
+            folder=settings.adapter_folder,
         )
     )
     if installed:

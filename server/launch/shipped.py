@@ -8,6 +8,7 @@ from pathlib import Path
 
 from sqlalchemy.engine import URL
 
+from guard.adapter_folder import AdapterFolder
 from guard.calibration import Calibration
 from guard.errors import LeaseHeld
 from guard.prompts import CritiqueStyle
@@ -40,7 +41,7 @@ async def install(
     model: str,
     model_revision: str,
     database_url: URL,
-    adapters_dir: Path,
+    folder: AdapterFolder,
 ) -> bool:
     """Registers and activates the adapter. Returns whether it did.
 
@@ -63,7 +64,7 @@ async def install(
         run = await _installation_run(adapters, runs, model, model_revision)
         if run is None:
             return False
-        await publish(adapters, adapters_dir, shipped.folder, run, shipped.critique)
+        await publish(adapters, folder, shipped.folder, run, shipped.critique)
         await calibrations.add(
             adapter=run.id,
             model_revision=model_revision,

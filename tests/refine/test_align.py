@@ -9,6 +9,7 @@ import pytest
 
 from guard import prompts
 from guard.adapter_files import adapter_path
+from guard.adapter_folder import AdapterFolder
 from guard.prompts import CritiqueStyle
 from guard.store import migrate
 from guard.store.adapters import AdapterStore
@@ -94,7 +95,7 @@ class Alignment(Loop):
             stores,
             server,
             RefineOptions(work_dir=self.work_dir),
-            self.adapters_dir,
+            AdapterFolder(self.adapters_dir),
             self.said.append,
         )
         try:

@@ -13,6 +13,7 @@ from sqlalchemy import URL
 
 from guard import prompts
 from guard.adapter_files import adapter_path, manifest_sha256
+from guard.adapter_folder import AdapterFolder
 from guard.store import migrate
 from guard.store.adapters import AdapterStore, StoredAdapter
 from guard.store.calibrations import CalibrationStore, StoredCalibration
@@ -170,7 +171,9 @@ class Loop:
             WordTruth(),
             reliability=reliability,
         )
-        context = RunContext(stores, server, options, self.adapters_dir, self.said.append)
+        context = RunContext(
+            stores, server, options, AdapterFolder(self.adapters_dir), self.said.append
+        )
         try:
             return await run_cycle(context, evaluation_data)
         finally:

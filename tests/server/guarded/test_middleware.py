@@ -13,6 +13,7 @@ from starlette.datastructures import State
 from starlette.types import Message, Receive, Scope, Send
 from vllm.exceptions import VLLMValidationError
 
+from guard.adapter_folder import AdapterFolder
 from guard.adapters import AdapterLimits, Adapters, adapter_name
 from guard.call import GuardCall, current_call
 from guard.errors import StoreUnavailable
@@ -80,7 +81,7 @@ def serving(adapters: Adapters, policy: Policy | None = None) -> Any:
     return application(State({"setback": state}))
 
 
-NO_LORA = AdapterLimits(Path("none"), "rev-1", max_rank=0, slots=0)
+NO_LORA = AdapterLimits(AdapterFolder(Path("none")), "rev-1", max_rank=0, slots=0)
 BASE_ALONE = serving(Adapters(None, MemoryRegistry(), NO_LORA, Observed()))
 
 

@@ -8,6 +8,7 @@ from sqlalchemy import URL
 
 from guard.adapter_config import WEIGHTS
 from guard.adapter_files import adapter_path, verify
+from guard.adapter_folder import AdapterFolder
 from guard.calibration import Calibration
 from guard.errors import AdapterRefused
 from guard.prompts import CritiqueStyle
@@ -43,7 +44,7 @@ async def install(
         model="smollm2",
         model_revision=revision,
         database_url=database,
-        adapters_dir=folder,
+        folder=AdapterFolder(folder),
     )
 
 
