@@ -177,12 +177,14 @@ def make_bench(tokenizer: Any, tmp_path: Path) -> Callable[..., Bench]:
         stream: StreamMode = StreamMode.BUFFER,
         windows: tuple[int, float, int] = (4, 1.0, 64),
         revisions: RevisionOptions = REVISIONS,
+        adapters_url: str | None = None,
     ) -> Bench:
         rules = _policy(policy, tmp_path)
         engine = ScriptedEngine(tokenizer, script or Script(), max_model_len)
         chat_format = ChatFormat(tokenizer)
         store, observed, registry = MemoryStore(), Observed(), MemoryRegistry()
-        limits = AdapterLimits(AdapterFolder(tmp_path / "adapters"), REVISION, max_rank=16, slots=3)
+        folder = AdapterFolder(tmp_path / "adapters", adapters_url)
+        limits = AdapterLimits(folder, REVISION, max_rank=16, slots=3)
         adapters = Adapters(engine, registry, limits, observed)
         critic = Critic(
             engine,

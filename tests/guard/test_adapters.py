@@ -77,6 +77,28 @@ async def test_the_active_adapter_drafts_and_judges(bench: Bench) -> None:
     assert {adapter for _, adapter in bench.observed.verdicts} == {"setback-2"}
 
 
+async def test_an_adapter_of_another_machine_is_copied_and_served(
+    make_bench: MakeBench, folder: Path, tmp_path: Path
+) -> None:
+    bench = make_bench(adapters_url=f"file://{tmp_path}/shared")
+    bench.registry.add(write_adapter(tmp_path / "shared", 2))
+    await activate(bench, 2)
+    assert bench.adapters.active_name == "setback-2"
+    assert adapter_path(folder, 2).is_dir()
+
+
+async def test_an_adapter_that_cannot_be_copied_is_refused_and_the_last_one_serves(
+    make_bench: MakeBench, tmp_path: Path
+) -> None:
+    bench = make_bench(adapters_url=f"file://{tmp_path}/shared")
+    bench.registry.add(*(write_adapter(tmp_path / "shared", version) for version in (1, 2)))
+    await activate(bench, 1)
+    (adapter_path(tmp_path / "shared", 2) / WEIGHTS).unlink()
+    await activate(bench, 2)
+    assert bench.adapters.active_name == "setback-1"
+    assert bench.observed.refused == [2]
+
+
 async def test_each_version_has_a_name_a_path_and_an_id_of_its_own(
     bench: Bench, folder: Path
 ) -> None:
