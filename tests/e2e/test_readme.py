@@ -106,6 +106,7 @@ def test_the_answer_shown_is_the_answer_given(page: str, request: pytest.Fixture
     )
 
 
+@pytest.mark.full
 def test_the_bench_command_measures_both_servers(tmp_path: Path) -> None:
     load = ["--kind", "streamed", "--clients", "2", "--output-tokens", "256", "--rounds", "1"]
     load += ["--kind", "moderation"]

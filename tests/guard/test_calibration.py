@@ -1,6 +1,5 @@
 """How a calibration changes verdicts, and which one applies to which adapter."""
 
-import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -70,9 +69,8 @@ async def test_every_adapter_has_its_own_and_others_have_none() -> None:
 
 
 async def test_an_uncalibrated_active_adapter_is_reported_once(
-    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr(logging.getLogger("vllm"), "propagate", True)
     fits, active = Fits(), [None, 3]
     calibrations = Calibrations(fits, "rev", lambda: active[0])
     await calibrations.refresh()

@@ -1,6 +1,5 @@
 """An operator's own criteria: read beside harm, decided on, recorded, revised and streamed."""
 
-import logging
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -165,9 +164,8 @@ async def test_the_examples_set_the_scale(
 
 
 async def test_a_criterion_that_the_model_cannot_read_is_told(
-    make_bench: MakeBench, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    make_bench: MakeBench, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(logging.getLogger("vllm"), "propagate", True)
     bench = make_bench(Script(harm=lambda _: 0.3), policy=DOSES + EXAMPLES)
     await bench.ask()
     (warning,) = [record.getMessage() for record in caplog.records]

@@ -1,6 +1,5 @@
 """/v1/guard/policy and /v1/guard/policies over a real database, and the file that changes them."""
 
-import logging
 from collections.abc import Callable
 from pathlib import Path
 
@@ -35,10 +34,8 @@ async def test_a_changed_file_comes_into_force_and_is_kept(
     face: Face,
     make_bench: Callable[..., Bench],
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr(logging.getLogger("vllm"), "propagate", True)
     file = tmp_path / "own.toml"
     file.write_text(KIDS)
     store, critic = face.app.state.setback.policy_store, make_bench().critic
