@@ -201,7 +201,7 @@ def training(check: GpuCheck) -> dict[str, Any]:
     folder = check.work / "training"
     text = "The fern wants water twice a week, and a place out of the sun. "
     example = Example(
-        Kind.HELP,
+        Kind.SAFE,
         ({"role": "user", "content": "How do I water a fern?"},),
         # About half as long as it may be, so that the trainer keeps it.
         text * (check.training_tokens // 64),
