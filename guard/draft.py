@@ -2,7 +2,7 @@
 withheld choices replaced. Decides nothing.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, field, replace
 
@@ -12,6 +12,9 @@ from vllm.sampling_params import RequestOutputKind
 
 from guard.call import Replacement
 from guard.vllm.session import take_label_logprobs
+
+OutputReplacement = Callable[[CompletionOutput], CompletionOutput]
+"""Returns what is sent instead of a choice's outputs, given the last one."""
 
 
 @dataclass
@@ -87,28 +90,25 @@ class Draft:
             choice.add(output)
             choice.label_logprobs = label_logprobs
 
-    def release(self, withheld: Mapping[int, Replacement], filler: int) -> Iterator[RequestOutput]:
-        """Yields the outputs in order; a withheld choice yields its replacement where it ended."""
+    def release(self, replaced: Mapping[int, OutputReplacement]) -> Iterator[RequestOutput]:
+        """Yields the outputs in order. A choice in `replaced` has one output, where it ended: what
+        its function returns for its last one."""
         for piece in self._pieces:
-            if not withheld:
+            if not replaced:
                 yield piece
                 continue
             cleaned = copy(piece)
-            cleaned.outputs = list(self._cleaned(piece.outputs, withheld, filler))
+            cleaned.outputs = list(_replaced(piece.outputs, replaced))
             if cleaned.outputs or piece.finished:
                 yield cleaned
 
-    def _cleaned(
-        self,
-        outputs: Sequence[CompletionOutput],
-        withheld: Mapping[int, Replacement],
-        filler: int,
-    ) -> Iterator[CompletionOutput]:
-        for output in outputs:
-            if output.index not in withheld:
-                yield output
-            elif output.finish_reason is not None:
-                choice = self.choices[output.index]
-                yield replacement_output(
-                    choice, withheld[output.index], len(choice.token_ids), filler
-                )
+
+def _replaced(
+    outputs: Sequence[CompletionOutput],
+    replaced: Mapping[int, OutputReplacement],
+) -> Iterator[CompletionOutput]:
+    for output in outputs:
+        if output.index not in replaced:
+            yield output
+        elif output.finish_reason is not None:
+            yield replaced[output.index](output)

@@ -9,6 +9,7 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import aclosing, asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from vllm.lora.request import LoRARequest
@@ -19,15 +20,15 @@ from guard.adapters import Adapters, adapter_name
 from guard.call import (
     EngineRequest,
     GuardCall,
-    Replacement,
     Ruling,
     StreamMode,
     current_call,
 )
 from guard.critic import Critic
-from guard.draft import Choice, Draft
-from guard.errors import GuardError, Unsupported
+from guard.draft import Choice, Draft, OutputReplacement, replacement_output
+from guard.errors import GuardError
 from guard.judge import Judge
+from guard.masking import Masking, found
 from guard.observer import Observer
 from guard.policies import Policies
 from guard.recorder import Recorder
@@ -37,6 +38,7 @@ from guard.revise import Reviser, RevisionOptions
 from guard.subjects import Subjects
 from guard.tasks import spawn
 from guard.template import ChatFormat
+from guard.token_ids import kept_ids, prompt_ids, stop_ids
 from guard.traces import span
 from guard.vllm.session import CritiquePlan, attach_plan
 from guard.vllm.shutdown import end_waiting
@@ -95,10 +97,10 @@ class GuardedEngine:
         self._observer = observer
         self._options = options
         tokenizer = engine.renderer.get_tokenizer()
-        stop_ids = frozenset(_stop_ids(engine, tokenizer))
+        stops = frozenset(stop_ids(engine, tokenizer))
         self._judge = Judge(
             critic,
-            Subjects(critic, chat_format, options.windows, stop_ids),
+            Subjects(critic, chat_format, options.windows, stops),
             policies,
             recorder,
             observer,
@@ -107,13 +109,14 @@ class GuardedEngine:
                 chat_format,
                 options.revisions,
                 max_model_len=engine.model_config.max_model_len,
-                stop_ids=stop_ids,
+                stop_ids=stops,
             ),
             fail_open=options.fail_open,
             block_input=options.block_input,
         )
         self._refusals = Refusals(tokenizer)
         self._filler: int = tokenizer.eos_token_id
+        self._masking = Masking(self._filler, kept_ids(tokenizer))
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def __getattr__(self, name: str) -> Any:
@@ -152,6 +155,9 @@ class GuardedEngine:
                 }
                 request = self._request(call, prompt, sampling_params, request_id, options)
                 mode = self._options.stream.or_stricter(call.stream)
+                if self._judge.policy_of(request).masked:
+                    # What has been sent cannot be masked.
+                    mode = mode.or_stricter(StreamMode.WINDOW)
                 streams = sampling_params.output_kind is RequestOutputKind.DELTA
                 mode = mode if streams else StreamMode.BUFFER
                 plan = self._critique_plan(request, sampling_params, mode)
@@ -189,8 +195,7 @@ class GuardedEngine:
         request_id: str,
         options: dict[str, Any],
     ) -> EngineRequest:
-        prompt_ids = _prompt_ids(prompt)
-        guided_ids = self._with_reminder(prompt_ids)
+        guided_ids = self._with_reminder(prompt_ids(prompt))
         return EngineRequest(
             call=call,
             request_id=request_id,
@@ -220,9 +225,9 @@ class GuardedEngine:
             return CritiquePlan(1)
         single_text = params.n == 1 and params.structured_outputs is None
         if single_text and self._format.is_chat_prompt(request.prompt_ids):
-            stop_ids = sorted(self._judge.subjects.stop_ids)
+            stops = sorted(self._judge.subjects.stop_ids)
             return self._judge.critic.plan(
-                group_size, stop_ids, request.engine_options["lora_request"]
+                group_size, stops, request.engine_options["lora_request"]
             )
         return CritiquePlan(group_size)
 
@@ -248,20 +253,38 @@ class GuardedEngine:
         withheld = await self._replacements(request, draft)
         self._observer.overhead(time.perf_counter() - drafted)
         request.call.replacing |= bool(withheld)
-        for piece in draft.release(withheld, self._filler):
+        for piece in draft.release({**self._masked(request, draft), **withheld}):
             yield piece
 
-    async def _replacements(self, request: EngineRequest, draft: Draft) -> dict[int, Replacement]:
-        """Judges every choice, records flags, and returns the replacements by choice index."""
+    def _masked(self, request: EngineRequest, draft: Draft) -> dict[int, OutputReplacement]:
+        """Returns what masks the choices that need it, by choice index."""
+        policy = self._judge.policy_of(request)
+        return {
+            index: partial(self._masking.whole, choice=choice, policy=policy)
+            for index, choice in draft.choices.items()
+            if found(policy, choice.text)
+        }
+
+    async def _replacements(
+        self, request: EngineRequest, draft: Draft
+    ) -> dict[int, OutputReplacement]:
+        """Judges every choice, records flags, and returns what replaces the withheld ones, by
+        choice index."""
         choices = list(draft.choices.values())
         rulings = await asyncio.gather(*(self._judge_choice(request, choice) for choice in choices))
         return {
-            choice.index: request.replaced_by(
-                self._refusals.instead_of(ruling, self._judge.policy_of(request)), choice.index
-            )
+            choice.index: self._replacement(request, choice, ruling)
             for choice, ruling in zip(choices, rulings, strict=True)
             if ruling.withheld
         }
+
+    def _replacement(
+        self, request: EngineRequest, choice: Choice, ruling: Ruling
+    ) -> OutputReplacement:
+        refusal = self._refusals.instead_of(ruling, self._judge.policy_of(request))
+        replacement = request.replaced_by(refusal, choice.index)
+        hidden_tokens = len(choice.token_ids)
+        return lambda _last: replacement_output(choice, replacement, hidden_tokens, self._filler)
 
     async def _judge_choice(self, request: EngineRequest, choice: Choice) -> Ruling:
         started = time.perf_counter()
@@ -290,6 +313,7 @@ class GuardedEngine:
             request,
             mode=mode,
             refusals=self._refusals,
+            masking=self._masking,
             filler=self._filler,
             n=sampling_params.n,
         )
@@ -327,20 +351,3 @@ class GuardedEngine:
 
 async def _first(outputs: AsyncGenerator[RequestOutput, None]) -> RequestOutput:
     return await anext(outputs)
-
-
-def _prompt_ids(prompt: Any) -> list[int]:
-    """Returns the prompt's token ids. Raises Unsupported when no critique can follow the prompt."""
-    if isinstance(prompt, dict) and prompt.get("type") in ("token", "multimodal"):
-        return list(prompt["prompt_token_ids"])
-    raise Unsupported(
-        "Only prompts of text or images can be guarded; send messages or a text prompt.",
-        param="prompt_embeds",
-    )
-
-
-def _stop_ids(engine: Any, tokenizer: Any) -> Iterator[int]:
-    """Yields the tokens that end an answer without being part of it."""
-    yield tokenizer.eos_token_id
-    configured = engine.model_config.try_get_generation_config().get("eos_token_id") or ()
-    yield from configured if isinstance(configured, list) else (configured,) if configured else ()

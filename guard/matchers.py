@@ -10,7 +10,7 @@ from typing import Any
 
 import re2
 
-from guard.redact import Redactor
+from guard.redact import Finding, Redactor
 
 LONGEST = 100
 """How many characters a match has at most, unless the policy says otherwise."""
@@ -32,10 +32,11 @@ class WordMatcher:
         """At most how many characters a match has."""
         return max(len(word) + 3 * word.count(" ") for word in self.words)
 
-    def ends(self, text: str) -> Iterator[int]:
-        """Yields where words end in the text."""
+    def findings(self, text: str) -> Iterator[Finding]:
+        """Yields where words are in the text."""
         for match in self._expression.finditer(text):
-            yield match.end(match.lastindex)
+            start, end = match.span(match.lastindex)
+            yield Finding(start, end, "")
 
     @cached_property
     def _expression(self) -> Any:
@@ -57,9 +58,10 @@ class PatternMatcher:
         if self._expression.search(""):
             raise ValueError("it matches every text; write what has to be there")
 
-    def ends(self, text: str) -> Iterator[int]:
-        """Yields where matches end in the text."""
-        return (match.end() for match in self._expression.finditer(text))
+    def findings(self, text: str) -> Iterator[Finding]:
+        """Yields where matches are in the text."""
+        for match in self._expression.finditer(text):
+            yield Finding(match.start(), match.end(), "")
 
     @cached_property
     def _expression(self) -> Any:
@@ -82,10 +84,10 @@ class PersonalDataMatcher:
         """At most how many characters a match has."""
         return LONGEST
 
-    def ends(self, text: str) -> Iterator[int]:
-        """Yields where such data end in the text."""
+    def findings(self, text: str) -> Iterator[Finding]:
+        """Yields where such data are in the text, by their kinds."""
         found = self._redactor.findings(text)
-        return (finding.end for finding in found if finding.name in self.personal_data)
+        return (finding for finding in found if finding.name in self.personal_data)
 
     @cached_property
     def _redactor(self) -> Redactor:
@@ -98,7 +100,7 @@ Matcher = WordMatcher | PatternMatcher | PersonalDataMatcher
 def matches(matcher: Matcher, text: str, *, ended: bool) -> bool:
     """Whether the text has a match. At the end of a text that has not ended, none counts: the next
     character may undo it."""
-    return any(ended or end < len(text) for end in matcher.ends(text))
+    return any(ended or finding.end < len(text) for finding in matcher.findings(text))
 
 
 def _whole_word(word: str) -> str:

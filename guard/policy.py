@@ -19,6 +19,7 @@ class Action(StrEnum):
 
     PASS = "pass"
     ANNOTATE = "annotate"
+    MASK = "mask"
     REVISE = "revise"
     BLOCK = "block"
 
@@ -92,6 +93,15 @@ class Policy:
         criterion looks for."""
         matchers = (one.matcher for one in self.criteria if Place.OUTPUT in one.applies_to)
         return max((matcher.longest for matcher in matchers if matcher is not None), default=0)
+
+    @cached_property
+    def masked(self) -> tuple[Criterion, ...]:
+        """The criteria whose matches in an answer are masked."""
+        return tuple(
+            one
+            for one in self.criteria_of(Place.OUTPUT)
+            if self.rules[one.name].action is Action.MASK and not self.shadow
+        )
 
     def criterion(self, name: str) -> Criterion | None:
         """Returns the criterion of that name, None for a category."""

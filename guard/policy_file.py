@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from guard import criterion_file
-from guard.criteria import NAME, Criterion
+from guard.criteria import NAME, Criterion, Place
 from guard.errors import PolicyInvalid
 from guard.policies import PolicySet
 from guard.policy import DEFAULT_POLICY, Action, Policy, Rule
@@ -155,7 +155,22 @@ def _criteria(fields: Fields, default: Rule) -> Iterator[tuple[Criterion, Rule]]
         if criterion.name in names:
             raise table.invalid("name", f"{criterion.name!r} is taken; give each criterion its own")
         names.add(criterion.name)
-        yield criterion, _rule(table, default, extra=True)
+        rule = _rule(table, default, extra=True)
+        _check_mask(table, criterion, rule)
+        yield criterion, rule
+
+
+def _check_mask(fields: Fields, criterion: Criterion, rule: Rule) -> None:
+    if rule.action is not Action.MASK:
+        return
+    if criterion.matcher is None:
+        raise fields.invalid(
+            "action", '"mask" is for words, patterns and personal data, which are found in a place'
+        )
+    if criterion.applies_to != {Place.OUTPUT}:
+        raise fields.invalid(
+            "applies_to", 'answers alone are masked: leave it out where the action is "mask"'
+        )
 
 
 def _rule(fields: Fields, inherited: Rule | None, *, extra: bool = False) -> Rule:
@@ -169,8 +184,9 @@ def _rule(fields: Fields, inherited: Rule | None, *, extra: bool = False) -> Rul
         raise fields.invalid(
             "threshold", f"{threshold!r} is not a number from 0 to 1; write e.g. 0.5"
         )
-    if not isinstance(action, str) or action not in tuple(Action):
-        known = ", ".join(f'"{action}"' for action in Action)
+    actions = [one for one in Action if extra or one is not Action.MASK]
+    if not isinstance(action, str) or action not in actions:
+        known = ", ".join(f'"{action}"' for action in actions)
         raise fields.invalid("action", f"{action!r} is not an action; write one of {known}")
     return Rule(float(threshold), Action(action))
 

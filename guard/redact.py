@@ -65,7 +65,7 @@ class Redactor:
     def redact_at(self, text: str, position: int) -> tuple[str, int]:
         """As `redact`, and returns where `position` is in the result, after any placeholder."""
         # Redacted text may match again. The loop ends: each pass removes digits, @ signs or colons.
-        while findings := _merged_overlaps(self.findings(text)):
+        while findings := merged_overlaps(self.findings(text)):
             text, position = _replaced(text, findings, position)
         return text, position
 
@@ -89,6 +89,17 @@ def check_region(region: str) -> str:
     if region not in SUPPORTED_REGIONS:
         raise ValueError("no country's code; write two capital letters such as US, GB or DE")
     return region
+
+
+def merged_overlaps(findings: Iterator[Finding]) -> list[Finding]:
+    """Returns the findings in order. Overlapping ones are merged under the first, longest one."""
+    merged: list[Finding] = []
+    for finding in sorted(findings, key=lambda finding: (finding.start, -finding.end)):
+        if merged and finding.start < merged[-1].end:
+            merged[-1] = replace(merged[-1], end=max(merged[-1].end, finding.end))
+        else:
+            merged.append(finding)
+    return merged
 
 
 def _cards(text: str) -> Iterator[tuple[int, int]]:
@@ -126,17 +137,6 @@ def _is_address(text: str, kind: type[IPv4Address | IPv6Address]) -> bool:
     except AddressValueError:
         return False
     return True
-
-
-def _merged_overlaps(findings: Iterator[Finding]) -> list[Finding]:
-    """Returns the findings in order. Overlapping ones are merged under the first, longest one."""
-    merged: list[Finding] = []
-    for finding in sorted(findings, key=lambda finding: (finding.start, -finding.end)):
-        if merged and finding.start < merged[-1].end:
-            merged[-1] = replace(merged[-1], end=max(merged[-1].end, finding.end))
-        else:
-            merged.append(finding)
-    return merged
 
 
 def _replaced(text: str, findings: list[Finding], position: int) -> tuple[str, int]:

@@ -19,6 +19,7 @@ from vllm.outputs import CompletionOutput, RequestOutput
 from guard.call import EngineRequest, Ruling, StreamMode
 from guard.draft import Choice, replacement_output
 from guard.judge import Judge
+from guard.masking import Masking
 from guard.refusals import Refusals
 from guard.tasks import spawn
 from guard.traces import span
@@ -70,6 +71,7 @@ class StreamRelease:
         *,
         mode: StreamMode,
         refusals: Refusals,
+        masking: Masking,
         filler: int,
         n: int,
     ) -> None:
@@ -79,6 +81,7 @@ class StreamRelease:
         self._release_immediately = mode is StreamMode.ASYNC
         self._windows = judge.subjects.windows
         self._refusals = refusals
+        self._masking = masking
         self._filler = filler
         self._n = n
         self._choices: dict[int, _StreamedChoice] = {}
@@ -245,10 +248,11 @@ class StreamRelease:
         for piece in pieces[1:]:
             merged.add(piece, aggregate=True)
         (output,) = merged.outputs
+        masked = self._masking.part(output, streamed.choice, self._policy, start=streamed.shown)
         streamed.shown += len(output.text)
         streamed.shown_tokens += len(output.token_ids)
         streamed.closed = output.finish_reason is not None
-        self._put(merged, output)
+        self._put(merged, masked)
 
     def _put(self, piece: RequestOutput, output: CompletionOutput) -> None:
         single = _with_single_output(piece, output)

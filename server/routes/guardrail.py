@@ -123,9 +123,10 @@ class Guardrail:
 
 
 def _response(decision: Decision | None, policy: Policy) -> Mapping[str, str]:
-    """Returns LiteLLM's response. There is no revision by another model, so both strict actions
-    block: LiteLLM's streams would send the flagged text in spite of a replacement."""
-    if decision is None or decision.action not in (Action.REVISE, Action.BLOCK):
+    """Returns LiteLLM's response. There is no revision by another model, and LiteLLM's streams
+    would send the flagged text in spite of a replacement: what is not let out as it is, is blocked.
+    """
+    if decision is None or STRICTNESS[decision.action] <= STRICTNESS[Action.ANNOTATE]:
         return {"action": "NONE"}
     return {"action": "BLOCKED", "blocked_reason": policy.refusal_for(decision)}
 

@@ -133,7 +133,7 @@ def test_nothing_of_a_word_is_streamed(
     outputs = asyncio.run(bench.ask(kind=RequestOutputKind.DELTA))
     shown = text_of(outputs).removesuffix("That is no topic here.").removesuffix("\n\n")
     assert answer.startswith(shown)
-    first = next(iter(HERON.ends(answer))) - len("Project Heron")
+    first = next(iter(HERON.findings(answer))).end - len("Project Heron")
     assert len(shown) <= first
 
 

@@ -1,0 +1,74 @@
+"""What a policy masks in an answer that is let out: a placeholder stands for each word, pattern or
+item of personal data. Owns the placeholders and what else an output must not tell of them. Does not
+find anything (matchers.py) or decide (policy.py).
+"""
+
+from collections.abc import Iterator
+from copy import copy
+from dataclasses import replace
+
+from vllm.logprobs import Logprob
+from vllm.outputs import CompletionOutput
+
+from guard.draft import Choice
+from guard.policy import Policy
+from guard.redact import Finding, merged_overlaps
+
+
+class Masking:
+    """Masks outputs. filler: the token that stands for hidden ones. kept: tokens that are never
+    hidden, because a parser of reasoning or of tool calls needs them.
+    """
+
+    def __init__(self, filler: int, kept: frozenset[int]) -> None:
+        self._filler = filler
+        self._kept = kept
+
+    def whole(self, last: CompletionOutput, choice: Choice, policy: Policy) -> CompletionOutput:
+        """Returns a choice's last output with the choice's whole text and tokens, masked."""
+        output = copy(last)
+        output.text, output.token_ids = choice.text, choice.token_ids
+        output.logprobs = [] if choice.has_logprobs else None
+        return self.part(output, choice, policy, start=0)
+
+    def part(
+        self, output: CompletionOutput, choice: Choice, policy: Policy, *, start: int
+    ) -> CompletionOutput:
+        """Returns an output of a choice, masked; the same one where nothing is masked in it.
+
+        start: where its text begins in the choice's. A match that began before it is left out.
+        """
+        end = start + len(output.text)
+        findings = [
+            one for one in found(policy, choice.text) if one.start < end and one.end > start
+        ]
+        if not findings:
+            return output
+        masked = copy(output)
+        masked.text = _masked(choice.text, findings, start, end)
+        masked.token_ids = [t if t in self._kept else self._filler for t in output.token_ids]
+        if output.logprobs is not None:
+            masked.logprobs = [{t: Logprob(0.0, 1, "")} for t in masked.token_ids]
+            masked.cumulative_logprob = None
+        return masked
+
+
+def found(policy: Policy, text: str) -> list[Finding]:
+    """Returns what the policy masks in a text, in order and without overlaps."""
+    return merged_overlaps(_findings(policy, text))
+
+
+def _findings(policy: Policy, text: str) -> Iterator[Finding]:
+    for criterion in policy.masked:
+        assert criterion.matcher is not None
+        for finding in criterion.matcher.findings(text):
+            yield replace(finding, name=finding.name or criterion.name)
+
+
+def _masked(text: str, findings: list[Finding], start: int, end: int) -> str:
+    parts, done = [], start
+    for finding in findings:
+        if finding.start >= start:
+            parts += [text[done : finding.start], f"<{finding.name}>"]
+        done = min(finding.end, end)
+    return "".join([*parts, text[done:end]])
