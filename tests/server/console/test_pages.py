@@ -10,6 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
+from guard.policy import Action
 from guard.store import migrate
 from guard.store.flags import Flag
 from guard.store.text import storable
@@ -28,10 +29,12 @@ LISTS = (
     "/traffic",
 )
 SPANS = tuple(f"/traffic?span={span}" for span in ("1h", "24h", "7d", "30d", "1y"))
+LABELLED = f"/flags/{len(Action)}"
+"""The flag that a reviewer has labelled: there is one for each action."""
 EVERYTHING = (
     *LISTS,
     *SPANS,
-    *(f"/flags/{number}" for number in (1, 2, 3, 4)),
+    *(f"/flags/{number + 1}" for number in range(len(Action))),
     *(f"/runs/{number + 1}" for number in range(len(STATUSES))),
     *(f"/adapters/{number + 1}" for number in range(len(STATUSES))),
     *(f"/adapters/{number + 1}/promote" for number in range(len(STATUSES))),
@@ -95,7 +98,7 @@ async def test_every_page_shows_what_there_is(face: Face, flag: Flag) -> None:
     for status, number in zip(STATUSES, range(1, len(STATUSES) + 1), strict=True):
         told = "cancelling" if status == "running" else status.replace("_", " ")
         assert told in pages[f"/runs/{number}"].text
-    assert "Flag 4 confirmed" in " ".join(pages["/flags/4"].text.split())
+    assert f"Flag {len(Action)} confirmed" in " ".join(pages[LABELLED].text.split())
     assert "Adapter 1 promoted in force" in " ".join(pages["/adapters/1"].text.split())
     assert "10 answers judged in 24h" in pages["/traffic"].text
     assert "adapter switches: to 2 at" in " ".join(pages["/traffic"].text.split())
@@ -117,11 +120,9 @@ async def test_untrusted_content_is_shown_as_text(tmp_path: Path, flag: Flag, sa
         assert page.structure == harmless.structure, path
         assert all(each.startswith(("/console", "?", "#main")) for each in page.addresses), path
     kept = storable(said)
-    for path in ("/flags/4", "/runs/2", "/adapters/1"):
+    for path in (LABELLED, "/runs/2", "/adapters/1"):
         assert kept in pages[said][path].text
-    assert {"name": "note", "value": kept}.items() <= pages[said]["/flags/4"].all("input")[
-        -1
-    ].items()
+    assert {"name": "note", "value": kept}.items() <= pages[said][LABELLED].all("input")[-1].items()
 
 
 def _reflecting(said: str) -> list[str]:
