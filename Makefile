@@ -37,7 +37,7 @@ serve: $(SERVER)
 	$(BIN)/setback db upgrade
 	exec $(BIN)/setback serve $(MODEL) --port $(PORT) $(ARGS)
 
-# Two processes: one for the tests of whole servers, the other for all else.
+# In two processes; tests/conftest.py says how they share the tests.
 test: $(DEV) $(CLIENTS) node-clients browser
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 $(ARGS)
 

@@ -66,9 +66,14 @@ def replacement_output(
         text=f"\n\n{replacement.text}" if partly_shown else replacement.text,
         token_ids=token_ids,
         cumulative_logprob=None,
-        logprobs=[{t: Logprob(0.0, 1, "")} for t in token_ids] if choice.has_logprobs else None,
+        logprobs=blank_logprobs(token_ids) if choice.has_logprobs else None,
         finish_reason=replacement.finish_reason,
     )
+
+
+def blank_logprobs(token_ids: Sequence[int]) -> list[dict[int, Logprob]]:
+    """Returns log-probabilities of tokens that tell nothing but the tokens."""
+    return [{token: Logprob(0.0, 1, "")} for token in token_ids]
 
 
 class Draft:

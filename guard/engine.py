@@ -9,7 +9,6 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import aclosing, asynccontextmanager, contextmanager
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 from vllm.lora.request import LoRARequest
@@ -28,7 +27,7 @@ from guard.critic import Critic
 from guard.draft import Choice, Draft, OutputReplacement, replacement_output
 from guard.errors import GuardError
 from guard.judge import Judge
-from guard.masking import Masking, found
+from guard.masking import Masking
 from guard.observer import Observer
 from guard.policies import Policies
 from guard.recorder import Recorder
@@ -259,11 +258,10 @@ class GuardedEngine:
     def _masked(self, request: EngineRequest, draft: Draft) -> dict[int, OutputReplacement]:
         """Returns what masks the choices that need it, by choice index."""
         policy = self._judge.policy_of(request)
-        return {
-            index: partial(self._masking.whole, choice=choice, policy=policy)
-            for index, choice in draft.choices.items()
-            if found(policy, choice.text)
+        masked = {
+            index: self._masking.whole(choice, policy) for index, choice in draft.choices.items()
         }
+        return {index: one for index, one in masked.items() if one is not None}
 
     async def _replacements(
         self, request: EngineRequest, draft: Draft

@@ -3,14 +3,13 @@ item of personal data. Owns the placeholders and what else an output must not te
 find anything (matchers.py) or decide (policy.py).
 """
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 from copy import copy
 from dataclasses import replace
 
-from vllm.logprobs import Logprob
 from vllm.outputs import CompletionOutput
 
-from guard.draft import Choice
+from guard.draft import Choice, OutputReplacement, blank_logprobs
 from guard.policy import Policy
 from guard.redact import Finding, merged_overlaps
 
@@ -24,12 +23,20 @@ class Masking:
         self._filler = filler
         self._kept = kept
 
-    def whole(self, last: CompletionOutput, choice: Choice, policy: Policy) -> CompletionOutput:
-        """Returns a choice's last output with the choice's whole text and tokens, masked."""
-        output = copy(last)
-        output.text, output.token_ids = choice.text, choice.token_ids
-        output.logprobs = [] if choice.has_logprobs else None
-        return self.part(output, choice, policy, start=0)
+    def whole(self, choice: Choice, policy: Policy) -> OutputReplacement | None:
+        """Returns what makes a choice's only output of its last one, with the whole text masked;
+        None if there is nothing to mask."""
+        findings = _findings(policy, choice.text)
+        if not findings:
+            return None
+
+        def replacement(last: CompletionOutput) -> CompletionOutput:
+            output = copy(last)
+            output.text, output.token_ids = choice.text, choice.token_ids
+            output.logprobs = [] if choice.has_logprobs else None
+            return self._output(output, choice, findings, start=0)
+
+        return replacement
 
     def part(
         self, output: CompletionOutput, choice: Choice, policy: Policy, *, start: int
@@ -40,32 +47,40 @@ class Masking:
         """
         end = start + len(output.text)
         findings = [
-            one for one in found(policy, choice.text) if one.start < end and one.end > start
+            finding
+            for finding in _findings(policy, choice.text)
+            if finding.start < end and finding.end > start
         ]
-        if not findings:
-            return output
+        return self._output(output, choice, findings, start=start) if findings else output
+
+    def _output(
+        self,
+        output: CompletionOutput,
+        choice: Choice,
+        findings: Sequence[Finding],
+        *,
+        start: int,
+    ) -> CompletionOutput:
         masked = copy(output)
-        masked.text = _masked(choice.text, findings, start, end)
+        masked.text = _masked(choice.text, findings, start, start + len(output.text))
         masked.token_ids = [t if t in self._kept else self._filler for t in output.token_ids]
         if output.logprobs is not None:
-            masked.logprobs = [{t: Logprob(0.0, 1, "")} for t in masked.token_ids]
+            masked.logprobs = blank_logprobs(masked.token_ids)
             masked.cumulative_logprob = None
         return masked
 
 
-def found(policy: Policy, text: str) -> list[Finding]:
+def _findings(policy: Policy, text: str) -> list[Finding]:
     """Returns what the policy masks in a text, in order and without overlaps."""
-    return merged_overlaps(_findings(policy, text))
+    return merged_overlaps(
+        replace(finding, name=finding.name or criterion.name)
+        for criterion in policy.masked
+        if criterion.matcher is not None
+        for finding in criterion.matcher.findings(text)
+    )
 
 
-def _findings(policy: Policy, text: str) -> Iterator[Finding]:
-    for criterion in policy.masked:
-        assert criterion.matcher is not None
-        for finding in criterion.matcher.findings(text):
-            yield replace(finding, name=finding.name or criterion.name)
-
-
-def _masked(text: str, findings: list[Finding], start: int, end: int) -> str:
+def _masked(text: str, findings: Sequence[Finding], start: int, end: int) -> str:
     parts, done = [], start
     for finding in findings:
         if finding.start >= start:

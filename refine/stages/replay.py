@@ -58,6 +58,8 @@ async def replay(
     for _ in range(_ROUNDS):
         missing = answers - len(replayed)
         batch, remaining = remaining[:missing], remaining[missing:]
+        if not batch:
+            break
         conversations = await _varied(model, batch, wrappers, rng, seed)
         conversations = await _with_history(model, conversations, rng)
         conversations = list(compress(conversations, await fits(model, conversations, room)))

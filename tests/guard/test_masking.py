@@ -54,9 +54,7 @@ async def test_an_answer_with_nothing_to_mask_is_as_it_was(make_bench: MakeBench
     assert masking.outputs[0].token_ids == plain.outputs[0].token_ids
 
 
-async def test_tokens_and_log_probabilities_do_not_tell(
-    make_bench: MakeBench, tokenizer: object
-) -> None:
+async def test_tokens_and_log_probabilities_do_not_tell(make_bench: MakeBench) -> None:
     bench = make_bench(saying(ANSWER), policy=POLICY)
     (output,) = await bench.ask(logprobs=2)
     (choice,) = output.outputs

@@ -36,5 +36,5 @@ async def test_a_process_that_was_silent_for_a_day_is_forgotten(database: URL) -
     store = ReplicaStore(database)
     await store.report(FIRST)
     await store.report(replace(FIRST, name="b:1", seen_at=NOW + timedelta(hours=25)))
-    assert [each.name for each in await store.since(NOW)] == ["b:1"]
+    assert [report.name for report in await store.since(NOW)] == ["b:1"]
     await store.close()
