@@ -15,12 +15,12 @@ from guard.adapter_config import WEIGHTS
 from guard.adapter_files import adapter_path
 from guard.prompts import CritiqueStyle
 from guard.store import migrate
-from guard.store.flags import FlagStore
 from guard.store.url import parse_url
 from refine.practice.integrity import MODEL_NAME
 from server.routes.model_access import TOKEN_HEADER
 from tests.adapters import activate, publish, train_nothing
 from tests.e2e.conftest import SETBACK, Server, read_metric, running_server
+from tests.e2e.refine_access import refine_headers
 
 pytestmark = pytest.mark.e2e
 
@@ -67,13 +67,7 @@ def model_access(swapping: Server) -> Iterator[httpx.Client]:
 
 
 def refine_client(server: Server) -> httpx.Client:
-    async def token() -> str:
-        store = FlagStore(server.database)
-        shown = await store.refine_token()
-        await store.close()
-        return shown
-
-    headers = {TOKEN_HEADER: asyncio.run(token())}
+    headers = asyncio.run(refine_headers(server))
     return httpx.Client(base_url=f"{server.base_url}/v1/guard/refine", headers=headers, timeout=120)
 
 

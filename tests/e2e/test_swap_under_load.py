@@ -14,15 +14,14 @@ from pathlib import Path
 import httpx
 import pytest
 
-from guard.store.flags import FlagStore
 from guard.store.migrate import upgrade
 from guard.store.url import parse_url
 from refine.practice.integrity import MODEL_NAME
 from refine.practice.world import Kind, requests
-from server.routes.model_access import TOKEN_HEADER
 from tests.adapters import activate, publish, train_nothing
 from tests.e2e.conftest import SETBACK, Server, running_server
 from tests.e2e.load import Answer, Load, loaded, percentile
+from tests.e2e.refine_access import model_revision, refine_headers
 
 pytestmark = [pytest.mark.e2e, pytest.mark.full, pytest.mark.timeout(1800)]
 
@@ -50,9 +49,7 @@ async def expected(
     server: Server, prompts: Sequence[str], adapters: Sequence[int | str]
 ) -> Mapping[str, Sequence[str]]:
     """Returns each adapter's answer to each prompt, without other load."""
-    store = FlagStore(server.database)
-    headers = {TOKEN_HEADER: await store.refine_token()}
-    await store.close()
+    headers = await refine_headers(server)
     answers = {}
     async with httpx.AsyncClient(
         base_url=f"{server.base_url}/v1/guard/refine", headers=headers, timeout=120
@@ -100,12 +97,7 @@ def test_swaps_under_load(
 
 async def measured(server: Server, folder: Path, prompts: list[str], length: Length) -> list[str]:
     """Runs the whole check and returns its figures, one per line."""
-    async with httpx.AsyncClient(base_url=server.base_url, timeout=120) as http:
-        store = FlagStore(server.database)
-        headers = {TOKEN_HEADER: await store.refine_token()}
-        await store.close()
-        info = (await http.get("/v1/guard/refine/model", headers=headers)).json()
-    revision = info["model_revision"]
+    revision = await model_revision(server)
     trained = [train_nothing(folder.parent / f"trained-{seed}", seed) for seed in (1, 2)]
     pair = [await publish(server.database, folder, path, revision) for path in trained]
     many = [

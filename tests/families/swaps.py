@@ -1,32 +1,14 @@
 """Activates adapters in a family's server, and waits until it answers with them."""
 
-import asyncio
 import time
 from collections.abc import Callable
 
 import httpx
 import pytest
 
-from guard.store.flags import FlagStore
-from server.routes.model_access import TOKEN_HEADER
 from tests.families.conftest import Served
 
 _WAIT_S = 60
-
-
-def revision_of(served: Served) -> str:
-    """Returns the served base model's revision, from the refine routes."""
-
-    async def token() -> str:
-        store = FlagStore(served.server.database)
-        shown = await store.refine_token()
-        await store.close()
-        return shown
-
-    headers = {TOKEN_HEADER: asyncio.run(token())}
-    url = f"{served.server.base_url}/v1/guard/refine/model"
-    revision: str = httpx.get(url, headers=headers, timeout=60).json()["model_revision"]
-    return revision
 
 
 def wait_for(served: Served, name: str) -> None:

@@ -10,9 +10,10 @@ import pytest
 from guard.adapter_config import WEIGHTS
 from guard.adapter_files import adapter_path
 from tests.adapters import activate, publish
+from tests.e2e.refine_access import model_revision
 from tests.families.conftest import Served
 from tests.families.made import QWEN
-from tests.families.swaps import revision_of, wait_for, wait_for_log
+from tests.families.swaps import wait_for, wait_for_log
 
 pytestmark = [
     pytest.mark.e2e,
@@ -83,7 +84,7 @@ def test_it_acts_as_peft_computes_it(served: Served, tmp_path: Path, kind: str) 
     plain = served_logprobs(served)
     expected = adapted(served, tmp_path / "adapter", **KINDS[kind])
     url = served.server.database
-    revision = revision_of(served)
+    revision = asyncio.run(model_revision(served.server))
     version = asyncio.run(publish(url, served.adapters, tmp_path / "adapter", revision))
     asyncio.run(activate(url, version))
     wait_for(served, f"setback-{version}")
@@ -107,7 +108,11 @@ def test_adapters_that_do_not_fit_the_base_are_never_active(served: Served, tmp_
     adapted(served, tmp_path / "adapter", r=4, target_modules=["q_proj"])
     no_such_layer(tmp_path / "adapter")
     url = served.server.database
-    version = asyncio.run(publish(url, served.adapters, tmp_path / "adapter", revision_of(served)))
+    version = asyncio.run(
+        publish(
+            url, served.adapters, tmp_path / "adapter", asyncio.run(model_revision(served.server))
+        )
+    )
     asyncio.run(activate(url, version))
     said = f"Adapter {version} in {adapter_path(served.adapters, version)} adapts"
     wait_for_log(served, said)

@@ -12,8 +12,9 @@ from refine.stages.dataset import Example, Kind, write_dataset
 from refine.stages.train import train
 from refine.stages.training import TrainPlan
 from tests.adapters import activate, publish
+from tests.e2e.refine_access import model_revision
 from tests.families.conftest import Served
-from tests.families.swaps import revision_of, wait_for
+from tests.families.swaps import wait_for
 
 pytestmark = pytest.mark.e2e
 
@@ -196,7 +197,7 @@ def test_an_adapter_is_trained_sealed_loaded_and_told_from_the_base(
     )
     trained = train(plan)
     url = served.server.database
-    revision = revision_of(served)
+    revision = asyncio.run(model_revision(served.server))
     version = asyncio.run(publish(url, served.adapters, trained, revision))
     asyncio.run(activate(url, version))
     wait_for(served, f"setback-{version}")

@@ -24,6 +24,7 @@ from refine.stages.training import TrainPlan
 from tests.adapters import activate, publish
 from tests.e2e.conftest import ROOT, SETBACK, Server, running_server
 from tests.e2e.load import loaded, percentile
+from tests.e2e.refine_access import model_revision
 from tests.gpu.model import Size, write_adapter, write_model
 
 PASS_ALL = '[default]\nthreshold = 1.0\naction = "pass"\n'
@@ -182,18 +183,6 @@ async def _swapped(check: GpuCheck, server: Server) -> dict[str, Any]:
         "before_s": {"p50": median(before), "p99": percentile(before, 99)},
         "swapping_s": {"p50": median(after), "p99": percentile(after, 99)},
     }
-
-
-async def model_revision(server: Server) -> str:
-    """Returns the revision of the served weights, which an adapter must name."""
-    from guard.store.flags import FlagStore
-    from server.routes.model_access import TOKEN_HEADER
-
-    store = FlagStore(server.database)
-    headers = {TOKEN_HEADER: await store.refine_token()}
-    await store.close()
-    async with httpx.AsyncClient(base_url=server.base_url, headers=headers, timeout=120) as http:
-        return str((await http.get("/v1/guard/refine/model")).json()["model_revision"])
 
 
 def training(check: GpuCheck) -> dict[str, Any]:

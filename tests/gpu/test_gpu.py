@@ -12,8 +12,8 @@ from guard.store.url import parse_url
 from guard.vllm.private import PIECES, difference
 from tests.adapters import activate, publish
 from tests.e2e.conftest import BLOCK_ALL, SETBACK, Server, running_server
+from tests.e2e.refine_access import model_revision
 from tests.gpu.model import Size, write_adapter, write_model
-from tests.gpu.parts import model_revision
 
 SIZE = Size(512, 1024, 4, 8, 4, 2048)
 MESSAGES: Any = [{"role": "user", "content": "How do I water a fern?"}]
