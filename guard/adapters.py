@@ -79,6 +79,11 @@ class _Loaded:
     retired: bool = False
 
 
+def name_of(version: int | None) -> str:
+    """Returns the name of a version's adapter; None is the base model."""
+    return BASE_ADAPTER if version is None else f"setback-{version}"
+
+
 def adapter_name(lora_request: LoRARequest | None) -> str:
     """Returns the adapter's name in flags, headers and metrics."""
     return lora_request.lora_name if lora_request else BASE_ADAPTER
@@ -113,6 +118,7 @@ class Adapters:
         # Held while the engine loads or unloads; notified when a slot may have become free.
         self._slots_changed = asyncio.Condition()
         self._refused: dict[int | None, float] = {}
+        self._refreshing = asyncio.Lock()
 
     @property
     def active(self) -> int | None:
@@ -186,11 +192,12 @@ class Adapters:
 
         Raises StoreUnavailable.
         """
-        version = (await self._registry.preferred())[0]
-        if version == self.active or self._recently_refused(version):
-            return
-        if await self._switch(version):
-            self._observer.adapter_active(version, swapped=True)
+        async with self._refreshing:
+            version = (await self._registry.preferred())[0]
+            if version == self.active or self._recently_refused(version):
+                return
+            if await self._switch(version):
+                self._observer.adapter_active(version, swapped=True)
 
     async def unload(self, version: int) -> None:
         """Unloads an adapter once nothing uses it.
@@ -298,7 +305,7 @@ class Adapters:
             )
         except OSError as error:
             raise AdapterRefused(f"Adapter {version} in {path} cannot be read: {error}") from error
-        request = LoRARequest(f"setback-{version}", _FIRST_LORA_ID + version, str(path))
+        request = LoRARequest(name_of(version), _FIRST_LORA_ID + version, str(path))
         return request, manifest.critique
 
     async def _registered(self, version: int) -> StoredAdapter:

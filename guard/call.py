@@ -2,6 +2,7 @@
 the guard and what the guard found. Decides nothing.
 """
 
+import time
 from collections.abc import Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
@@ -108,6 +109,41 @@ class Ruling:
         """Returns the same ruling with the action "block"."""
         return replace(self, decision=replace(self.decision, action=Action.BLOCK))
 
+    def or_stricter(self, other: "Ruling") -> "Ruling":
+        """Returns this ruling unless the other flags more, or as much with more harm."""
+        # Compare flags first: a category's threshold may be lower than another's.
+        stricter = max(self, other, key=lambda ruling: (ruling.decision.flagged, ruling.harm))
+        if not (self.verdict and other.verdict and stricter.verdict):
+            return stricter
+        # Each criterion's highest probability: not all of them are read each time.
+        criteria = dict(self.verdict.criteria)
+        for name, probability in other.verdict.criteria.items():
+            criteria[name] = max(probability, criteria.get(name, 0.0))
+        return replace(stricter, verdict=replace(stricter.verdict, criteria=criteria))
+
+
+@dataclass(frozen=True)
+class Answered:
+    """An answer whose ruling is final.
+
+    token_ids: of the draft. seconds: from the request to the ruling. guard_s: from the draft's last
+    token to the ruling, None for a stream that was withheld before its end.
+    """
+
+    ruling: Ruling
+    token_ids: Sequence[int]
+    seconds: float
+    guard_s: float | None
+
+
+@dataclass
+class Outcome:
+    """What became of one engine request. failures: of the critic or the store."""
+
+    answers: list[Answered] = field(default_factory=list)
+    failures: int = 0
+    input_blocked: bool = False
+
 
 @dataclass
 class GuardCall:
@@ -115,6 +151,7 @@ class GuardCall:
 
     open_turn: all text since the last answer: what is judged as the input.
     wants_moderation: the caller asked for moderation scores of input and output.
+    client: whom a rollout chooses an adapter for: the user, else the key, else the request's id.
     policy: what is decided by; None for the default policy.
     block_input, block_output: the caller wants flagged text blocked, whatever the policy says.
     stream: the stream mode the caller asked for; the server's mode applies if it is stricter.
@@ -131,6 +168,7 @@ class GuardCall:
     messages: Sequence[Message] = ()
     open_turn: str = ""
     user: str | None = None
+    client: str | None = None
     wants_moderation: bool = False
     policy: Policy | None = None
     block_input: bool = False
@@ -179,6 +217,7 @@ class EngineRequest:
     prompt: the engine's input. prompt_ids: its tokens. max_tokens: the caller's limit.
     engine_options: the adapter and the priority, which its critiques use too.
     empty_reasoning: what must precede a replacement, if anything.
+    outcome: what becomes of it. started: when it began, by time.perf_counter().
     """
 
     call: GuardCall
@@ -189,6 +228,8 @@ class EngineRequest:
     max_tokens: int | None
     engine_options: dict[str, Any]
     empty_reasoning: EmptyReasoning | None = None
+    outcome: Outcome = field(default_factory=Outcome)
+    started: float = field(default_factory=time.perf_counter)
 
     def replaced_by(
         self, replacement: Replacement, index: int, shown_ids: Sequence[int] = ()

@@ -2,6 +2,7 @@
 withheld choices replaced. Decides nothing.
 """
 
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, field, replace
@@ -23,6 +24,7 @@ class Choice:
 
     label_logprobs: of the critique's labels, if they came with the end of the answer.
     aborted: the engine aborted it, as it does with all requests when it shuts down.
+    ended_at: when its last token came, by time.perf_counter().
     """
 
     index: int
@@ -31,6 +33,7 @@ class Choice:
     has_logprobs: bool = False
     label_logprobs: Mapping[int, float] | None = None
     aborted: bool = False
+    ended_at: float | None = None
 
     def add(self, delta: CompletionOutput) -> None:
         """Appends the next delta."""
@@ -38,6 +41,8 @@ class Choice:
         self.token_ids += delta.token_ids
         self.has_logprobs = self.has_logprobs or delta.logprobs is not None
         self.aborted = delta.finish_reason == "abort"
+        if delta.finish_reason is not None:
+            self.ended_at = time.perf_counter()
 
     def snapshot(self) -> "Choice":
         """Returns a copy that does not grow."""

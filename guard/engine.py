@@ -6,16 +6,15 @@ by window (release.py). Owns this sequence. Does not judge (judge.py) or store (
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator
-from contextlib import aclosing, asynccontextmanager, contextmanager
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import aclosing, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from vllm.lora.request import LoRARequest
 from vllm.outputs import RequestOutput
 from vllm.sampling_params import RequestOutputKind, SamplingParams
 
-from guard.adapters import Adapters, adapter_name
+from guard.adapters import adapter_name
 from guard.call import (
     EngineRequest,
     GuardCall,
@@ -23,6 +22,7 @@ from guard.call import (
     StreamMode,
     current_call,
 )
+from guard.comparison import Comparison
 from guard.critic import Critic
 from guard.draft import Choice, Draft, OutputReplacement, replacement_output
 from guard.errors import GuardError
@@ -34,6 +34,7 @@ from guard.recorder import Recorder
 from guard.refusals import Refusals
 from guard.release import StreamRelease
 from guard.revise import Reviser, RevisionOptions
+from guard.rollouts import Rollouts
 from guard.subjects import Subjects
 from guard.tasks import spawn
 from guard.template import ChatFormat
@@ -82,7 +83,7 @@ class GuardedEngine:
         self,
         engine: Any,
         *,
-        adapters: Adapters,
+        rollouts: Rollouts,
         critic: Critic,
         chat_format: ChatFormat,
         policies: Policies,
@@ -91,7 +92,7 @@ class GuardedEngine:
         options: GuardOptions,
     ) -> None:
         self._engine = engine
-        self._adapters = adapters
+        self._rollouts = rollouts
         self._format = chat_format
         self._observer = observer
         self._options = options
@@ -113,6 +114,7 @@ class GuardedEngine:
             fail_open=options.fail_open,
             block_input=options.block_input,
         )
+        self._comparison = Comparison(self._judge, rollouts)
         self._refusals = Refusals(tokenizer)
         self._filler: int = tokenizer.eos_token_id
         self._masking = Masking(self._filler, kept_ids(tokenizer))
@@ -136,7 +138,7 @@ class GuardedEngine:
         **options: Any,
     ) -> AsyncGenerator[RequestOutput, None]:
         """As EngineClient.generate, with flagged answers replaced as the policy says. A request
-        without a lora_request is answered and judged with the active adapter.
+        without a lora_request is answered and judged with the adapter of its call.
 
         Raises CriticUnavailable or StoreUnavailable when the guard fails and is set to fail closed,
         InputBlocked when the request is flagged and the caller or the settings block flagged input,
@@ -145,7 +147,7 @@ class GuardedEngine:
         self._loop = asyncio.get_running_loop()
         call = current_call.get() or GuardCall(route="")
         with self._log_failures(call):
-            async with self._adapter(call, options) as lora_request:
+            async with self._rollouts.adapter_of(call, options) as lora_request:
                 options = {
                     **options,
                     "lora_request": lora_request,
@@ -167,24 +169,10 @@ class GuardedEngine:
                     outputs = self._buffered(request, sampling_params, options)
                 if self._judge.judges_input(request):
                     outputs = self._after_input_check(request, outputs)
-                async with aclosing(outputs):
-                    async for output in outputs:
-                        yield output
-
-    @asynccontextmanager
-    async def _adapter(
-        self, call: GuardCall, options: dict[str, Any]
-    ) -> AsyncIterator[LoRARequest | None]:
-        """Yields the request's own adapter, or else the one its call is pinned to."""
-        own = options.get("lora_request")
-        if own is not None:
-            call.adapter = adapter_name(own)
-            yield own
-            return
-        if call.adapter is None:
-            call.pin(self._adapters.active_name, self._adapters.active)
-        async with self._adapters.of(call.version) as lora_request:
-            yield lora_request
+                with self._comparison.counting(request):
+                    async with aclosing(outputs):
+                        async for output in outputs:
+                            yield output
 
     def _request(
         self,

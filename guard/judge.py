@@ -10,11 +10,11 @@ from dataclasses import dataclass, replace
 
 from opentelemetry.trace import Span
 
-from guard.call import EngineRequest, Replacement, Ruling
+from guard.call import Answered, EngineRequest, Replacement, Ruling
 from guard.criteria import Criterion, Place
 from guard.critic import Critic
 from guard.draft import Choice
-from guard.errors import CriticUnavailable, InputBlocked, StoreUnavailable
+from guard.errors import CriticUnavailable, GuardError, InputBlocked, StoreUnavailable
 from guard.label_reader import Subject
 from guard.observer import Observer, RevisionOutcome
 from guard.policies import Policies
@@ -83,6 +83,7 @@ class Judge:
         self._count(request, ruling)
         if (self.block_input or call.block_input) and ruling.decision.flagged:
             self.observer.input_blocked(request.adapter)
+            request.outcome.input_blocked = True
             raise InputBlocked("The request was flagged, and flagged input is blocked.")
         call.pending_input_verdicts -= 1
 
@@ -139,7 +140,7 @@ class Judge:
         if steps.pieces == self.subjects.answer(request, choice.token_ids).pieces:
             return ruling
         in_steps = await self._ruling(request, steps, len(choice.text), of="steps", scores=scores)
-        return _with_caller_block(request, _stricter(ruling, in_steps))
+        return _with_caller_block(request, ruling.or_stricter(in_steps))
 
     async def _rule_prefixes(
         self,
@@ -160,7 +161,7 @@ class Judge:
             scores=scores,
             criteria=self._output_criteria(request),
         )
-        return _stricter(whole, ruling)
+        return whole.or_stricter(ruling)
 
     async def settle(
         self, request: EngineRequest, choice: Choice, ruling: Ruling, *, released: int = 0
@@ -185,6 +186,7 @@ class Judge:
         if ruling.decision.flagged:
             await self._record(request, choice, ruling, released)
         request.call.output_rulings[request.request_id, choice.index] = ruling
+        request.outcome.answers.append(_answered(request, choice, ruling))
         return ruling
 
     async def _revised(self, request: EngineRequest, choice: Choice, ruling: Ruling) -> Ruling:
@@ -266,7 +268,7 @@ class Judge:
                     **request.engine_options,
                 )
             except CriticUnavailable as error:
-                self.observer.failed(error.code)
+                self._failed(request, error)
                 if not self.fail_open:
                     raise
                 passed = Decision(Action.PASS, (), "The critique failed; failing open.")
@@ -280,6 +282,10 @@ class Judge:
         if ruling.verdict is not None:
             categories = ruling.decision.categories
             self.observer.verdict(categories[0] if categories else "none", request.adapter)
+
+    def _failed(self, request: EngineRequest, error: GuardError) -> None:
+        self.observer.failed(error.code)
+        request.outcome.failures += 1
 
     async def _record(
         self, request: EngineRequest, choice: Choice, ruling: Ruling, released: int
@@ -305,24 +311,17 @@ class Judge:
             with span("store", request_id=request.request_id, choice=choice.index):
                 await self.recorder.record(request.call, ruling, flagged)
         except StoreUnavailable as error:
-            self.observer.failed(error.code)
+            self._failed(request, error)
             if not self.fail_open:
                 raise
         else:
             self.observer.flag_written(time.perf_counter() - started)
 
 
-def _stricter(first: Ruling, second: Ruling) -> Ruling:
-    """Returns the first of the two unless the second flags more, or as much with more harm."""
-    # Compare flags first: a category's threshold may be lower than another's.
-    stricter = max(first, second, key=lambda ruling: (ruling.decision.flagged, ruling.harm))
-    if not (first.verdict and second.verdict and stricter.verdict):
-        return stricter
-    # Each criterion's highest probability: not all of them are read each time.
-    criteria = dict(first.verdict.criteria)
-    for name, probability in second.verdict.criteria.items():
-        criteria[name] = max(probability, criteria.get(name, 0.0))
-    return replace(stricter, verdict=replace(stricter.verdict, criteria=criteria))
+def _answered(request: EngineRequest, choice: Choice, ruling: Ruling) -> Answered:
+    now, ended = time.perf_counter(), choice.ended_at
+    guard_s = None if ended is None else now - ended
+    return Answered(ruling, choice.token_ids, now - request.started, guard_s)
 
 
 def _with_caller_block(request: EngineRequest, ruling: Ruling) -> Ruling:

@@ -176,7 +176,8 @@ class Settings(BaseSettings):
     front of it rewrites the Host header or ends TLS. The console needs it there."""
 
     webhook_url: Annotated[str, AfterValidator(_web_url)] | None = None
-    """Where events are sent: flags, ended runs, activated adapters and policies."""
+    """Where events are sent: flags, ended runs and rollouts, activated adapters and
+    policies."""
 
     webhook_secret: Annotated[SecretStr, AfterValidator(_webhook_secret)] | None = None
     """Signs webhooks as the Standard Webhooks specification says: whsec_ and base64."""
@@ -219,6 +220,23 @@ class Settings(BaseSettings):
 
     adapter_poll_s: float = Field(default=2, gt=0, allow_inf_nan=False)
     """Seconds between two checks of which adapter is active."""
+
+    rollout_answers: int = Field(default=200, ge=1)
+    """Answers of the new adapter and of the old one before a staged rollout is decided on for the
+    first time; again at twice as many, and so on."""
+
+    rollout_hours: float = Field(default=24, gt=0, allow_inf_nan=False)
+    """Hours after which a staged rollout that could not be decided on goes back."""
+
+    rollout_margin: float = Field(default=0.05, gt=0, lt=1)
+    """By how much a new adapter's share of flagged and of withheld answers may be above the old
+    one's, as a difference: 0.05 is five points."""
+
+    rollout_error_margin: float = Field(default=0.02, gt=0, lt=1)
+    """The same for the share of answers whose critique or flag failed."""
+
+    rollout_slowdown: float = Field(default=1.3, gt=1, allow_inf_nan=False)
+    """How many times the old adapter's seconds for each token a new one may take."""
 
     log_format: LogFormat = "text"
     """The format of the server's log: vLLM's own lines (`text`) or JSON objects (`json`)."""

@@ -13,8 +13,10 @@ from sqlalchemy import URL
 
 from guard.adapter_config import CONFIG, WEIGHTS
 from guard.adapter_files import adapter_path, manifest_sha256, seal
+from guard.errors import StoreUnavailable
 from guard.prompts import CritiqueStyle
 from guard.store.adapters import AdapterStore, StoredAdapter
+from guard.store.rollouts import RolloutCounts, StoredRollout
 from guard.store.runs import RunStore
 from refine.practice.recipe import MODEL_DIR
 
@@ -89,6 +91,49 @@ class MemoryRegistry:
 
     def add(self, *adapters: StoredAdapter) -> None:
         self.adapters |= {adapter.version: adapter for adapter in adapters}
+
+
+@dataclass
+class MemoryRollouts:
+    """Rollouts whose running one a test sets. broken: whether the database fails."""
+
+    current: StoredRollout | None = None
+    stored: RolloutCounts = RolloutCounts()
+    ended: list[tuple[int, str, str]] = field(default_factory=list)
+    broken: bool = False
+
+    def begin(
+        self, version: int, share: float, compared_with: int | None = None, number: int = 1
+    ) -> StoredRollout:
+        """Starts a rollout and returns it."""
+        self.current = StoredRollout(
+            id=number,
+            created_at=datetime.now(UTC),
+            finished_at=None,
+            version=version,
+            compared_with=compared_with,
+            share=share,
+            by="ada",
+            reason="",
+            status="running",
+            outcome="",
+            looks=0,
+        )
+        return self.current
+
+    async def running(self) -> StoredRollout | None:
+        return self.current
+
+    async def add(self, _number: int, counts: RolloutCounts) -> None:
+        if self.broken:
+            raise StoreUnavailable("scripted")
+        self.stored += counts
+
+    async def end(self, number: int, status: str, *, by: str, outcome: str) -> bool:
+        assert by
+        self.ended.append((number, status, outcome))
+        self.current = None
+        return True
 
 
 def train_nothing(path: Path, seed: int, rank: int = 8) -> Path:

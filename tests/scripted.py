@@ -22,13 +22,14 @@ from guard.policy import Action, Policy
 from guard.policy_file import load_policy
 from guard.recorder import Provenance, Recorder
 from guard.revise import RevisionOptions
+from guard.rollouts import Rollouts
 from guard.scripted import Gate, Script, ScriptedEngine
 from guard.store.flags import Flag
 from guard.template import ChatFormat
 from guard.verdict import TokensRead
 from guard.windows import Windows
 from refine.practice.recipe import MODEL_DIR
-from tests.adapters import REVISION, MemoryRegistry
+from tests.adapters import REVISION, MemoryRegistry, MemoryRollouts
 
 BLOCK = '[default]\nthreshold = 0.5\naction = "block"\n'
 """A policy that revises nothing."""
@@ -117,6 +118,8 @@ class Bench:
     engine: ScriptedEngine
     adapters: Adapters
     registry: MemoryRegistry
+    rollouts: Rollouts
+    source: MemoryRollouts
     guarded: GuardedEngine
     critic: Critic
     policy: Policy
@@ -186,6 +189,8 @@ def make_bench(tokenizer: Any, tmp_path: Path) -> Callable[..., Bench]:
         folder = AdapterFolder(tmp_path / "adapters", adapters_url)
         limits = AdapterLimits(folder, REVISION, max_rank=16, slots=3)
         adapters = Adapters(engine, registry, limits, observed)
+        source = MemoryRollouts()
+        rollouts = Rollouts(adapters, source)
         critic = Critic(
             engine,
             tokenizer,
@@ -197,7 +202,7 @@ def make_bench(tokenizer: Any, tmp_path: Path) -> Callable[..., Bench]:
         )
         guarded = GuardedEngine(
             engine,
-            adapters=adapters,
+            rollouts=rollouts,
             critic=critic,
             chat_format=chat_format,
             policies=Policies(PolicySet(rules)),
@@ -215,7 +220,17 @@ def make_bench(tokenizer: Any, tmp_path: Path) -> Callable[..., Bench]:
             ),
         )
         return Bench(
-            engine, adapters, registry, guarded, critic, rules, store, observed, chat_format
+            engine,
+            adapters,
+            registry,
+            rollouts,
+            source,
+            guarded,
+            critic,
+            rules,
+            store,
+            observed,
+            chat_format,
         )
 
     return make

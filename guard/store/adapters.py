@@ -1,5 +1,6 @@
 """The adapter registry: which adapters exist and which is active. Owns their rows and the history
-of activations. Does not know the files (adapter_files.py) or the engine (adapters.py).
+of activations. Does not know the files (adapter_files.py) or the engine (adapters.py), or run
+rollouts (rollouts.py): whatever changes the active adapter ends a running one.
 """
 
 import builtins
@@ -8,16 +9,17 @@ from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from typing import Literal
 
-from sqlalchemy import select
+from sqlalchemy import select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from guard.errors import AdapterConflict, AdapterUnknown
 from guard.store import audit
 from guard.store.store import Store
-from guard.store.tables import ActivationRow, AdapterRow
+from guard.store.tables import ActivationRow, AdapterRow, RolloutRow
 from guard.store.text import storable
 
 AdapterStatus = Literal["candidate", "promoted", "rejected"]
+RolloutEnd = Literal["completed", "reverted", "stopped"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,10 +110,14 @@ class AdapterStore(Store):
             return (await session.scalars(query)).first()
 
     async def set_status(self, version: int, status: AdapterStatus) -> None:
-        """Raises AdapterUnknown, or AdapterConflict when the active adapter is rejected."""
+        """Raises AdapterUnknown, or AdapterConflict when the active adapter is rejected. Rejecting
+        an adapter stops its rollout."""
         async with self._transaction() as session:
-            row = await _existing(session, version)
-            if status == "rejected" and (await _preferred(session))[0] == version:
+            if status == "rejected":
+                outcome = f"adapter {version} was rejected"
+                await end_rollout(session, "stopped", by="", outcome=outcome, version=version)
+            row = await existing(session, version)
+            if status == "rejected" and (await preferred(session))[0] == version:
                 raise AdapterConflict(f"Adapter {version} is active; activate another first")
             row.status = status
 
@@ -122,23 +128,19 @@ class AdapterStore(Store):
     async def preferred(self) -> builtins.list[int | None]:
         """Returns the active version, then what each rollback would activate; ends with None."""
         async with self._reading() as session:
-            return await _preferred(session)
+            return await preferred(session)
 
     async def activate(self, version: int | None, *, by: str, reason: str) -> Activation:
-        """Makes `version` active. A candidate becomes promoted.
+        """Makes `version` active. A candidate becomes promoted. Stops a running rollout.
 
         Raises AdapterUnknown, or AdapterConflict when the adapter was rejected.
         """
         async with self._transaction() as session:
-            if version is not None:
-                row = await _existing(session, version)
-                if row.status == "rejected":
-                    raise AdapterConflict(f"Adapter {version} was rejected and is not activated")
-                row.status = "promoted"
-            return await _activate(session, version, by, reason)
+            return await activate(session, version, by, reason)
 
     async def rollback(self, *, by: str, reason: str) -> Activation:
         """Activates what was active before the current adapter. Repeated calls go further back.
+        Stops a running rollout.
 
         Raises AdapterConflict when the base model is active.
         """
@@ -147,10 +149,10 @@ class AdapterStore(Store):
             # The newest row would not do: each rollback adds another one.
             first = select(ActivationRow.id).order_by(ActivationRow.id).limit(1)
             await session.execute(first.with_for_update())
-            path = await _preferred(session)
+            path = await preferred(session)
             if len(path) < 2:
                 raise AdapterConflict("The base alone is active; there is nothing to go back to")
-            return await _activate(session, path[1], by, reason)
+            return await activate(session, path[1], by, reason)
 
     async def history(
         self, limit: int = 100, version: int | None = None
@@ -163,25 +165,62 @@ class AdapterStore(Store):
             return [_activation(row) for row in await session.scalars(query)]
 
 
-async def _existing(session: AsyncSession, version: int) -> AdapterRow:
+async def existing(session: AsyncSession, version: int) -> AdapterRow:
+    """Returns the adapter's row. Raises AdapterUnknown."""
     row = await session.get(AdapterRow, version)
     if row is None:
         raise AdapterUnknown(f"There is no adapter {version}; `setback adapters list` lists them")
     return row
 
 
-async def _activate(session: AsyncSession, version: int | None, by: str, reason: str) -> Activation:
+async def activate(session: AsyncSession, version: int | None, by: str, reason: str) -> Activation:
+    """AdapterStore.activate within a transaction."""
+    subject = "the base" if version is None else f"adapter {version}"
+    # First, in the order in which a rollout that completes takes its locks.
+    await end_rollout(session, "stopped", by=by, outcome=f"{subject} was put in force by {by}")
+    if version is not None:
+        adapter = await existing(session, version)
+        if adapter.status == "rejected":
+            raise AdapterConflict(f"Adapter {version} was rejected and is not activated")
+        adapter.status = "promoted"
     row = ActivationRow(
         created_at=datetime.now(UTC), version=version, by=storable(by), reason=storable(reason)
     )
     session.add(row)
-    subject = "the base" if version is None else f"adapter {version}"
     audit.record(session, by, "adapter.activated", subject, reason=reason)
     await session.flush()
     return _activation(row)
 
 
-async def _preferred(session: AsyncSession) -> builtins.list[int | None]:
+async def end_rollout(
+    session: AsyncSession,
+    status: RolloutEnd,
+    *,
+    by: str,
+    outcome: str,
+    number: int | None = None,
+    version: int | None = None,
+) -> RolloutRow | None:
+    """Ends the running rollout, if it has that number and is of that version where given. Returns
+    its row, or None when there is no such rollout: exactly one of several callers ends it."""
+    now = datetime.now(UTC)
+    ending = (
+        update(RolloutRow)
+        .where(RolloutRow.status == "running")
+        .values(status=status, outcome=storable(outcome), finished_at=now)
+    )
+    if number is not None:
+        ending = ending.where(RolloutRow.id == number)
+    if version is not None:
+        ending = ending.where(RolloutRow.version == version)
+    ended = await session.scalar(ending.returning(RolloutRow))
+    if ended is not None:
+        audit.record(session, by, f"rollout.{status}", f"rollout {ended.id}", reason=outcome)
+    return ended
+
+
+async def preferred(session: AsyncSession) -> builtins.list[int | None]:
+    """AdapterStore.preferred within a transaction."""
     activated = await session.scalars(select(ActivationRow.version).order_by(ActivationRow.id))
     rejected = set(
         await session.scalars(select(AdapterRow.version).where(AdapterRow.status == "rejected"))

@@ -18,6 +18,7 @@ from sqlalchemy import (
     MetaData,
     Table,
     Text,
+    text,
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from sqlalchemy.types import TypeDecorator
@@ -187,6 +188,57 @@ class ActivationRow(Base):
     version: Mapped[int | None] = mapped_column(Number, ForeignKey("adapters.version"))
     by: Mapped[str]
     reason: Mapped[str]
+
+
+class RolloutRow(Base):
+    """A staged rollout, and what its shadow judged; see rollouts.StoredRollout."""
+
+    __tablename__ = "rollouts"
+    __table_args__ = (
+        Index(
+            "ix_rollouts_running",
+            "status",
+            unique=True,
+            sqlite_where=text("status = 'running'"),
+            postgresql_where=text("status = 'running'"),
+        ),
+        {"sqlite_autoincrement": True},
+    )
+
+    id: Mapped[int] = mapped_column(Number, primary_key=True)
+    created_at: Mapped[datetime]
+    finished_at: Mapped[datetime | None]
+    version: Mapped[int] = mapped_column(Number, ForeignKey("adapters.version"))
+    compared_with: Mapped[int | None] = mapped_column(Number, ForeignKey("adapters.version"))
+    share: Mapped[float] = mapped_column(Double)
+    by: Mapped[str]
+    reason: Mapped[str]
+    status: Mapped[str]
+    outcome: Mapped[str]
+    looks: Mapped[int]
+    judged: Mapped[int] = mapped_column(BigInteger)
+    both: Mapped[int] = mapped_column(BigInteger)
+    only_new: Mapped[int] = mapped_column(BigInteger)
+    only_old: Mapped[int] = mapped_column(BigInteger)
+
+
+class RolloutArmRow(Base):
+    """What all server processes counted for one adapter of a rollout; see rollouts.ArmCounts."""
+
+    __tablename__ = "rollout_arms"
+
+    rollout_id: Mapped[int] = mapped_column(Number, ForeignKey("rollouts.id"), primary_key=True)
+    arm: Mapped[str] = mapped_column(primary_key=True)
+    requests: Mapped[int] = mapped_column(BigInteger)
+    answers: Mapped[int] = mapped_column(BigInteger)
+    flagged: Mapped[int] = mapped_column(BigInteger)
+    withheld: Mapped[int] = mapped_column(BigInteger)
+    errors: Mapped[int] = mapped_column(BigInteger)
+    timed: Mapped[int] = mapped_column(BigInteger)
+    guard_s: Mapped[float] = mapped_column(Double)
+    guard_s2: Mapped[float] = mapped_column(Double)
+    token_s: Mapped[float] = mapped_column(Double)
+    token_s2: Mapped[float] = mapped_column(Double)
 
 
 class CalibrationRow(Base):

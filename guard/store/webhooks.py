@@ -1,6 +1,6 @@
-"""What happened that others want to know: flags, ended runs, activated adapters and policies. Owns
-how far events were delivered, so that none is left out or forgotten, and their fields, which quote
-no text. Sends nothing (server/jobs/webhooks.py).
+"""What happened that others want to know: flags, ended runs and rollouts, activated adapters and
+policies. Owns how far events were delivered, so that none is left out or forgotten, and their
+fields, which quote no text. Sends nothing (server/jobs/webhooks.py).
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,15 +11,18 @@ from typing import Any, Literal, get_args
 from sqlalchemy import func, select, update
 
 from guard.store.store import Store
-from guard.store.tables import ActivationRow, FlagRow, PolicyFileRow, RunRow, WebhookRow
+from guard.store.tables import ActivationRow, FlagRow, PolicyFileRow, RolloutRow, RunRow, WebhookRow
 
-EventType = Literal["flag.created", "run.ended", "adapter.activated", "policy.activated"]
+EventType = Literal[
+    "flag.created", "run.ended", "adapter.activated", "rollout.ended", "policy.activated"
+]
 EVENT_TYPES: tuple[EventType, ...] = get_args(EventType)
 
 _ROWS: Mapping[str, Any] = {
     "flag.created": FlagRow,
     "run.ended": RunRow,
     "adapter.activated": ActivationRow,
+    "rollout.ended": RolloutRow,
     "policy.activated": PolicyFileRow,
 }
 _SETTLED = timedelta(seconds=30)
@@ -86,7 +89,7 @@ def _settled(rows: Sequence[Any], delivered: int) -> Iterator[Any]:
 
 
 def _event(kind: EventType, row: Any) -> Event:
-    ended = row.finished_at if isinstance(row, RunRow) else None
+    ended = row.finished_at if isinstance(row, RunRow | RolloutRow) else None
     return Event(kind, row.id, ended or row.created_at, {"id": row.id, **_data(row)})
 
 
@@ -96,6 +99,8 @@ def _data(row: Any) -> dict[str, Any]:
         return {name: getattr(row, name) for name in names}
     if isinstance(row, RunRow):
         return {"status": row.status, "reasons": row.reasons}
+    if isinstance(row, RolloutRow):
+        return {"version": row.version, "status": row.status, "outcome": row.outcome}
     if isinstance(row, ActivationRow):
         return {"version": row.version, "by": row.by, "reason": row.reason}
     return {"by": row.by}

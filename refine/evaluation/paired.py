@@ -40,16 +40,25 @@ def paired_difference(before: Sequence[bool], after: Sequence[bool], z: float = 
         raise ValueError("paired shares need the same cases, and at least one")
     both = sum(b and a for b, a in zip(before, after, strict=True))
     b, a = sum(before), sum(after)
-    low_b, high_b = wilson(b, n, z)
-    low_a, high_a = wilson(a, n, z)
     correlation = _correlation(both, a - both, b - both, n - a - b + both)
+    return newcombe((b, n), (a, n), correlation, z)
+
+
+def newcombe(
+    before: tuple[int, int], after: tuple[int, int], correlation: float, z: float
+) -> Difference:
+    """Returns the difference of two shares, each given as hits and cases, of which there is at
+    least one. correlation: of the outcomes of the same case; 0 for different cases."""
+    low_b, high_b = wilson(*before, z)
+    low_a, high_a = wilson(*after, z)
+    b, a = before[0] / before[1], after[0] / after[1]
 
     def reach(up: float, down: float) -> float:
         return math.sqrt(max(0.0, up * up - 2 * correlation * up * down + down * down))
 
-    value = (a - b) / n
-    low = value - reach(a / n - low_a, high_b - b / n)
-    return Difference(value, low, value + reach(high_a - a / n, b / n - low_b))
+    return Difference(
+        a - b, a - b - reach(a - low_a, high_b - b), a - b + reach(high_a - a, b - low_b)
+    )
 
 
 def mean_difference(one: Difference, other: Difference) -> Difference:

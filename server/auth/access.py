@@ -40,7 +40,8 @@ _PUBLIC_PATHS = frozenset({"/health", "/metrics", "/ping", "/ready"})
 _GUARD_PATHS = re.compile(r"/v1/guard(/.*)?|/console(/.*)?", re.DOTALL)
 _PUBLIC_CONSOLE = re.compile(r"/console/(login|static/[^/]+)")
 _REVIEWER_ACTIONS = re.compile(r"(/v1/guard|/console)/flags/([^/]+/)?label|/console/logout")
-_CALLER = "setback.caller"
+CALLER = "setback.caller"
+"""Where a request's scope has the caller's name."""
 _LIMIT = "setback.limit"
 _ROLE = "setback.role"
 _POLICY_VIOLATION = 1008
@@ -67,7 +68,7 @@ def is_local(options: Namespace) -> bool:
 
 def caller_of(request: Request) -> str:
     """Returns the caller's name for the audit trail."""
-    return str(request.scope.get(_CALLER, _LOCAL))
+    return str(request.scope.get(CALLER, _LOCAL))
 
 
 Caller = Annotated[str, Depends(caller_of)]
@@ -221,7 +222,7 @@ def _refuse_without_key(scope: Scope, access: Access, role: Role) -> Response | 
             f"This key has the role {key.role}; {path_of(scope)} needs {role}.",
             code="insufficient_permissions",
         )
-    scope[_CALLER] = f"key {key.id} ({key.name})"
+    scope[CALLER] = f"key {key.id} ({key.name})"
     scope[_ROLE] = key.role
     scope[KEY_POLICY] = key.policy
     if header_key is not None and header_key.requests_per_minute is not None:

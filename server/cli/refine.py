@@ -1,5 +1,6 @@
 """`setback runs` and `setback adapters`: the refine loop's runs, and which adapter is active. Owns
-these commands' output. Servers pick up an activation within adapter_poll_s.
+these commands' output. Servers pick up an activation within adapter_poll_s. Rollouts are in
+rollouts.py.
 """
 
 import asyncio
@@ -16,6 +17,7 @@ from guard.store.runs import Lineage, RunStore, StoredRun
 from guard.store.tables import LARGEST_ID
 from refine.cancel import cancel_run
 from refine.evaluation.figures import side_by_side
+from server.cli.rollouts import Share, rollout, start_rollout
 from server.cli.terminal import (
     AsJson,
     Limit,
@@ -33,6 +35,8 @@ from server.settings import load_settings
 
 runs = typer.Typer(help="Runs of the refine loop.", no_args_is_help=True)
 adapters = typer.Typer(help="Trained adapters, and which one is active.", no_args_is_help=True)
+
+adapters.add_typer(rollout, name="rollout")
 
 Number = Annotated[int, typer.Argument(metavar="N", min=1, max=LARGEST_ID)]
 Reason = Annotated[str, typer.Option(help="The reason; kept in the history.")]
@@ -141,9 +145,14 @@ def adapters_show(number: Number, as_json: AsJson = False) -> None:
 
 
 @adapters.command("promote")
-def adapters_promote(number: Number, reason: Reason = "", as_json: AsJson = False) -> None:
+def adapters_promote(
+    number: Number, reason: Reason = "", share: Share = None, as_json: AsJson = False
+) -> None:
     """Activate an adapter, whatever its gate said, unless it was rejected."""
     by = operator()
+    if share is not None:
+        start_rollout(number, share, by, reason, as_json)
+        return
     activation = ask(AdapterStore, lambda store: store.activate(number, by=by, reason=reason))
     _print_activation(activation, as_json)
 

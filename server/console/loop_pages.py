@@ -1,5 +1,5 @@
-"""/console/runs and /console/adapters: the refine loop's runs and the adapters. Owns these pages.
-Does not start or cancel runs itself (jobs/run_control.py).
+"""/console/runs and /console/adapters: the refine loop's runs, the adapters and the last rollout.
+Owns these pages. Does not start or cancel runs itself (jobs/run_control.py).
 """
 
 from typing import Annotated
@@ -11,9 +11,20 @@ from refine.evaluation.figures import side_by_side
 from server.auth.access import Caller
 from server.auth.sessions import CONSOLE
 from server.console.view import PageRoute, page, redirect
+from server.jobs.rollout_decision import standing
 from server.routes.checked import Id
-from server.routes.loop import Adapter, CalibrationsParam, Control, Registry, Run, Runs
+from server.routes.loop import (
+    Adapter,
+    CalibrationsParam,
+    Control,
+    Registry,
+    Rollouts,
+    Run,
+    Runs,
+    Share,
+)
 from server.routes.replicas import Replicas
+from server.routes.rollouts import MarginsParam
 
 _PAGE_SIZE = 50
 _MAX_ACTIVATIONS = 1000
@@ -62,14 +73,21 @@ async def cancel_run(
 
 @router.get("/adapters")
 async def list_adapters(
-    request: Request, registry: Registry, calibrations: CalibrationsParam, replicas: Replicas
+    request: Request,
+    registry: Registry,
+    rollouts: Rollouts,
+    margins: MarginsParam,
+    calibrations: CalibrationsParam,
+    replicas: Replicas,
 ) -> Response:
-    """Lists the newest adapters, the active one, which server has it, and all activations."""
+    """Lists the newest adapters, the active one, which server has it, the last rollout, and all
+    activations."""
     path = await registry.preferred()
     return page(
         request,
         "adapters.html",
         adapters=await registry.list(_PAGE_SIZE),
+        rollout=next(iter(await standing(rollouts, margins, limit=1)), None),
         active=path[0],
         fit=calibrations.fit_of(path[0]),
         before=path[1:2],
@@ -131,12 +149,26 @@ async def ask_promote(
 async def promote(
     request: Request,
     registry: Registry,
+    rollouts: Rollouts,
     by: Caller,
     version: Annotated[Id, Path()],
     reason: Reason = "",
+    share: Annotated[Share | None, Form()] = None,
 ) -> Response:
-    """Activates an adapter."""
-    await registry.activate(version, by=by, reason=reason)
+    """Activates an adapter, or starts its rollout to a share of requests."""
+    if share is None:
+        await registry.activate(version, by=by, reason=reason)
+    else:
+        await rollouts.start(version, share=share, by=by, reason=reason)
+    return redirect(request, f"{CONSOLE}/adapters")
+
+
+@router.post("/rollouts/stop")
+async def stop_rollout(
+    request: Request, rollouts: Rollouts, by: Caller, reason: Reason = ""
+) -> Response:
+    """Stops the running rollout."""
+    await rollouts.stop(by=by, reason=reason)
     return redirect(request, f"{CONSOLE}/adapters")
 
 

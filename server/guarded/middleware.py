@@ -13,11 +13,13 @@ from opentelemetry.trace import Span, SpanKind, use_span
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from guard.adapters import BASE_ADAPTER, Adapters
+from guard.adapters import BASE_ADAPTER
 from guard.call import GuardCall, current_call
 from guard.errors import GuardError, UnguardedRoute
 from guard.policy import STRICTNESS
+from guard.rollouts import Rollouts
 from guard.traces import note, span
+from server.auth.access import CALLER
 from server.errors import BadRequest, bad_request_response, guard_error_response
 from server.guarded.policy_choice import policy_of
 from server.guarded.request import check_moderation_model, parse_body, read_call
@@ -86,13 +88,13 @@ class GuardMiddleware:
             await guard_error_response(error)(scope, receive, send)
             return
         response = GuardedResponse(call, scope, receive, send)
-        adapters: Adapters = scope["app"].state.setback.adapters
+        rollouts: Rollouts = scope["app"].state.setback.rollouts
         token = current_call.set(call)
         try:
             # One adapter answers the whole request, however often it generates.
-            with _traced(call, scope), adapters.use():
-                call.pin(adapters.active_name, adapters.active)
-                await self._app(scope, replay, response.send)
+            with _traced(call, scope):
+                async with rollouts.pinned(call):
+                    await self._app(scope, replay, response.send)
         except Exception as error:
             # After a stream has begun, Starlette wraps the exception of its generator.
             failure = error if isinstance(error, GuardError) else call.error
@@ -142,7 +144,9 @@ def _note_outcome(request_span: Span, call: GuardCall, request_id: str) -> None:
 
 def _read_call(scope: Scope, body: bytes) -> GuardCall:
     content = parse_body(body)
-    call = read_call(path_of(scope), Headers(scope=scope), content)
+    headers = Headers(scope=scope)
+    call = read_call(path_of(scope), headers, content)
+    call.client = call.user or scope.get(CALLER) or headers.get(REQUEST_ID)
     moderation = content.get("moderation")
     if moderation is not None:
         check_moderation_model(moderation["model"], _served(scope), "moderation.model")

@@ -36,6 +36,7 @@ from guard.prompts import CritiqueStyle
 from guard.recorder import Provenance, Recorder
 from guard.redact import Redactor
 from guard.revise import RevisionOptions
+from guard.rollouts import Rollouts
 from guard.store.adapters import AdapterStore
 from guard.store.audit import AuditStore
 from guard.store.calibrations import CalibrationStore
@@ -46,6 +47,7 @@ from guard.store.leases import Leases, this_process
 from guard.store.policies import PolicyStore
 from guard.store.replicas import Replica, ReplicaStore
 from guard.store.review import ReviewStore
+from guard.store.rollouts import RolloutStore
 from guard.store.runs import RunStore
 from guard.store.traffic import TrafficStore
 from guard.store.usage import UsageStore
@@ -70,6 +72,8 @@ from server.errors import (
 from server.jobs.child import job_command, job_environment
 from server.jobs.replica_reports import report_regularly
 from server.jobs.retention import delete_expired
+from server.jobs.rollout_decision import margins_of
+from server.jobs.rollouts import RolloutDecisions
 from server.jobs.run_control import RunControl
 from server.jobs.run_watch import watch_runs
 from server.jobs.webhooks import Webhooks, receiver_of
@@ -84,6 +88,7 @@ from server.routes import guardrail, models, moderations, replicas
 from server.routes import loop as loop_routes
 from server.routes import model_access as refine_routes
 from server.routes import policies as policy_routes
+from server.routes import rollouts as rollout_routes
 from server.routes.guardrail import Guardrail
 from server.routes.model_access import ModelAccess
 from server.routes.moderations import Moderator
@@ -104,6 +109,7 @@ _ROUTES = (
     refine_routes,
     flag_routes,
     loop_routes,
+    rollout_routes,
     policy_routes,
     replicas,
     login,
@@ -164,6 +170,9 @@ class GuardPlugin:
         )
         adapters = Adapters(engine_client, registry, limits, observer)
         await adapters.start()
+        rollout_store = RolloutStore(url, database)
+        rollouts = Rollouts(adapters, rollout_store)
+        await rollouts.refresh()
         calibrations = Calibrations(
             CalibrationStore(url, database), served.revision, lambda: adapters.active
         )
@@ -185,7 +194,7 @@ class GuardPlugin:
         check_access(args, keys=access.has_keys)
         guarded = GuardedEngine(
             engine_client,
-            adapters=adapters,
+            rollouts=rollouts,
             critic=critic,
             chat_format=served.chat_format,
             policies=policies,
@@ -212,6 +221,9 @@ class GuardPlugin:
             reviews=ReviewStore(url, database),
             runs=RunStore(url, database),
             registry=registry,
+            rollouts=rollouts,
+            rollout_store=rollout_store,
+            rollout_margins=margins_of(settings),
             control=_run_control(args, registry, url, database),
             traffic=traffic,
             sessions=Sessions(await store.console_secret(), settings.public_url),
@@ -229,6 +241,9 @@ class GuardPlugin:
             spawn(Webhooks(receiver, store_of_events, Leases(url, database), http).run())
         spawn(policy_source.watch(policies, critic))
         spawn(adapters.watch(settings.adapter_poll_s))
+        spawn(rollouts.watch(settings.adapter_poll_s))
+        leases, margins = Leases(url, database), margins_of(settings)
+        spawn(RolloutDecisions(rollout_store, registry, leases, margins).run())
         spawn(calibrations.watch(settings.adapter_poll_s))
 
 

@@ -9,16 +9,19 @@ from guard.calibrations import Calibrations
 from guard.critic import Critic
 from guard.errors import GuardError
 from guard.policies import Policies
+from guard.rollouts import Rollouts
 from guard.store.adapters import AdapterStore
 from guard.store.policies import PolicyStore
 from guard.store.replicas import ReplicaStore
 from guard.store.review import ReviewStore
+from guard.store.rollouts import RolloutStore
 from guard.store.runs import RunStore
 from guard.store.traffic import TrafficStore
 from guard.template import ChatFormat
 from server.auth.access import Access
 from server.auth.limits import Limits
 from server.auth.sessions import Sessions
+from server.jobs.rollout_decision import Margins
 from server.jobs.run_control import RunControl
 from server.launch.policy_reload import PolicySource
 from server.routes.guardrail import Guardrail
@@ -50,6 +53,9 @@ class GuardState:
     reviews: ReviewStore
     runs: RunStore
     registry: AdapterStore
+    rollouts: Rollouts
+    rollout_store: RolloutStore
+    rollout_margins: Margins
     control: RunControl
     traffic: TrafficStore
     sessions: Sessions

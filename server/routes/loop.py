@@ -1,6 +1,6 @@
 """/v1/guard/runs and /v1/guard/adapters: the refine loop's runs and the adapters. Owns the requests
-and responses of these routes. Servers pick up an activation within adapter_poll_s. Does not start
-or cancel runs itself (jobs/run_control.py).
+and responses of these routes. Servers pick up an activation or a rollout within adapter_poll_s.
+Does not start or cancel runs itself (jobs/run_control.py), or show rollouts (rollouts.py).
 """
 
 import json
@@ -11,11 +11,12 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Path, Query, Request
 from fastapi.responses import StreamingResponse
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from guard.calibrations import Calibrations
 from guard.errors import AdapterUnknown, RunUnknown
 from guard.store.adapters import Activation, AdapterStore, StoredAdapter
+from guard.store.rollouts import RolloutStore, parse_share
 from guard.store.runs import RunStore, StoredRun
 from server.auth.access import Caller
 from server.errors import REFUSALS
@@ -33,11 +34,21 @@ class Page(BaseModel):
     after: Id | None = Field(None, description="The last_id of the page before.")
 
 
+Share = Annotated[float, BeforeValidator(parse_share, json_schema_input_type=float | str)]
+"""A share of requests: 0.05 or "5%"."""
+
+
 class Reason(BaseModel):
     """Why an adapter is activated; kept in the history."""
 
     model_config = ConfigDict(extra="forbid")
     reason: Annotated[str, Field(max_length=1000)] = ""
+
+
+class Promotion(Reason):
+    """How an adapter is activated. share: of requests that it answers at first; None for all."""
+
+    share: Share | None = None
 
 
 def _runs(request: Request) -> RunStore:
@@ -55,6 +66,11 @@ def _adapters(request: Request) -> AdapterStore:
     return registry
 
 
+def _rollouts(request: Request) -> RolloutStore:
+    rollouts: RolloutStore = request.app.state.setback.rollout_store
+    return rollouts
+
+
 def _calibrations(request: Request) -> Calibrations:
     calibrations: Calibrations = request.app.state.setback.calibrations
     return calibrations
@@ -63,6 +79,7 @@ def _calibrations(request: Request) -> Calibrations:
 Runs = Annotated[RunStore, Depends(_runs)]
 Control = Annotated[RunControl, Depends(_control)]
 Registry = Annotated[AdapterStore, Depends(_adapters)]
+Rollouts = Annotated[RolloutStore, Depends(_rollouts)]
 CalibrationsParam = Annotated[Calibrations, Depends(_calibrations)]
 
 
@@ -92,19 +109,19 @@ router = APIRouter(prefix="/v1/guard", tags=["guard"], route_class=CheckedRoute,
 async def list_runs(runs: Runs, page: Annotated[Page, Query()]) -> dict[str, Any]:
     """Lists a page of runs, newest first."""
     rows = await runs.list(page.limit + 1, before_id=page.after)
-    return _list([_object("run", run) for run in rows], page.limit)
+    return as_list([as_object("run", run) for run in rows], page.limit)
 
 
 @router.post("/runs")
 async def start_run(control: Control, by: Caller) -> dict[str, Any]:
     """Starts a run, or resumes one whose job was killed. Only one can run at a time."""
-    return _object("run", await control.start(by))
+    return as_object("run", await control.start(by))
 
 
 @router.post("/runs/{run_id}/cancel")
 async def cancel_run(control: Control, by: Caller, run_id: Annotated[Id, Path()]) -> dict[str, Any]:
     """Cancels a run. If it has made an adapter, that is rejected."""
-    return _object("run", await control.cancel(run_id, by))
+    return as_object("run", await control.cancel(run_id, by))
 
 
 @router.get("/runs/{run_id}/events")
@@ -113,7 +130,7 @@ async def follow_run(control: Control, run: Run) -> StreamingResponse:
 
     async def events() -> AsyncIterator[str]:
         async for state in control.follow(run):
-            yield f"data: {json.dumps(_object('run', state))}\n\n"
+            yield f"data: {json.dumps(as_object('run', state))}\n\n"
         yield "data: [DONE]\n\n"
 
     headers = {"cache-control": "no-cache", "x-accel-buffering": "no"}
@@ -124,7 +141,7 @@ async def follow_run(control: Control, run: Run) -> StreamingResponse:
 async def show_run(runs: Runs, run: Run) -> dict[str, Any]:
     """Shows one run: its stage, the flags it used, its gate's figures and why it ended."""
     flags = await runs.flags_of(run.id)
-    return {**_object("run", run), "flags": {str(flag): use for flag, use in flags.items()}}
+    return {**as_object("run", run), "flags": {str(flag): use for flag, use in flags.items()}}
 
 
 @router.get("/adapters")
@@ -133,9 +150,10 @@ async def list_adapters(registry: Registry, page: Annotated[Page, Query()]) -> d
     adapters = await registry.list(page.limit + 1, before=page.after)
     active = await registry.active()
     objects = [
-        {**_object("adapter", adapter), "active": adapter.version == active} for adapter in adapters
+        {**as_object("adapter", adapter), "active": adapter.version == active}
+        for adapter in adapters
     ]
-    return {**_list(objects, page.limit), "active": active}
+    return {**as_list(objects, page.limit), "active": active}
 
 
 @router.get("/adapters/{version}")
@@ -145,7 +163,7 @@ async def show_adapter(registry: Registry, runs: Runs, adapter: Adapter) -> dict
     run = await runs.get(version)
     history = await registry.history(_MAX_ACTIVATIONS, version)
     return {
-        **_object("adapter", adapter),
+        **as_object("adapter", adapter),
         "active": await registry.active() == version,
         "lineage": asdict(await runs.learned_from(version)),
         "measures": run and run.measures,
@@ -162,13 +180,21 @@ async def roll_back(registry: Registry, by: Caller, why: Reason) -> dict[str, An
 
 @router.post("/adapters/{version}/promote")
 async def promote(
-    registry: Registry, by: Caller, version: Annotated[Id, Path()], why: Reason
+    registry: Registry,
+    rollouts: Rollouts,
+    by: Caller,
+    version: Annotated[Id, Path()],
+    how: Promotion,
 ) -> dict[str, Any]:
-    """Activates an adapter, whatever its gate said, unless it was rejected."""
-    return _activation(await registry.activate(version, by=by, reason=why.reason))
+    """Activates an adapter, whatever its gate said, unless it was rejected. With a share it answers
+    only that share of requests, until a comparison with the active one completes or reverts it."""
+    if how.share is None:
+        return _activation(await registry.activate(version, by=by, reason=how.reason))
+    started = await rollouts.start(version, share=how.share, by=by, reason=how.reason)
+    return as_object("rollout", started)
 
 
-def _object(kind: str, value: Any) -> dict[str, Any]:
+def as_object(kind: str, value: Any) -> dict[str, Any]:
     """Returns a stored value as JSON, with times in Unix seconds as in OpenAI's objects."""
     fields = {
         name: int(field.timestamp()) if isinstance(field, datetime) else field
@@ -178,10 +204,10 @@ def _object(kind: str, value: Any) -> dict[str, Any]:
 
 
 def _activation(activation: Activation) -> dict[str, Any]:
-    return _object("activation", activation)
+    return as_object("activation", activation)
 
 
-def _list(objects: Sequence[dict[str, Any]], limit: int) -> dict[str, Any]:
+def as_list(objects: Sequence[dict[str, Any]], limit: int) -> dict[str, Any]:
     page = objects[:limit]
     ids = [item.get("id", item.get("version")) for item in page]
     return {

@@ -11,6 +11,7 @@ from prometheus_client import Counter, Gauge, Histogram
 
 from guard.observer import RevisionOutcome
 from guard.policy import Action
+from guard.store.rollouts import Verdict
 from guard.store.runs import StoredRun
 from guard.store.webhooks import EVENT_TYPES
 from guard.verdict import TokensRead
@@ -68,6 +69,18 @@ REFINE_ENDED = Gauge(
     ["status"],
     multiprocess_mode="mostrecent",
 )
+ROLLOUT_SHARE = Gauge(
+    "setback_rollout_share",
+    "The share of requests that a rollout's new adapter answers, 0 without a rollout.",
+    multiprocess_mode="mostrecent",
+)
+ROLLOUT_DECISIONS = Counter(
+    "setback_rollout_decisions_total",
+    "Rollouts that this process completed or reverted.",
+    ["outcome"],
+)
+for _outcome in ("completed", "reverted"):
+    ROLLOUT_DECISIONS.labels(_outcome)
 WEBHOOKS = Counter("setback_webhooks_total", "Webhooks sent.", ["type", "outcome"])
 POLICY_RELOADS = Counter(
     "setback_policy_reloads_total",
@@ -100,6 +113,16 @@ def webhook_sent(kind: str, *, succeeded: bool) -> None:
 def policy_reloaded(*, succeeded: bool) -> None:
     """Counts a changed policy file."""
     POLICY_RELOADS.labels("loaded" if succeeded else "refused").inc()
+
+
+def set_rollout_share(share: float) -> None:
+    """Sets the share of requests that a rollout's new adapter answers, 0 without a rollout."""
+    ROLLOUT_SHARE.set(share)
+
+
+def rollout_decided(outcome: Verdict) -> None:
+    """Counts a rollout that was completed or reverted by its figures or after its time."""
+    ROLLOUT_DECISIONS.labels(outcome).inc()
 
 
 def set_run_metrics(newest_first: Iterable[StoredRun]) -> None:

@@ -25,11 +25,13 @@ from guard.store.leases import Leases
 from guard.store.policies import PolicyStore
 from guard.store.replicas import ReplicaStore
 from guard.store.review import Label, ReviewStore
+from guard.store.rollouts import RolloutStore
 from guard.store.runs import RunStatus, RunStore
 from guard.store.text import storable
 from guard.store.traffic import Traffic, TrafficStore
 from server.auth.access import Access, AccessMiddleware
 from server.auth.sessions import Sessions
+from server.jobs.rollout_decision import Margins
 from server.jobs.run_control import RunControl
 from server.launch.plugin import GuardPlugin
 from server.launch.policy_reload import PolicySource
@@ -93,6 +95,7 @@ async def open_face(
     runs, registry, leases, audit = RunStore(url), AdapterStore(url), Leases(url), AuditStore(url)
     flags, reviews, traffic = FlagStore(url), ReviewStore(url), TrafficStore(url)
     keys, fits, policies = KeyStore(url), CalibrationStore(url), PolicyStore(url)
+    rollouts = RolloutStore(url)
     source, replicas = PolicySource(None, policies), ReplicaStore(url)
     calibrations = Calibrations(fits, "rev", lambda: None)
     await calibrations.refresh()
@@ -112,6 +115,8 @@ async def open_face(
         control=control,
         traffic=traffic,
         replicas=replicas,
+        rollout_store=rollouts,
+        rollout_margins=Margins(),
         policies=Policies(await source.load()),
         policy_store=policies,
         policy_source=source,
@@ -123,7 +128,7 @@ async def open_face(
         )
     finally:
         stores = (flags, reviews, runs, registry, leases, audit, keys, traffic, fits, policies)
-        for store in (*stores, replicas):
+        for store in (*stores, replicas, rollouts):
             await store.close()
 
 

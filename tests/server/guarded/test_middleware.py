@@ -20,10 +20,11 @@ from guard.errors import StoreUnavailable
 from guard.policies import Policies, PolicySet
 from guard.policy import Policy
 from guard.policy_file import load_policy
+from guard.rollouts import Rollouts
 from guard.scripted import Script
 from server.guarded.middleware import GuardMiddleware
 from server.launch.guarded_handlers import install_guard
-from tests.adapters import MemoryRegistry, write_adapter
+from tests.adapters import MemoryRegistry, MemoryRollouts, write_adapter
 from tests.scripted import Bench, Observed
 from tests.server.guarded.test_annotate import BLOCKED
 
@@ -77,7 +78,7 @@ async def test_a_guarded_process_starts(make_bench: Callable[..., Bench]) -> Non
 def serving(adapters: Adapters, policy: Policy | None = None) -> Any:
     """An application whose requests use `adapters` and the policy."""
     policies = Policies(PolicySet(policy or load_policy()))
-    state = SimpleNamespace(adapters=adapters, policies=policies)
+    state = SimpleNamespace(rollouts=Rollouts(adapters, MemoryRollouts()), policies=policies)
     return application(State({"setback": state}))
 
 
