@@ -1,5 +1,5 @@
-"""`setback adapters rollout`: the staged rollout of an adapter. Owns what its commands print. Servers
-pick it up within adapter_poll_s, and decide on it (server/jobs/rollouts.py).
+"""`setback adapters rollout`: the staged rollout of an adapter. Owns these commands' output.
+Servers pick a rollout up within adapter_poll_s and decide on it (server/jobs/rollouts.py).
 """
 
 from collections.abc import Sequence

@@ -17,6 +17,7 @@ from guard.store.flags import Flag, FlagStore
 from guard.store.leases import Leases
 from guard.store.policies import PolicyStore
 from guard.store.review import Filter, ReviewStore
+from guard.store.rollouts import RolloutStore
 from guard.store.runs import RunStore
 from guard.store.webhooks import EVENT_TYPES, WebhookStore
 from server.jobs.webhook_signature import check_secret
@@ -63,6 +64,7 @@ async def test_what_happens_is_sent_once_and_signed(
     webhooks: Webhooks, taker: Taker, database: URL, store: FlagStore, flag: Flag
 ) -> None:
     runs, adapters, policies = RunStore(database), AdapterStore(database), PolicyStore(database)
+    rollouts = RolloutStore(database)
     await store.add(flag)
     await webhooks.deliver()
     assert not taker.taken, "what happened before is not sent"
@@ -73,6 +75,10 @@ async def test_what_happens_is_sent_once_and_signed(
     await runs.finish(run.id, "promoted", reasons=["better"])
     await adapters.register(version=run.id, parent=None, model_revision="r", sha256="0" * 64)
     await adapters.activate(run.id, by="ada", reason="why")
+    other = await begin(runs)
+    await adapters.register(version=other.id, parent=None, model_revision="r", sha256="1" * 64)
+    await rollouts.start(other.id, share=0.1, by="ada", reason="")
+    await rollouts.stop(by="ada", reason="why")
     await policies.activate("", by="ada")
     await webhooks.deliver()
     await webhooks.deliver()
@@ -91,7 +97,7 @@ async def test_what_happens_is_sent_once_and_signed(
     digest = base64.b64encode(hmac.digest(b"k" * 32, signed, hashlib.sha256)).decode()
     assert headers["webhook-signature"] == f"v1,{digest}"
     assert json.loads(taker.taken[1].content)["data"]["status"] == "promoted"
-    for each in (runs, adapters, policies):
+    for each in (runs, adapters, policies, rollouts):
         await each.close()
 
 

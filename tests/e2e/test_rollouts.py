@@ -1,0 +1,223 @@
+"""Staged rollouts in a real server: users keep their adapter, and it goes on or back by itself."""
+
+import asyncio
+import json
+import os
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from guard.adapter_config import WEIGHTS
+from guard.adapter_files import adapter_path
+from guard.store import migrate
+from guard.store.url import parse_url
+from refine.practice.integrity import MODEL_NAME
+from tests.adapters import activate, publish, train_nothing
+from tests.e2e.conftest import SETBACK, Server, read_metric, running_server
+from tests.e2e.refine_access import refine_headers
+
+pytestmark = pytest.mark.e2e
+
+BLOCK = '[default]\nthreshold = 0.5\naction = "block"\n'
+REQUESTS = ("Can you help me press white flowers?", "How do I water a fern?")
+USERS = [f"user {number}" for number in range(12)]
+MAX_TOKENS = 8
+PATIENCE_S = 180
+SETTINGS = {
+    "SETBACK_ADAPTER_POLL_S": "0.1",
+    # Few answers, and a machine that others use as well.
+    "SETBACK_ROLLOUT_ANSWERS": "20",
+    "SETBACK_ROLLOUT_MARGIN": "0.5",
+    "SETBACK_ROLLOUT_ERROR_MARGIN": "0.5",
+    "SETBACK_ROLLOUT_SLOWDOWN": "50",
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Holds the database, the policy and the adapters."""
+    made = tmp_path_factory.mktemp("rollouts")
+    (made / "policy.toml").write_text(BLOCK)
+    migrate.upgrade(parse_url(f"sqlite:///{made}/flags.db"))
+    return made
+
+
+@pytest.fixture(scope="module")
+def server(folder: Path) -> Iterator[Server]:
+    options = ["--adapters-dir", str(folder / "adapters")]
+    options += ["--policy-file", str(folder / "policy.toml")]
+
+    def command(port: int) -> list[str]:
+        return [SETBACK, "serve", "practice", "--port", str(port), *options]
+
+    url = f"sqlite:///{folder}/flags.db"
+    with running_server(folder, url, command, environment=SETTINGS) as it:
+        yield it
+
+
+@pytest.fixture(scope="module")
+def publish_one(server: Server, folder: Path) -> Callable[[Path], int]:
+    """Registers a copy of a trained adapter under a new number."""
+    headers = asyncio.run(refine_headers(server))
+    with httpx.Client(base_url=server.base_url, headers=headers) as client:
+        revision = client.get("/v1/guard/refine/model").json()["model_revision"]
+    made = folder / "adapters"
+    return lambda trained: asyncio.run(publish(server.database, made, trained, revision))
+
+
+def harms(server: Server, version: int) -> list[float]:
+    """What an adapter thinks of its own answers."""
+    headers = asyncio.run(refine_headers(server))
+    asked = [[{"role": "user", "content": request}] for request in REQUESTS]
+    with httpx.Client(
+        base_url=f"{server.base_url}/v1/guard/refine", headers=headers, timeout=120
+    ) as client:
+        about = {"adapter": version, "conversations": asked, "max_tokens": MAX_TOKENS}
+        answers = client.post("/answers", json=about).json()["answers"]
+        judged = [
+            [*turns, {"role": "assistant", "content": answer}]
+            for turns, answer in zip(asked, answers, strict=True)
+        ]
+        reply = client.post("/verdicts", json={"adapter": version, "conversations": judged})
+        client.delete(f"/adapters/{version}")
+    return [verdict["harm"] for verdict in reply.json()["verdicts"]]
+
+
+@pytest.fixture(scope="module")
+def trained(server: Server, folder: Path, publish_one: Callable[[Path], int]) -> dict[str, Path]:
+    """Random adapters: one that flags none of its answers, and one that flags all."""
+    found: dict[str, Path] = {}
+    for seed in range(1, 60):
+        path = train_nothing(folder / f"trained-{seed}", seed)
+        read = harms(server, publish_one(path))
+        if max(read) < 0.04:
+            found.setdefault("mild", path)
+        if min(read) > 0.9:
+            found.setdefault("strict", path)
+        if len(found) == 2:
+            return found
+    raise AssertionError("no two such adapters")
+
+
+def setback(server: Server, *arguments: str) -> str:
+    url = server.database.render_as_string(hide_password=False)
+    done = subprocess.run(
+        [SETBACK, *arguments],
+        env={**os.environ, **SETTINGS, "DATABASE_URL": url},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def ask(client: httpx.Client, user: str, request: str = REQUESTS[0]) -> str:
+    """Returns the adapter that answered."""
+    body = {
+        "model": MODEL_NAME,
+        "messages": [{"role": "user", "content": request}],
+        "temperature": 0,
+        "max_tokens": MAX_TOKENS,
+        "user": user,
+    }
+    response = client.post("/v1/chat/completions", json=body)
+    assert response.status_code == 200, response.text
+    return response.headers["x-setback-adapter"]
+
+
+def newest(client: httpx.Client) -> Any:
+    return client.get("/v1/guard/rollouts", params={"limit": 1}).json()["data"][0]
+
+
+def wait_for(client: httpx.Client, done: Callable[[], bool], log: Path) -> None:
+    """Sends requests of all users until something is so."""
+    deadline = time.monotonic() + PATIENCE_S
+    while not done():
+        assert time.monotonic() < deadline, log.read_text()[-4000:]
+        for user in USERS:
+            for request in REQUESTS:
+                ask(client, user, request)
+
+
+def test_a_rollout_keeps_users_apart_and_completes_by_itself(
+    server: Server, trained: dict[str, Path], publish_one: Callable[[Path], int]
+) -> None:
+    old, new = publish_one(trained["mild"]), publish_one(trained["mild"])
+    asyncio.run(activate(server.database, old))
+    with server.http() as client:
+        wait_for(client, lambda: ask(client, "any") == f"setback-{old}", server.log)
+        said = setback(server, "adapters", "promote", str(new), "--share", "50%")
+        assert f"adapter {new} for 50% of requests beside adapter {old}" in said
+        names = {f"setback-{old}", f"setback-{new}"}
+        wait_for(client, lambda: {ask(client, user) for user in USERS} == names, server.log)
+        assert read_metric(server, "setback_rollout_share") in (0, 0.5)
+        first = {user: ask(client, user) for user in USERS}
+        while newest(client)["status"] == "running":
+            seen = {user: ask(client, user, REQUESTS[1]) for user in USERS}
+            if newest(client)["status"] == "running":
+                assert seen == first
+        ended = newest(client)
+        assert (ended["status"], ended["version"], ended["compared_with"]) == (
+            "completed",
+            new,
+            old,
+        )
+        wait_for(
+            client, lambda: {ask(client, user) for user in USERS} == {f"setback-{new}"}, server.log
+        )
+        assert client.get("/v1/guard/adapters").json()["active"] == new
+        (activation, *_) = client.get(f"/v1/guard/adapters/{new}").json()["activations"]
+        assert activation["by"] == f"rollout {ended['id']}"
+        assert "flagged: 0.0% -> 0.0%" in activation["reason"]
+        assert min(ended["counts"][arm]["answers"] for arm in ("old", "new")) >= 20
+        assert ended["counts"]["shadow"]["judged"] > 0
+        assert ended["counts"]["shadow"]["only_new"] == 0
+    assert read_metric(server, 'setback_rollout_decisions_total{outcome="completed"}') == 1
+    assert "status:   completed" in setback(server, "adapters", "rollout", "show")
+
+
+def test_an_adapter_that_withholds_everything_goes_back_by_itself(
+    server: Server, trained: dict[str, Path], publish_one: Callable[[Path], int]
+) -> None:
+    old, new = publish_one(trained["mild"]), publish_one(trained["strict"])
+    asyncio.run(activate(server.database, old))
+    with server.http() as client:
+        wait_for(client, lambda: ask(client, "any") == f"setback-{old}", server.log)
+        body = {"share": 0.5, "reason": "try it"}
+        started = client.post(f"/v1/guard/adapters/{new}/promote", json=body).json()
+        assert (started["object"], started["status"]) == ("guard.rollout", "running")
+        wait_for(client, lambda: newest(client)["status"] != "running", server.log)
+        ended = newest(client)
+        assert (ended["id"], ended["status"]) == (started["id"], "reverted")
+        assert "withheld: 0.0% -> 100.0%" in ended["outcome"]
+        assert ended["counts"]["shadow"]["judged"] > 0
+        wait_for(
+            client, lambda: {ask(client, user) for user in USERS} == {f"setback-{old}"}, server.log
+        )
+        assert client.get("/v1/guard/adapters").json()["active"] == old
+
+
+def test_an_adapter_that_cannot_be_loaded_goes_back(
+    server: Server, trained: dict[str, Path], publish_one: Callable[[Path], int], folder: Path
+) -> None:
+    old, new = publish_one(trained["mild"]), publish_one(trained["mild"])
+    asyncio.run(activate(server.database, old))
+    weights = adapter_path(folder / "adapters", new) / WEIGHTS
+    weights.write_bytes(weights.read_bytes()[:-1] + b"x")
+    with server.http() as client:
+        wait_for(client, lambda: ask(client, "any") == f"setback-{old}", server.log)
+        setback(server, "adapters", "promote", str(new), "--share", "0.5")
+        wait_for(client, lambda: newest(client)["status"] != "running", server.log)
+        assert newest(client)["status"] == "reverted"
+        assert "a server could not load it" in newest(client)["outcome"]
+        assert ask(client, USERS[0]) == f"setback-{old}"
+    assert f"Serving setback-{old} alone" in server.log.read_text()
+    shown = json.loads(setback(server, "adapters", "rollout", "show", "--json"))
+    assert shown["rollout"]["version"] == new
