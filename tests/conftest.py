@@ -30,6 +30,7 @@ _OWN_SERVERS = (
     "test_plain_vllm.py",
     "test_policies.py",
     "test_processes.py",
+    "test_rollouts.py",
     "test_signals.py",
     "test_swap_under_load.py",
 )

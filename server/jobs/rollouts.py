@@ -67,7 +67,7 @@ class RolloutDecisions:
         margins, number = self.margins, rollout.id
         if await self.adapters.active() != rollout.compared_with:
             # Activated in the moment in which the rollout was started.
-            await self.rollouts.stop(by=f"rollout {number}", reason="another adapter is in force")
+            await self._end(rollout, "reverted", "another adapter came into force")
             return
         counts = (await self.rollouts.counts([number]))[number]
         due = looks_due(counts, margins)

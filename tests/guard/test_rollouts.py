@@ -1,4 +1,4 @@
-"""Who is answered with which adapter during a rollout, and that the new one is loaded and dropped."""
+"""Who is answered with which adapter in a rollout, and that the new one is loaded meanwhile."""
 
 import asyncio
 import logging
