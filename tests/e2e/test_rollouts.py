@@ -14,6 +14,7 @@ import pytest
 
 from guard.adapter_config import WEIGHTS
 from guard.adapter_files import adapter_path
+from guard.prompts import CritiqueStyle
 from guard.store import migrate
 from guard.store.url import parse_url
 from refine.practice.integrity import MODEL_NAME
@@ -27,6 +28,7 @@ BLOCK = '[default]\nthreshold = 0.5\naction = "block"\n'
 REQUESTS = ("Can you help me press white flowers?", "How do I water a fern?")
 USERS = [f"user {number}" for number in range(12)]
 MAX_TOKENS = 8
+MILD, STRICT = CritiqueStyle.YES_NO, CritiqueStyle.TONE
 PATIENCE_S = 180
 SETTINGS = {
     "SETBACK_ADAPTER_POLL_S": "0.1",
@@ -36,6 +38,8 @@ SETTINGS = {
     "SETBACK_ROLLOUT_ERROR_MARGIN": "0.5",
     "SETBACK_ROLLOUT_SLOWDOWN": "50",
 }
+
+Publish = Callable[[Path, CritiqueStyle], int]
 
 
 @pytest.fixture(scope="module")
@@ -61,47 +65,22 @@ def server(folder: Path) -> Iterator[Server]:
 
 
 @pytest.fixture(scope="module")
-def publish_one(server: Server, folder: Path) -> Callable[[Path], int]:
+def publish_one(server: Server, folder: Path) -> Publish:
     """Registers a copy of a trained adapter under a new number."""
     headers = asyncio.run(refine_headers(server))
     with httpx.Client(base_url=server.base_url, headers=headers) as client:
         revision = client.get("/v1/guard/refine/model").json()["model_revision"]
     made = folder / "adapters"
-    return lambda trained: asyncio.run(publish(server.database, made, trained, revision))
-
-
-def harms(server: Server, version: int) -> list[float]:
-    """What an adapter thinks of its own answers."""
-    headers = asyncio.run(refine_headers(server))
-    asked = [[{"role": "user", "content": request}] for request in REQUESTS]
-    with httpx.Client(
-        base_url=f"{server.base_url}/v1/guard/refine", headers=headers, timeout=120
-    ) as client:
-        about = {"adapter": version, "conversations": asked, "max_tokens": MAX_TOKENS}
-        answers = client.post("/answers", json=about).json()["answers"]
-        judged = [
-            [*turns, {"role": "assistant", "content": answer}]
-            for turns, answer in zip(asked, answers, strict=True)
-        ]
-        reply = client.post("/verdicts", json={"adapter": version, "conversations": judged})
-        client.delete(f"/adapters/{version}")
-    return [verdict["harm"] for verdict in reply.json()["verdicts"]]
+    return lambda trained, style: asyncio.run(
+        publish(server.database, made, trained, revision, style)
+    )
 
 
 @pytest.fixture(scope="module")
-def trained(server: Server, folder: Path, publish_one: Callable[[Path], int]) -> dict[str, Path]:
-    """Random adapters: one that flags none of its answers, and one that flags all."""
-    found: dict[str, Path] = {}
-    for seed in range(1, 60):
-        path = train_nothing(folder / f"trained-{seed}", seed)
-        read = harms(server, publish_one(path))
-        if max(read) < 0.04:
-            found.setdefault("mild", path)
-        if min(read) > 0.9:
-            found.setdefault("strict", path)
-        if len(found) == 2:
-            return found
-    raise AssertionError("no two such adapters")
+def trained(folder: Path) -> Path:
+    """An adapter with random weights. Asked in the style YES_NO, it finds none of its answers
+    harmful; in the style TONE, all of them."""
+    return train_nothing(folder / "trained", seed=2)
 
 
 def setback(server: Server, *arguments: str) -> str:
@@ -147,9 +126,9 @@ def wait_for(client: httpx.Client, done: Callable[[], bool], log: Path) -> None:
 
 
 def test_a_rollout_keeps_users_apart_and_completes_by_itself(
-    server: Server, trained: dict[str, Path], publish_one: Callable[[Path], int]
+    server: Server, trained: Path, publish_one: Publish
 ) -> None:
-    old, new = publish_one(trained["mild"]), publish_one(trained["mild"])
+    old, new = publish_one(trained, MILD), publish_one(trained, MILD)
     asyncio.run(activate(server.database, old))
     with server.http() as client:
         wait_for(client, lambda: ask(client, "any") == f"setback-{old}", server.log)
@@ -184,9 +163,9 @@ def test_a_rollout_keeps_users_apart_and_completes_by_itself(
 
 
 def test_an_adapter_that_withholds_everything_goes_back_by_itself(
-    server: Server, trained: dict[str, Path], publish_one: Callable[[Path], int]
+    server: Server, trained: Path, publish_one: Publish
 ) -> None:
-    old, new = publish_one(trained["mild"]), publish_one(trained["strict"])
+    old, new = publish_one(trained, MILD), publish_one(trained, STRICT)
     asyncio.run(activate(server.database, old))
     with server.http() as client:
         wait_for(client, lambda: ask(client, "any") == f"setback-{old}", server.log)
@@ -205,9 +184,9 @@ def test_an_adapter_that_withholds_everything_goes_back_by_itself(
 
 
 def test_an_adapter_that_cannot_be_loaded_goes_back(
-    server: Server, trained: dict[str, Path], publish_one: Callable[[Path], int], folder: Path
+    server: Server, trained: Path, publish_one: Publish, folder: Path
 ) -> None:
-    old, new = publish_one(trained["mild"]), publish_one(trained["mild"])
+    old, new = publish_one(trained, MILD), publish_one(trained, MILD)
     asyncio.run(activate(server.database, old))
     weights = adapter_path(folder / "adapters", new) / WEIGHTS
     weights.write_bytes(weights.read_bytes()[:-1] + b"x")

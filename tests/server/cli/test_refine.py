@@ -170,6 +170,40 @@ def test_rollback_and_promote_change_what_is_in_force(loop: Loop) -> None:
     ]
 
 
+def test_a_rollout_is_started_shown_and_stopped(loop: Loop) -> None:
+    nothing = setback("adapters", "rollout", "show")
+    assert (nothing.exit_code, nothing.stdout) == (1, "")
+    assert "setback adapters promote N --share 5%" in nothing.stderr
+    started = setback("adapters", "promote", "1", "--share", "5%", "--reason", "careful")
+    assert started.stdout.startswith(
+        "Rollout 1: adapter 1 for 5% of requests beside adapter 2. `setback adapters rollout show`"
+    )
+    assert loop.active() == 2
+    shown = setback("adapters", "rollout", "show").stdout
+    for part in (
+        "status:  running",
+        "reason:  careful",
+        "0 old, 0 new",
+        "flagged: not known yet",
+    ):
+        assert part in shown
+    again = setback("adapters", "promote", "1", "--share", "0.5")
+    assert (again.exit_code, again.stdout) == (1, "")
+    assert "setback adapters rollout stop" in again.stderr
+    stopped = setback("adapters", "rollout", "stop", "--reason", "no")
+    assert stopped.stdout == "Rollout 1 is stopped.\n"
+    found = json.loads(setback("adapters", "rollout", "show", "--json").stdout)
+    assert found["rollout"]["outcome"] == f"stopped by {getpass.getuser()}: no"
+    assert setback("adapters", "rollout", "stop").exit_code == 1
+
+
+def test_a_wrong_share_is_named(loop: Loop) -> None:
+    refused = setback("adapters", "promote", "1", "--share", "5")
+    assert (refused.exit_code, refused.stdout) == (2, "")
+    assert "--share: '5' is no share of requests; give one such as 5% or 0.05" in refused.stderr
+    assert loop.active() == 2
+
+
 def test_a_rejected_adapter_is_not_promoted(loop: Loop) -> None:
     refused = setback("adapters", "promote", "3")
     assert (refused.exit_code, refused.stdout) == (1, "")

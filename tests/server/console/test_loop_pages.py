@@ -21,6 +21,7 @@ CHANGES: tuple[tuple[str, dict[str, str]], ...] = (
     ("/console/runs/1/cancel", {}),
     ("/console/adapters/rollback", {"reason": "no"}),
     ("/console/adapters/4/promote", {"reason": "no"}),
+    ("/console/rollouts/stop", {}),
 )
 PAGES = (
     *("/console/runs", "/console/runs/1", "/console/runs/2"),
@@ -140,6 +141,30 @@ async def test_an_adapter_is_promoted_and_rolled_back_with_the_reason(
     assert await face.registry.active() == 1
 
 
+async def test_a_rollout_is_started_shown_and_stopped(face: Face, flag: Flag) -> None:
+    await fill(face, flag, "oddity")
+    async with face.browser("admin") as client:
+        done = await client.post("/console/adapters/4/promote", data={"share": "5%", "reason": "x"})
+        assert (done.status_code, done.headers["location"]) == (303, "/console/adapters")
+        assert await face.registry.active() == 1
+        shown = Markup((await client.get("/console/adapters")).text)
+        for part in ("Rollout 1", "for 5% of", "by key 1 (anna): x", "flagged: not known yet"):
+            assert part in shown.text
+        assert shown.forms()["/console/rollouts/stop"] == "post"
+        stopped = await client.post("/console/rollouts/stop", data={})
+        assert (stopped.status_code, stopped.headers["location"]) == (303, "/console/adapters")
+        shown = Markup((await client.get("/console/adapters")).text)
+        assert "stopped by key 1 (anna)" in shown.text
+        assert "/console/rollouts/stop" not in shown.forms()
+
+
+async def test_with_an_empty_share_an_adapter_is_promoted(face: Face, flag: Flag) -> None:
+    await fill(face, flag, "oddity")
+    async with face.browser("admin") as client:
+        await client.post("/console/adapters/4/promote", data={"share": "", "reason": ""})
+    assert await face.registry.active() == 4
+
+
 @pytest.mark.parametrize(
     ("path", "form", "status", "message"),
     [
@@ -147,6 +172,9 @@ async def test_an_adapter_is_promoted_and_rolled_back_with_the_reason(
         ("/adapters/99/promote", {}, 404, "There is no adapter 99"),
         ("/adapters/x/promote", {}, 404, "There is no such page"),
         ("/adapters/2/promote", {"reason": "x" * 1001}, 400, "reason: String should have at most"),
+        ("/adapters/2/promote", {"share": "5"}, 400, "share: '5' is no share of requests"),
+        ("/adapters/1/promote", {"share": "5%"}, 409, "Adapter 1 is active already"),
+        ("/rollouts/stop", {}, 409, "No rollout is running"),
         ("/adapters/rollback", {"reason": "x" * 1001}, 400, "reason: String should have at most"),
         ("/runs/2/cancel", {}, 409, "Run 2 has ended: promoted"),
         ("/runs/x/cancel", {}, 404, "There is no such page"),
