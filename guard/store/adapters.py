@@ -115,7 +115,8 @@ class AdapterStore(Store):
         async with self._transaction() as session:
             if status == "rejected":
                 outcome = f"adapter {version} was rejected"
-                await end_rollout(session, "stopped", by="", outcome=outcome, version=version)
+                by = f"run {version}"
+                await end_rollout(session, "stopped", by=by, outcome=outcome, version=version)
             row = await existing(session, version)
             if status == "rejected" and (await preferred(session))[0] == version:
                 raise AdapterConflict(f"Adapter {version} is active; activate another first")

@@ -56,7 +56,8 @@ class Compared:
     """One figure of both adapters, None where there are no cases, and what is known of the change.
 
     change: new - old of shares in [0, 1], new / old of seconds, with its interval.
-    limit: the margin of the change. is_share: or else seconds.
+    limit: the margin of the change, None for a figure that decides nothing. is_share: or else
+    seconds.
     """
 
     name: str
@@ -65,31 +66,32 @@ class Compared:
     change: float | None
     low: float
     high: float
-    limit: float
+    limit: float | None
     is_share: bool = True
 
     @property
     def is_worse(self) -> bool:
         """Whether the change is beyond the margin, with confidence."""
-        return self.low > self.limit
+        return self.limit is not None and self.low > self.limit
 
     @property
     def is_fine(self) -> bool:
         """Whether the change is within the margin, with confidence."""
-        return self.high < self.limit
+        return self.limit is None or self.high < self.limit
 
     def __str__(self) -> str:
         if self.old is None or self.new is None or self.change is None:
             return f"{self.name}: not known yet"
-        if self.is_share:
-            return (
-                f"{self.name}: {self.old:.1%} -> {self.new:.1%}, change {_points(self.change)} "
-                f"({_points(self.low)} to {_points(self.high)}; up to {_points(self.limit)})"
-            )
+        value, unit = ("{:.1%}", "points") if self.is_share else ("{:.3g}", "times")
+        limit = "" if self.limit is None else f"; up to {self._amount(self.limit)}"
         return (
-            f"{self.name}: {self.old:.3g} -> {self.new:.3g}, times {self.change:.2f} "
-            f"({self.low:.2f} to {self.high:.2f}; up to {self.limit:.2f})"
+            f"{self.name}: {value.format(self.old)} -> {value.format(self.new)}, "
+            f"{self._amount(self.change)} {unit} "
+            f"({self._amount(self.low)} to {self._amount(self.high)}{limit})"
         )
+
+    def _amount(self, change: float) -> str:
+        return f"{100 * change:+.1f}" if self.is_share else f"{change:.2f}"
 
 
 @dataclass(frozen=True)
@@ -120,7 +122,20 @@ def compare(counts: RolloutCounts, margins: Margins, look: int) -> Sequence[Comp
         _shares(
             "withheld", (old.withheld, old.answers), (new.withheld, new.answers), margins.shares, z
         ),
-        _times(old, new, margins.slowdown, z),
+        _seconds(
+            "seconds a token",
+            Sample(old.timed, old.token_s, old.token_s2),
+            Sample(new.timed, new.token_s, new.token_s2),
+            margins.slowdown,
+            z,
+        ),
+        _seconds(
+            "guard's seconds",
+            Sample(old.timed, old.guard_s, old.guard_s2),
+            Sample(new.timed, new.guard_s, new.guard_s2),
+            None,
+            z,
+        ),
     )
 
 
@@ -166,11 +181,10 @@ def _shares(
     return Compared(name, before, after, change, difference.low, difference.high, limit)
 
 
-def _times(old: ArmCounts, new: ArmCounts, limit: float, z: float) -> Compared:
-    before, after = (Sample(arm.timed, arm.token_s, arm.token_s2) for arm in (old, new))
+def _seconds(name: str, before: Sample, after: Sample, limit: float | None, z: float) -> Compared:
     ratio = mean_ratio(before, after, z)
     return Compared(
-        "seconds a token",
+        name,
         _known(before.mean),
         _known(after.mean),
         _known(ratio.value),
@@ -183,7 +197,3 @@ def _times(old: ArmCounts, new: ArmCounts, limit: float, z: float) -> Compared:
 
 def _known(value: float) -> float | None:
     return None if math.isnan(value) else value
-
-
-def _points(share: float) -> str:
-    return f"{100 * share:+.1f} points"

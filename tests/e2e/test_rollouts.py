@@ -159,7 +159,7 @@ def test_a_rollout_keeps_users_apart_and_completes_by_itself(
         assert ended["counts"]["shadow"]["judged"] > 0
         assert ended["counts"]["shadow"]["only_new"] == 0
     assert read_metric(server, 'setback_rollout_decisions_total{outcome="completed"}') == 1
-    assert "status:   completed" in setback(server, "adapters", "rollout", "show")
+    assert "status:  completed" in setback(server, "adapters", "rollout", "show")
 
 
 def test_an_adapter_that_withholds_everything_goes_back_by_itself(

@@ -62,6 +62,12 @@ def test_a_share_of_clients_gets_the_new_adapter(share: float) -> None:
     )
 
 
+def test_a_client_has_the_same_place_in_every_process() -> None:
+    rollout = MemoryRollouts().begin(2, 0.5)
+    assert place(rollout, "ada") == pytest.approx(0.013701, abs=1e-6)
+    assert 0 <= place(rollout, "\ud800") < 1
+
+
 def test_each_rollout_draws_anew() -> None:
     first, second = (MemoryRollouts().begin(2, 0.5, number=number) for number in (1, 2))
     both = sum(place(first, c) < 0.5 and place(second, c) < 0.5 for c in CLIENTS)

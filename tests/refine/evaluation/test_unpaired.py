@@ -29,10 +29,7 @@ def test_the_difference_is_newcombes(
 ) -> None:
     found = unpaired_difference(before, after, 1.959964)
     assert found.value == pytest.approx(after[0] / after[1] - before[0] / before[1])
-    assert (found.low, found.high) == (
-        pytest.approx(low, abs=6e-5),
-        pytest.approx(high, abs=6e-5),
-    )
+    assert [found.low, found.high] == pytest.approx([low, high], abs=6e-5)
 
 
 def test_without_cases_nothing_is_known() -> None:

@@ -137,8 +137,10 @@ def test_an_adapter_that_only_fails_is_reverted() -> None:
 
 
 def test_later_looks_have_wider_intervals() -> None:
-    counts = RolloutCounts(*(World(random.Random(1)).answer(400) for _ in range(2)))
-    for first, later in zip(compare(counts, MARGINS, 1), compare(counts, MARGINS, 4), strict=True):
+    arm = World(random.Random(1)).answer(400)
+    counts = RolloutCounts(arm, arm)
+    looks = zip(compare(counts, MARGINS, 1)[:4], compare(counts, MARGINS, 4), strict=False)
+    for first, later in looks:
         assert later.low < first.low < first.high < later.high
 
 
@@ -150,6 +152,7 @@ def test_without_answers_nothing_is_decided() -> None:
         "flagged: not known yet",
         "withheld: not known yet",
         "seconds a token: not known yet",
+        "guard's seconds: not known yet",
     ]
     one = ArmCounts(answers=1, timed=1, token_s=0.1, token_s2=0.01)
     assert decide(compare(RolloutCounts(one, one), MARGINS, 1)) is None
@@ -159,10 +162,19 @@ def test_figures_read_in_words() -> None:
     arm = ArmCounts(answers=100, flagged=10, timed=100, token_s=2.0, token_s2=0.05)
     figures = compare(RolloutCounts(replace(arm, flagged=20), arm), MARGINS, 1)
     flagged, seconds = str(figures[1]), str(figures[3])
-    assert flagged.startswith("flagged: 10.0% -> 20.0%, change +10.0 points (")
-    assert flagged.endswith("; up to +5.0 points)")
-    assert seconds.startswith("seconds a token: 0.02 -> 0.02, times 1.00 (0.")
+    assert flagged.startswith("flagged: 10.0% -> 20.0%, +10.0 points (")
+    assert flagged.endswith("; up to +5.0)")
+    assert seconds.startswith("seconds a token: 0.02 -> 0.02, 1.00 times (0.")
     assert seconds.endswith("; up to 1.30)")
+
+
+def test_the_guards_time_is_shown_and_decides_nothing() -> None:
+    arm = ArmCounts(answers=1000, timed=1000, guard_s=10.0, guard_s2=0.2, token_s=20, token_s2=0.5)
+    slow = replace(arm, guard_s=100.0, guard_s2=20.0)
+    figures = compare(RolloutCounts(slow, arm), MARGINS, 1)
+    assert str(figures[4]).startswith("guard's seconds: 0.01 -> 0.1, 10.00 times (")
+    assert "up to" not in str(figures[4])
+    assert decide(figures) == "completed"
 
 
 def test_the_margins_are_the_settings() -> None:
