@@ -10,9 +10,9 @@ from typing import Annotated, Any, cast, get_args
 
 import typer
 
+from guard.store.base import LARGEST_ID
 from guard.store.flags import Review, StoredFlag
 from guard.store.review import Filter, Label, ReviewStore, Status
-from guard.store.tables import LARGEST_ID
 from guard.verdict import CATEGORIES
 from server.cli.terminal import (
     AsJson,

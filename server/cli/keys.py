@@ -10,8 +10,8 @@ import typer
 
 from guard.policy_file import load_policies
 from guard.store.audit import AuditStore
+from guard.store.base import LARGEST_ID
 from guard.store.keys import Key, KeyStore
-from guard.store.tables import LARGEST_ID
 from server.cli.terminal import (
     AsJson,
     Limit,

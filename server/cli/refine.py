@@ -12,9 +12,9 @@ from typing import Annotated, Any
 import typer
 
 from guard.store.adapters import Activation, AdapterStore, StoredAdapter
+from guard.store.base import LARGEST_ID
 from guard.store.leases import Leases
 from guard.store.runs import Lineage, RunStore, StoredRun
-from guard.store.tables import LARGEST_ID
 from refine.cancel import cancel_run
 from refine.evaluation.figures import side_by_side
 from server.cli.rollouts import Share, rollout, start_rollout

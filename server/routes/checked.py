@@ -10,7 +10,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 from pydantic import Field
 
-from guard.store.tables import LARGEST_ID
+from guard.store.base import LARGEST_ID
 from server.errors import BadRequest
 
 Id = Annotated[int, Field(ge=1, le=LARGEST_ID)]

@@ -208,6 +208,7 @@ def _activation(activation: Activation) -> dict[str, Any]:
 
 
 def as_list(objects: Sequence[dict[str, Any]], limit: int) -> dict[str, Any]:
+    """Returns a page of at most `limit` objects, of which one more is given if there are more."""
     page = objects[:limit]
     ids = [item.get("id", item.get("version")) for item in page]
     return {

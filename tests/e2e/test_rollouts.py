@@ -28,6 +28,7 @@ BLOCK = '[default]\nthreshold = 0.5\naction = "block"\n'
 REQUESTS = ("Can you help me press white flowers?", "How do I water a fern?")
 USERS = [f"user {number}" for number in range(12)]
 MAX_TOKENS = 8
+PROCESSES = 2
 MILD, STRICT = CritiqueStyle.YES_NO, CritiqueStyle.TONE
 PATIENCE_S = 180
 SETTINGS = {
@@ -54,7 +55,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def server(folder: Path) -> Iterator[Server]:
     options = ["--adapters-dir", str(folder / "adapters")]
-    options += ["--policy-file", str(folder / "policy.toml")]
+    options += ["--policy-file", str(folder / "policy.toml"), "--api-server-count"]
+    options += [str(PROCESSES)]
 
     def command(port: int) -> list[str]:
         return [SETBACK, "serve", "practice", "--port", str(port), *options]
@@ -97,6 +99,12 @@ def setback(server: Server, *arguments: str) -> str:
     return done.stdout
 
 
+def connected(server: Server) -> httpx.Client:
+    """A client whose every request may reach another of the server's processes."""
+    limits = httpx.Limits(max_keepalive_connections=0)
+    return httpx.Client(base_url=server.base_url, timeout=120, limits=limits)
+
+
 def ask(client: httpx.Client, user: str, request: str = REQUESTS[0]) -> str:
     """Returns the adapter that answered."""
     body = {
@@ -125,19 +133,23 @@ def wait_for(client: httpx.Client, done: Callable[[], bool], log: Path) -> None:
                 ask(client, user, request)
 
 
+def wait_for_all(client: httpx.Client, line: str, log: Path) -> None:
+    """Sends requests until every process has logged a line."""
+    wait_for(client, lambda: log.read_text().count(line) == PROCESSES, log)
+
+
 def test_a_rollout_keeps_users_apart_and_completes_by_itself(
     server: Server, trained: Path, publish_one: Publish
 ) -> None:
     old, new = publish_one(trained, MILD), publish_one(trained, MILD)
     asyncio.run(activate(server.database, old))
-    with server.http() as client:
-        wait_for(client, lambda: ask(client, "any") == f"setback-{old}", server.log)
+    with connected(server) as client:
+        wait_for_all(client, f"Serving setback-{old} from now on", server.log)
         said = setback(server, "adapters", "promote", str(new), "--share", "50%")
         assert f"adapter {new} for 50% of requests beside adapter {old}" in said
-        names = {f"setback-{old}", f"setback-{new}"}
-        wait_for(client, lambda: {ask(client, user) for user in USERS} == names, server.log)
-        assert read_metric(server, "setback_rollout_share") in (0, 0.5)
+        wait_for_all(client, f"Rollout 1: setback-{new} for 50%", server.log)
         first = {user: ask(client, user) for user in USERS}
+        assert set(first.values()) == {f"setback-{old}", f"setback-{new}"}
         while newest(client)["status"] == "running":
             seen = {user: ask(client, user, REQUESTS[1]) for user in USERS}
             if newest(client)["status"] == "running":
@@ -167,8 +179,8 @@ def test_an_adapter_that_withholds_everything_goes_back_by_itself(
 ) -> None:
     old, new = publish_one(trained, MILD), publish_one(trained, STRICT)
     asyncio.run(activate(server.database, old))
-    with server.http() as client:
-        wait_for(client, lambda: ask(client, "any") == f"setback-{old}", server.log)
+    with connected(server) as client:
+        wait_for_all(client, f"Serving setback-{old} from now on", server.log)
         body = {"share": 0.5, "reason": "try it"}
         started = client.post(f"/v1/guard/adapters/{new}/promote", json=body).json()
         assert (started["object"], started["status"]) == ("guard.rollout", "running")
@@ -190,8 +202,8 @@ def test_an_adapter_that_cannot_be_loaded_goes_back(
     asyncio.run(activate(server.database, old))
     weights = adapter_path(folder / "adapters", new) / WEIGHTS
     weights.write_bytes(weights.read_bytes()[:-1] + b"x")
-    with server.http() as client:
-        wait_for(client, lambda: ask(client, "any") == f"setback-{old}", server.log)
+    with connected(server) as client:
+        wait_for_all(client, f"Serving setback-{old} from now on", server.log)
         setback(server, "adapters", "promote", str(new), "--share", "0.5")
         wait_for(client, lambda: newest(client)["status"] != "running", server.log)
         assert newest(client)["status"] == "reverted"

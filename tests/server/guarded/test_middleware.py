@@ -22,6 +22,7 @@ from guard.policy import Policy
 from guard.policy_file import load_policy
 from guard.rollouts import Rollouts
 from guard.scripted import Script
+from server.auth.access import CALLER
 from server.guarded.middleware import GuardMiddleware
 from server.launch.guarded_handlers import install_guard
 from tests.adapters import MemoryRegistry, MemoryRollouts, write_adapter
@@ -112,6 +113,28 @@ async def test_guarded_routes_run_in_a_call_of_their_own(scope: Scope, guarded: 
     if guarded:
         assert seen[0] is not None
         assert (seen[0].route, seen[0].user) == (CHAT, "ada")
+
+
+@pytest.mark.parametrize(
+    ("body", "caller", "client"),
+    [
+        (b'{"user": "ada"}', "key 1 (anna)", "ada"),
+        (b"{}", "key 1 (anna)", "key 1 (anna)"),
+        (b"{}", None, "mine"),
+    ],
+)
+async def test_a_rollout_knows_a_client_by_user_key_or_request(
+    body: bytes, caller: str | None, client: str
+) -> None:
+    seen: list[GuardCall | None] = []
+
+    async def app(_scope: Scope, _receive: Receive, _send: Send) -> None:
+        seen.append(current_call.get())
+
+    scope = {**http(CHAT), "headers": [(b"x-request-id", b"mine")]}
+    await run(app, {**scope, CALLER: caller} if caller else scope, body)
+    assert seen[0] is not None
+    assert seen[0].client == client
 
 
 async def test_the_body_reaches_the_application_whole() -> None:
