@@ -6,7 +6,7 @@ from alembic import context
 from sqlalchemy import URL, Connection, text
 
 from guard.store import database
-from guard.store.tables import Base
+from guard.store.tables import METADATA
 from server.settings import load_settings
 
 LOCK = 0x5E7BAC  # any number, the same in every process
@@ -21,7 +21,7 @@ def migrate(connection: Connection) -> None:
     """One transaction for everything, so that a failure leaves the schema as it was."""
     context.configure(
         connection=connection,
-        target_metadata=Base.metadata,
+        target_metadata=METADATA,
         transactional_ddl=True,
         include_name=lambda name, kind, _parents: kind != "table" or not _is_search(name),
         # SQLite alters a table by copying it.

@@ -342,3 +342,7 @@ class SecretRow(Base):
 
     name: Mapped[str] = mapped_column(primary_key=True)
     value: Mapped[str]
+
+
+METADATA = Base.metadata
+"""All tables."""
