@@ -9,8 +9,8 @@ intervals of error 5% / 2^k. All looks together err at most as often as their su
 - an adapter is reverted for a figure on which it is not worse than the margin in at most 5%, and
   far less often where it is equal.
 
-Answers count as independent of each other. Those of one user are not, entirely: where few users
-send most requests, the true rates are higher.
+Answers count as independent of each other. Those of one user are not, and a user keeps one adapter:
+where few users send most requests, the true rates are higher.
 """
 
 import math
@@ -112,7 +112,7 @@ def looks_due(counts: RolloutCounts, margins: Margins) -> int:
 
 def compare(counts: RolloutCounts, margins: Margins, look: int) -> Sequence[Compared]:
     """Returns all figures with the intervals of that look, counted from 1."""
-    z = NormalDist().inv_cdf(1 - _ERROR / 2**look)
+    z = -NormalDist().inv_cdf(_ERROR / 2**look)
     old, new = counts.old, counts.new
     return (
         _shares("errors", _errors(old), _errors(new), margins.errors, z),
