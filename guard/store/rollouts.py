@@ -129,7 +129,7 @@ class RolloutStore(Store):
         async with self._transaction() as session:
             adapter, active = await existing(session, version), (await preferred(session))[0]
             if adapter.status == "rejected":
-                raise AdapterConflict(f"Adapter {version} was rejected and is not rolled out")
+                raise AdapterConflict(f"Adapter {version} was rejected; roll out another one")
             if active == version:
                 raise AdapterConflict(f"Adapter {version} is active already; roll out another one")
             row = {

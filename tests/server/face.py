@@ -143,6 +143,9 @@ async def fill(face: Face, flag: Flag, said: str) -> None:
     await face.registry.set_status(STATUSES.index("rejected") + 1, "rejected")
     for version in (2, 1):
         await face.registry.activate(version, by=said, reason=said)
+    rollouts = face.app.state.setback.rollout_store
+    await rollouts.start(4, share=0.1, by=said, reason=said)
+    await rollouts.stop(by=said, reason=said)
     await face.app.state.setback.policy_store.activate(said, by=said)
     await face.traffic.add(flag.created_at, Traffic(10, 3, 8, 1.5))
 

@@ -126,7 +126,7 @@ def serving(bench: Bench) -> httpx2.AsyncClient:
     app.state.openai_serving_chat = app.state.openai_serving_completion = Handlers(bench)
     app.state.openai_serving_responses = app.state.anthropic_serving_messages = Handlers(bench)
     policies = Policies(PolicySet(bench.policy))
-    app.state.setback = SimpleNamespace(adapters=bench.adapters, policies=policies)
+    app.state.setback = SimpleNamespace(rollouts=bench.rollouts, policies=policies)
     app.add_exception_handler(GuardError, on_guard_error)
     app.add_middleware(GuardMiddleware)
     return httpx2.AsyncClient(transport=httpx2.ASGITransport(app), base_url=URL)

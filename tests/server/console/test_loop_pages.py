@@ -148,7 +148,7 @@ async def test_a_rollout_is_started_shown_and_stopped(face: Face, flag: Flag) ->
         assert (done.status_code, done.headers["location"]) == (303, "/console/adapters")
         assert await face.registry.active() == 1
         shown = Markup((await client.get("/console/adapters")).text)
-        for part in ("Rollout 1", "for 5% of", "by key 1 (anna): x", "flagged: not known yet"):
+        for part in ("Rollout 2", "for 5% of", "by key 1 (anna): x", "flagged: not known yet"):
             assert part in shown.text
         assert shown.forms()["/console/rollouts/stop"] == "post"
         stopped = await client.post("/console/rollouts/stop", data={})
