@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from guard.errors import GuardError
 from guard.policy import Action, Decision, Policy
+from guard.tool_calls import CallReader
 from guard.verdict import Verdict
 
 Message = dict[str, str]
@@ -113,7 +114,9 @@ class Ruling:
 class GuardCall:
     """The guard's side of one HTTP request. The guarded engine fills it in.
 
-    open_turn: all text since the last answer: what is judged as the input.
+    open_turn: all text since the last answer: what is judged as the input. tool_results: what tools
+    and documents say in it. call_reader: reads the tool calls out of its answers, once vLLM's
+    handler has left it here.
     wants_moderation: the caller asked for moderation scores of input and output.
     policy: what is decided by; None for the default policy.
     block_input, block_output: the caller wants flagged text blocked, whatever the policy says.
@@ -130,12 +133,14 @@ class GuardCall:
     route: str
     messages: Sequence[Message] = ()
     open_turn: str = ""
+    tool_results: str = ""
     user: str | None = None
     wants_moderation: bool = False
     policy: Policy | None = None
     block_input: bool = False
     block_output: bool = False
     wants_json: bool = False
+    call_reader: CallReader | None = None
     stream: StreamMode | None = None
     adapter: str | None = None
     version: int | None = None
@@ -168,7 +173,8 @@ class GuardCall:
     @property
     def annotated(self) -> bool:
         """Whether the response has the moderation field: the caller or the policy asked for it."""
-        acted_on = (r.decision.action is not Action.PASS for r in self.output_rulings.values())
+        rulings = [*self.output_rulings.values(), *filter(None, [self.input_ruling])]
+        acted_on = (ruling.decision.action is not Action.PASS for ruling in rulings)
         return self.wants_moderation or any(acted_on)
 
 
