@@ -21,7 +21,7 @@ from guard.revise import Reviser
 from guard.rulings import Rulings, stricter
 from guard.subjects import Subjects
 from guard.tasks import spawn
-from guard.tool_calls import ToolCall
+from guard.tool_calls import Piece, ToolCall
 from guard.traces import note, span
 
 _CLEARLY_HARMLESS = 0.05
@@ -42,16 +42,14 @@ class Judge:
     recorder: Recorder
     reviser: Reviser
 
-    def _calls(
-        self, request: EngineRequest, text: str, token_ids: Sequence[int]
-    ) -> Sequence[ToolCall]:
+    def _calls(self, request: EngineRequest, pieces: Sequence[Piece]) -> Sequence[ToolCall]:
         """Returns the tool calls in an answer, if the policy has criteria for them. Raises
         CriticUnavailable when failing closed."""
         reader = request.call.call_reader
         if reader is None or not self.rulings.policy_of(request).criteria_of(Place.TOOL_CALL):
             return ()
         try:
-            return reader.calls(request.prompt_ids, text, token_ids)
+            return reader.calls(request.prompt_ids, pieces)
         except CriticUnavailable as error:
             self.rulings.failed(error)
             return ()
@@ -78,7 +76,7 @@ class Judge:
             # The engine may be shutting down: a critique might never return.
             raise CriticUnavailable("The engine aborted the answer; it was not judged.")
         subject = self.subjects.answer(request, choice.token_ids, ended=ended)
-        calls = self._calls(request, choice.text, choice.token_ids) if ended else ()
+        calls = self._calls(request, choice.pieces) if ended else ()
         ruling = await self.rulings.rule(
             request,
             subject,
@@ -202,7 +200,7 @@ class Judge:
         return not any(await asyncio.gather(*flags))
 
     async def _flags(self, request: EngineRequest, revision: Replacement, subject: Subject) -> bool:
-        calls = self._calls(request, revision.text, revision.token_ids)
+        calls = self._calls(request, [(revision.text, revision.token_ids)])
         ruling = await self.rulings.judge(
             request,
             subject,

@@ -18,6 +18,9 @@ from guard.matchers import compiled
 ANY_OTHER = "*"
 """Names the tools that have no schema of their own."""
 
+Piece = tuple[str, Sequence[int]]
+"""The text and the tokens of a part of an answer."""
+
 _NOT_TAKEN = ("$ref", "$dynamicRef", "patternProperties")
 """References could be fetched from elsewhere; the library reads patterns of names by Python's
 expressions."""
@@ -56,10 +59,9 @@ class CallReader(Protocol):
     def expects_calls(self) -> bool:
         """See above."""
 
-    def calls(
-        self, prompt_ids: Sequence[int], text: str, token_ids: Sequence[int]
-    ) -> tuple[ToolCall, ...]:
-        """Returns the calls in an answer. Raises CriticUnavailable when it cannot be read."""
+    def calls(self, prompt_ids: Sequence[int], pieces: Sequence[Piece]) -> tuple[ToolCall, ...]:
+        """Returns the calls in an answer that is sent in these pieces. Raises CriticUnavailable
+        when it cannot be read."""
 
 
 @dataclass(frozen=True)

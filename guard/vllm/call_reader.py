@@ -3,14 +3,14 @@ request, so that what is judged is what the client gets. Owns how the parser is 
 Does not judge calls (guard/tool_calls.py).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, wraps
 from typing import Any
 
 from guard.call import current_call
 from guard.errors import CriticUnavailable
-from guard.tool_calls import ToolCall
+from guard.tool_calls import Piece, ToolCall
 
 _MAKERS = ("_make_parser", "_make_response_parser")
 """Of the handlers for chat completions, which Anthropic's messages are too, and for responses."""
@@ -32,26 +32,53 @@ class ParserCallReader:
         has_calls = parser is not None and type(parser).tool_parser_cls is not None
         return has_calls and self.request.tool_choice != "none"
 
-    def calls(
-        self, prompt_ids: Sequence[int], text: str, token_ids: Sequence[int]
-    ) -> tuple[ToolCall, ...]:
-        """Returns the calls in an answer. Raises CriticUnavailable when the parser fails."""
+    def calls(self, prompt_ids: Sequence[int], pieces: Sequence[Piece]) -> tuple[ToolCall, ...]:
+        """Returns the calls in an answer that is sent in these pieces. Raises CriticUnavailable
+        when the parser fails."""
         if not self.expects_calls:
             return ()
-        parser = self.make_parser()
+        read = self._streamed if self.request.stream else self._whole
         try:
-            parser.set_prompt_token_ids(prompt_ids)
-            _, _, calls = parser.parse(
-                text,
-                self.request,
-                enable_auto_tools=self.auto,
-                model_output_token_ids=token_ids,
-            )
+            return tuple(read(self.make_parser(), prompt_ids, pieces))
         except Exception as error:
             raise CriticUnavailable(
                 f"The tool calls of the answer cannot be read: {type(error).__name__}."
             ) from error
-        return tuple(ToolCall(call.name, call.arguments) for call in calls or ())
+
+    def _whole(
+        self, parser: Any, prompt_ids: Sequence[int], pieces: Sequence[Piece]
+    ) -> Iterator[ToolCall]:
+        parser.set_prompt_token_ids(prompt_ids)
+        _, _, calls = parser.parse(
+            "".join(text for text, _ in pieces),
+            self.request,
+            enable_auto_tools=self.auto,
+            model_output_token_ids=[token for _, tokens in pieces for token in tokens],
+        )
+        for call in calls or ():
+            yield ToolCall(call.name, call.arguments)
+
+    def _streamed(
+        self, parser: Any, prompt_ids: Sequence[int], pieces: Sequence[Piece]
+    ) -> Iterator[ToolCall]:
+        """Reads piece by piece: of a call that is cut off, streams send what there is."""
+        names: dict[int, str] = {}
+        arguments: dict[int, str] = {}
+        for number, (text, tokens) in enumerate(pieces, 1):
+            delta = parser.parse_delta(
+                text,
+                list(tokens),
+                self.request,
+                prompt_token_ids=list(prompt_ids),
+                finished=number == len(pieces),
+            )
+            for called in (delta and delta.tool_calls) or ():
+                function = called.function
+                names[called.index] = names.get(called.index, "") + (function.name or "")
+                added = function.arguments or ""
+                arguments[called.index] = arguments.get(called.index, "") + added
+        for index, name in names.items():
+            yield ToolCall(name, arguments[index])
 
 
 def read_calls_of(handler: Any) -> None:

@@ -167,6 +167,11 @@ PIECES = (
         "reads an answer's tool calls as the client gets them",
     ),
     _parser(
+        "vllm.parser.abstract_parser:Parser.parse_delta",
+        ("delta_text", "delta_token_ids", "request", "prompt_token_ids", "finished"),
+        "reads a stream's tool calls as the client gets them",
+    ),
+    _parser(
         "vllm.parser.abstract_parser:Parser.set_prompt_token_ids",
         ("prompt_token_ids",),
         "tells the parser where the answer begins",

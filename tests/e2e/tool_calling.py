@@ -31,7 +31,7 @@ def by_chat(client: openai.OpenAI, stream: bool, content: str | None = None) -> 
         "messages": [*ASKED, *(results if content else ())],
         "tools": [{"type": "function", "function": FUNCTION}],
         "tool_choice": "required",
-        "max_tokens": 60,
+        "max_tokens": 100,
         "temperature": 0,
         "extra_body": compact_json(),
     }
@@ -59,7 +59,7 @@ def by_response(client: openai.OpenAI, stream: bool, content: str | None = None)
         "input": [*ASKED, *(results if content else ())],
         "tools": [{"type": "function", **FUNCTION}],
         "tool_choice": "required",
-        "max_output_tokens": 60,
+        "max_output_tokens": 100,
         "temperature": 0,
         "extra_body": compact_json(),
     }
@@ -82,11 +82,10 @@ def by_message(client: anthropic.Anthropic, stream: bool, content: str | None = 
     fields: dict[str, Any] = {
         "model": MODEL_NAME,
         "messages": [*ASKED, *(results if content else ())],
-        "tools": [{"name": "look_up", "input_schema": FUNCTION["parameters"]}],
+        "tools": [{"name": "look_up", "strict": True, "input_schema": FUNCTION["parameters"]}],
         "tool_choice": {"type": "any"},
-        "max_tokens": 60,
-        "temperature": 0,
-        "extra_body": compact_json(),
+        "max_tokens": 30,
+        "extra_body": {"temperature": 0, **compact_json()},
     }
     if stream:
         with client.messages.stream(**fields) as events:

@@ -16,7 +16,7 @@ from guard.policy import Action
 from guard.policy_file import parse_policies
 from guard.scripted import Gate, Script
 from guard.tasks import spawn
-from guard.tool_calls import ArgumentMatcher, ToolCall
+from guard.tool_calls import ArgumentMatcher, Piece, ToolCall
 from tests.scripted import Bench
 
 MakeBench = Callable[..., Bench]
@@ -63,12 +63,10 @@ class Reader:
     fails: bool = False
     expects_calls: bool = True
 
-    def calls(
-        self, prompt_ids: Sequence[int], text: str, token_ids: Sequence[int]
-    ) -> tuple[ToolCall, ...]:
+    def calls(self, prompt_ids: Sequence[int], pieces: Sequence[Piece]) -> tuple[ToolCall, ...]:
         if self.fails:
             raise CriticUnavailable("no")
-        return tuple(self.called) if text == ANSWER else ()
+        return tuple(self.called) if "".join(text for text, _ in pieces) == ANSWER else ()
 
 
 async def answer(bench: Bench, *called: ToolCall, **options: Any) -> str:

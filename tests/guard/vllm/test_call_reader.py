@@ -55,13 +55,13 @@ def chat(**fields: Any) -> ChatCompletionRequest:
     return ChatCompletionRequest(messages=[], model="m", **{"tools": TOOLS, **fields})
 
 
-def read(call: GuardCall, handler: Any, request: Any, text: str) -> tuple[ToolCall, ...]:
+def read(call: GuardCall, handler: Any, request: Any, *texts: str) -> tuple[ToolCall, ...]:
     read_calls_of(handler)
     read_calls_of(handler)
     make = handler._make_parser or handler._make_response_parser
     assert make(request, handler.tokenizer, {}) is not None
     assert call.call_reader is not None
-    return call.call_reader.calls([1, 2], text, [3])
+    return call.call_reader.calls([1, 2], [(text, [3]) for text in texts])
 
 
 def test_a_call_is_read_as_the_client_gets_it(call: GuardCall, tokenizer: Any) -> None:
@@ -70,6 +70,18 @@ def test_a_call_is_read_as_the_client_gets_it(call: GuardCall, tokenizer: Any) -
     # A parser is good for one answer, so each gets its own.
     assert read(call, handler, chat(), CALLED) == (LOOK_UP,)
     assert read(call, handler, chat(), "It rains.") == ()
+
+
+def test_of_a_call_that_is_cut_off_streams_send_what_there_is(
+    call: GuardCall, tokenizer: Any
+) -> None:
+    handler = Chat(tokenizer, "hermes")
+    pieces = ('<tool_call>{"name": "look_up", ', '"arguments": {"q": "fe')
+    assert read(call, handler, chat(), *pieces) == ()
+    (cut_off,) = read(call, handler, chat(stream=True), *pieces)
+    assert cut_off.name == "look_up"
+    assert '{"q": "fe'.startswith(cut_off.arguments)
+    assert read(call, handler, chat(stream=True), CALLED[:20], CALLED[20:]) == (LOOK_UP,)
 
 
 def test_a_call_that_had_to_come_is_read(call: GuardCall, tokenizer: Any) -> None:
