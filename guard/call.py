@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from guard.errors import GuardError
 from guard.policy import Action, Decision, Policy
+from guard.tool_calls import CallReader, Piece
 from guard.verdict import Verdict
 
 Message = dict[str, str]
@@ -115,25 +116,28 @@ class Ruling:
         stricter = max(self, other, key=lambda ruling: (ruling.decision.flagged, ruling.harm))
         if not (self.verdict and other.verdict and stricter.verdict):
             return stricter
-        # Each criterion's highest probability: not all of them are read each time.
-        criteria = dict(self.verdict.criteria)
-        for name, probability in other.verdict.criteria.items():
-            criteria[name] = max(probability, criteria.get(name, 0.0))
-        return replace(stricter, verdict=replace(stricter.verdict, criteria=criteria))
+        # Not all criteria are read each time.
+        verdict = stricter.verdict.with_criteria(self.verdict.criteria)
+        return replace(stricter, verdict=verdict.with_criteria(other.verdict.criteria))
 
 
 @dataclass(frozen=True)
 class Answered:
     """An answer whose ruling is final.
 
-    token_ids: of the draft. seconds: from the request to the ruling. guard_s: from the draft's last
+    pieces: of the draft. seconds: from the request to the ruling. guard_s: from the draft's last
     token to the ruling, None for a stream that was withheld before its end.
     """
 
     ruling: Ruling
-    token_ids: Sequence[int]
+    pieces: Sequence[Piece]
     seconds: float
     guard_s: float | None
+
+    @property
+    def token_ids(self) -> list[int]:
+        """The draft's tokens."""
+        return [token for _, token_ids in self.pieces for token in token_ids]
 
 
 @dataclass
@@ -149,7 +153,9 @@ class Outcome:
 class GuardCall:
     """The guard's side of one HTTP request. The guarded engine fills it in.
 
-    open_turn: all text since the last answer: what is judged as the input.
+    open_turn: all text since the last answer: what is judged as the input. tool_results: what tools
+    and documents say in it. call_reader: reads the tool calls out of its answers, once vLLM's
+    handler has left it here.
     wants_moderation: the caller asked for moderation scores of input and output.
     client: whom a rollout chooses an adapter for: the user, else the key, else the request's id.
     policy: what is decided by; None for the default policy.
@@ -167,6 +173,7 @@ class GuardCall:
     route: str
     messages: Sequence[Message] = ()
     open_turn: str = ""
+    tool_results: str = ""
     user: str | None = None
     client: str | None = None
     wants_moderation: bool = False
@@ -174,6 +181,7 @@ class GuardCall:
     block_input: bool = False
     block_output: bool = False
     wants_json: bool = False
+    call_reader: CallReader | None = None
     stream: StreamMode | None = None
     adapter: str | None = None
     version: int | None = None
@@ -206,7 +214,8 @@ class GuardCall:
     @property
     def annotated(self) -> bool:
         """Whether the response has the moderation field: the caller or the policy asked for it."""
-        acted_on = (r.decision.action is not Action.PASS for r in self.output_rulings.values())
+        rulings = [*self.output_rulings.values(), *filter(None, [self.input_ruling])]
+        acted_on = (ruling.decision.action is not Action.PASS for ruling in rulings)
         return self.wants_moderation or any(acted_on)
 
 

@@ -73,7 +73,7 @@ class Comparison:
                     engine_options={"lora_request": lora_request, "priority": priority},
                     outcome=Outcome(),
                 )
-                choice = Choice(0, token_ids=list(answer.token_ids))
+                choice = Choice(0, token_ids=answer.token_ids, pieces=list(answer.pieces))
                 ruling = await self._judge.rule_whole(again, choice)
         except GuardError as error:
             _log.warning("The shadow of rollout %d has no verdict: %s", rollout.id, error)

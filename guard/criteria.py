@@ -8,16 +8,20 @@ from enum import StrEnum
 
 from guard import prompts
 from guard.matchers import Matcher
+from guard.tool_calls import ArgumentMatcher
 
 NAME = r"^[a-z][a-z0-9_/-]{0,63}$"
 """What names of criteria and categories look like: they are labels of metrics too."""
 
 
 class Place(StrEnum):
-    """Where a criterion applies: to what the model answers, or to what it is asked."""
+    """Where a criterion applies: to what the model answers, to what it is asked, to the tools that
+    it calls, or to what tools and documents tell it."""
 
     OUTPUT = "output"
     INPUT = "input"
+    TOOL_CALL = "tool_call"
+    TOOL_RESULT = "tool_result"
 
 
 @dataclass(frozen=True)
@@ -36,7 +40,8 @@ class Criterion:
 
     description: what the rule is about, as a sentence. question: asked instead, if it is given;
     answered by yes where the rule applies. Either may name its subject by "{subject}".
-    refusal: sent instead of the policy's. matcher: finds what the rule is about, without the model.
+    refusal: sent instead of the policy's. matcher: finds what the rule is about, without the model;
+    arguments: does in the arguments of tool calls.
     """
 
     name: str
@@ -46,6 +51,12 @@ class Criterion:
     refusal: str | None = None
     examples: tuple[CriterionExample, ...] = ()
     matcher: Matcher | None = None
+    arguments: ArgumentMatcher | None = None
+
+    @property
+    def is_read(self) -> bool:
+        """Whether the model reads it."""
+        return self.matcher is None and self.arguments is None
 
     @property
     def asked(self) -> str:
@@ -57,7 +68,10 @@ class Criterion:
     @property
     def explained(self) -> str:
         """The question why it applies, which the model answers before it revises its answer."""
-        stated = self.description
-        if not stated:
-            stated = prompts.MATCHED if self.matcher else f"{self.question} Yes."
-        return prompts.GUIDED_CRITERION.replace("{stated}", stated)
+        return prompts.GUIDED_CRITERION.replace("{stated}", self.description or self._stated)
+
+    @property
+    def _stated(self) -> str:
+        if self.is_read:
+            return f"{self.question} Yes."
+        return prompts.MATCHED if self.matcher else prompts.CALL_REFUSED

@@ -2,6 +2,7 @@
 rules, which are those of categories (policy_file.py).
 """
 
+import json
 import re
 from collections.abc import Iterator
 
@@ -9,11 +10,13 @@ from guard.criteria import NAME, Criterion, CriterionExample, Place
 from guard.matchers import LONGEST, Matcher, PatternMatcher, PersonalDataMatcher, WordMatcher
 from guard.policy_fields import Fields
 from guard.redact import PERSONAL_DATA, check_region
+from guard.tool_calls import ArgumentMatcher, check_schema
 
 _MATCHERS = ("words", "pattern", "personal_data")
+_FOUND = (*_MATCHERS, "arguments")
 FIELDS = (
     *("name", "description", "question", "applies_to", "refusal", "examples"),
-    *(*_MATCHERS, "longest", "phone_region"),
+    *(*_FOUND, "longest", "phone_region"),
 )
 _READ_FIELDS = ("question", "threshold", "examples")
 """Of criteria that the model reads."""
@@ -28,12 +31,13 @@ def criterion_of(fields: Fields) -> Criterion:
             f"{name!r} is not a name; write small letters, digits, -, _ and /, such as "
             '"medical-advice"',
         )
-    matcher = _matcher(fields)
-    if matcher is None and ("description" in fields.table) == ("question" in fields.table):
+    found = _found(fields)
+    arguments = found if isinstance(found, ArgumentMatcher) else None
+    if found is None and ("description" in fields.table) == ("question" in fields.table):
         raise fields.invalid(
             "",
             "write either a description or a question, in words, or what to look for: "
-            + ", ".join(_MATCHERS),
+            + ", ".join(_FOUND),
         )
     return Criterion(
         name=name,
@@ -42,17 +46,19 @@ def criterion_of(fields: Fields) -> Criterion:
         applies_to=frozenset(_places(fields)),
         refusal=fields.string("refusal", "") or None,
         examples=tuple(_examples(fields)),
-        matcher=matcher,
+        matcher=None if isinstance(found, ArgumentMatcher) else found,
+        arguments=arguments,
     )
 
 
 def _places(fields: Fields) -> Iterator[Place]:
-    places = fields.table.get("applies_to", [Place.OUTPUT])
-    known = ", ".join(f'"{place}"' for place in Place)
-    if not isinstance(places, list) or not places:
+    allowed = (Place.TOOL_CALL,) if "arguments" in fields.table else tuple(Place)
+    places = fields.table.get("applies_to", allowed[:1])
+    known = ", ".join(f'"{place}"' for place in allowed)
+    if not isinstance(places, list | tuple) or not places:
         raise fields.invalid("applies_to", f"{places!r} is not a list of {known}")
     for place in places:
-        if place not in tuple(Place):
+        if place not in allowed:
             raise fields.invalid("applies_to", f"{place!r} is not one of {known}")
         yield Place(place)
 
@@ -65,9 +71,9 @@ def _examples(fields: Fields) -> Iterator[CriterionExample]:
         yield CriterionExample(example.string("text", None), applies, request)
 
 
-def _matcher(fields: Fields) -> Matcher | None:
-    """Returns what finds the criterion in a text, None if the model reads it."""
-    given = [name for name in _MATCHERS if name in fields.table]
+def _found(fields: Fields) -> Matcher | ArgumentMatcher | None:
+    """Returns what finds the criterion in a text or a tool call, None if the model reads it."""
+    given = [name for name in _FOUND if name in fields.table]
     for name, of in (("longest", "pattern"), ("phone_region", "personal_data")):
         if name in fields.table and of not in given:
             raise fields.invalid(name, f"belongs to {of}, which is not there")
@@ -84,7 +90,9 @@ def _matcher(fields: Fields) -> Matcher | None:
         raise fields.invalid(given[0], f"{fields.table[given[0]]!r}: {error}") from error
 
 
-def _made(kind: str, fields: Fields) -> Matcher:
+def _made(kind: str, fields: Fields) -> Matcher | ArgumentMatcher:
+    if kind == "arguments":
+        return ArgumentMatcher(tuple(_schemas(fields.child("arguments"))))
     if kind == "words":
         return WordMatcher(fields.strings("words"))
     if kind == "pattern":
@@ -95,6 +103,21 @@ def _made(kind: str, fields: Fields) -> Matcher:
             raise ValueError(f"{name!r} is not one of {', '.join(PERSONAL_DATA)}")
     region = fields.string("phone_region", "")
     return PersonalDataMatcher(kinds, check_region(region) if region else None)
+
+
+def _schemas(arguments: Fields) -> Iterator[tuple[str, str]]:
+    """Yields each tool and its schema as JSON."""
+    if not arguments.table:
+        raise arguments.invalid(
+            "", 'write a JSON Schema for a tool, or for "*", which is any other'
+        )
+    for tool, schema in arguments.table.items():
+        try:
+            check_schema(schema)
+        except ValueError as error:
+            raise arguments.invalid(tool, str(error)) from error
+        # A date of TOML's is none of JSON's values.
+        yield tool, json.dumps(schema, default=str)
 
 
 def _longest(fields: Fields) -> int:

@@ -59,7 +59,7 @@ class CriterionReader:
 
     def longest(self, criteria: Sequence[Criterion]) -> int:
         """Returns the most tokens that any of the criteria's questions adds to what is judged."""
-        read = (self._question(one).longest for one in criteria if one.matcher is None)
+        read = (self._question(one).longest for one in criteria if one.is_read)
         return max(read, default=0)
 
     def _question(self, criterion: Criterion) -> Question:
@@ -72,13 +72,13 @@ class CriterionReader:
         self, subject: Subject, criteria: Sequence[Criterion], engine_options: dict[str, Any]
     ) -> dict[str, CriterionScore]:
         """Returns the probability that each criterion applies to the subject, by name, all read at
-        once. Raises CriticUnavailable."""
-        read = [criterion for criterion in criteria if criterion.matcher is None]
+        once; none for those about arguments of tool calls. Raises CriticUnavailable."""
+        read = [criterion for criterion in criteria if criterion.is_read]
         scores = await asyncio.gather(*(self._score(subject, one, engine_options) for one in read))
         by_name = {one.name: score for one, score in zip(read, scores, strict=True)}
         matchers = {one.name: one.matcher for one in criteria if one.matcher is not None}
         by_name |= self._found(subject, matchers)
-        return {one.name: by_name[one.name] for one in criteria}
+        return {one.name: by_name[one.name] for one in criteria if one.arguments is None}
 
     def _found(
         self, subject: Subject, matchers: Mapping[str, Matcher]

@@ -197,6 +197,30 @@ class Critic:
             {name: score.probability for name, score in by_criterion.items()},
         )
 
+    async def read_criteria(
+        self,
+        subject: Subject,
+        criteria: Sequence[Criterion],
+        *,
+        lora_request: LoRARequest | None = None,
+        priority: int = 0,
+    ) -> Verdict:
+        """Returns a verdict by criteria alone: its harm is 0 and has no categories.
+
+        Raises CriticUnavailable when the engine fails or times out.
+        """
+        options = {"lora_request": lora_request, "priority": priority}
+        scores = await self._criteria.scores(subject, criteria, options)
+        reads = [read for score in scores.values() for read in score.reads]
+        return Verdict(
+            0.0,
+            None,
+            len(reads),
+            sum((read.tokens for read in reads), TokensRead()),
+            version_of(self._style_of(lora_request)),
+            {name: score.probability for name, score in scores.items()},
+        )
+
     async def _read_harm(
         self,
         subject: Subject,

@@ -12,6 +12,7 @@ from vllm.outputs import CompletionOutput, RequestOutput
 from vllm.sampling_params import RequestOutputKind
 
 from guard.call import Replacement
+from guard.tool_calls import Piece
 from guard.vllm.session import take_label_logprobs
 
 OutputReplacement = Callable[[CompletionOutput], CompletionOutput]
@@ -22,7 +23,8 @@ OutputReplacement = Callable[[CompletionOutput], CompletionOutput]
 class Choice:
     """One choice so far: its text and token ids, and whether it carries log-probabilities.
 
-    label_logprobs: of the critique's labels, if they came with the end of the answer.
+    pieces: the text and the tokens of each output. label_logprobs: of the critique's labels, if
+    they came with the end of the answer.
     aborted: the engine aborted it, as it does with all requests when it shuts down.
     ended_at: when its last token came, by time.perf_counter().
     """
@@ -30,6 +32,7 @@ class Choice:
     index: int
     text: str = ""
     token_ids: list[int] = field(default_factory=list)
+    pieces: list[Piece] = field(default_factory=list)
     has_logprobs: bool = False
     label_logprobs: Mapping[int, float] | None = None
     aborted: bool = False
@@ -39,6 +42,7 @@ class Choice:
         """Appends the next delta."""
         self.text += delta.text
         self.token_ids += delta.token_ids
+        self.pieces.append((delta.text, delta.token_ids))
         self.has_logprobs = self.has_logprobs or delta.logprobs is not None
         self.aborted = delta.finish_reason == "abort"
         if delta.finish_reason is not None:
@@ -46,7 +50,7 @@ class Choice:
 
     def snapshot(self) -> "Choice":
         """Returns a copy that does not grow."""
-        return replace(self, token_ids=list(self.token_ids))
+        return replace(self, token_ids=list(self.token_ids), pieces=list(self.pieces))
 
 
 def replacement_output(

@@ -8,7 +8,6 @@ import logging
 import time
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing, contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 from vllm.outputs import RequestOutput
@@ -26,15 +25,19 @@ from guard.comparison import Comparison
 from guard.critic import Critic
 from guard.draft import Choice, Draft, OutputReplacement, replacement_output
 from guard.errors import GuardError
+from guard.input_judge import InputJudge
 from guard.judge import Judge
 from guard.masking import Masking
 from guard.observer import Observer
+from guard.options import GuardOptions
 from guard.policies import Policies
+from guard.policy import Policy
 from guard.recorder import Recorder
 from guard.refusals import Refusals
 from guard.release import StreamRelease
-from guard.revise import Reviser, RevisionOptions
+from guard.revise import Reviser
 from guard.rollouts import Rollouts
+from guard.rulings import Rulings
 from guard.subjects import Subjects
 from guard.tasks import spawn
 from guard.template import ChatFormat
@@ -42,37 +45,12 @@ from guard.token_ids import kept_ids, prompt_ids, stop_ids
 from guard.traces import span
 from guard.vllm.session import CritiquePlan, attach_plan
 from guard.vllm.shutdown import end_waiting
-from guard.windows import Windows
 
 _HELD_GROUP_SIZE = 32
 """Tokens the engine sends at once of an answer that is held back until it ends."""
 
 # A child of vLLM's logger: it inherits vLLM's handlers and level.
 _log = logging.getLogger("vllm.setback")
-
-
-@dataclass(frozen=True)
-class GuardOptions:
-    """How the guard behaves, apart from the policy.
-
-    reminder: add the reminder (the paper's step 4) to the system turn.
-    fail_open: release an answer when its critique fails or its flag cannot be stored.
-    block_input: refuse flagged requests even when the caller did not ask for it.
-    stream: the least strict stream mode; a caller may ask for a stricter one.
-    windows: where an unfinished answer is judged.
-    revisions: the budget for rewriting a flagged answer.
-    in_session: the engine runs GuardedScheduler (vllm/scheduler.py).
-    parses_reasoning: the server separates reasoning from the answer (--reasoning-parser).
-    """
-
-    reminder: bool
-    fail_open: bool
-    block_input: bool
-    stream: StreamMode
-    windows: Windows
-    revisions: RevisionOptions
-    in_session: bool
-    parses_reasoning: bool
 
 
 class GuardedEngine:
@@ -98,12 +76,13 @@ class GuardedEngine:
         self._options = options
         tokenizer = engine.renderer.get_tokenizer()
         stops = frozenset(stop_ids(engine, tokenizer))
+        subjects = Subjects(critic, chat_format, options.windows, stops)
+        self._rulings = Rulings(critic, policies, observer, options.fail_open)
+        self._input_judge = InputJudge(self._rulings, subjects, options.block_input)
         self._judge = Judge(
-            critic,
-            Subjects(critic, chat_format, options.windows, stops),
-            policies,
+            self._rulings,
+            subjects,
             recorder,
-            observer,
             Reviser(
                 engine,
                 chat_format,
@@ -111,8 +90,6 @@ class GuardedEngine:
                 max_model_len=engine.model_config.max_model_len,
                 stop_ids=stops,
             ),
-            fail_open=options.fail_open,
-            block_input=options.block_input,
         )
         self._comparison = Comparison(self._judge, rollouts)
         self._refusals = Refusals(tokenizer)
@@ -155,24 +132,33 @@ class GuardedEngine:
                     "priority": max(0, options.get("priority", 0)),
                 }
                 request = self._request(call, prompt, sampling_params, request_id, options)
-                mode = self._options.stream.or_stricter(call.stream)
-                if self._judge.policy_of(request).masked:
-                    # What has been sent cannot be masked.
-                    mode = mode.or_stricter(StreamMode.WINDOW)
-                streams = sampling_params.output_kind is RequestOutputKind.DELTA
-                mode = mode if streams else StreamMode.BUFFER
+                mode = self._mode(call, self._rulings.policy_of(request), sampling_params)
                 plan = self._critique_plan(request, sampling_params, mode)
                 sampling_params = attach_plan(sampling_params, plan)
                 if mode is not StreamMode.BUFFER:
                     outputs = self._streamed(request, sampling_params, options, mode)
                 else:
                     outputs = self._buffered(request, sampling_params, options)
-                if self._judge.judges_input(request):
+                if self._input_judge.is_needed(request):
                     outputs = self._after_input_check(request, outputs)
                 with self._comparison.counting(request):
                     async with aclosing(outputs):
                         async for output in outputs:
                             yield output
+
+    def _mode(self, call: GuardCall, policy: Policy, params: SamplingParams) -> StreamMode:
+        """Returns how the answer is released."""
+        if params.output_kind is not RequestOutputKind.DELTA:
+            return StreamMode.BUFFER
+        mode = self._options.stream.or_stricter(call.stream)
+        if policy.masked:
+            # What has been sent cannot be masked.
+            mode = mode.or_stricter(StreamMode.WINDOW)
+        reader = call.call_reader
+        if policy.withholds_calls and reader is not None and reader.expects_calls:
+            # A call is only known once all of it is there.
+            mode = StreamMode.BUFFER
+        return mode
 
     def _request(
         self,
@@ -213,7 +199,7 @@ class GuardedEngine:
         single_text = params.n == 1 and params.structured_outputs is None
         if single_text and self._format.is_chat_prompt(request.prompt_ids):
             stops = sorted(self._judge.subjects.stop_ids)
-            return self._judge.critic.plan(
+            return self._rulings.critic.plan(
                 group_size, stops, request.engine_options["lora_request"]
             )
         return CritiquePlan(group_size)
@@ -245,7 +231,7 @@ class GuardedEngine:
 
     def _masked(self, request: EngineRequest, draft: Draft) -> dict[int, OutputReplacement]:
         """Returns what masks the choices that need it, by choice index."""
-        policy = self._judge.policy_of(request)
+        policy = self._rulings.policy_of(request)
         masked = {
             index: self._masking.whole(choice, policy) for index, choice in draft.choices.items()
         }
@@ -267,7 +253,7 @@ class GuardedEngine:
     def _replacement(
         self, request: EngineRequest, choice: Choice, ruling: Ruling
     ) -> OutputReplacement:
-        refusal = self._refusals.instead_of(ruling, self._judge.policy_of(request))
+        refusal = self._refusals.instead_of(ruling, self._rulings.policy_of(request))
         replacement = request.replaced_by(refusal, choice.index)
         hidden_tokens = len(choice.token_ids)
         return lambda _last: replacement_output(choice, replacement, hidden_tokens, self._filler)
@@ -311,7 +297,7 @@ class GuardedEngine:
         self, request: EngineRequest, outputs: AsyncGenerator[RequestOutput, None]
     ) -> AsyncGenerator[RequestOutput, None]:
         """Yields the outputs once the input has passed; both are computed at the same time."""
-        ruling, first = spawn(self._judge.rule_input(request)), spawn(_first(outputs))
+        ruling, first = spawn(self._input_judge.rule(request)), spawn(_first(outputs))
         try:
             await asyncio.wait({ruling, first}, return_when=asyncio.FIRST_EXCEPTION)
             if ruling.done():

@@ -1,28 +1,27 @@
-"""What follows from a text: critique, decision, revision, metrics and the flag, and what happens
-when one of them fails. Owns this sequence. Holds no text back (draft.py, release.py).
+"""What follows from an answer: rulings, revision, metrics and the flag, and what happens when one
+of them fails. Owns this sequence. Does not critique (rulings.py), judge inputs (input_judge.py) or
+hold text back (draft.py, release.py).
 """
 
 import asyncio
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-
-from opentelemetry.trace import Span
 
 from guard.call import Answered, EngineRequest, Replacement, Ruling
 from guard.criteria import Criterion, Place
-from guard.critic import Critic
 from guard.draft import Choice
-from guard.errors import CriticUnavailable, GuardError, InputBlocked, StoreUnavailable
+from guard.errors import CriticUnavailable, StoreUnavailable
 from guard.label_reader import Subject
-from guard.observer import Observer, RevisionOutcome
-from guard.policies import Policies
-from guard.policy import Action, Decision, Policy
+from guard.observer import RevisionOutcome
+from guard.policy import Action
 from guard.recorder import FlaggedAnswer, Recorder
 from guard.revise import Reviser
+from guard.rulings import Rulings
 from guard.subjects import Subjects
 from guard.tasks import spawn
+from guard.tool_calls import Piece, ToolCall
 from guard.traces import note, span
 
 _CLEARLY_HARMLESS = 0.05
@@ -33,59 +32,27 @@ _log = logging.getLogger("vllm.setback")
 
 @dataclass(frozen=True)
 class Judge:
-    """Rules on answers and inputs.
+    """Rules on answers.
 
     subjects: what the critic is shown.
-    fail_open: release an answer when its critique fails or its flag cannot be stored.
-    block_input: refuse flagged requests even when the caller did not ask for it.
     """
 
-    critic: Critic
+    rulings: Rulings
     subjects: Subjects
-    policies: Policies
     recorder: Recorder
-    observer: Observer
     reviser: Reviser
-    fail_open: bool
-    block_input: bool
 
-    def policy_of(self, request: EngineRequest) -> Policy:
-        """Returns the policy that a request got, or the default one outside an HTTP request."""
-        return request.call.policy or self.policies.current.default
-
-    def _output_criteria(self, request: EngineRequest) -> Sequence[Criterion]:
-        return self.policy_of(request).criteria_of(Place.OUTPUT)
-
-    def judges_input(self, request: EngineRequest) -> bool:
-        """Whether the input needs a ruling and has none yet."""
-        call = request.call
-        # One call may generate many times (beam search: once per token) for the same messages.
-        filed = bool(call.messages) and call.input_ruling is not None
-        return (self.block_input or call.wants_moderation) and not filed
-
-    async def rule_input(self, request: EngineRequest) -> None:
-        """Rules on the input and sets call.input_ruling.
-
-        Raises InputBlocked when it is flagged and flagged input is blocked, CriticUnavailable when
-        failing closed.
-        """
-        call = request.call
-        call.pending_input_verdicts += 1
-        subject, length = self.subjects.input(request)
-        call.input_ruling = ruling = await self._ruling(
-            request,
-            subject,
-            length,
-            of="input",
-            scores=call.wants_moderation,
-            criteria=self.policy_of(request).criteria_of(Place.INPUT),
-        )
-        self._count(request, ruling)
-        if (self.block_input or call.block_input) and ruling.decision.flagged:
-            self.observer.input_blocked(request.adapter)
-            request.outcome.input_blocked = True
-            raise InputBlocked("The request was flagged, and flagged input is blocked.")
-        call.pending_input_verdicts -= 1
+    def _calls(self, request: EngineRequest, pieces: Sequence[Piece]) -> Sequence[ToolCall]:
+        """Returns the tool calls in an answer, if the policy has criteria for them. Raises
+        CriticUnavailable when failing closed."""
+        reader = request.call.call_reader
+        if reader is None or not self.rulings.policy_of(request).criteria_of(Place.TOOL_CALL):
+            return ()
+        try:
+            return reader.calls(request.prompt_ids, pieces)
+        except CriticUnavailable as error:
+            self.rulings.failed(request, error)
+            return ()
 
     async def rule(
         self,
@@ -109,13 +76,15 @@ class Judge:
             # The engine may be shutting down: a critique might never return.
             raise CriticUnavailable("The engine aborted the answer; it was not judged.")
         subject = self.subjects.answer(request, choice.token_ids, ended=ended)
-        ruling = await self._ruling(
+        calls = self._calls(request, choice.pieces) if ended else ()
+        ruling = await self.rulings.rule(
             request,
             subject,
             len(choice.text),
             of="answer",
             scores=scores,
-            criteria=self._output_criteria(request),
+            criteria=self.rulings.policy_of(request).criteria_of_answer(calls),
+            calls=calls,
             label_logprobs=choice.label_logprobs,
         )
         cuts = self.subjects.cuts(choice.token_ids, judged)
@@ -139,7 +108,9 @@ class Judge:
         steps = self.subjects.steps(request, choice.token_ids, judged=judged, without_history=True)
         if steps.pieces == self.subjects.answer(request, choice.token_ids).pieces:
             return ruling
-        in_steps = await self._ruling(request, steps, len(choice.text), of="steps", scores=scores)
+        in_steps = await self.rulings.rule(
+            request, steps, len(choice.text), of="steps", scores=scores
+        )
         return _with_caller_block(request, ruling.or_stricter(in_steps))
 
     async def _rule_prefixes(
@@ -153,13 +124,13 @@ class Judge:
     ) -> Ruling:
         """Returns the stricter of `whole` and the ruling on the answer's prefixes up to `cuts`."""
         prefixes = self.subjects.prefixes(request, choice.token_ids, cuts)
-        ruling = await self._ruling(
+        ruling = await self.rulings.rule(
             request,
             prefixes,
             len(choice.text),
             of="beginnings",
             scores=scores,
-            criteria=self._output_criteria(request),
+            criteria=self.rulings.policy_of(request).criteria_of(Place.OUTPUT),
         )
         return whole.or_stricter(ruling)
 
@@ -181,8 +152,8 @@ class Judge:
                 # The client disconnected; the flag is recorded all the same.
                 await self._record(request, choice, ruling.blocked(), released)
                 raise
-        self._count(request, ruling)
-        self.observer.action(ruling.decision.action, request.adapter)
+        self.rulings.count(request, ruling)
+        self.rulings.observer.action(ruling.decision.action, request.adapter)
         if ruling.decision.flagged:
             await self._record(request, choice, ruling, released)
         request.call.output_rulings[request.request_id, choice.index] = ruling
@@ -195,7 +166,7 @@ class Judge:
         with span("revision", request_id=request.request_id, choice=choice.index) as revision_span:
             revision, outcome = await self._revision(request, choice, ruling.decision.criterion)
             note(revision_span, outcome=outcome)
-        self.observer.revision(outcome, time.perf_counter() - started)
+        self.rulings.observer.revision(outcome, time.perf_counter() - started)
         return ruling.blocked() if revision is None else replace(ruling, revision=revision)
 
     async def _revision(
@@ -230,62 +201,16 @@ class Judge:
         return not any(await asyncio.gather(*flags))
 
     async def _flags(self, request: EngineRequest, revision: Replacement, subject: Subject) -> bool:
-        with span("critique", request_id=request.request_id, of="revision") as critique_span:
-            policy = self.policy_of(request)
-            verdict = await self.critic.judge(
-                subject,
-                categories_from=policy.lowest_threshold,
-                criteria=self._output_criteria(request),
-                **request.engine_options,
-            )
-            self.observer.critique_tokens(verdict.tokens)
-            ruling = Ruling(verdict, policy.decide(verdict), len(revision.text))
-            _note_ruling(critique_span, ruling)
+        calls = self._calls(request, [(revision.text, revision.token_ids)])
+        ruling = await self.rulings.judge(
+            request,
+            subject,
+            len(revision.text),
+            of="revision",
+            criteria=self.rulings.policy_of(request).criteria_of_answer(calls),
+            calls=calls,
+        )
         return ruling.decision.flagged
-
-    async def _ruling(
-        self,
-        request: EngineRequest,
-        subject: Subject,
-        checked: int,
-        *,
-        of: str,
-        scores: bool,
-        criteria: Sequence[Criterion] = (),
-        label_logprobs: Mapping[int, float] | None = None,
-    ) -> Ruling:
-        policy = self.policy_of(request)
-        categories_from = 0.0 if scores else policy.lowest_threshold
-        with span(
-            "critique", request_id=request.request_id, adapter=request.adapter, of=of
-        ) as critique_span:
-            try:
-                verdict = await self.critic.judge(
-                    subject,
-                    categories_from=categories_from,
-                    criteria=criteria,
-                    label_logprobs=label_logprobs,
-                    **request.engine_options,
-                )
-            except CriticUnavailable as error:
-                self._failed(request, error)
-                if not self.fail_open:
-                    raise
-                passed = Decision(Action.PASS, (), "The critique failed; failing open.")
-                return Ruling(None, passed, checked=0)
-            self.observer.critique_tokens(verdict.tokens)
-            ruling = Ruling(verdict, policy.decide(verdict), checked)
-            _note_ruling(critique_span, ruling)
-            return ruling
-
-    def _count(self, request: EngineRequest, ruling: Ruling) -> None:
-        if ruling.verdict is not None:
-            categories = ruling.decision.categories
-            self.observer.verdict(categories[0] if categories else "none", request.adapter)
-
-    def _failed(self, request: EngineRequest, error: GuardError) -> None:
-        self.observer.failed(error.code)
-        request.outcome.failures += 1
 
     async def _record(
         self, request: EngineRequest, choice: Choice, ruling: Ruling, released: int
@@ -300,7 +225,7 @@ class Judge:
         flagged = FlaggedAnswer(
             request_id=request.request_id,
             adapter=request.adapter,
-            policy_hash=self.policy_of(request).hash,
+            policy_hash=self.rulings.policy_of(request).hash,
             choice=choice.index,
             prompt=self.subjects.chat_format.decode(request.prompt_ids),
             answer=choice.text,
@@ -311,17 +236,15 @@ class Judge:
             with span("store", request_id=request.request_id, choice=choice.index):
                 await self.recorder.record(request.call, ruling, flagged)
         except StoreUnavailable as error:
-            self._failed(request, error)
-            if not self.fail_open:
-                raise
+            self.rulings.failed(request, error)
         else:
-            self.observer.flag_written(time.perf_counter() - started)
+            self.rulings.observer.flag_written(time.perf_counter() - started)
 
 
 def _answered(request: EngineRequest, choice: Choice, ruling: Ruling) -> Answered:
     now, ended = time.perf_counter(), choice.ended_at
     guard_s = None if ended is None else now - ended
-    return Answered(ruling, choice.token_ids, now - request.started, guard_s)
+    return Answered(ruling, tuple(choice.pieces), now - request.started, guard_s)
 
 
 def _with_caller_block(request: EngineRequest, ruling: Ruling) -> Ruling:
@@ -333,15 +256,3 @@ def _as_filtered(ruling: Ruling) -> Ruling:
     """Marks a revision as filtered: what was sent of the flagged answer comes before it."""
     revision = ruling.revision and replace(ruling.revision, finish_reason="content_filter")
     return replace(ruling, revision=revision)
-
-
-def _note_ruling(critique_span: Span, ruling: Ruling) -> None:
-    """Records the ruling's figures and names on the span."""
-    if critique_span.is_recording() and ruling.verdict is not None:
-        note(
-            critique_span,
-            harm=ruling.verdict.harm,
-            categories=ruling.decision.categories,
-            action=ruling.decision.action.value,
-            checked_characters=ruling.checked,
-        )

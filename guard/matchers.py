@@ -40,7 +40,7 @@ class WordMatcher:
 
     @cached_property
     def _expression(self) -> Any:
-        return _compiled("(?i)" + "|".join(map(_whole_word, self.words)))
+        return compiled("(?i)" + "|".join(map(_whole_word, self.words)))
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class PatternMatcher:
 
     @cached_property
     def _expression(self) -> Any:
-        return _compiled(self.pattern)
+        return compiled(self.pattern)
 
 
 @dataclass(frozen=True)
@@ -114,10 +114,11 @@ def _whole_word(word: str) -> str:
 
 def _is_spaced(character: str) -> bool:
     """Whether it is a letter or a digit of a script that puts spaces between words."""
-    return character.isalnum() and not _compiled(f"[{_UNSPACED}]").search(character)
+    return character.isalnum() and not compiled(f"[{_UNSPACED}]").search(character)
 
 
-def _compiled(expression: str) -> Any:
+def compiled(expression: str) -> Any:
+    """Returns a regular expression of RE2's. Raises ValueError for what is none."""
     options = re2.Options()
     options.log_errors = False
     try:

@@ -2,12 +2,14 @@
 (policy_file.py), compute probabilities (critic.py) or carry the decision out (engine.py).
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import cached_property
 
 from guard.criteria import Criterion, Place
+from guard.matchers import matches
+from guard.tool_calls import ToolCall
 from guard.verdict import CATEGORIES, Verdict
 
 DEFAULT_POLICY = "default"
@@ -103,6 +105,38 @@ class Policy:
             if self.rules[one.name].action is Action.MASK and not self.shadow
         )
 
+    @cached_property
+    def withholds_calls(self) -> bool:
+        """Whether an answer may be withheld for the tools that it calls."""
+        actions = {self.rules[one.name].action for one in self.criteria_of(Place.TOOL_CALL)}
+        return bool(actions & {Action.REVISE, Action.BLOCK}) and not self.shadow
+
+    def criteria_of_answer(self, calls: Sequence[ToolCall]) -> tuple[Criterion, ...]:
+        """Returns the criteria that are read of an answer with these tool calls, or looked for in
+        its words."""
+        places = {Place.OUTPUT, Place.TOOL_CALL} if calls else {Place.OUTPUT}
+        return tuple(
+            one
+            for one in self.criteria
+            if Place.OUTPUT in one.applies_to or (one.is_read and one.applies_to & places)
+        )
+
+    def found_in(self, calls: Sequence[ToolCall]) -> Mapping[str, float]:
+        """Returns 1 for each criterion that is found in an answer's tool calls, 0 for those that
+        are looked for and not found; nothing where there are no calls."""
+        found: dict[str, float] = {}
+        if not calls:
+            return found
+        for one in self.criteria_of(Place.TOOL_CALL):
+            if one.arguments is not None:
+                found[one.name] = float(any(map(one.arguments.finds, calls)))
+            elif one.matcher is not None:
+                matcher = one.matcher
+                found[one.name] = float(
+                    any(matches(matcher, call.words, ended=True) for call in calls)
+                )
+        return found
+
     def criterion(self, name: str) -> Criterion | None:
         """Returns the criterion of that name, None for a category."""
         return next((one for one in self.criteria if one.name == name), None)
@@ -139,7 +173,15 @@ class Policy:
         """
         if verdict.category_scores is None and verdict.harm >= self.lowest_threshold:
             raise ValueError("the verdict needs its categories: its harm reaches a threshold")
-        flagged = tuple(self._flagged(verdict))
+        harms = (name for name in verdict.named if verdict.harm >= self.rules[name].threshold)
+        return self._decision(verdict, (*harms, *self._criteria_flagged(verdict)))
+
+    def decide_on_criteria(self, verdict: Verdict) -> Decision:
+        """Returns the strictest action of the criteria that reach their thresholds, whatever the
+        harm."""
+        return self._decision(verdict, tuple(self._criteria_flagged(verdict)))
+
+    def _decision(self, verdict: Verdict, flagged: tuple[str, ...]) -> Decision:
         if not flagged:
             reason = f"Harm {verdict.harm:.2f} reached no threshold of the policy."
             return Decision(Action.PASS, (), reason)
@@ -155,10 +197,7 @@ class Policy:
             action, reason = Action.PASS, f"{reason} The policy is in shadow: pass."
         return Decision(action, flagged, reason, criterion)
 
-    def _flagged(self, verdict: Verdict) -> Iterator[str]:
-        for name in verdict.named:
-            if verdict.harm >= self.rules[name].threshold:
-                yield name
+    def _criteria_flagged(self, verdict: Verdict) -> Iterator[str]:
         for name, probability in verdict.criteria.items():
             if probability >= self.rules[name].threshold:
                 yield name

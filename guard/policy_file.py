@@ -212,4 +212,5 @@ def _hash(
 
 def _values(criterion: Criterion) -> dict[str, object]:
     values = asdict(criterion) | {"applies_to": sorted(criterion.applies_to)}
-    return {name: value for name, value in values.items() if (name, value) != ("matcher", None)}
+    later = ("matcher", "arguments")
+    return {name: value for name, value in values.items() if name not in later or value is not None}

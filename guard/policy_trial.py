@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
+from guard.criteria import Place
 from guard.matchers import matches
 from guard.policy import Action, Policy
 from guard.store.flags import StoredFlag
@@ -52,12 +53,12 @@ def try_policy(policy: Policy, flags: Iterable[StoredFlag]) -> Trial:
 
 def verdict_of(flag: StoredFlag, policy: Policy) -> Verdict:
     """Returns what was read of a flag, as far as the policy has a rule for it, and what is found in
-    its answer. Of an answer that
-    only a criterion flagged the categories were not read; its harm counts as none."""
+    its answer. Of an answer that only a criterion flagged the categories were not read; its harm
+    counts as none."""
     scores = flag.category_scores
     criteria = {one.name: scores[one.name] for one in policy.criteria if one.name in scores}
     for one in policy.criteria:
-        if one.matcher is not None:
+        if one.matcher is not None and Place.OUTPUT in one.applies_to:
             criteria[one.name] = float(matches(one.matcher, flag.answer, ended=True))
     if not scores.keys() & set(CATEGORIES):
         return Verdict(0.0, dict.fromkeys(CATEGORIES, 0.0), criteria=criteria)

@@ -48,6 +48,9 @@ GUIDED_CRITERION = (
 MATCHED = "It contains words that must not be said here."
 """For a criterion that is found in a text and has no description."""
 
+CALL_REFUSED = "It calls a tool in a way that is not allowed here."
+"""For a criterion that is found in the arguments of a tool call and has no description."""
+
 REVISE_BY_CRITERION = "Now answer the request again, so that it is no longer true."
 """REVISE for a criterion."""
 

@@ -77,7 +77,7 @@ class StreamRelease:
     ) -> None:
         self._judge = judge
         self._request = request
-        self._policy = judge.policy_of(request)
+        self._policy = judge.rulings.policy_of(request)
         self._release_immediately = mode is StreamMode.ASYNC
         self._windows = judge.subjects.windows
         self._refusals = refusals
@@ -116,7 +116,7 @@ class StreamRelease:
             finished = output.finished
             if finished:
                 ended = max(streamed.finished_at or 0.0 for streamed in self._choices.values())
-                self._judge.observer.overhead(time.perf_counter() - ended)
+                self._judge.rulings.observer.overhead(time.perf_counter() - ended)
             call = self._request.call
             call.streaming_started = True
             call.replacing |= any(
@@ -205,7 +205,7 @@ class StreamRelease:
         ruling = await self._judge.rule_whole(
             self._request, streamed.choice, judged=streamed.judged
         )
-        self._judge.observer.critique(time.perf_counter() - finished_at)
+        self._judge.rulings.observer.critique(time.perf_counter() - finished_at)
         if ruling.withheld:
             await self._withhold(streamed, streamed.choice, ruling)
             return

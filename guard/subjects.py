@@ -29,7 +29,11 @@ class Subjects:
         """Returns the conversation's open turn, or the whole prompt without known messages, and its
         number of characters."""
         text = request.call.open_turn or self.chat_format.decode(request.prompt_ids)
-        return self.critic.text(self.chat_format.encode(text)), len(text)
+        return self.text(text), len(text)
+
+    def text(self, text: str) -> Subject:
+        """Returns a free-standing text."""
+        return self.critic.text(self.chat_format.encode(text))
 
     def answer(
         self,

@@ -1,7 +1,7 @@
 """The values a critique produces. Owns the category names and their letters. Decides nothing."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 CATEGORIES: tuple[str, ...] = (
     "harassment",
@@ -52,6 +52,13 @@ class Verdict:
     tokens: TokensRead = TokensRead()
     prompt_version: str = ""
     criteria: Mapping[str, float] = field(default_factory=dict)
+
+    def with_criteria(self, others: Mapping[str, float]) -> "Verdict":
+        """Returns the verdict with each criterion's highest probability."""
+        criteria = dict(self.criteria)
+        for name, probability in others.items():
+            criteria[name] = max(probability, criteria.get(name, 0.0))
+        return replace(self, criteria=criteria)
 
     @property
     def scores(self) -> Mapping[str, float]:

@@ -25,6 +25,7 @@ REASONS = {
     "httpx": "the refine loop's client of the server",
     "itsdangerous": "signed sessions of the console",
     "jinja2": "the console's pages",
+    "jsonschema": "checks the arguments of tool calls",
     "matplotlib": "the plots of reports and calibrations",
     "openai": "types of moderated responses; a judge of your own by URL; `setback demo`'s client",
     "opentelemetry-api": "spans of the guard's work",

@@ -14,9 +14,10 @@ from guard.adapter_folder import AdapterFolder
 from guard.adapters import AdapterLimits, Adapters
 from guard.call import GuardCall, StreamMode, current_call
 from guard.critic import Critic
-from guard.engine import GuardedEngine, GuardOptions
+from guard.engine import GuardedEngine
 from guard.errors import StoreUnavailable
 from guard.observer import RevisionOutcome
+from guard.options import GuardOptions
 from guard.policies import Policies, PolicySet
 from guard.policy import Action, Policy
 from guard.policy_file import load_policy

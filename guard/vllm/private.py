@@ -39,6 +39,12 @@ class PrivatePiece:
     only_on_cpu: bool = False
 
 
+def _parser(path: str, parameters: tuple[str, ...], reason: str) -> PrivatePiece:
+    return PrivatePiece(
+        path, parameters, "guard/vllm/call_reader.py", reason, "tool calls in the engine's output"
+    )
+
+
 def _scheduler(name: str, parameters: tuple[str, ...], reason: str) -> PrivatePiece:
     path = f"vllm.v1.core.sched.scheduler:Scheduler.{name}"
     return PrivatePiece(path, parameters, "guard/vllm/scheduler.py", reason, _RFC, only_on_cpu=True)
@@ -144,6 +150,31 @@ PIECES = (
         "server/launch/plugin.py",
         "reads --chat-template as vLLM does",
         "the template in the plugin's state",
+    ),
+    _parser(
+        "vllm.entrypoints.openai.chat_completion.serving:OpenAIServingChat._make_parser",
+        ("request", "tokenizer", "chat_template_kwargs"),
+        "finds the parser that reads an answer's tool calls",
+    ),
+    _parser(
+        "vllm.entrypoints.openai.responses.serving:OpenAIServingResponses._make_response_parser",
+        ("request", "tokenizer", "chat_template_kwargs"),
+        "finds the parser that reads an answer's tool calls",
+    ),
+    _parser(
+        "vllm.parser.abstract_parser:Parser.parse",
+        ("model_output", "request", "enable_auto_tools", "model_output_token_ids"),
+        "reads an answer's tool calls as the client gets them",
+    ),
+    _parser(
+        "vllm.parser.abstract_parser:Parser.parse_delta",
+        ("delta_text", "delta_token_ids", "request", "prompt_token_ids", "finished"),
+        "reads a stream's tool calls as the client gets them",
+    ),
+    _parser(
+        "vllm.parser.abstract_parser:Parser.set_prompt_token_ids",
+        ("prompt_token_ids",),
+        "tells the parser where the answer begins",
     ),
     _scheduler("add_request", ("request",), "notes a guarded request's plan"),
     _scheduler("finish_requests", ("request_ids", "finished_status"), "forgets a plan"),

@@ -18,6 +18,7 @@ from server.cli.calibrate import calibrate
 from server.cli.compare import compare
 from server.cli.doctor import doctor
 from server.cli.evaluate import evaluate
+from server.cli.export import export_adapter, export_run
 from server.cli.flags import flags
 from server.cli.keys import audit, keys
 from server.cli.refine import adapters, runs
@@ -37,6 +38,8 @@ app.add_typer(policy.app, name="policy")
 app.add_typer(runs, name="runs")
 app.add_typer(adapters, name="adapters")
 app.add_typer(keys, name="keys")
+adapters.command("export")(export_adapter)
+runs.command("export")(export_run)
 app.command()(align)
 app.command()(audit)
 app.command()(bench)

@@ -121,11 +121,11 @@ def adapters_list(limit: Limit = 20, as_json: AsJson = False) -> None:
 def adapters_show(number: Number, as_json: AsJson = False) -> None:
     """Show one adapter: its lineage back to the flags, its gate's figures and its activations."""
     adapter, history = _adapter(number)
-    run, lineage = _origin(number)
+    run, lineage = origin(number)
     if as_json:
         activations = [asdict(entry) for entry in history]
-        origin = {"run": run and asdict(run), "lineage": asdict(lineage)}
-        print_json({**asdict(adapter), **origin, "activations": activations})
+        learned = {"run": run and asdict(run), "lineage": asdict(lineage)}
+        print_json({**asdict(adapter), **learned, "activations": activations})
         return
     print_fields(
         {
@@ -175,7 +175,9 @@ def _adapter(number: int) -> tuple[StoredAdapter, list[Activation]]:
     return adapter, history
 
 
-def _origin(number: int) -> tuple[StoredRun | None, Lineage]:
+def origin(number: int) -> tuple[StoredRun | None, Lineage]:
+    """Returns the run of that number and the flags behind its adapter."""
+
     async def query(store: RunStore) -> tuple[StoredRun | None, Lineage]:
         return await store.get(number), await store.learned_from(number)
 

@@ -13,23 +13,29 @@ from guard.call import Message
 
 _Fields = Mapping[str, Any]
 _ANSWER_TYPES = ("", "message")
+_TOOL_ROLES = ("tool", "function")
+_RESULT_PARTS = ("tool_result", "document")
 
 
 @dataclass(frozen=True)
 class Conversation:
     """messages: role and text, oldest first. open_turn: all text since the last answer, which is
-    what the next answer answers; empty if there are no messages."""
+    what the next answer answers; empty if there are no messages. tool_results: what tools and
+    documents say in it."""
 
     messages: tuple[Message, ...]
     open_turn: str
+    tool_results: str = ""
 
 
 @dataclass(frozen=True)
 class _Turn:
-    """is_answer: whether the assistant ended its turn here, instead of calling a tool."""
+    """tool_results: the part of the text that is from tools. is_answer: whether the assistant ended
+    its turn here, instead of calling a tool."""
 
     role: str
     text: str
+    tool_results: str = ""
     is_answer: bool = False
 
 
@@ -43,9 +49,11 @@ def conversation(body: _Fields) -> Conversation:
     answers = [place for place, turn in enumerate(turns[:-1]) if turn.is_answer]
     open_turns = turns[answers[-1] + 1 :] if answers else turns
     texts = [*documents, *(turn.text for turn in open_turns if turn.role != "system")]
+    results = [*documents, *(turn.tool_results for turn in open_turns)]
     return Conversation(
         tuple(Message(role=turn.role, content=turn.text) for turn in (*system, *turns)),
         "\n\n".join(filter(None, texts)),
+        "\n\n".join(filter(None, results)),
     )
 
 
@@ -89,18 +97,26 @@ def _turn(item: _Fields) -> _Turn:
         part.get("type") == "tool_use" for part in _dicts(item.get("content"))
     )
     text = "\n".join(filter(None, [*texts, *calls]))
-    return _Turn(role, text, is_answer=role == "assistant" and not uses_tool)
+    is_answer = role == "assistant" and not uses_tool
+    return _Turn(role, text, text if role in _TOOL_ROLES else _tool_results(item), is_answer)
+
+
+def _tool_results(item: _Fields) -> str:
+    """Returns the results of tools in a message of Anthropic's API, where the user sends them."""
+    parts = _dicts(item.get("content"))
+    return "\n".join(_part_text(part) for part in parts if part.get("type") in _RESULT_PARTS)
 
 
 def _responses_item(kind: str, item: _Fields) -> _Turn:
     """Returns an item of the Responses API that is no message."""
+    output = text_of(item.get("output"))
     if kind.endswith("_output"):
-        return _Turn("tool", text_of(item.get("output")))
+        return _Turn("tool", output, output)
     if kind == "reasoning":
         texts = [text_of(item.get(name)) for name in ("summary", "content")]
     else:
-        texts = [call_text(item), text_of(item.get("output"))]
-    return _Turn("assistant", "\n".join(filter(None, texts)))
+        texts = [call_text(item), output]
+    return _Turn("assistant", "\n".join(filter(None, texts)), output)
 
 
 def _part_text(part: object) -> str:

@@ -63,7 +63,9 @@ class GuardMiddleware:
     def _remember(self, response_id: str, call: GuardCall) -> None:
         # Without the conversation, which may be large. The rulings are shared: a response that is
         # made in the background gets its own later.
-        self._stored_calls[response_id] = replace(call, messages=(), open_turn="")
+        self._stored_calls[response_id] = replace(
+            call, messages=(), open_turn="", tool_results="", call_reader=None
+        )
         while len(self._stored_calls) > _MAX_STORED_CALLS:
             self._stored_calls.popitem(last=False)
 

@@ -129,6 +129,7 @@ def read_call(route: str, headers: Mapping[str, str], body: Mapping[str, Any]) -
         route=route,
         messages=read.messages,
         open_turn=read.open_turn,
+        tool_results=read.tool_results,
         user=_user(body),
         wants_moderation=moderation is not None,
         block_input=moderation is not None and moderation.blocks("input"),

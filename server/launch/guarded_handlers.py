@@ -13,6 +13,7 @@ from starlette.datastructures import State
 
 from guard.engine import GuardedEngine
 from guard.errors import UnguardedRoute, Unsupported
+from guard.vllm.call_reader import read_calls_of
 
 _MAX_OBJECTS = 100_000
 """About a hundred times as many as vLLM's state has."""
@@ -51,6 +52,7 @@ def install_guard(state: State, engine: object, guarded: GuardedEngine) -> None:
         # Beam search generates one token at a time: no output is an answer that can be judged.
         if hasattr(reference.holder, "beam_search"):
             reference.holder.beam_search = _refuse_beam_search
+        read_calls_of(reference.holder)
     check_guarded(state)
 
 

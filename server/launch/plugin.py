@@ -29,8 +29,9 @@ from guard.calibration import UNCALIBRATED, Calibration
 from guard.calibrations import Calibrations
 from guard.criteria import Criterion
 from guard.critic import Critic
-from guard.engine import GuardedEngine, GuardOptions
+from guard.engine import GuardedEngine
 from guard.errors import GuardError, StoreUnavailable
+from guard.options import GuardOptions
 from guard.policies import Policies
 from guard.prompts import CritiqueStyle
 from guard.recorder import Provenance, Recorder

@@ -8,8 +8,10 @@ as long as that is remembered, and the KV cache has what was judged before.
 """
 
 import asyncio
+import json
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from fastapi import APIRouter, Request, Response
@@ -24,6 +26,7 @@ from guard.errors import TemplateUnusable
 from guard.label_reader import Subject
 from guard.policy import STRICTNESS, Action, Decision, Policy
 from guard.template import ChatFormat
+from guard.tool_calls import ToolCall
 from server.errors import REFUSALS
 from server.guarded.conversation import call_text, conversation
 from server.guarded.policy_choice import POLICY_HEADER, header_value, policy_of
@@ -75,38 +78,52 @@ class Guardrail:
     ) -> Decision | None:
         """Returns the policy's strictest decision on the request's texts, None if it has none.
         Raises CriticUnavailable."""
-        if request.input_type == "request":
-            place, texts = Place.INPUT, self._input(request)
-        else:
-            place, texts = Place.OUTPUT, self._answers(request)
+        parts = self._input if request.input_type == "request" else self._answers
         # In a thread: for megabytes of text the tokenizer takes seconds.
-        subjects = await asyncio.to_thread(lambda: list(texts))
+        judged = await asyncio.to_thread(lambda: list(parts(request)))
 
-        async def decided(subject: Subject) -> Decision:
+        async def decided(part: _Part) -> Decision:
+            if part.place is Place.TOOL_RESULT:
+                criteria = policy.criteria_of(part.place)
+                verdict = await self._critic.read_criteria(
+                    part.subject, criteria, lora_request=lora_request
+                )
+                return policy.decide_on_criteria(verdict)
+            is_input = part.place is Place.INPUT
             verdict = await self._critic.judge(
-                subject,
+                part.subject,
                 categories_from=policy.lowest_threshold,
-                criteria=policy.criteria_of(place),
+                criteria=policy.criteria_of(part.place)
+                if is_input
+                else policy.criteria_of_answer(part.calls),
                 lora_request=lora_request,
             )
-            return policy.decide(verdict)
+            return policy.decide(verdict.with_criteria(policy.found_in(part.calls)))
 
-        decisions = await asyncio.gather(*map(decided, subjects))
+        decisions = await asyncio.gather(*map(decided, judged))
         return max(decisions, key=lambda one: STRICTNESS[one.action], default=None)
 
-    def _input(self, request: GuardrailRequest) -> Iterator[Subject]:
-        """Remembers the conversation, and yields its open turn."""
+    def _input(self, request: GuardrailRequest) -> Iterator["_Part"]:
+        """Remembers the conversation, and yields its open turn and what tools say in it."""
         read = conversation({"messages": request.structured_messages or []})
         if request.litellm_call_id and read.messages:
             self._conversations[request.litellm_call_id] = read.messages
             if len(self._conversations) > _REMEMBERED:
                 self._conversations.popitem(last=False)
         open_turn = read.open_turn or "\n\n".join(_texts(request))
-        return (self._critic.text(self._format.encode(text)) for text in [open_turn] if text)
+        for place, text in ((Place.INPUT, open_turn), (Place.TOOL_RESULT, read.tool_results)):
+            if text:
+                yield _Part(place, self._critic.text(self._format.encode(text)))
 
-    def _answers(self, request: GuardrailRequest) -> Iterator[Subject]:
+    def _answers(self, request: GuardrailRequest) -> Iterator["_Part"]:
         before = self._conversations.get(request.litellm_call_id or "", ())
-        return (self._answer(before, text) for text in _texts(request))
+        for text in request.texts or ():
+            if text.strip():
+                yield _Part(Place.OUTPUT, self._answer(before, text))
+        for called in request.tool_calls or ():
+            text = call_text(called.get("function"))
+            if text.strip():
+                yield _Part(Place.OUTPUT, self._answer(before, text), (_tool_call(called),))
 
     def _answer(self, before: Sequence[Message], text: str) -> Subject:
         """Returns an answer in its conversation, or by itself where that is unknown or of no form
@@ -120,6 +137,24 @@ class Guardrail:
             return self._critic.text(answer_ids)
         prompt = {"type": "token", "prompt_token_ids": prompt_ids}
         return self._critic.answer(prompt, prompt_ids, answer_ids)
+
+
+@dataclass(frozen=True)
+class _Part:
+    """A part of a request or an answer that is judged by itself. calls: the tool call that it is,
+    if it is one."""
+
+    place: Place
+    subject: Subject
+    calls: tuple[ToolCall, ...] = ()
+
+
+def _tool_call(called: Mapping[str, Any]) -> ToolCall:
+    """Returns a call as OpenAI's API has it."""
+    function = called["function"]
+    arguments = function.get("arguments") or ""
+    text = arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)
+    return ToolCall(str(function.get("name") or ""), text)
 
 
 def _response(decision: Decision | None, policy: Policy) -> Mapping[str, str]:

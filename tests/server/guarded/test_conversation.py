@@ -78,6 +78,24 @@ def test_tool_calls_results_and_reasoning_are_read(
     assert read.open_turn == open_turn
 
 
+@pytest.mark.parametrize(
+    ("body", "results"),
+    [
+        ({"messages": CHAT}, "It rains."),
+        ({"messages": ANTHROPIC}, "Notes\nA page.\n\nIt rains."),
+        ({"input": RESPONSES}, "It rains."),
+        ({"input": [{"type": "mcp_call", "name": "find", "output": "It rains."}]}, "It rains."),
+        ({"messages": [*CHAT, ANSWERED, ASKED]}, ""),
+        ({"messages": [ASKED], "documents": [{"text": "A page."}]}, "A page."),
+        ({"prompt": "First."}, ""),
+    ],
+)
+def test_what_tools_and_documents_say_since_the_last_answer(
+    body: dict[str, Any], results: str
+) -> None:
+    assert conversation(body).tool_results == results
+
+
 def test_two_user_turns_in_a_row_are_one_request() -> None:
     later = {"role": "user", "content": "Explain the above."}
     system = {"role": "system", "content": "Be brief."}
