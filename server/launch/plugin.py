@@ -6,10 +6,6 @@ happened.
 import asyncio
 import logging
 from argparse import Namespace
-from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
-from functools import cache
-from importlib.metadata import version
 from typing import Any
 
 import httpx
@@ -19,24 +15,16 @@ from sqlalchemy import URL
 from sqlalchemy.ext.asyncio import AsyncEngine
 from starlette.datastructures import State
 from starlette.exceptions import HTTPException as StarletteHTTPException
-from vllm.lora.request import LoRARequest
 from vllm.renderers.chat_utils import load_chat_template
 
-from guard.adapter_folder import AdapterFolder
-from guard.adapters import AdapterLimits, Adapters
-from guard.base_shapes import base_shapes
-from guard.calibration import UNCALIBRATED, Calibration
+from guard.adapters import Adapters
 from guard.calibrations import Calibrations
-from guard.criteria import Criterion
-from guard.critic import Critic
 from guard.engine import GuardedEngine
 from guard.errors import GuardError, StoreUnavailable
-from guard.options import GuardOptions
 from guard.policies import Policies
 from guard.prompts import CritiqueStyle
-from guard.recorder import Provenance, Recorder
+from guard.recorder import Recorder
 from guard.redact import Redactor
-from guard.revise import RevisionOptions
 from guard.rollouts import Rollouts
 from guard.store.adapters import AdapterStore
 from guard.store.audit import AuditStore
@@ -44,9 +32,9 @@ from guard.store.calibrations import CalibrationStore
 from guard.store.database import connect
 from guard.store.flags import FlagStore
 from guard.store.keys import KeyStore
-from guard.store.leases import Leases, this_process
+from guard.store.leases import Leases
 from guard.store.policies import PolicyStore
-from guard.store.replicas import Replica, ReplicaStore
+from guard.store.replicas import ReplicaStore
 from guard.store.review import ReviewStore
 from guard.store.rollouts import RolloutStore
 from guard.store.runs import RunStore
@@ -54,10 +42,7 @@ from guard.store.traffic import TrafficStore
 from guard.store.usage import UsageStore
 from guard.store.webhooks import WebhookStore
 from guard.tasks import spawn
-from guard.template import ChatFormat
 from guard.vllm.cpu.backend import require_installed
-from guard.vllm.session import SCHEDULER
-from guard.windows import DEFAULT_VERDICT_TOKENS, Windows
 from server.auth.access import Access, is_local
 from server.auth.limits import Limits
 from server.auth.sessions import Sessions
@@ -80,8 +65,7 @@ from server.jobs.run_watch import watch_runs
 from server.jobs.webhooks import Webhooks, receiver_of
 from server.launch.guarded_handlers import install_guard
 from server.launch.policy_reload import PolicySource
-from server.launch.preflight import check_answer_format
-from server.launch.revision import model_revision
+from server.launch.served_engine import ServedEngine, guard_options
 from server.launch.state import GuardState
 from server.launch.vllm_options import add_middlewares, check_access, check_options
 from server.routes import flags as flag_routes
@@ -91,7 +75,6 @@ from server.routes import model_access as refine_routes
 from server.routes import policies as policy_routes
 from server.routes import rollouts as rollout_routes
 from server.routes.guardrail import Guardrail
-from server.routes.model_access import ModelAccess
 from server.routes.moderations import Moderator
 from server.routes.open import close_other_routes
 from server.settings import Settings, load_settings
@@ -99,7 +82,6 @@ from server.telemetry import logs, traces
 from server.telemetry.metrics import set_build_info
 from server.telemetry.traffic_counts import CountingObserver
 
-_REFINE_TIMEOUT_S = 600.0
 _READY_TIMEOUT_S = 2.0
 _log = logging.getLogger("vllm.setback")
 
@@ -158,7 +140,7 @@ class GuardPlugin:
         database = connect(url, pool_size=settings.database_pool_size)
         store = FlagStore(url, database)
         await store.check()
-        served = _ServedEngine(
+        served = ServedEngine(
             engine_client,
             [path.name for path in state.openai_serving_models.base_model_paths],
             load_chat_template(args.chat_template),
@@ -201,7 +183,7 @@ class GuardPlugin:
             policies=policies,
             recorder=Recorder(store, served.provenance(salt), _redactor(settings)),
             observer=observer,
-            options=_options(settings, engine_client),
+            options=guard_options(settings, engine_client),
         )
         install_guard(state, engine_client, guarded)
         set_build_info(served.revision, policies.current.default.hash)
@@ -248,81 +230,6 @@ class GuardPlugin:
         spawn(calibrations.watch(settings.adapter_poll_s))
 
 
-class _ServedEngine:
-    """The model behind the engine client, and what the guard derives from it.
-
-    names: the served model names; the first is recorded. revision: the model revision.
-    """
-
-    def __init__(self, engine: Any, names: list[str], chat_template: str | None) -> None:
-        self._engine = engine
-        self._tokenizer = engine.renderer.get_tokenizer()
-        self._config = engine.model_config
-        # Not checked before vLLM started if it was downloaded by name.
-        check_answer_format(getattr(self._config.hf_config, "model_type", None))
-        self.revision = model_revision(engine.model_config)
-        self.names = names
-        self._chat_template = chat_template
-        self.chat_format = ChatFormat(self._tokenizer, chat_template)
-
-    def critic(
-        self,
-        timeout_s: float,
-        adapters: Adapters,
-        calibration_of: Callable[[LoRARequest | None], Calibration],
-        criteria: Sequence[Criterion] = (),
-    ) -> Critic:
-        return Critic(
-            self._engine,
-            self._tokenizer,
-            self.chat_format,
-            max_model_len=self._config.max_model_len,
-            timeout_s=timeout_s,
-            criteria=criteria,
-            style_of=adapters.critique_style,
-            calibration_of=calibration_of,
-        )
-
-    def adapter_limits(self, folder: AdapterFolder, base_critique: CritiqueStyle) -> AdapterLimits:
-        lora = self._engine.vllm_config.lora_config
-        rank, slots = (lora.max_lora_rank, lora.max_loras) if lora else (0, 0)
-        shapes = cache(lambda: base_shapes(self._config.hf_config))
-        return AdapterLimits(folder, self.revision, rank, slots, base_critique, shapes)
-
-    def reporting(self, guard: GuardState) -> Callable[[], Replica]:
-        """Returns what says which versions this process serves now."""
-        name, started_at = this_process(), datetime.now(UTC)
-        return lambda: Replica(
-            name=name,
-            started_at=started_at,
-            seen_at=datetime.now(UTC),
-            ready=guard.ready,
-            adapter=guard.adapters.active,
-            model=self.names[0],
-            model_revision=self.revision,
-            policy_hash=guard.policies.current.default.hash,
-            version=version("setback"),
-        )
-
-    def provenance(self, salt: str) -> Provenance:
-        return Provenance(self.names[0], self.revision, salt)
-
-    def model_access(self, adapters: Adapters, token: str, settings: Settings) -> ModelAccess:
-        info = {
-            "model": self.names[0],
-            "base": self._config.model,
-            "model_revision": self.revision,
-            "max_model_len": self._config.max_model_len,
-            "max_lora_rank": adapters.max_rank,
-            "reminder": settings.reminder,
-            "world": settings.world,
-            "chat_template": self._chat_template,
-        }
-        # Uncalibrated: evaluation and fitting need the model's own scores.
-        critic = self.critic(_REFINE_TIMEOUT_S, adapters, lambda _: UNCALIBRATED)
-        return ModelAccess(self._engine, critic, self.chat_format, adapters, token, info)
-
-
 @router.get("/ready")
 async def ready(request: Request) -> Response:
     """Answers 200 once this process has made a real critique and while flags can be stored."""
@@ -335,29 +242,6 @@ async def ready(request: Request) -> Response:
     except (StoreUnavailable, TimeoutError) as error:
         return guard_error_response(StoreUnavailable(str(error)))
     return JSONResponse({"status": "ready"})
-
-
-def _options(settings: Settings, engine_client: Any) -> GuardOptions:
-    scheduler = engine_client.vllm_config.scheduler_config.scheduler_cls
-    return GuardOptions(
-        in_session=scheduler == SCHEDULER,
-        parses_reasoning=bool(engine_client.vllm_config.structured_outputs_config.reasoning_parser),
-        reminder=settings.reminder,
-        fail_open=settings.on_failure == "open",
-        block_input=settings.block_input,
-        stream=settings.stream_mode,
-        windows=Windows(
-            settings.stream_window,
-            settings.stream_window_growth,
-            settings.verdict_tokens or DEFAULT_VERDICT_TOKENS,
-        ),
-        revisions=RevisionOptions(
-            settings.revision_max_tokens,
-            settings.revision_timeout_s,
-            settings.revisions_at_once,
-            settings.revised_finish_reason,
-        ),
-    )
 
 
 def _run_control(
