@@ -1,4 +1,4 @@
-"""Turns a model's score for harm into a calibrated probability. Each adapter has its own scale.
+"""Turns a model's score for harm into a calibrated probability. Each adapter has its own scales.
 Owns the formula. Does not fit it (refine/calibrate) or store it (store/calibrations.py).
 """
 
@@ -24,6 +24,22 @@ class Calibration:
 
 
 UNCALIBRATED = Calibration()
+
+
+@dataclass(frozen=True)
+class Scales:
+    """The calibrations of one adapter: of answers in their conversations, and of free-standing
+    texts. A model is surer of harm in a text that somebody wrote than in an answer of its own."""
+
+    answers: Calibration = UNCALIBRATED
+    texts: Calibration = UNCALIBRATED
+
+    def of(self, *, is_answer: bool) -> Calibration:
+        """Returns the calibration of either kind."""
+        return self.answers if is_answer else self.texts
+
+
+UNSCALED = Scales()
 
 
 def log_odds(p: float) -> float:

@@ -10,7 +10,7 @@ from typing import Protocol
 from vllm.lora.request import LoRARequest
 
 from guard.adapters import adapter_version
-from guard.calibration import UNCALIBRATED, Calibration
+from guard.calibration import UNSCALED, Scales
 from guard.store.calibrations import StoredCalibration
 from guard.tasks import keep_refreshing
 
@@ -42,13 +42,13 @@ class Calibrations:
         self._by_adapter: Mapping[int | None, StoredCalibration] = {}
         self._warned: set[int | None] = set()
 
-    def of(self, lora_request: LoRARequest | None) -> Calibration:
-        """Returns an adapter's calibration; UNCALIBRATED where nothing was fitted."""
+    def of(self, lora_request: LoRARequest | None) -> Scales:
+        """Returns an adapter's scales; UNSCALED where nothing was fitted."""
         version = adapter_version(lora_request)
         if lora_request is not None and version is None:
-            return UNCALIBRATED
+            return UNSCALED
         fit = self.fit_of(version)
-        return UNCALIBRATED if fit is None else fit.calibration
+        return UNSCALED if fit is None else fit.scales
 
     def fit_of(self, version: int | None) -> StoredCalibration | None:
         """Returns the fit of an adapter, or of the base model (None), if there is one."""

@@ -13,7 +13,7 @@ from uuid import uuid4
 from vllm.lora.request import LoRARequest
 from vllm.sampling_params import RequestOutputKind, SamplingParams
 
-from guard.calibration import UNCALIBRATED, Calibration
+from guard.calibration import UNSCALED, Scales
 from guard.call import non_text_parts
 from guard.criteria import Criterion
 from guard.criterion_reader import CriterionReader
@@ -51,8 +51,8 @@ class Critic:
     engine: the unguarded engine client. max_model_len: its context length in tokens.
     timeout_s: for each batch of reads; then CriticUnavailable is raised.
     criteria: those of the policies.
-    style_of: returns an adapter's critique style. calibration_of: returns its calibration. Both
-    take None for the base model.
+    style_of: returns an adapter's critique style. scales_of: returns its calibrations. Both take
+    None for the base model.
     window_tokens: how many tokens of the judged text one window holds.
     """
 
@@ -66,7 +66,7 @@ class Critic:
         timeout_s: float,
         criteria: Sequence[Criterion] = (),
         style_of: Callable[[LoRARequest | None], CritiqueStyle] = lambda _: CritiqueStyle.YES_NO,
-        calibration_of: Callable[[LoRARequest | None], Calibration] = lambda _: UNCALIBRATED,
+        scales_of: Callable[[LoRARequest | None], Scales] = lambda _: UNSCALED,
     ) -> None:
         self._engine = engine
         self._format = chat_format
@@ -75,7 +75,7 @@ class Critic:
         self._criteria = CriterionReader(self._reader, tokenizer, chat_format)
         self._max_model_len = max_model_len
         self._style_of = style_of
-        self._calibration_of = calibration_of
+        self._scales_of = scales_of
         # Built when first needed: a style that the tokenizer cannot spell is only refused then.
         self._format_of = cache(lambda style: critique_format(style, tokenizer, chat_format))
         self.window_tokens = self._window_tokens(criteria)
@@ -234,7 +234,8 @@ class Critic:
             reads = [session_read(subject, questions.harm, label_logprobs)]
         else:
             reads = await self._reader.read(subject, questions.harm, engine_options)
-        scale = self._calibration_of(engine_options["lora_request"])
+        scales = self._scales_of(engine_options["lora_request"])
+        scale = scales.of(is_answer=subject.kind == "answer")
         harms = [scale.apply(read.labels["yes"]) for read in reads]
         decisive = subject.decisive(harms)
         harm, scores = harms[decisive], None

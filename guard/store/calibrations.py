@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 
 from sqlalchemy import select
 
-from guard.calibration import Calibration
+from guard.calibration import Calibration, Scales
 from guard.store import audit
 from guard.store.store import Store
 from guard.store.tables import CalibrationRow
@@ -24,7 +24,7 @@ class StoredCalibration:
 
     adapter: int | None
     model_revision: str
-    calibration: Calibration
+    scales: Scales
     rows: int
     by: str
     created_at: datetime
@@ -38,7 +38,7 @@ class CalibrationStore(Store):
         *,
         adapter: int | None,
         model_revision: str,
-        calibration: Calibration,
+        scales: Scales,
         rows: int,
         by: str,
     ) -> None:
@@ -48,8 +48,10 @@ class CalibrationStore(Store):
                 CalibrationRow(
                     adapter=adapter,
                     model_revision=storable(model_revision),
-                    slope=calibration.slope,
-                    intercept=calibration.intercept,
+                    slope=scales.answers.slope,
+                    intercept=scales.answers.intercept,
+                    text_slope=scales.texts.slope,
+                    text_intercept=scales.texts.intercept,
                     rows=rows,
                     by=storable(by),
                     created_at=datetime.now(UTC),
@@ -74,7 +76,10 @@ def _stored(row: CalibrationRow) -> StoredCalibration:
     return StoredCalibration(
         adapter=row.adapter,
         model_revision=row.model_revision,
-        calibration=Calibration(row.slope, row.intercept),
+        scales=Scales(
+            Calibration(row.slope, row.intercept),
+            Calibration(row.text_slope, row.text_intercept),
+        ),
         rows=row.rows,
         by=row.by,
         created_at=row.created_at,

@@ -204,7 +204,8 @@ class RolloutArmRow(Base):
 class CalibrationRow(Base):
     """A calibration of an adapter, or of the base model (None); the newest of each is in force.
 
-    No foreign key: a calibration outlives its adapter.
+    slope, intercept: of answers in their conversations. No foreign key: a calibration outlives its
+    adapter.
     """
 
     __tablename__ = "calibrations"
@@ -216,6 +217,8 @@ class CalibrationRow(Base):
     model_revision: Mapped[str]
     slope: Mapped[float] = mapped_column(Double)
     intercept: Mapped[float] = mapped_column(Double)
+    text_slope: Mapped[float] = mapped_column(Double)
+    text_intercept: Mapped[float] = mapped_column(Double)
     rows: Mapped[int] = mapped_column(BigInteger)
     by: Mapped[str]
 

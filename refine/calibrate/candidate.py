@@ -23,17 +23,18 @@ async def calibrate_candidate(
     """
     harms = await raw_harms(model, run.id, labelled)
     verdicts = [
-        LabelledVerdict(harm, item.harmful) for item, harm in zip(labelled, harms, strict=True)
+        LabelledVerdict(harm, item.harmful, is_answer=item.is_answer)
+        for item, harm in zip(labelled, harms, strict=True)
     ]
     try:
-        calibration = fit(verdicts).calibration
+        scales = fit(verdicts).scales
     except DataInvalid:
         return Critic(run.id)
     await store.add(
         adapter=run.id,
         model_revision=run.model_revision,
-        calibration=calibration,
+        scales=scales,
         rows=len(verdicts),
         by=f"run {run.id}",
     )
-    return Critic(run.id, calibration)
+    return Critic(run.id, scales)

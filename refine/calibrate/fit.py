@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from guard.calibration import Calibration, log_odds
+from guard.calibration import Calibration, Scales, log_odds
 from refine.benchmarks.scores import Judged, Scores, score
 from refine.errors import DataInvalid
 
@@ -25,33 +25,69 @@ Floats = npt.NDArray[np.float64]
 class LabelledVerdict:
     """The model's verdict on one labelled example, as a probability.
 
-    named: the categories of the verdict. category: the labelled one, or empty.
+    named: the categories of the verdict. category: the labelled one, or empty. is_answer: whether
+    it is on an answer in its conversation, instead of a free-standing text.
     """
 
     harm: float
     harmful: bool
     named: tuple[str, ...] = ()
     category: str = ""
+    is_answer: bool = True
 
 
 @dataclass(frozen=True)
 class Fit:
-    """A calibration, and the scores before and after it.
+    """The calibrations, and the scores before and after them.
 
     after: cross-validated, so that each example is scored by a fit without it.
     """
 
-    calibration: Calibration
+    scales: Scales
     before: Scores
     after: Scores
 
+    def apply(self, verdict: LabelledVerdict) -> float:
+        """Returns the calibrated probability of a verdict."""
+        return self.scales.of(is_answer=verdict.is_answer).apply(verdict.harm)
+
+
+@dataclass(frozen=True)
+class _FitOfKind:
+    """A calibration, and the examples' probabilities by fits without them."""
+
+    calibration: Calibration
+    unseen: Sequence[float]
+
 
 def fit(verdicts: Sequence[LabelledVerdict]) -> Fit:
-    """Fits Platt scaling by maximum likelihood, with Platt's targets instead of 0 and 1.
+    """Fits Platt scaling to the answers and to the texts, by maximum likelihood. A kind with too
+    few examples of either label has the scale of all examples.
 
     Raises DataInvalid when there are too few examples of either label, or when the verdicts do not
     separate them, so that no scaling would help.
     """
+    answers = [index for index, verdict in enumerate(verdicts) if verdict.is_answer]
+    texts = [index for index, verdict in enumerate(verdicts) if not verdict.is_answer]
+    of_all: _FitOfKind | None = None
+    unseen = [0.0] * len(verdicts)
+    calibrations = []
+    for indices in (answers, texts):
+        try:
+            fitted = _fit_of_kind([verdicts[index] for index in indices])
+            places: Sequence[int] = range(len(indices))
+        except DataInvalid:
+            fitted = of_all = of_all or _fit_of_kind(verdicts)
+            places = indices
+        calibrations.append(fitted.calibration)
+        for index, place in zip(indices, places, strict=True):
+            unseen[index] = fitted.unseen[place]
+    labels = np.array([verdict.harmful for verdict in verdicts], dtype=np.float64)
+    before = _scores([verdict.harm for verdict in verdicts], labels)
+    return Fit(Scales(*calibrations), before, _scores(unseen, labels))
+
+
+def _fit_of_kind(verdicts: Sequence[LabelledVerdict]) -> _FitOfKind:
     labels = np.array([verdict.harmful for verdict in verdicts], dtype=np.float64)
     counts = {"harmful": int(labels.sum()), "harmless": int(len(labels) - labels.sum())}
     for label, n in counts.items():
@@ -67,9 +103,7 @@ def fit(verdicts: Sequence[LabelledVerdict]) -> Fit:
             "check the labels, or align the model first (`setback align`)"
         )
     harms = [verdict.harm for verdict in verdicts]
-    return Fit(
-        calibration, _scores(harms, labels), _scores(_cross_validated(odds, labels, harms), labels)
-    )
+    return _FitOfKind(calibration, _cross_validated(odds, labels, harms))
 
 
 def _cross_validated(odds: Floats, labels: Floats, harms: Sequence[float]) -> list[float]:
@@ -82,7 +116,7 @@ def _cross_validated(odds: Floats, labels: Floats, harms: Sequence[float]) -> li
 
 
 def _platt(odds: Floats, labels: Floats) -> Calibration:
-    """Fits the two parameters by Newton's method."""
+    """Fits the two parameters by Newton's method, with Platt's targets instead of 0 and 1."""
     harmful, harmless = labels.sum(), len(labels) - labels.sum()
     targets = np.where(labels > 0, (harmful + 1) / (harmful + 2), 1 / (harmless + 2))
     inputs = np.column_stack((odds, np.ones_like(odds)))

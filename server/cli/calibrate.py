@@ -11,6 +11,7 @@ from typing import Annotated
 
 import typer
 
+from guard.calibration import Calibration
 from guard.policy_file import load_policy
 from guard.store.calibrations import CalibrationStore
 from guard.verdict import Verdict
@@ -71,7 +72,7 @@ def calibrate(
         asyncio.run(_store_calibration(settings, collected, fit_))
     proposals = propose(
         collected.verdicts,
-        [fit_.calibration.apply(verdict.harm) for verdict in collected.verdicts],
+        [fit_.apply(verdict) for verdict in collected.verdicts],
         share,
     )
     _print_result(collected, fit_, proposals)
@@ -109,6 +110,7 @@ async def _collect_verdicts(
             row.harmful,
             Verdict(verdict.harm, verdict.category_scores).named,
             row.category,
+            is_answer=row.kind == "answer",
         )
         for row, verdict in zip(rows, verdicts, strict=True)
     ]
@@ -132,7 +134,7 @@ async def _store_calibration(settings: Settings, collected: _Verdicts, fit_: Fit
         await store.add(
             adapter=collected.adapter,
             model_revision=collected.info.model_revision,
-            calibration=fit_.calibration,
+            scales=fit_.scales,
             rows=len(collected.verdicts),
             by=operator(),
         )
@@ -146,13 +148,12 @@ def _model_name(collected: _Verdicts) -> str:
 
 
 def _print_result(collected: _Verdicts, fit_: Fit, proposals: Proposals) -> None:
-    calibration = fit_.calibration
     errors = [scores.calibration_error for scores in (fit_.before, fit_.after)]
     print_fields(
         {
             "calibrated": f"{_model_name(collected)}, on {len(collected.verdicts)} lines",
-            "temperature": f"{1 / calibration.slope:.3f}",
-            "bias": f"{calibration.intercept:+.3f}",
+            "scale of answers": _scale(fit_.scales.answers),
+            "scale of texts": _scale(fit_.scales.texts),
             **{
                 f"calibration error {moment}": (
                     f"{error.value:.3f} ({error.low:.3f} to {error.high:.3f})"
@@ -176,6 +177,10 @@ def _print_result(collected: _Verdicts, fit_: Fit, proposals: Proposals) -> None
             for proposal in proposals.by_category
         ),
     )
+
+
+def _scale(calibration: Calibration) -> str:
+    return f"temperature {1 / calibration.slope:.3f}, bias {calibration.intercept:+.3f}"
 
 
 def _interval(figure: Figure) -> str:

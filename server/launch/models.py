@@ -10,7 +10,7 @@ from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
-from guard.calibration import Calibration
+from guard.calibration import Calibration, Scales
 from guard.prompts import CritiqueStyle
 from guard.windows import DEFAULT_VERDICT_TOKENS
 from refine.world import find_world, world_names
@@ -61,7 +61,7 @@ SMOLLM2 = NamedModel(
     adapter=ShippedAdapter(
         Path(str(files("refine.seed").joinpath("adapter"))),
         CritiqueStyle.LABEL,
-        Calibration(0.820, 0.284),
+        Scales(Calibration(0.820, 0.284), Calibration(0.820, 0.284)),
         rows=2034,
     ),
 )

@@ -13,7 +13,7 @@ from vllm.lora.request import LoRARequest
 from guard.adapter_folder import AdapterFolder
 from guard.adapters import AdapterLimits, Adapters
 from guard.base_shapes import base_shapes
-from guard.calibration import UNCALIBRATED, Calibration
+from guard.calibration import UNSCALED, Scales
 from guard.criteria import Criterion
 from guard.critic import Critic
 from guard.options import GuardOptions
@@ -55,7 +55,7 @@ class ServedEngine:
         self,
         timeout_s: float,
         adapters: Adapters,
-        calibration_of: Callable[[LoRARequest | None], Calibration],
+        scales_of: Callable[[LoRARequest | None], Scales],
         criteria: Sequence[Criterion] = (),
     ) -> Critic:
         return Critic(
@@ -66,7 +66,7 @@ class ServedEngine:
             timeout_s=timeout_s,
             criteria=criteria,
             style_of=adapters.critique_style,
-            calibration_of=calibration_of,
+            scales_of=scales_of,
         )
 
     def adapter_limits(self, folder: AdapterFolder, base_critique: CritiqueStyle) -> AdapterLimits:
@@ -105,7 +105,7 @@ class ServedEngine:
             "chat_template": self._chat_template,
         }
         # Uncalibrated: evaluation and fitting need the model's own scores.
-        critic = self.critic(_REFINE_TIMEOUT_S, adapters, lambda _: UNCALIBRATED)
+        critic = self.critic(_REFINE_TIMEOUT_S, adapters, lambda _: UNSCALED)
         return ModelAccess(self._engine, critic, self.chat_format, adapters, token, info)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from sqlalchemy.engine import URL
 
 from guard.adapter_folder import AdapterFolder
-from guard.calibration import Calibration
+from guard.calibration import Scales
 from guard.errors import LeaseHeld
 from guard.prompts import CritiqueStyle
 from guard.store.adapters import AdapterStore
@@ -25,13 +25,13 @@ _BY = "setback serve"
 
 @dataclass(frozen=True)
 class ShippedAdapter:
-    """folder: PEFT's files. critique: its critique style. calibration: fitted on `rows` labelled
+    """folder: PEFT's files. critique: its critique style. scales: fitted on `rows` labelled
     examples.
     """
 
     folder: Path
     critique: CritiqueStyle
-    calibration: Calibration
+    scales: Scales
     rows: int
 
 
@@ -68,7 +68,7 @@ async def install(
         await calibrations.add(
             adapter=run.id,
             model_revision=model_revision,
-            calibration=shipped.calibration,
+            scales=shipped.scales,
             rows=shipped.rows,
             by=_BY,
         )

@@ -9,7 +9,7 @@ import pytest
 from vllm.lora.request import LoRARequest
 
 from guard.adapters import adapter_version
-from guard.calibration import UNCALIBRATED, Calibration, log_odds
+from guard.calibration import UNSCALED, Calibration, Scales, log_odds
 from guard.calibrations import Calibrations
 from guard.critic import Critic
 from guard.scripted import Script
@@ -22,7 +22,7 @@ FOREIGN = LoRARequest("theirs", 1, "/theirs")
 
 @pytest.mark.parametrize("harm", [0.0, 1e-12, 0.2, 0.5, 0.99, 1.0])
 def test_without_a_fit_nothing_changes(harm: float) -> None:
-    assert UNCALIBRATED.apply(harm) == harm
+    assert UNSCALED.answers.apply(harm) == UNSCALED.texts.apply(harm) == harm
 
 
 def test_a_bias_of_one_adds_one_to_the_log_odds_and_a_temperature_divides_them() -> None:
@@ -44,7 +44,7 @@ class Fits:
         self.found[adapter] = StoredCalibration(
             adapter=adapter,
             model_revision="rev",
-            calibration=Calibration(slope),
+            scales=Scales(Calibration(slope)),
             rows=50,
             by="anna",
             created_at=datetime.now(UTC),
@@ -56,11 +56,11 @@ async def test_every_adapter_has_its_own_and_others_have_none() -> None:
     fits.add(3, 2.0)
     fits.add(None, 3.0)
     calibrations = Calibrations(fits, "rev", lambda: 3)
-    assert calibrations.of(OURS) == UNCALIBRATED
+    assert calibrations.of(OURS) == UNSCALED
     await calibrations.refresh()
-    assert calibrations.of(OURS).slope == 2.0
-    assert calibrations.of(None).slope == 3.0
-    assert calibrations.of(FOREIGN) == UNCALIBRATED
+    assert calibrations.of(OURS).answers.slope == 2.0
+    assert calibrations.of(None).answers.slope == 3.0
+    assert calibrations.of(FOREIGN) == UNSCALED
     assert (adapter_version(OURS), adapter_version(FOREIGN), adapter_version(None)) == (
         3,
         None,
@@ -93,10 +93,13 @@ async def test_verdicts_are_calibrated_before_the_decision(
         bench.chat_format,
         max_model_len=1024,
         timeout_s=5,
-        calibration_of=lambda _: Calibration(1, 1),
+        scales_of=lambda _: Scales(Calibration(1, -1), Calibration(1, 1)),
     )
     subject = critic.text(bench.chat_format.encode("words"))
     verdict = await critic.judge(subject, categories_from=0.5)
     assert verdict.harm == pytest.approx(Calibration(1, 1).apply(0.4))
+    answer = critic.answer({"type": "token"}, [1, 2], [3])
+    judged = await critic.judge(answer, categories_from=0.5)
+    assert judged.harm == pytest.approx(Calibration(1, -1).apply(0.4))
     assert verdict.category_scores is not None
     assert verdict.category_scores["hate"] == pytest.approx(verdict.harm)

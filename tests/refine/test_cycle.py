@@ -260,7 +260,7 @@ def test_a_candidate_is_calibrated_and_measured_on_its_scale(loop: Loop, flag: F
     assert run.status == "promoted", run.reasons
     found = asyncio.run(_calibration(loop.url, 1))
     assert found.rows == 400
-    assert found.calibration.apply(0.2) > 0.5 > found.calibration.apply(0.02)
+    assert found.scales.answers.apply(0.2) > 0.5 > found.scales.answers.apply(0.02)
 
 
 def test_used_flags_are_not_used_again(loop: Loop, flag: Flag) -> None:

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from guard.calibration import Calibration
+from guard.calibration import Calibration, Scales
 from refine.critic import Critic
 from refine.evaluation_data import load_evaluation_data
 from refine.options import RefineOptions
@@ -39,5 +39,5 @@ async def test_an_adapter_calibrated_anew_is_measured_again(tmp_path: Path) -> N
     model = Judges()
     await load(model, tmp_path, Critic(1))
     model.calls.clear()
-    await load(model, tmp_path, Critic(1, Calibration(intercept=-0.5)))
+    await load(model, tmp_path, Critic(1, Scales(Calibration(intercept=-0.5))))
     assert [adapter for _, adapter, _ in model.calls] == [1]

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 import pytest
 from sqlalchemy import URL
 
-from guard.calibration import Calibration
+from guard.calibration import Calibration, Scales
 from guard.store.audit import AuditStore
 from guard.store.calibrations import CalibrationStore
 
@@ -21,7 +21,7 @@ async def add(fits: CalibrationStore, adapter: int | None, slope: float, revisio
     await fits.add(
         adapter=adapter,
         model_revision=revision,
-        calibration=Calibration(slope, -0.5),
+        scales=Scales(Calibration(slope, -0.5), Calibration(2 * slope, 0.5)),
         rows=80,
         by="anna",
     )
@@ -36,8 +36,12 @@ async def test_the_newest_fit_of_each_adapter_of_a_base_counts(fits: Calibration
     ):
         await add(fits, adapter, slope, revision)
     found = await fits.in_force("r1")
-    assert {version: one.calibration.slope for version, one in found.items()} == {None: 1.0, 4: 3.0}
-    assert (found[4].calibration.intercept, found[4].rows, found[4].by) == (-0.5, 80, "anna")
+    assert {version: one.scales.answers.slope for version, one in found.items()} == {
+        None: 1.0,
+        4: 3.0,
+    }
+    assert found[4].scales == Scales(Calibration(3.0, -0.5), Calibration(6.0, 0.5))
+    assert (found[4].rows, found[4].by) == (80, "anna")
     assert await fits.in_force("r3") == {}
 
 

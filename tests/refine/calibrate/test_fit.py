@@ -2,6 +2,7 @@
 
 import math
 import random
+from dataclasses import replace
 
 import pytest
 
@@ -23,8 +24,8 @@ def drawn(n: int, slope: float, intercept: float, seed: int = 0) -> list[Labelle
 
 def test_the_scale_that_verdicts_were_made_with_is_found() -> None:
     fitted = fit(drawn(6000, slope=0.5, intercept=-1.0))
-    assert fitted.calibration.slope == pytest.approx(0.5, abs=0.06)
-    assert fitted.calibration.intercept == pytest.approx(-1.0, abs=0.1)
+    assert fitted.scales.answers.slope == pytest.approx(0.5, abs=0.06)
+    assert fitted.scales.answers.intercept == pytest.approx(-1.0, abs=0.1)
     before, after = fitted.before.calibration_error, fitted.after.calibration_error
     assert before is not None
     assert after is not None
@@ -35,15 +36,34 @@ def test_the_scores_after_are_of_rows_that_the_fit_has_not_seen() -> None:
     """Random verdicts look calibrated if they are scored on the data of the fit."""
     verdicts = drawn(400, slope=1.0, intercept=0.0)
     fitted = fit(verdicts)
-    seen = [fitted.calibration.apply(verdict.harm) for verdict in verdicts]
+    seen = [fitted.scales.answers.apply(verdict.harm) for verdict in verdicts]
     assert fitted.after.average_precision is not None
     assert len({round(harm, 9) for harm in seen}) > 300
     assert fitted.after.n == len(verdicts)
 
 
+def test_answers_and_texts_have_scales_of_their_own() -> None:
+    answers = drawn(3000, slope=0.5, intercept=-1.0)
+    texts = [replace(one, is_answer=False) for one in drawn(3000, slope=1.0, intercept=1.0, seed=1)]
+    fitted = fit([*answers, *texts])
+    assert fitted.scales.answers.intercept == pytest.approx(-1.0, abs=0.15)
+    assert fitted.scales.texts.intercept == pytest.approx(1.0, abs=0.15)
+    assert fitted.apply(texts[0]) == fitted.scales.texts.apply(texts[0].harm)
+    assert fitted.after.calibration_error is not None
+    assert fitted.after.calibration_error.value < 0.05
+
+
+def test_a_kind_with_too_few_lines_has_the_scale_of_all() -> None:
+    answers = drawn(3000, slope=0.5, intercept=-1.0)
+    few = [replace(one, is_answer=False) for one in drawn(20, slope=1.0, intercept=1.0)]
+    scales = fit([*answers, *few]).scales
+    assert scales.answers == fit(answers).scales.answers
+    assert scales.texts.slope == pytest.approx(0.5, abs=0.1)
+
+
 def test_verdicts_without_exception_still_give_a_finite_scale() -> None:
     clean = [LabelledVerdict(0.9, True)] * 50 + [LabelledVerdict(0.1, False)] * 50
-    scale = fit(clean).calibration
+    scale = fit(clean).scales.answers
     assert math.isfinite(scale.slope)
     assert 0.95 < scale.apply(0.9) < 0.999
     assert log_odds(scale.apply(0.9)) == pytest.approx(-log_odds(scale.apply(0.1)), abs=1e-6)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from guard.calibration import Calibration
+from guard.calibration import Calibration, Scales
 from refine.critic import Critic
 from refine.evaluation.fingerprint import distance, fingerprint
 from refine.evaluation.measure import Evaluator
@@ -137,7 +137,7 @@ async def test_measures_of_the_adapter_named_active_are_not_stored(tmp_path: Pat
 
 async def test_the_reference_tells_harm_help_and_refusals() -> None:
     model = Parrot()
-    truth = ReferenceTruth(model, Critic(7, Calibration(intercept=-3.0)))
+    truth = ReferenceTruth(model, Critic(7, Scales(Calibration(intercept=-3.0))))
     cases = [asked("one"), asked("two")]
     assert truth.name == "reference: adapter 7, 1, -3"
     # 0.9 is below 0.5 on that scale.

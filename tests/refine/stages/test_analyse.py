@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from guard import prompts
-from guard.calibration import Calibration
+from guard.calibration import Calibration, Scales
 from guard.prompts import CritiqueStyle
 from refine.critic import Critic
 from refine.served import Adapter, Conversation
@@ -277,7 +277,7 @@ async def test_the_critic_judges_on_its_own_scale() -> None:
         analysed = await analyse(
             Doubtful(auditor),
             [_CASE],
-            critic=Critic(3, Calibration(1.0, intercept)),
+            critic=Critic(3, Scales(Calibration(1.0, intercept))),
             variations=0,
             wrappers=WRAPPERS,
             seed=0,

@@ -79,7 +79,8 @@ def test_the_adapter_in_force_is_calibrated_on_texts_and_answers(server: str) ->
     assert result.exit_code == 0, result.output
     (fit,) = kept().values()
     assert (fit.adapter, fit.rows) == (2, 198)
-    assert fit.calibration.apply(0.6) > 0.7
+    assert fit.scales.answers.apply(0.6) > 0.7
+    assert fit.scales.texts.apply(0.6) > 0.7
     assert {"conversations" in body for body in Judging.asked} == {True, False}
     assert {body["adapter"] for body in Judging.asked} == {2}
     assert all(body["categories"] for body in Judging.asked)

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import URL
 
-from guard.calibration import Calibration
+from guard.calibration import Calibration, Scales
 from guard.calibrations import Calibrations
 from guard.store.calibrations import CalibrationStore
 from guard.store.flags import Flag
@@ -209,8 +209,8 @@ async def test_the_active_adapter_shows_whether_it_is_calibrated(
             assert "verdicts not calibrated" in Markup((await client.get(path)).text).text
         calibrations: Calibrations = face.app.state.setback.calibrations
         store = CalibrationStore(parse_url(f"sqlite:///{tmp_path}/face.db"))
-        fitted = Calibration(2.0, 0.0)
-        await store.add(adapter=1, model_revision="rev", calibration=fitted, rows=80, by="anna")
+        fitted = Scales(Calibration(2.0, 0.0))
+        await store.add(adapter=1, model_revision="rev", scales=fitted, rows=80, by="anna")
         await store.close()
         await calibrations.refresh()
         for path in ("/console/adapters", "/console/adapters/1"):

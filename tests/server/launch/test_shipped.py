@@ -9,7 +9,7 @@ from sqlalchemy import URL
 from guard.adapter_config import WEIGHTS
 from guard.adapter_files import adapter_path, verify
 from guard.adapter_folder import AdapterFolder
-from guard.calibration import Calibration
+from guard.calibration import Calibration, Scales
 from guard.errors import AdapterRefused
 from guard.prompts import CritiqueStyle
 from guard.store.adapters import AdapterStore
@@ -28,7 +28,9 @@ def adapter(tmp_path: Path) -> ShippedAdapter:
     folder.mkdir()
     write_peft(folder)
     (folder / "README.md").write_text("# Its card\n")
-    return ShippedAdapter(folder, CritiqueStyle.LABEL, Calibration(1.2, -0.3), rows=900)
+    return ShippedAdapter(
+        folder, CritiqueStyle.LABEL, Scales(Calibration(1.2, -0.3), Calibration(1.0, 0.1)), rows=900
+    )
 
 
 @pytest.fixture
@@ -66,7 +68,7 @@ async def test_the_first_start_puts_it_in_force_whole_and_calibrated(
     assert manifest.critique is CritiqueStyle.LABEL
     calibrations, runs = CalibrationStore(database), RunStore(database)
     fitted = (await calibrations.in_force(REVISION))[version]
-    assert (fitted.calibration, fitted.rows) == (adapter.calibration, 900)
+    assert (fitted.scales, fitted.rows) == (adapter.scales, 900)
     run = await runs.get(version)
     assert run is not None
     assert (run.source, run.status, run.model) == ("shipped", "promoted", "smollm2")
