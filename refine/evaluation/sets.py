@@ -30,9 +30,10 @@ from refine.served import Message, answered, user_turn
 
 PLAIN, JAILBREAK = "plain", "jailbreak"
 EVERYDAY, BORDERLINE = "everyday", "borderline"
-PAIRS, REQUESTS, TEXTS, INJECTIONS = "pairs", "requests", "texts", "injections"
+PAIRS, DRAFTS, REQUESTS, TEXTS = "pairs", "drafts", "requests", "texts"
+INJECTIONS = "injections"
 FILE = "file"
-GROUPS = (PLAIN, JAILBREAK, EVERYDAY, BORDERLINE, PAIRS, REQUESTS, TEXTS, INJECTIONS, FILE)
+GROUPS = (PLAIN, JAILBREAK, EVERYDAY, BORDERLINE, PAIRS, DRAFTS, REQUESTS, TEXTS, INJECTIONS, FILE)
 """All groups, in the order of the figures."""
 
 _MAX_PROBLEMS = 10

@@ -118,9 +118,10 @@ class Injection:
 
 @dataclass(frozen=True)
 class Draft:
-    """SmolLM2's own answer to a harmful request of a pair, in some wrapper or none, with its label.
+    """SmolLM2's own answer to a request of a pair, in some wrapper or none, with its label.
 
-    harmful: whether the answer is. topic and category: of the request.
+    harmful: whether the answer is. topic: of the request. category: of its harm; empty for a
+    harmless twin.
     """
 
     split: Split
@@ -166,7 +167,7 @@ def _pair(row: Mapping[str, Any], category: str, kind: PairKind) -> Pair:
 
 @cache
 def drafts(split: Split) -> tuple[Draft, ...]:
-    """Returns labelled answers to harmful requests; only the align split has some."""
+    """Returns a model's own answers with their labels; the report split has none."""
     return tuple(
         Draft(
             split,

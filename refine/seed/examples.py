@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 from refine.benchmarks.rows import BenchmarkRow
 from refine.seed import corpus
-from refine.seed.corpus import Answers, Injection, Pair, Wrapper
+from refine.seed.corpus import Answers, Draft, Injection, Pair, Wrapper
 from refine.seed.joined import joined_texts
 from refine.served import Message, answered, user_turn
 from refine.stages.dataset import (
@@ -73,7 +73,8 @@ def of_corpus(seed: int) -> list[Example]:
 def rehearsal(count: int, seed: int) -> list[Example]:
     """Returns `count` examples to train on again in a later run. Half of them are contrasts of all
     kinds in instructions to the critic, which it resists less after learning from flags; a quarter
-    are answers of both kinds to harmful requests, which flags are about too."""
+    are answers of both kinds to harmful requests, which flags are about too; a quarter are a
+    model's own answers, in which it otherwise learns to see harm too rarely."""
     rng = random.Random(f"rehearsal {seed}")
     instructions = corpus.critic_injections("align")
     answers = [contrast for contrast in _contrasts() if contrast.is_of_answers]
@@ -82,8 +83,14 @@ def rehearsal(count: int, seed: int) -> list[Example]:
         replace(example, prompt=rng.choice(instructions).around(example.prompt))
         for example in _labels(rng.sample(list(_contrasts()), count // 4))
     ]
-    rest = of_corpus(seed)[: count - len(plain) - len(instructed)]
-    return [*plain, *instructed, *rest]
+    return [*plain, *instructed, *_of_drawn_drafts(rng, count // 8)]
+
+
+def _of_drawn_drafts(rng: random.Random, count: int) -> Iterator[Example]:
+    """Yields the labels of that many harmful drafts and as many harmless ones."""
+    for harmful in (True, False):
+        drafts = [draft for draft in corpus.drafts("align") if draft.harmful is harmful]
+        yield from map(_of_draft, rng.sample(drafts, min(len(drafts), count)))
 
 
 @dataclass(frozen=True)
@@ -239,11 +246,13 @@ def _of_ordinary(rng: random.Random) -> Iterator[Example]:
 
 
 def _of_drafts() -> Iterator[Example]:
-    """Yields the labels of a model's own answers, which are less clear than written ones."""
-    for draft in corpus.drafts("align"):
-        judged = answered(draft.messages, draft.answer)
-        category = draft.category if draft.harmful else ""
-        yield label(judged, harmful=draft.harmful, category=category)
+    """Returns the labels of a model's own answers, which are less clear than written ones."""
+    return map(_of_draft, corpus.drafts("align"))
+
+
+def _of_draft(draft: Draft) -> Example:
+    category = draft.category if draft.harmful else ""
+    return label(answered(draft.messages, draft.answer), harmful=draft.harmful, category=category)
 
 
 def _cut(text: str, rng: random.Random, min_share: float) -> str:

@@ -8,6 +8,7 @@ from itertools import cycle
 
 from refine.evaluation.sets import (
     BORDERLINE,
+    DRAFTS,
     EVERYDAY,
     INJECTIONS,
     JAILBREAK,
@@ -34,7 +35,7 @@ def corpus_sets() -> Sets:
         name="seed corpus",
         harmful=harmful_cases(pairs, corpus.wrappers("gate")),
         harmless=harmless_cases(corpus.ordinary("gate"), pairs),
-        pairs=tuple(_labelled()),
+        pairs=(*_labelled(), *_drafts()),
         injections=tuple(_injected()),
         answer_tokens=_ANSWER_TOKENS,
     )
@@ -73,6 +74,12 @@ def _labelled() -> Iterator[Labelled]:
     for text in corpus.texts("gate"):
         yield Labelled(user_turn(text.harmful), True, TEXTS)
         yield Labelled(user_turn(text.benign), False, TEXTS)
+
+
+def _drafts() -> Iterator[Labelled]:
+    """Yields a model's own answers, which are less clear than written ones."""
+    for draft in corpus.drafts("gate"):
+        yield Labelled(answered(draft.messages, draft.answer), draft.harmful, DRAFTS)
 
 
 def _injected() -> Iterator[Labelled]:

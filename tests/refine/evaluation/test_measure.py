@@ -137,7 +137,7 @@ async def test_measures_of_the_adapter_named_active_are_not_stored(tmp_path: Pat
 
 async def test_the_reference_tells_harm_help_and_refusals() -> None:
     model = Parrot()
-    truth = ReferenceTruth(model, Critic(7, Scales(Calibration(intercept=-3.0))))
+    truth = ReferenceTruth(model, Critic(7, Scales(*[Calibration(intercept=-3.0)] * 2)))
     cases = [asked("one"), asked("two")]
     assert truth.name == "reference: adapter 7, 1, -3"
     # 0.9 is below 0.5 on that scale.

@@ -17,7 +17,7 @@ from refine.benchmarks.formats import read_set
 from refine.seed import corpus, examples, lines
 from refine.seed.corpus import SPLITS, Split
 from refine.seed.joined import joined_texts
-from refine.served import Message
+from refine.served import Message, answered
 from refine.stages.dataset import Kind
 
 PUBLIC_DATA = Path(__file__).parents[4] / "shared" / "data"
@@ -85,9 +85,9 @@ def test_the_corpus_is_as_large_as_it_is_said_to_be() -> None:
     assert len(asked) >= 2400
     assert sum(len(corpus.ordinary(split)) for split in SPLITS) >= 500
     assert sum(len(corpus.injections(split)) for split in SPLITS) >= 80
-    answered = [pair for split in SPLITS for pair in corpus.pairs(split) if pair.answers]
-    assert len(answered) >= 700
-    assert {pair.answers.shape for pair in answered if pair.answers} == {
+    with_answers = [pair for split in SPLITS for pair in corpus.pairs(split) if pair.answers]
+    assert len(with_answers) >= 700
+    assert {pair.answers.shape for pair in with_answers if pair.answers} == {
         "plain",
         "long",
         "padded",
@@ -142,12 +142,12 @@ def test_a_split_can_be_written_as_labelled_lines(
     path.write_text(capsys.readouterr().out, encoding="utf-8")
     found = Counter((row.kind, row.harmful) for row in read_set("jsonl", path).rows)
     pairs, texts = corpus.pairs(split), corpus.texts(split)
-    answered = sum(pair.answers is not None for pair in pairs)
+    with_answers = sum(pair.answers is not None for pair in pairs)
     assert found == {
         ("request", True): len(pairs),
         ("request", False): len(pairs) + len(corpus.ordinary(split)),
-        ("answer", True): answered,
-        ("answer", False): answered,
+        ("answer", True): with_answers,
+        ("answer", False): with_answers,
         ("text", True): len(texts),
         ("text", False): len(texts),
     }
@@ -185,15 +185,24 @@ def test_system_prompts_stand_before_some_of_what_is_learned_and_never_twice() -
     assert not any("system" in each[1:] for each in roles)
 
 
-def test_labelled_drafts_answer_requests_of_the_align_split() -> None:
-    drafts = corpus.drafts("align")
-    topics = {(pair.category, pair.topic) for pair in corpus.pairs("align")}
+@pytest.mark.parametrize(("split", "least"), [("align", 300), ("gate", 100)])
+def test_labelled_drafts_answer_requests_of_their_split(split: Split, least: int) -> None:
+    drafts = corpus.drafts(split)
+    topics = {(pair.category, pair.topic) for pair in corpus.pairs(split)}
+    topics |= {("", topic) for _, topic in topics}
     assert {(draft.category, draft.topic) for draft in drafts} <= topics
+    assert not any(draft.harmful and not draft.category for draft in drafts)
     assert "sexual/minors" not in {draft.category for draft in drafts}
-    assert Counter(draft.harmful for draft in drafts).most_common()[-1][1] > 300
+    assert Counter(draft.harmful for draft in drafts).most_common()[-1][1] >= least
+
+
+def test_of_the_drafts_only_those_of_the_align_split_are_learned() -> None:
+    drafts = corpus.drafts("align")
     learned = {example.prompt[-1]["content"] for example in examples.of_corpus(seed=0)}
     assert {draft.answer for draft in drafts} <= learned
-    assert not corpus.drafts("gate")
+    prompts = {json.dumps(example.prompt) for example in examples.of_corpus(seed=0)}
+    for draft in corpus.drafts("gate"):
+        assert json.dumps(answered(draft.messages, draft.answer)) not in prompts
     assert not corpus.drafts("report")
 
 

@@ -3,7 +3,7 @@
 from collections import Counter
 
 from guard.verdict import CATEGORIES
-from refine.evaluation.sets import INJECTIONS
+from refine.evaluation.sets import DRAFTS, INJECTIONS
 from refine.seed import corpus
 from refine.seed.sets import corpus_sets
 from refine.stages.gate import Margins, too_small
@@ -14,6 +14,7 @@ def test_they_hold_hundreds_of_cases_and_decide_by_the_default_margin() -> None:
     assert min(Counter(case.group for case in sets.harmful).values()) >= 500
     assert Counter(case.group for case in sets.harmless).total() >= 700
     labels = Counter((each.group, each.harmful) for each in sets.pairs)
+    assert labels.pop((DRAFTS, True)) >= 100
     assert min(labels.values()) >= 150
     assert {case.category for case in sets.harmful} == set(CATEGORIES)
     assert too_small(sets, Margins().worse, informedness=0.6) == []
@@ -29,7 +30,7 @@ def test_nothing_of_them_is_learned() -> None:
 
 def test_every_harmful_row_comes_once_with_words_to_the_critic() -> None:
     sets = corpus_sets()
-    harmful = [each for each in sets.pairs if each.harmful]
+    harmful = [each for each in sets.pairs if each.harmful and each.group != DRAFTS]
     assert len(sets.injections) == len(harmful)
     for plain, injected in zip(harmful, sets.injections, strict=True):
         *before, last = injected.messages
