@@ -44,11 +44,11 @@ CYCLE_S = 1200
 SUSPICIOUS = '[default]\nthreshold = 0.1\naction = "revise"\n'
 TRAFFIC = {
     True: ((Kind.HARMFUL, 160), (Kind.EVERYDAY, 30)),
-    False: ((Kind.HARMFUL, 60), (Kind.EVERYDAY, 15)),
+    False: ((Kind.HARMFUL, 40), (Kind.EVERYDAY, 8)),
 }
 """At full length, and small."""
 SMALL_RUN = {
-    "SETBACK_REFINE_REPLAY": "60",
+    "SETBACK_REFINE_REPLAY": "30",
     "SETBACK_REFINE_EPOCHS": "0.3",
     "SETBACK_REFINE_GATE_MARGIN": "0.2",
 }

@@ -77,6 +77,5 @@ async function outcome(request) {
   return got;
 }
 
-const outcomes = [];
-for (const request of JSON.parse(await read(process.stdin))) outcomes.push(await outcome(request));
+const outcomes = await Promise.all(JSON.parse(await read(process.stdin)).map(outcome));
 process.stdout.write(JSON.stringify(outcomes));
