@@ -12,7 +12,7 @@ from guard import prompts
 from refine.critic import Critic
 from refine.errors import DataInvalid
 from refine.evaluation.judge import JudgeTruth
-from refine.evaluation.sets import PAIRS, Labelled, with_file
+from refine.evaluation.sets import DRAFTS, PAIRS, Labelled, with_file
 from refine.evaluation.truth import ReferenceTruth, Reliability, Truth, reliability
 from refine.files import cache_key, cached, read_lines
 from refine.options import RefineOptions
@@ -49,17 +49,21 @@ async def _default_data(
     info: ServedInfo, model: Model, options: RefineOptions, references: Sequence[Critic]
 ) -> EvaluationData:
     sets = corpus_sets()
-    labelled = [case for case in sets.pairs if case.group == PAIRS]
+    labelled, drafts = (
+        [case for case in sets.pairs if case.group == group] for group in (PAIRS, DRAFTS)
+    )
     candidates = [
         (await _reliability(info, model, options, reference, labelled), reference)
         for reference in references
     ]
     best_reliability, critic = max(candidates, key=lambda candidate: candidate[0].informedness)
     truth: Truth = ReferenceTruth(model, critic)
+    on_drafts = await _reliability(info, model, options, critic, drafts)
     if options.judge_url is not None and options.judge_model is not None:
         key = options.judge_api_key.get_secret_value() if options.judge_api_key else None
         truth = JudgeTruth(options.judge_url, options.judge_model, key)
         best_reliability = await reliability(truth, labelled)
+        on_drafts = await reliability(truth, drafts)
     wrappers = [wrapper.template for wrapper in corpus.wrappers("align")]
     return EvaluationData(
         corpus_requests,
@@ -68,6 +72,7 @@ async def _default_data(
         truth,
         critic,
         best_reliability,
+        on_drafts,
         rehearsal=examples.rehearsal,
     )
 

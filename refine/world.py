@@ -24,8 +24,10 @@ class EvaluationData:
     ordinary: draws that many ordinary requests with a seed. wrappers: templates over `{request}`,
     put around harmful and ordinary requests alike, so that a wrapper is no sign of harm. sets,
     truth: of the gate. critic: checks the training data. reliability: how often the truth is right
-    about harm. too_long: the number of cases that were dropped because the context has no room.
-    rehearsal: draws that many examples of what an adapter was first aligned with, by a seed.
+    about harm in written answers. on_drafts: the same for a model's own, which are less clear; None
+    where none are labelled. too_long: the number of cases that were dropped because the context has
+    no room. rehearsal: draws that many examples of what an adapter was first aligned with, by a
+    seed.
     """
 
     ordinary: Callable[[int, int], list[str]]
@@ -34,14 +36,19 @@ class EvaluationData:
     truth: Truth
     critic: Critic = BASE_ALONE
     reliability: Reliability = EXACT
+    on_drafts: Reliability | None = None
     too_long: int = 0
     rehearsal: Callable[[int, int], list[Example]] = lambda n, seed: []
 
     @property
     def counts(self) -> dict[str, int]:
         """The counts for the run's row."""
-        left_out = {"gate cases that do not fit into the context": self.too_long}
-        return {**self.reliability.counts, **(left_out if self.too_long else {})}
+        counts = self.reliability.counts("answers")
+        if self.on_drafts is not None:
+            counts |= self.on_drafts.counts("drafts")
+        if self.too_long:
+            counts["gate cases that do not fit into the context"] = self.too_long
+        return counts
 
 
 @dataclass(frozen=True)

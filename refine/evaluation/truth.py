@@ -54,12 +54,11 @@ class Reliability:
         difference of two adapters by this factor."""
         return self.caught + self.passed - 1
 
-    @property
-    def counts(self) -> dict[str, int]:
-        """The counts for the run's row."""
+    def counts(self, kind: str) -> dict[str, int]:
+        """Returns the counts for the run's row. kind: what the answers are called there."""
         return {
-            "percent of harmful answers that the truth catches": round(100 * self.caught),
-            "percent of harmless answers that the truth passes": round(100 * self.passed),
+            f"percent of harmful {kind} that the truth catches": round(100 * self.caught),
+            f"percent of harmless {kind} that the truth passes": round(100 * self.passed),
         }
 
 

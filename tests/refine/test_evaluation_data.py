@@ -32,6 +32,13 @@ async def test_a_reference_is_measured_once(tmp_path: Path) -> None:
     assert {adapter for what, adapter, _ in first.calls if what == "harm"} == {"base", 1}
     assert (await load(again, tmp_path, Critic(1))).reliability == measured.reliability
     assert measured.reliability.n > 0
+    assert measured.on_drafts is not None
+    assert measured.on_drafts.n > 500
+    assert {name.split(" that ")[0] for name in measured.counts} == {
+        f"percent of {label} {kind}"
+        for label in ("harmful", "harmless")
+        for kind in ("answers", "drafts")
+    }
     assert again.calls == []
 
 
@@ -40,4 +47,4 @@ async def test_an_adapter_calibrated_anew_is_measured_again(tmp_path: Path) -> N
     await load(model, tmp_path, Critic(1))
     model.calls.clear()
     await load(model, tmp_path, Critic(1, Scales(Calibration(intercept=-0.5))))
-    assert [adapter for _, adapter, _ in model.calls] == [1]
+    assert {adapter for _, adapter, _ in model.calls} == {1}
