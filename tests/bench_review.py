@@ -1,7 +1,7 @@
-"""How fast reviewers find flags among many: `python -m tests.bench_review DATABASE_URL`.
+"""How fast reviewers find flags among many: `python -m tests.bench_review DATABASE_URL [FLAGS]`.
 
-Fills a migrated database with made-up flags and times pages of every kind. Also prints the
-database's query plans. Measures the store, not HTTP.
+Fills a migrated database with made-up flags and times pages of every kind, an export and a purge.
+Also prints the database's query plans. Measures the store, not HTTP.
 """
 
 import asyncio
@@ -25,6 +25,7 @@ from guard.verdict import CATEGORIES
 FLAGS = 100_000
 _BATCH = 2_000
 _ROUNDS = 30
+_MOVED = 50_000
 _PAGE = 20
 _START = datetime(2026, 1, 1, tzinfo=UTC)
 _WORDS = [f"{first}{last}" for first in ("kl", "mn", "pr", "st", "tr") for last in range(600)]
@@ -35,7 +36,7 @@ _COMMON = [
 
 LOOKS: Mapping[str, Filter] = {
     "newest": Filter(),
-    "deep page": Filter(before_id=FLAGS // 20),
+    "deep page": Filter(before_id=5_000),
     "category": Filter(category="hate/threatening"),
     "rare category": Filter(category="violence/graphic"),
     "adapter": Filter(adapter="setback-0003"),
@@ -56,7 +57,8 @@ async def fill(store: ReviewStore, count: int) -> None:
     """Adds made-up flags, a minute apart, the same each time."""
     rng = random.Random(1)
     for first in range(1, count + 1, _BATCH):
-        rows = [_row(rng, number) for number in range(first, min(first + _BATCH, count + 1))]
+        last = min(first + _BATCH, count + 1)
+        rows = [_row(rng, number, count) for number in range(first, last)]
         named = [{"category": c, "flag_id": row["id"]} for row in rows for c in row["categories"]]
         async with store._transaction() as session:
             await session.execute(insert(FlagRow), rows)
@@ -68,7 +70,7 @@ async def fill(store: ReviewStore, count: int) -> None:
         await session.execute(text("ANALYZE"))
 
 
-def _row(rng: random.Random, number: int) -> dict[str, Any]:
+def _row(rng: random.Random, number: int, count: int) -> dict[str, Any]:
     asked = " ".join(rng.choices(_COMMON, k=12) + rng.choices(_WORDS, k=4))
     category = "violence/graphic" if rng.random() < 0.0005 else rng.choice(sorted(CATEGORIES)[:8])
     review = rng.choices([None, "confirmed", "dismissed"], [90, 9, 1])[0]
@@ -84,7 +86,7 @@ def _row(rng: random.Random, number: int) -> dict[str, Any]:
         "category_scores": {name: rng.random() for name in CATEGORIES},
         "categories": [category],
         "action": rng.choice([Action.REVISE, Action.BLOCK, Action.ANNOTATE]),
-        "adapter": f"setback-{number * 8 // FLAGS:04}",
+        "adapter": f"setback-{number * 8 // count:04}",
         "model": "practice",
         "model_revision": "r",
         "policy_hash": "p",
@@ -123,20 +125,36 @@ async def plan(store: ReviewStore, which: Filter) -> Iterator[str]:
         return iter([str(row[-1]) for row in rows])
 
 
-async def main(url: str) -> None:
+async def bulk(store: ReviewStore) -> Mapping[str, tuple[int, float]]:
+    """Returns how many flags were exported and purged, and how many seconds it took."""
+    started = time.perf_counter()
+    exported = sum([1 async for _ in store.export(Filter(before_id=_MOVED))])
+    done = time.perf_counter()
+    purged = len(await store.delete(Filter(until=_START + timedelta(minutes=_MOVED)), by="bench"))
+    return {
+        "export": (exported, done - started),
+        "purge of the oldest": (purged, time.perf_counter() - done),
+    }
+
+
+async def main(url: str, count: int = FLAGS) -> None:
     """Fills an empty database, then times and explains every query."""
     store = ReviewStore(parse_url(url))
     if not await store.page(Filter(), 1):
-        await fill(store, FLAGS)
+        started = time.perf_counter()
+        await fill(store, count)
+        print(f"filled in {time.perf_counter() - started:.0f} s", file=sys.stderr)  # noqa: T201
     print("| look | flags | p50, ms | p95, ms |\n|---|---|---|---|")  # noqa: T201
     for name, which in LOOKS.items():
         count, taken = await timed(store, which)
         p50, p95 = statistics.median(taken), statistics.quantiles(taken, n=20)[-1]
         print(f"| {name} | {count} | {p50:.1f} | {p95:.1f} |")  # noqa: T201
+    for name, (count, seconds) in (await bulk(store)).items():
+        print(f"| {name} | {count} | {seconds:.1f} s | |")  # noqa: T201
     for name, which in LOOKS.items():
         print(f"\n{name}", *(await plan(store, which)), sep="\n  ")  # noqa: T201
     await store.close()
 
 
 if __name__ == "__main__":
-    asyncio.run(main(sys.argv[1]))
+    asyncio.run(main(sys.argv[1], *map(int, sys.argv[2:])))
