@@ -27,6 +27,7 @@ _OWN_SERVERS = (
     "test_console.py",
     "test_equality.py",
     "test_faults.py",
+    "test_parallel.py",
     "test_plain_vllm.py",
     "test_policies.py",
     "test_processes.py",
