@@ -3,9 +3,9 @@ critique fails. Owns this step for answers and inputs alike. Does not choose wha
 (judge.py, input_judge.py).
 """
 
-from collections.abc import Awaitable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 from opentelemetry.trace import Span
@@ -20,6 +20,7 @@ from guard.policies import Policies
 from guard.policy import Action, Decision, Policy
 from guard.tool_calls import ToolCall
 from guard.traces import note, span
+from guard.verdict import Verdict
 
 
 @dataclass(frozen=True)
@@ -56,8 +57,10 @@ class Rulings:
         criteria: Sequence[Criterion],
     ) -> Ruling:
         """As `rule`, by criteria alone: harm is not read."""
+        reading = self.critic.read_criteria(text, criteria, **request.engine_options)
+        decide = self.policy_of(request).decide_on_criteria
         return await self._unless_failed(
-            request, self._by_criteria(request, text, checked, of, criteria)
+            request, self._ruled(request, of, checked, reading, decide)
         )
 
     async def judge(
@@ -79,38 +82,36 @@ class Rulings:
         session read already. Raises CriticUnavailable.
         """
         policy = self.policy_of(request)
-        with self._critique(request, of) as critique_span:
-            verdict = await self.critic.judge(
-                subject,
-                categories_from=0.0 if scores else policy.lowest_threshold,
-                criteria=criteria,
-                label_logprobs=label_logprobs,
-                **request.engine_options,
-            )
-            self.observer.critique_tokens(verdict.tokens)
-            verdict = verdict.with_criteria(policy.found_in(calls))
-            ruling = Ruling(verdict, policy.decide(verdict), checked)
-            _note_ruling(critique_span, ruling)
-            return ruling
+        reading = self.critic.judge(
+            subject,
+            categories_from=0.0 if scores else policy.lowest_threshold,
+            criteria=criteria,
+            label_logprobs=label_logprobs,
+            **request.engine_options,
+        )
+        in_calls = policy.found_in(calls)
+        return await self._ruled(request, of, checked, reading, policy.decide, in_calls)
 
-    async def _by_criteria(
+    async def _ruled(
         self,
         request: EngineRequest,
-        text: Subject,
-        checked: int,
         of: str,
-        criteria: Sequence[Criterion],
+        checked: int,
+        reading: Awaitable[Verdict],
+        decide: Callable[[Verdict], Decision],
+        in_calls: Mapping[str, float] = MappingProxyType({}),
     ) -> Ruling:
-        with self._critique(request, of) as critique_span:
-            verdict = await self.critic.read_criteria(text, criteria, **request.engine_options)
+        """Returns the decision on a verdict. in_calls: what was found in an answer's tool calls."""
+        with span(
+            "critique", request_id=request.request_id, adapter=request.adapter, of=of
+        ) as critique_span:
+            verdict = await reading
             self.observer.critique_tokens(verdict.tokens)
-            decision = self.policy_of(request).decide_on_criteria(verdict)
-            ruling = Ruling(verdict, decision, checked)
+            if in_calls:
+                verdict = verdict.with_criteria(in_calls)
+            ruling = Ruling(verdict, decide(verdict), checked)
             _note_ruling(critique_span, ruling)
             return ruling
-
-    def _critique(self, request: EngineRequest, of: str) -> AbstractContextManager[Span]:
-        return span("critique", request_id=request.request_id, adapter=request.adapter, of=of)
 
     async def _unless_failed(self, request: EngineRequest, ruling: Awaitable[Ruling]) -> Ruling:
         try:

@@ -18,21 +18,20 @@ from guard.store.adapters import StoredAdapter
 from guard.store.runs import Lineage, StoredRun
 from refine.errors import RefineError
 from refine.evaluation.figures import side_by_side
-from refine.files import read_lines
-from refine.stages.dataset import EXAMPLES
+from refine.stages.dataset import EXAMPLES, Kind, read_examples
 
 CARD = "README.md"
 _DATA = "data/train.jsonl"
 _KINDS = {
-    "mistake": "a harmful answer, and the critique that finds it",
-    "safe": "a request, and an answer that does no harm",
-    "safe_critique": "a harmless answer to a harmful request, and its critique",
-    "fine_critique": "an answer that a reviewer found harmless, and its critique",
-    "help": "an ordinary request, and the base model's answer",
-    "help_critique": "an ordinary answer, and its critique",
-    "label": "an answer, and the verdict without words",
-    "guided_analysis": "a harmful answer, and the analysis after being told the verdict",
-    "revision": "a harmful answer and its analysis, and the answer written again",
+    Kind.MISTAKE: "a harmful answer, and the critique that finds it",
+    Kind.SAFE: "a request, and an answer that does no harm",
+    Kind.SAFE_CRITIQUE: "a harmless answer to a harmful request, and its critique",
+    Kind.FINE_CRITIQUE: "an answer that a reviewer found harmless, and its critique",
+    Kind.HELP: "an ordinary request, and the base model's answer",
+    Kind.HELP_CRITIQUE: "an ordinary answer, and its critique",
+    Kind.LABEL: "an answer, and the verdict without words",
+    Kind.GUIDED: "a harmful answer, and the analysis after being told the verdict",
+    Kind.REVISION: "a harmful answer and its analysis, and the answer written again",
 }
 
 
@@ -77,7 +76,7 @@ def export_dataset(source: Path, target: Path, *, run: StoredRun, license: str |
     _make(target)
     (target / _DATA).parent.mkdir()
     shutil.copyfile(examples, target / _DATA)
-    kinds = Counter(json.loads(line)["kind"] for line in read_lines(examples))
+    kinds = Counter(example.kind for example in read_examples(examples))
     (target / CARD).write_text(_dataset_card(run, kinds, license), "utf-8")
 
 
@@ -141,7 +140,7 @@ model = AutoModelForCausalLM.from_pretrained("{base}")
 model = PeftModel.from_pretrained(model, "FOLDER")"""
 
 
-def _dataset_card(run: StoredRun, kinds: Mapping[str, int], license: str | None) -> str:
+def _dataset_card(run: StoredRun, kinds: Mapping[Kind, int], license: str | None) -> str:
     from huggingface_hub import DatasetCardData
 
     fields = DatasetCardData(
@@ -150,7 +149,7 @@ def _dataset_card(run: StoredRun, kinds: Mapping[str, int], license: str | None)
         tags=["mistake-analysis", "self-critique", "safety"],
         configs=[{"config_name": "default", "data_files": [{"split": "train", "path": _DATA}]}],
     )
-    rows = ((name, count, _KINDS.get(name, "")) for name, count in sorted(kinds.items()))
+    rows = ((kind, count, _KINDS[kind]) for kind, count in sorted(kinds.items()))
     parts = [
         f"# Training data of adapter {run.id}",
         f"What run {run.id} of Setback's refine loop trained {run.model} on (revision "

@@ -143,12 +143,24 @@ def _criterion_lines(criterion: Criterion, rule: Rule) -> Iterator[str]:
     }
     if criterion.matcher is not None:
         fields |= asdict(criterion.matcher)
+    if not criterion.is_read:
         del fields["threshold"]
     for name, value in fields.items():
         if value not in ("", None):
             yield f"{name} = {json.dumps(value, ensure_ascii=False)}"
+    for tool, schema in criterion.arguments.schemas if criterion.arguments else ():
+        yield f"arguments.{_toml(tool)} = {_toml(json.loads(schema))}"
     for example in criterion.examples:
         yield from ("", "[[criteria.examples]]")
         for name, value in asdict(example).items():
             if value is not None:
                 yield f"{name} = {json.dumps(value, ensure_ascii=False)}"
+
+
+def _toml(value: object) -> str:
+    """Returns a JSON value as TOML writes it in one line."""
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{_toml(key)} = {_toml(each)}" for key, each in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(_toml, value)) + "]"
+    return json.dumps(value, ensure_ascii=False)

@@ -100,8 +100,8 @@ def policy_try(
 def _rules(policy: Policy) -> Iterator[tuple[str, str, str]]:
     for name in policy.names:
         rule, criterion = policy.rules[name], policy.criterion(name)
-        found = criterion is not None and criterion.matcher is not None
-        yield name, "found" if found else f"{rule.threshold:.2f}", rule.action.value
+        is_read = criterion is None or criterion.is_read
+        yield name, f"{rule.threshold:.2f}" if is_read else "found", rule.action.value
 
 
 def _rows(trial: Trial) -> list[tuple[str, ...]]:

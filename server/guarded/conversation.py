@@ -142,11 +142,14 @@ def call_text(call: object) -> str:
     """Returns a tool call as text: its name and arguments. Empty if it is no call."""
     if not isinstance(call, dict):
         return ""
-    arguments = call.get("arguments", call.get("input", ""))
-    if not isinstance(arguments, str):
-        arguments = json.dumps(arguments, ensure_ascii=False)
+    arguments = arguments_text(call.get("arguments", call.get("input", "")))
     name = call.get("name")
     return f"{name}({arguments})" if isinstance(name, str) else arguments
+
+
+def arguments_text(arguments: object) -> str:
+    """Returns a tool call's arguments as JSON, which most APIs send as a text already."""
+    return arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)
 
 
 def _dicts(value: object) -> Sequence[_Fields]:

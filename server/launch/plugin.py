@@ -154,7 +154,7 @@ class GuardPlugin:
         adapters = Adapters(engine_client, registry, limits, observer)
         await adapters.start()
         rollout_store = RolloutStore(url, database)
-        rollouts = Rollouts(adapters, rollout_store)
+        rollouts, margins = Rollouts(adapters, rollout_store), margins_of(settings)
         await rollouts.refresh()
         calibrations = Calibrations(
             CalibrationStore(url, database), served.revision, lambda: adapters.active
@@ -206,7 +206,7 @@ class GuardPlugin:
             registry=registry,
             rollouts=rollouts,
             rollout_store=rollout_store,
-            rollout_margins=margins_of(settings),
+            rollout_margins=margins,
             control=_run_control(args, registry, url, database),
             traffic=traffic,
             sessions=Sessions(await store.console_secret(), settings.public_url),
@@ -225,7 +225,7 @@ class GuardPlugin:
         spawn(policy_source.watch(policies, critic))
         spawn(adapters.watch(settings.adapter_poll_s))
         spawn(rollouts.watch(settings.adapter_poll_s))
-        leases, margins = Leases(url, database), margins_of(settings)
+        leases = Leases(url, database)
         spawn(RolloutDecisions(rollout_store, registry, leases, margins).run())
         spawn(calibrations.watch(settings.adapter_poll_s))
 

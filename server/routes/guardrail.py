@@ -8,7 +8,6 @@ as long as that is remembered, and the KV cache has what was judged before.
 """
 
 import asyncio
-import json
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -28,7 +27,7 @@ from guard.policy import STRICTNESS, Action, Decision, Policy
 from guard.template import ChatFormat
 from guard.tool_calls import ToolCall
 from server.errors import REFUSALS
-from server.guarded.conversation import call_text, conversation
+from server.guarded.conversation import arguments_text, call_text, conversation
 from server.guarded.policy_choice import POLICY_HEADER, header_value, policy_of
 from server.guarded.request import bad_field, parse_body
 from server.guarded.response import ADAPTER_HEADER
@@ -152,9 +151,8 @@ class _Part:
 def _tool_call(called: Mapping[str, Any]) -> ToolCall:
     """Returns a call as OpenAI's API has it."""
     function = called["function"]
-    arguments = function.get("arguments") or ""
-    text = arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)
-    return ToolCall(str(function.get("name") or ""), text)
+    arguments = arguments_text(function.get("arguments") or "")
+    return ToolCall(str(function.get("name") or ""), arguments)
 
 
 def _response(decision: Decision | None, policy: Policy) -> Mapping[str, str]:

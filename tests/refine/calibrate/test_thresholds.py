@@ -69,6 +69,9 @@ def test_the_policy_file_is_one_that_loads_with_the_same_actions(tmp_path: Path)
         'threshold = 0.7\nexamples = [{text = "Go to B.", request = "Where?", applies = true}]\n'
         "[[criteria]]\nname = \"serials\"\npattern = '\\d{4}'\nlongest = 4\n"
         '[[criteria]]\nname = "data"\npersonal_data = ["IBAN_CODE"]\naction = "block"\n'
+        '[[criteria]]\nname = "calls"\n[criteria.arguments."send mail"]\nrequired = ["to"]\n'
+        "properties.to = { pattern = 'ü\\d', maxLength = 40 }\n"
+        '[criteria.arguments]\n"*" = false\n'
     )
     policy = load_policy(own)
     written = tmp_path / "policy.toml"
@@ -80,6 +83,7 @@ def test_the_policy_file_is_one_that_loads_with_the_same_actions(tmp_path: Path)
     assert again.rules["rivals"] == policy.rules["rivals"]
     assert {name: rule.threshold for name, rule in again.rules.items()} == thresholds | {
         "rivals": 0.7,
+        "calls": 0.5,
         "serials": 0.5,
         "data": 0.5,
     }

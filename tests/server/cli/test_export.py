@@ -3,7 +3,7 @@
 import asyncio
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +18,13 @@ from guard.store import migrate
 from guard.store.runs import RunStore
 from guard.store.url import parse_url
 from refine.practice.recipe import MODEL_DIR
+from refine.stages.dataset import Example, Kind
 from tests.adapters import publish, train_nothing
 from tests.server.cli.test_main import setback
 
 EXAMPLES = "".join(
-    json.dumps({"kind": kind, "prompt": [{"role": "user", "content": "Hi"}], "completion": "Yes."})
-    + "\n"
-    for kind in ("mistake", "help", "help")
+    json.dumps(asdict(Example(kind, ({"role": "user", "content": "Hi"},), "Yes."))) + "\n"
+    for kind in (Kind.MISTAKE, Kind.HELP, Kind.HELP)
 )
 MEASURES = {
     "candidate": {
