@@ -7,7 +7,7 @@ import builtins
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 from sqlalchemy import select, update
 
@@ -15,6 +15,7 @@ from guard.errors import AdapterConflict
 from guard.store import audit
 from guard.store.adapters import RolloutEnd, activate, end_rollout, existing, preferred
 from guard.store.store import Store
+from guard.store.sums import Sums
 from guard.store.tables import RolloutArmRow, RolloutRow
 from guard.store.text import storable
 
@@ -44,20 +45,7 @@ class StoredRollout:
 
 
 @dataclass(frozen=True)
-class _Sums:
-    """Sums that add up by field."""
-
-    def __add__(self, other: Self) -> Self:
-        mine, others = vars(self), vars(other)
-        return type(self)(**{name: mine[name] + others[name] for name in mine})
-
-    def __sub__(self, other: Self) -> Self:
-        mine, others = vars(self), vars(other)
-        return type(self)(**{name: mine[name] - others[name] for name in mine})
-
-
-@dataclass(frozen=True)
-class ArmCounts(_Sums):
+class ArmCounts(Sums):
     """What happened to the requests of one adapter.
 
     answers: judged answers, and requests refused for their input. withheld: of these, the ones
@@ -80,7 +68,7 @@ class ArmCounts(_Sums):
 
 
 @dataclass(frozen=True)
-class ShadowCounts(_Sums):
+class ShadowCounts(Sums):
     """Answers of the old adapter that the new one judged too, and which of the two flagged them."""
 
     judged: int = 0
@@ -90,7 +78,7 @@ class ShadowCounts(_Sums):
 
 
 @dataclass(frozen=True)
-class RolloutCounts(_Sums):
+class RolloutCounts(Sums):
     """All counts of a rollout: the new adapter's, the old one's and the shadow's."""
 
     new: ArmCounts = field(default_factory=ArmCounts)
@@ -211,16 +199,11 @@ class RolloutStore(Store):
         async with self._transaction() as session:
             for arm, values in (("new", counts.new), ("old", counts.old)):
                 if values != ArmCounts():
-                    await session.execute(self._added(number, arm, asdict(values)))
+                    keys = {"rollout_id": number, "arm": arm}
+                    await session.execute(self._adding(RolloutArmRow, keys, asdict(values)))
             if shadow:
                 adding = update(RolloutRow).where(RolloutRow.id == number).values(shadow)
                 await session.execute(adding)
-
-    def _added(self, number: int, arm: str, values: Mapping[str, Any]) -> Any:
-        insert = self._insert(RolloutArmRow).values(rollout_id=number, arm=arm, **values)
-        summed = {name: getattr(RolloutArmRow, name) + insert.excluded[name] for name in values}
-        keys = [RolloutArmRow.rollout_id, RolloutArmRow.arm]
-        return insert.on_conflict_do_update(index_elements=keys, set_=summed)
 
     async def counts(self, numbers: Collection[int]) -> Mapping[int, RolloutCounts]:
         """Returns the counts of each of these rollouts."""

@@ -2,7 +2,7 @@
 schema is migrated. Knows no table.
 """
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -64,3 +64,11 @@ class Store:
         """An INSERT in the database's own words, which can say what to do on a conflict."""
         dialects = {"sqlite": sqlite, "postgresql": postgresql}
         return dialects[self._url.get_backend_name()].insert(table)
+
+    def _adding(
+        self, table: type[DeclarativeBase], keys: Mapping[str, Any], counts: Mapping[str, Any]
+    ) -> Any:
+        """An INSERT of counts, which are added to those of a row with the same keys."""
+        insert = self._insert(table).values(**keys, **counts)
+        summed = {name: getattr(table, name) + insert.excluded[name] for name in counts}
+        return insert.on_conflict_do_update(index_elements=list(keys), set_=summed)

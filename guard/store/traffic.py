@@ -8,13 +8,14 @@ from datetime import UTC, datetime, timedelta
 from sqlalchemy import func, select
 
 from guard.store.store import Store
+from guard.store.sums import Sums
 from guard.store.tables import FlagRow, TrafficRow
 
 _MINUTE_S = 60
 
 
 @dataclass(frozen=True)
-class Traffic:
+class Traffic(Sums):
     """Sums over some time.
 
     answers: judged answers, of which `flagged` were flagged. requests: requests with answers.
@@ -42,12 +43,9 @@ class TrafficStore(Store):
 
     async def add(self, when: datetime, traffic: Traffic) -> None:
         """Adds the traffic to the minute of `when`."""
-        values = asdict(traffic)
-        insert = self._insert(TrafficRow).values(minute=_minute(when), **values)
-        summed = {name: getattr(TrafficRow, name) + insert.excluded[name] for name in values}
-        statement = insert.on_conflict_do_update(index_elements=[TrafficRow.minute], set_=summed)
+        adding = self._adding(TrafficRow, {"minute": _minute(when)}, asdict(traffic))
         async with self._transaction() as session:
-            await session.execute(statement)
+            await session.execute(adding)
 
     async def periods(self, until: datetime, length: timedelta, number: int) -> Sequence[Period]:
         """Returns the last `number` periods of that length, in whole minutes, oldest first. The

@@ -4,7 +4,6 @@ the database. The Prometheus metrics are separate (metrics.py).
 
 import asyncio
 import logging
-from dataclasses import replace
 from datetime import UTC, datetime
 
 from guard.errors import StoreUnavailable
@@ -26,20 +25,17 @@ class CountingObserver(PrometheusObserver):
     def action(self, action: Action, adapter: str) -> None:
         """See Observer."""
         super().action(action, adapter)
-        self._counts = replace(self._counts, answers=self._counts.answers + 1)
+        self._counts += Traffic(answers=1)
 
     def flag_written(self, seconds: float) -> None:
         """See Observer."""
         super().flag_written(seconds)
-        self._counts = replace(self._counts, flagged=self._counts.flagged + 1)
+        self._counts += Traffic(flagged=1)
 
     def overhead(self, seconds: float) -> None:
         """See Observer."""
         super().overhead(seconds)
-        counts = self._counts
-        self._counts = replace(
-            counts, requests=counts.requests + 1, overhead_s=counts.overhead_s + seconds
-        )
+        self._counts += Traffic(requests=1, overhead_s=seconds)
 
     async def flush_regularly(self, every_s: float = _EVERY_S) -> None:
         """Writes the counts at intervals, for ever. Keeps them when that fails."""
@@ -56,13 +52,4 @@ class CountingObserver(PrometheusObserver):
         if counts == Traffic():
             return
         await self._store.add(datetime.now(UTC), counts)
-        self._counts = _difference(self._counts, counts)
-
-
-def _difference(total: Traffic, part: Traffic) -> Traffic:
-    return Traffic(
-        total.answers - part.answers,
-        total.flagged - part.flagged,
-        total.requests - part.requests,
-        total.overhead_s - part.overhead_s,
-    )
+        self._counts -= counts
