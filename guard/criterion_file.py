@@ -13,10 +13,10 @@ from guard.redact import PERSONAL_DATA, check_region
 from guard.tool_calls import ArgumentMatcher, check_schema
 
 _MATCHERS = ("words", "pattern", "personal_data")
-_FOUND = (*_MATCHERS, "arguments")
+_WITHOUT_MODEL = (*_MATCHERS, "arguments")
 FIELDS = (
     *("name", "description", "question", "applies_to", "refusal", "examples"),
-    *(*_FOUND, "longest", "phone_region"),
+    *(*_WITHOUT_MODEL, "longest", "phone_region"),
 )
 _READ_FIELDS = ("question", "threshold", "examples")
 """Of criteria that the model reads."""
@@ -37,7 +37,7 @@ def criterion_of(fields: Fields) -> Criterion:
         raise fields.invalid(
             "",
             "write either a description or a question, in words, or what to look for: "
-            + ", ".join(_FOUND),
+            + ", ".join(_WITHOUT_MODEL),
         )
     return Criterion(
         name=name,
@@ -73,7 +73,7 @@ def _examples(fields: Fields) -> Iterator[CriterionExample]:
 
 def _found(fields: Fields) -> Matcher | ArgumentMatcher | None:
     """Returns what finds the criterion in a text or a tool call, None if the model reads it."""
-    given = [name for name in _FOUND if name in fields.table]
+    given = [name for name in _WITHOUT_MODEL if name in fields.table]
     for name, of in (("longest", "pattern"), ("phone_region", "personal_data")):
         if name in fields.table and of not in given:
             raise fields.invalid(name, f"belongs to {of}, which is not there")

@@ -129,7 +129,7 @@ class Policy:
             return found
         for one in self.criteria_of(Place.TOOL_CALL):
             if one.arguments is not None:
-                found[one.name] = float(any(map(one.arguments.finds, calls)))
+                found[one.name] = float(any(map(one.arguments.rejects, calls)))
             elif one.matcher is not None:
                 matcher = one.matcher
                 found[one.name] = float(

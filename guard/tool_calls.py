@@ -75,7 +75,7 @@ class ArgumentMatcher:
 
     schemas: tuple[tuple[str, str], ...]
 
-    def finds(self, call: ToolCall) -> bool:
+    def rejects(self, call: ToolCall) -> bool:
         """Whether the call's arguments do not fit; arguments that are not JSON never do."""
         validator = self._validators.get(call.name, self._validators.get(ANY_OTHER))
         if validator is None:

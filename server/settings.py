@@ -226,7 +226,7 @@ class Settings(BaseSettings):
     first time; again at twice as many, and so on."""
 
     rollout_hours: float = Field(default=24, gt=0, allow_inf_nan=False)
-    """Hours after which a staged rollout that could not be decided on goes back."""
+    """Hours after which a staged rollout that could not be decided on is reverted."""
 
     rollout_margin: float = Field(default=0.05, gt=0, lt=1)
     """By how much a new adapter's share of flagged and of withheld answers may be above the old

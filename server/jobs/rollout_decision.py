@@ -27,7 +27,7 @@ _ERROR = 0.05
 
 @dataclass(frozen=True)
 class Margins:
-    """answers: of each adapter before the first look. hours: until a rollout goes back undecided.
+    """answers: of each adapter before the first look. hours: after which it is reverted, undecided.
 
     shares, errors: by how much flagged and withheld answers, and errors, may be more frequent.
     slowdown: how many times the old one's seconds for each token the new one may take.

@@ -97,21 +97,21 @@ def script(question: str = "", words: str = "") -> Script:
 )
 def test_arguments_that_do_not_fit_the_schema_are_found(arguments: str, found: bool) -> None:
     matcher = ArgumentMatcher((("send_mail", json.dumps(INSIDE)),))
-    assert matcher.finds(ToolCall("send_mail", arguments)) is found
-    assert not matcher.finds(ToolCall("look_up", arguments))
+    assert matcher.rejects(ToolCall("send_mail", arguments)) is found
+    assert not matcher.rejects(ToolCall("look_up", arguments))
 
 
 def test_a_star_is_for_tools_without_a_schema_of_their_own() -> None:
     matcher = ArgumentMatcher((("look_up", "true"), ("*", "false")))
-    assert not matcher.finds(ToolCall("look_up", "{}"))
-    assert matcher.finds(ToolCall("send_mail", "{}"))
+    assert not matcher.rejects(ToolCall("look_up", "{}"))
+    assert matcher.rejects(ToolCall("send_mail", "{}"))
 
 
 def test_a_pattern_takes_linear_time() -> None:
     schema = {"properties": {"to": {"pattern": "^(a+)+$"}}}
     matcher = ArgumentMatcher((("send_mail", json.dumps(schema)),))
     # Python's expressions would not end.
-    assert matcher.finds(mail("a" * 5000 + "b"))
+    assert matcher.rejects(mail("a" * 5000 + "b"))
 
 
 def test_the_words_of_a_call_have_no_escapes() -> None:
