@@ -45,7 +45,7 @@ def serve(arguments: Sequence[str]) -> None:
     # Before vLLM's command line adds variables of its own.
     environment = dict(os.environ)
     # vLLM loads plugins once, with its first import.
-    _load_plugins()
+    load_plugins()
     _choose_log_format(arguments)
     # Imported here because it takes many seconds, and other commands do not need it.
     from vllm.entrypoints.cli.serve import ServeSubcommand
@@ -240,7 +240,7 @@ def _remove_old_metrics() -> None:
         file.unlink(missing_ok=True)
 
 
-def _load_plugins() -> None:
+def load_plugins() -> None:
     """Adds our plugins to VLLM_PLUGINS without excluding the others, which setting it would do."""
     if "VLLM_PLUGINS" in os.environ:
         named = os.environ["VLLM_PLUGINS"].split(",")

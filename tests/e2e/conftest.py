@@ -6,7 +6,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +21,7 @@ from guard.store import migrate
 from guard.store.url import parse_url
 from refine.practice.integrity import MODEL_NAME
 from refine.practice.world import Kind, requests
+from tests.e2e.forked import Forked
 from tests.e2e.plants import JSON_SCHEMA, compact_json
 from tests.postgres import Postgres
 
@@ -72,14 +73,9 @@ def running_server(
     # `make test ARGS=...` would hand its arguments on to `make serve`.
     ours = ("SETBACK_", "VLLM_", "OTEL_", "MAKE", "MFLAGS", "ARGS")
     clean = {k: v for k, v in os.environ.items() if not k.startswith(ours)}
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            command(port),
-            cwd=ROOT,
-            env={**clean, "DATABASE_URL": database, **(environment or {})},
-            stdout=output,
-            stderr=subprocess.STDOUT,
-        )
+    process = _started(
+        command(port), {**clean, "DATABASE_URL": database, **(environment or {})}, log
+    )
     try:
         server = Server(f"http://127.0.0.1:{port}", url, log, process.pid)
         wait_until_ready(server, process, ready)
@@ -89,8 +85,21 @@ def running_server(
         process.wait(timeout=60)
 
 
+def _started(
+    command: Sequence[str], environment: Mapping[str, str], log: Path
+) -> "Forked | subprocess.Popen[bytes]":
+    """Starts a command: `setback` forked, unless its log format is chosen, which vLLM's import
+    takes."""
+    if command[0] == SETBACK and "--log-format" not in command:
+        return Forked(command[1:], environment, ROOT, log)
+    with log.open("wb") as output:
+        return subprocess.Popen(
+            command, cwd=ROOT, env=environment, stdout=output, stderr=subprocess.STDOUT
+        )
+
+
 def wait_until_ready(
-    server: Server, process: "subprocess.Popen[bytes]", path: str = "/ready"
+    server: Server, process: "Forked | subprocess.Popen[bytes]", path: str = "/ready"
 ) -> None:
     """Polls the server. Fails with the end of its log when it dies or is too slow."""
     deadline = time.monotonic() + START_UP_S

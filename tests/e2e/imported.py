@@ -1,0 +1,16 @@
+"""What all servers import, imported in the order of `setback serve`: see forked.py."""
+
+from importlib import import_module
+
+from server.launch.serve import load_plugins
+
+load_plugins()
+for module in (
+    "vllm.entrypoints.cli.serve",
+    "vllm.entrypoints.openai.api_server",
+    "vllm.v1.engine.core",
+    "vllm.v1.worker.cpu_worker",
+    "vllm.model_executor.models.llama",
+    "server.launch.plugin",
+):
+    import_module(module)
