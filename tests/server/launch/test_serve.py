@@ -185,10 +185,10 @@ def test_too_few_places_for_adapters_are_refused(run: Run) -> None:
 
 def test_our_plugins_are_named_beside_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VLLM_PLUGINS", "other")
-    serve._load_plugins()
+    serve.load_plugins()
     assert os.environ["VLLM_PLUGINS"] == "other,setback,setback_cpu"
     monkeypatch.delenv("VLLM_PLUGINS")
-    serve._load_plugins()
+    serve.load_plugins()
     assert {"setback", "setback_cpu", "lora_filesystem_resolver"} <= set(
         os.environ["VLLM_PLUGINS"].split(",")
     )
