@@ -28,9 +28,9 @@ NODE_CLIENTS := tests/e2e/clients/node_modules/.installed
 # vLLM names but which break next to the CPU build of torch.
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --no-deps
 
-BROWSER := chromium chromium-driver fonts-dejavu-core
+DEBIAN_PACKAGES := chromium chromium-driver fonts-dejavu-core pgbouncer
 
-.PHONY: serve test browser node-clients lint types docs clean
+.PHONY: serve test debian-packages node-clients lint types docs clean
 .DELETE_ON_ERROR:
 
 serve: $(SERVER)
@@ -38,16 +38,17 @@ serve: $(SERVER)
 	exec $(BIN)/setback serve $(MODEL) --port $(PORT) $(ARGS)
 
 # In two processes; tests/conftest.py says how they share the tests.
-test: $(DEV) $(CLIENTS) node-clients browser
+test: $(DEV) $(CLIENTS) node-clients debian-packages
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 $(ARGS)
 
-# The console is tested in Chromium, with letters for its pages; where it cannot be installed those tests are skipped.
-browser:
-	@if ! command -v chromium >/dev/null || ! command -v chromedriver >/dev/null; then \
+# The console is tested in Chromium, with letters for its pages, and the stores behind PgBouncer; where
+# these cannot be installed those tests are skipped.
+debian-packages:
+	@if ! command -v chromium >/dev/null || ! command -v chromedriver >/dev/null || ! test -x /usr/sbin/pgbouncer; then \
 		if command -v apt-get >/dev/null && [ "$$(id -u)" = 0 ]; then \
-			apt-get update -qq && apt-get install -qq --no-install-recommends -y $(BROWSER) >/dev/null; \
+			apt-get update -qq && apt-get install -qq --no-install-recommends -y $(DEBIAN_PACKAGES) >/dev/null; \
 		else \
-			echo 'Without Chromium the console is not tested; install: $(BROWSER)'; \
+			echo 'Neither the console nor PgBouncer is tested without: $(DEBIAN_PACKAGES)'; \
 		fi; \
 	fi
 

@@ -50,7 +50,7 @@ class Postgres:
 
     def create(self) -> None:
         """Makes an empty cluster."""
-        _hand_over(self.folder)
+        hand_over(self.folder)
         self._run("initdb", "-D", self._data, "-U", "setback", "-A", "trust", "-E", "UTF8", "-N")
 
     def start(self) -> None:
@@ -73,7 +73,7 @@ class Postgres:
     def standby(self, folder: Path, port: int) -> "Postgres":
         """Returns a standby of this server, which listens on a port. It is not started."""
         other = Postgres(folder, port)
-        _hand_over(folder)
+        hand_over(folder)
         source = f"host=127.0.0.1 port={self.port} user=setback"
         self._run("pg_basebackup", "-d", source, "-D", other._data, "-R", "-X", "stream")
         return other
@@ -104,13 +104,13 @@ class Postgres:
         # To a file: a pipe would stay open in the server that pg_ctl leaves running.
         with open(self.folder / "log", "a+b") as log:
             done = subprocess.run(
-                command, cwd=self.folder, stdout=log, stderr=log, check=False, **_user()
+                command, cwd=self.folder, stdout=log, stderr=log, check=False, **unprivileged_user()
             )
             log.seek(0)
             assert done.returncode == 0, f"{command}: {log.read().decode()}"
 
 
-def _user() -> dict[str, Any]:
+def unprivileged_user() -> dict[str, Any]:
     """Returns the user to run as: PostgreSQL refuses to run as root."""
     if os.geteuid() != 0:
         return {}
@@ -118,7 +118,8 @@ def _user() -> dict[str, Any]:
     return {"user": nobody.pw_uid, "group": nobody.pw_gid, "extra_groups": []}
 
 
-def _hand_over(folder: Path) -> None:
-    user = _user()
+def hand_over(folder: Path) -> None:
+    """Gives a folder to the user that PostgreSQL runs as."""
+    user = unprivileged_user()
     if user:
         os.chown(folder, user["user"], user["group"])

@@ -21,6 +21,7 @@ from guard.store import migrate
 from guard.store.url import parse_url
 from refine.practice.integrity import MODEL_NAME
 from refine.practice.world import Kind, requests
+from tests import pgbouncer
 from tests.e2e.forked import Forked
 from tests.e2e.plants import JSON_SCHEMA, compact_json
 from tests.postgres import Postgres
@@ -144,18 +145,22 @@ def smollm2(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 def strict_server(
     tmp_path_factory: pytest.TempPathFactory, postgres_socket: Path
 ) -> Iterator[Server]:
-    """Withholds every answer; two API-server processes on PostgreSQL."""
+    """Withholds every answer; two API-server processes on PostgreSQL, behind PgBouncer where that
+    is installed."""
     folder = tmp_path_factory.mktemp("strict")
     policy = folder / "policy.toml"
     policy.write_text(BLOCK_ALL)
     asyncio.run(Postgres(postgres_socket).create_database("strict"))
-    database = f"postgresql://setback@/strict?host={postgres_socket}"
-    migrate.upgrade(parse_url(database))
     options = ["--policy-file", str(policy), "--api-server-count", "2"]
-    with running_server(
-        folder, database, lambda port: [SETBACK, "serve", "practice", "--port", str(port), *options]
-    ) as it:
-        yield it
+    with pgbouncer.pooling_where_installed(postgres_socket) as url:
+        database = url.format(name="strict")
+        migrate.upgrade(parse_url(database))
+        with running_server(
+            folder,
+            database,
+            lambda port: [SETBACK, "serve", "practice", "--port", str(port), *options],
+        ) as it:
+            yield it
 
 
 @pytest.fixture(scope="session")
