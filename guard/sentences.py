@@ -9,5 +9,5 @@ _END = re.compile(r"[。！？]|(?<!\d)[.!?…][\"'”’)\]]*(?=\s|$)|\n")
 
 def whole_sentences(text: str) -> str:
     """Returns the text up to the end of its last whole sentence or line, empty if there is none."""
-    ends = [found.end() for found in _END.finditer(text)]
+    ends = [match.end() for match in _END.finditer(text)]
     return text[: ends[-1]].strip() if ends else ""

@@ -16,9 +16,9 @@ _Path = tuple[str, ...]
 def line_of(text: str, field: str) -> int | None:
     """Returns the number, from 1, of the line that holds a field or else the innermost table or
     value around it; None if there is none. field: a path such as `criteria[1].threshold`."""
-    wanted = _path(field)
-    found = [(len(path), -number) for number, path in _paths(text) if wanted[: len(path)] == path]
-    return -max(found)[1] if found else None
+    sought = _path(field)
+    around = [(len(path), -number) for number, path in _paths(text) if sought[: len(path)] == path]
+    return -max(around)[1] if around else None
 
 
 def _path(field: str) -> _Path:

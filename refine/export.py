@@ -167,7 +167,7 @@ def _dataset_card(run: StoredRun, kinds: Mapping[Kind, int], license: str | None
 def _figures(run: StoredRun) -> str:
     figures = side_by_side(run.measures)
     roles = list(dict.fromkeys(role for by_role in figures.values() for role in by_role))
-    rows = ((name, *(each.get(role, "") for role in roles)) for name, each in figures.items())
+    rows = ((name, *(shares.get(role, "") for role in roles)) for name, shares in figures.items())
     return _table(("figure", *roles), rows)
 
 

@@ -69,14 +69,14 @@ async def _renew_until(done: asyncio.Event, leases: Leases, token: str, ttl_s: f
     loop = asyncio.get_running_loop()
     expires = loop.time() + ttl_s
     while not await _within(ttl_s / 6, done):
-        asked = loop.time()
+        began = loop.time()
         try:
             await leases.renew(LEASE, token, ttl_s)
         except StoreUnavailable:
             if loop.time() > expires:
                 raise
         else:
-            expires = asked + ttl_s
+            expires = began + ttl_s
 
 
 async def _within(seconds: float, event: asyncio.Event) -> bool:

@@ -5,7 +5,7 @@ rollouts (rollouts.py): whatever changes the active adapter ends a running one.
 
 import builtins
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Literal
 
@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from guard.errors import AdapterConflict, AdapterUnknown
 from guard.store import audit
-from guard.store.store import Store
+from guard.store.store import Store, from_row
 from guard.store.tables import ActivationRow, AdapterRow, RolloutRow
 from guard.store.text import storable
 
@@ -80,13 +80,13 @@ class AdapterStore(Store):
                 await session.flush()
             if row.sha256 != sha256:
                 raise AdapterConflict(f"Adapter {version} is registered with other files already")
-            return _stored(row)
+            return from_row(StoredAdapter, row)
 
     async def get(self, version: int) -> StoredAdapter | None:
         """Returns the adapter with that version, or None."""
         async with self._reading() as session:
             row = await session.get(AdapterRow, version)
-        return None if row is None else _stored(row)
+        return None if row is None else from_row(StoredAdapter, row)
 
     async def list(
         self, limit: int = 1000, before: int | None = None
@@ -96,7 +96,7 @@ class AdapterStore(Store):
         if before is not None:
             query = query.where(AdapterRow.version < before)
         async with self._reading() as session:
-            return [_stored(row) for row in await session.scalars(query)]
+            return [from_row(StoredAdapter, row) for row in await session.scalars(query)]
 
     async def first_promoted(self, model_revision: str) -> int | None:
         """Returns the lowest version that was ever active on that base model, or None."""
@@ -163,7 +163,7 @@ class AdapterStore(Store):
         if version is not None:
             query = query.where(ActivationRow.version == version)
         async with self._reading() as session:
-            return [_activation(row) for row in await session.scalars(query)]
+            return [from_row(Activation, row) for row in await session.scalars(query)]
 
 
 async def existing(session: AsyncSession, version: int) -> AdapterRow:
@@ -190,7 +190,7 @@ async def activate(session: AsyncSession, version: int | None, by: str, reason: 
     session.add(row)
     audit.record(session, by, "adapter.activated", subject, reason=reason)
     await session.flush()
-    return _activation(row)
+    return from_row(Activation, row)
 
 
 async def end_rollout(
@@ -242,13 +242,3 @@ def rollback_path(activated: Sequence[int | None]) -> builtins.list[int | None]:
         elif path[-1] != version:
             path.append(version)
     return path[::-1]
-
-
-def _stored(row: AdapterRow) -> StoredAdapter:
-    return StoredAdapter(
-        **{field.name: getattr(row, field.name) for field in fields(StoredAdapter)}
-    )
-
-
-def _activation(row: ActivationRow) -> Activation:
-    return Activation(**{field.name: getattr(row, field.name) for field in fields(Activation)})

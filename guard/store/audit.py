@@ -4,14 +4,14 @@ An entry is written in the same transaction as the change it records.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from guard.store.store import Store
+from guard.store.store import Store, from_row
 from guard.store.tables import AuditRow
 from guard.store.text import storable
 
@@ -44,7 +44,7 @@ class AuditStore(Store):
         """Returns at most `limit` entries, newest first."""
         query = select(AuditRow).order_by(AuditRow.id.desc()).limit(limit)
         async with self._reading() as session:
-            return [_entry(row) for row in await session.scalars(query)]
+            return [from_row(AuditEntry, row) for row in await session.scalars(query)]
 
 
 def record(session: AsyncSession, actor: str, event: str, subject: str, **details: Any) -> None:
@@ -58,7 +58,3 @@ def record(session: AsyncSession, actor: str, event: str, subject: str, **detail
             details=storable(details),
         )
     )
-
-
-def _entry(row: AuditRow) -> AuditEntry:
-    return AuditEntry(**{field.name: getattr(row, field.name) for field in fields(AuditEntry)})

@@ -6,7 +6,7 @@ import hashlib
 import hmac
 import secrets
 from collections.abc import Iterable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Literal, get_args
 
@@ -14,7 +14,7 @@ from sqlalchemy import select
 
 from guard.errors import KeyUnknown
 from guard.store import audit
-from guard.store.store import Store
+from guard.store.store import Store, from_row
 from guard.store.tables import KeyRow
 from guard.store.text import storable
 
@@ -78,7 +78,7 @@ class KeyStore(Store):
             await session.flush()
             details = {"name": name, "role": role, **({"policy": policy} if policy else {})}
             audit.record(session, by, "key.made", f"key {row.id}", **details)
-        return _stored(row), secret
+        return from_row(Key, row), secret
 
     async def revoke(self, number: int, *, by: str) -> Key:
         """Revokes a key for good. Revoking it again changes nothing. Raises KeyUnknown."""
@@ -89,14 +89,13 @@ class KeyStore(Store):
             if row.revoked_at is None:
                 row.revoked_at = datetime.now(UTC)
                 audit.record(session, by, "key.revoked", f"key {number}", name=row.name)
-            return _stored(row)
+            return from_row(Key, row)
 
     async def list(self) -> list[Key]:
         """Returns all keys, revoked ones included, oldest first."""
         async with self._reading() as session:
-            return [
-                _stored(row) for row in await session.scalars(select(KeyRow).order_by(KeyRow.id))
-            ]
+            rows = await session.scalars(select(KeyRow).order_by(KeyRow.id))
+            return [from_row(Key, row) for row in rows]
 
 
 def find(keys: Iterable[Key], secret: str) -> Key | None:
@@ -111,7 +110,3 @@ def find(keys: Iterable[Key], secret: str) -> Key | None:
 def _hash(secret: str) -> str:
     # No slow hash: secrets are long and random already.
     return hashlib.sha256(secret.encode("utf-8", "surrogatepass")).hexdigest()
-
-
-def _stored(row: KeyRow) -> Key:
-    return Key(**{field.name: getattr(row, field.name) for field in fields(Key)})

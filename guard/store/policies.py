@@ -3,7 +3,7 @@ hash that flags have. Owns their rows. Does not choose a request's policy (guard
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
 
@@ -11,7 +11,7 @@ from sqlalchemy import select
 
 from guard.policy import Policy
 from guard.store import audit
-from guard.store.store import Store
+from guard.store.store import Store, from_row
 from guard.store.tables import PolicyFileRow, PolicyRow
 from guard.store.text import storable
 
@@ -80,7 +80,7 @@ class PolicyStore(Store):
         """Returns at most `limit` policies, newest first."""
         query = select(PolicyRow).order_by(PolicyRow.created_at.desc(), PolicyRow.name).limit(limit)
         async with self._reading() as session:
-            return [_stored(row) for row in await session.scalars(query)]
+            return [from_row(StoredPolicy, row) for row in await session.scalars(query)]
 
 
 def _content(policy: Policy) -> dict[str, Any]:
@@ -88,7 +88,3 @@ def _content(policy: Policy) -> dict[str, Any]:
     for criterion in content["criteria"]:
         criterion["applies_to"] = sorted(criterion["applies_to"])
     return {name: value for name, value in content.items() if name not in ("hash", "name")}
-
-
-def _stored(row: PolicyRow) -> StoredPolicy:
-    return StoredPolicy(**{field.name: getattr(row, field.name) for field in fields(StoredPolicy)})

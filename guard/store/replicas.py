@@ -3,12 +3,12 @@ process that ended is known by its silence.
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 
 from sqlalchemy import delete, select
 
-from guard.store.store import Store
+from guard.store.store import Store, from_row
 from guard.store.tables import ReplicaRow
 from guard.store.text import storable
 
@@ -49,9 +49,5 @@ class ReplicaStore(Store):
     async def since(self, time: datetime) -> Sequence[Replica]:
         """Returns the processes that have reported since then, by name."""
         query = select(ReplicaRow).where(ReplicaRow.seen_at >= time).order_by(ReplicaRow.name)
-        names = [field.name for field in fields(Replica)]
         async with self._reading() as session:
-            return [
-                Replica(**{name: getattr(row, name) for name in names})
-                for row in await session.scalars(query)
-            ]
+            return [from_row(Replica, row) for row in await session.scalars(query)]

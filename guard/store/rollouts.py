@@ -5,16 +5,16 @@ the new adapter (guard/rollouts.py) or decide how a rollout ends (server/jobs/ro
 
 import builtins
 from collections.abc import Collection, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import Literal
 
 from sqlalchemy import select, update
 
 from guard.errors import AdapterConflict
 from guard.store import audit
 from guard.store.adapters import RolloutEnd, activate, end_rollout, existing, preferred
-from guard.store.store import Store
+from guard.store.store import Store, from_row
 from guard.store.sums import Sums
 from guard.store.tables import RolloutArmRow, RolloutRow
 from guard.store.text import storable
@@ -142,13 +142,13 @@ class RolloutStore(Store):
             audit.record(session, by, "rollout.started", f"rollout {number}", **details)
             started = await session.get(RolloutRow, number)
             assert started is not None
-            return _stored(started)
+            return from_row(StoredRollout, started)
 
     async def running(self) -> StoredRollout | None:
         """Returns the rollout that is running, or None."""
         async with self._reading() as session:
             row = await session.scalar(select(RolloutRow).where(RolloutRow.status == "running"))
-        return None if row is None else _stored(row)
+        return None if row is None else from_row(StoredRollout, row)
 
     async def list(self, limit: int, before_id: int | None = None) -> builtins.list[StoredRollout]:
         """Returns at most `limit` rollouts, newest first, below `before_id` if given."""
@@ -156,7 +156,7 @@ class RolloutStore(Store):
         if before_id is not None:
             query = query.where(RolloutRow.id < before_id)
         async with self._reading() as session:
-            return [_stored(row) for row in await session.scalars(query)]
+            return [from_row(StoredRollout, row) for row in await session.scalars(query)]
 
     async def look(self, number: int, looks: int) -> bool:
         """Records that the adapters are compared for the time `looks`. Returns False when they were
@@ -187,7 +187,7 @@ class RolloutStore(Store):
             row = await end_rollout(session, "stopped", by=by, outcome=outcome)
             if row is None:
                 raise AdapterConflict("No rollout is running; there is nothing to stop")
-            return _stored(row)
+            return from_row(StoredRollout, row)
 
     async def add(self, number: int, counts: RolloutCounts) -> None:
         """Adds what one process counted."""
@@ -211,9 +211,9 @@ class RolloutStore(Store):
             arms = await session.scalars(
                 select(RolloutArmRow).where(RolloutArmRow.rollout_id.in_(numbers))
             )
-            by_arm = {(row.rollout_id, row.arm): _values(ArmCounts, row) for row in arms}
+            by_arm = {(row.rollout_id, row.arm): from_row(ArmCounts, row) for row in arms}
             rows = await session.scalars(select(RolloutRow).where(RolloutRow.id.in_(numbers)))
-            shadows = {row.id: _values(ShadowCounts, row) for row in rows}
+            shadows = {row.id: from_row(ShadowCounts, row) for row in rows}
         none = ArmCounts()
         return {
             number: RolloutCounts(
@@ -221,12 +221,3 @@ class RolloutStore(Store):
             )
             for number, shadow in shadows.items()
         }
-
-
-def _stored(row: RolloutRow) -> StoredRollout:
-    rollout: StoredRollout = _values(StoredRollout, row)
-    return rollout
-
-
-def _values(kind: Any, row: Any) -> Any:
-    return kind(**{each.name: getattr(row, each.name) for each in fields(kind)})

@@ -4,7 +4,7 @@ back to the flags it was trained on. Decides nothing (refine/).
 
 import builtins
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, Literal
 
@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from guard.errors import RunOver, RunUnknown, StoreUnavailable
 from guard.store import audit
-from guard.store.store import Store
+from guard.store.store import Store, from_row
 from guard.store.tables import AdapterRow, RunFlagRow, RunRow
 from guard.store.text import storable
 
@@ -218,5 +218,4 @@ async def _existing(session: AsyncSession, number: int) -> RunRow:
 
 
 def _stored(row: RunRow) -> StoredRun:
-    values = {name.name: getattr(row, name.name) for name in fields(StoredRun)}
-    return StoredRun(**{**values, "reasons": tuple(row.reasons)})
+    return replace(from_row(StoredRun, row), reasons=tuple(row.reasons))

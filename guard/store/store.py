@@ -4,7 +4,8 @@ schema is migrated. Knows no table.
 
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from typing import Any
+from dataclasses import fields
+from typing import Any, TypeVar
 
 from sqlalchemy import URL
 from sqlalchemy.dialects import postgresql, sqlite
@@ -12,6 +13,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
 from sqlalchemy.orm import DeclarativeBase
 
 from guard.store import database, migrate
+
+V = TypeVar("V")
 
 
 class Store:
@@ -72,3 +75,9 @@ class Store:
         insert = self._insert(table).values(**keys, **counts)
         summed = {name: getattr(table, name) + insert.excluded[name] for name in counts}
         return insert.on_conflict_do_update(index_elements=list(keys), set_=summed)
+
+
+def from_row(kind: type[V], row: DeclarativeBase) -> V:
+    """Returns a dataclass of that kind, whose fields are the row's columns of the same names."""
+    names = (field.name for field in fields(kind))  # type: ignore[arg-type]
+    return kind(**{name: getattr(row, name) for name in names})

@@ -64,7 +64,7 @@ class WebhookStore(Store):
             )
             query = select(row).where(row.id > (delivered or 0)).order_by(row.id).limit(limit)
             rows = list(await session.scalars(query))
-        return [_event(kind, each) for each in _settled(rows, delivered or 0)]
+        return [_event(kind, row) for row in _settled(rows, delivered or 0)]
 
     async def delivered(self, event: Event) -> None:
         """Records that all events of that type up to this one were delivered."""

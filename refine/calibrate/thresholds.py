@@ -160,7 +160,7 @@ def _criterion_lines(criterion: Criterion, rule: Rule) -> Iterator[str]:
 def _toml(value: object) -> str:
     """Returns a JSON value as TOML writes it in one line."""
     if isinstance(value, dict):
-        return "{" + ", ".join(f"{_toml(key)} = {_toml(each)}" for key, each in value.items()) + "}"
+        return "{" + ", ".join(f"{_toml(key)} = {_toml(item)}" for key, item in value.items()) + "}"
     if isinstance(value, list):
         return "[" + ", ".join(map(_toml, value)) + "]"
     return json.dumps(value, ensure_ascii=False)

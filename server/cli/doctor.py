@@ -201,7 +201,7 @@ def _network_share(settings: Settings) -> Iterator[Finding]:
 def _file_system(path: Path) -> str:
     """Returns the kind of file system that a path is on, or would be on."""
     mounts = {Path(disk.mountpoint): disk.fstype for disk in psutil.disk_partitions(all=True)}
-    return next((mounts[each] for each in (path, *path.parents) if each in mounts), "")
+    return next((mounts[folder] for folder in (path, *path.parents) if folder in mounts), "")
 
 
 def _gpus() -> int:

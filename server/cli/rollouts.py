@@ -58,13 +58,13 @@ def rollout_show(as_json: AsJson = False) -> None:
     async def query(store: RolloutStore) -> Sequence[Standing]:
         return await standing(store, margins, limit=1)
 
-    found = ask(RolloutStore, query)
-    if not found:
+    newest = ask(RolloutStore, query)
+    if not newest:
         fail("there was no rollout; `setback adapters promote N --share 5%` starts one", code=1)
     if as_json:
-        print_json(asdict(found[0]))
+        print_json(asdict(newest[0]))
     else:
-        _print(found[0])
+        _print(newest[0])
 
 
 @rollout.command("stop")
@@ -81,8 +81,8 @@ def rollout_stop(
         typer.echo(f"Rollout {stopped.id} is stopped.")
 
 
-def _print(found: Standing) -> None:
-    one, counts = found.rollout, found.counts
+def _print(newest: Standing) -> None:
+    one, counts = newest.rollout, newest.counts
     shadow = counts.shadow
     print_fields(
         {
@@ -96,7 +96,7 @@ def _print(found: Standing) -> None:
             f"by the new one alone {shadow.only_new}, by the old one alone {shadow.only_old}",
         }
     )
-    for figure in found.figures:
+    for figure in newest.figures:
         typer.echo(f"- {printable(str(figure))}")
 
 

@@ -30,8 +30,8 @@ async def list_rollouts(
     rollouts: Rollouts, margins: MarginsParam, page: Annotated[Page, Query()]
 ) -> dict[str, Any]:
     """Lists a page of rollouts with the counts and figures of both adapters, newest first."""
-    found = await standing(rollouts, margins, page.limit + 1, page.after)
-    return as_list([_described(one) for one in found], page.limit)
+    newest = await standing(rollouts, margins, page.limit + 1, page.after)
+    return as_list([_described(one) for one in newest], page.limit)
 
 
 @router.post("/rollouts/stop")
