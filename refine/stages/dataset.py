@@ -8,10 +8,12 @@ import json
 import random
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
+
+from pydantic_core import to_json
 
 from guard import prompts
 from guard.prompts import CritiqueStyle
@@ -275,7 +277,7 @@ def write_dataset(
     folder: Path, examples: Sequence[Example], about: Mapping[str, Any]
 ) -> DatasetFile:
     """Writes the examples and their manifest."""
-    lines = "".join(json.dumps(asdict(example), ensure_ascii=False) + "\n" for example in examples)
+    lines = "".join(f"{to_json(example).decode()}\n" for example in examples)
     digest = hashlib.sha256(lines.encode()).hexdigest()
     by_kind = dict(Counter(str(example.kind) for example in examples))
     manifest = {
