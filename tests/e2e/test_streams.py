@@ -67,7 +67,7 @@ class Asked:
 async def test_nothing_flagged_is_ever_sent(
     server: Server, http: httpx.AsyncClient, full: bool, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    chosen = distinct(Kind.HARMFUL, 500 if full else 48)
+    chosen = distinct(Kind.HARMFUL, 500 if full else 28)
     free = asyncio.Semaphore(AT_ONCE)
 
     async def ask(request: Request, reader: Reader) -> Asked:

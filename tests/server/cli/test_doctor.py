@@ -38,7 +38,7 @@ def test_all_is_well(healthy: Path) -> None:
     assert found["adapter in force"] == ("ok", "the base alone")
     assert "setback keys make" in found["keys"][1]
     assert "GiB free" in found["disk for flags"][1]
-    assert CliRunner().invoke(app, ["doctor"]).exit_code == 0
+    assert CliRunner().invoke(app, ["doctor", "practice"]).exit_code == 0
 
 
 def test_a_key_whose_policy_is_gone_is_a_problem(healthy: Path) -> None:

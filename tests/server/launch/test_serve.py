@@ -3,8 +3,6 @@
 import argparse
 import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,8 +17,7 @@ from refine.practice.recipe import MODEL_DIR
 from server.launch import serve
 from server.launch.vllm_options import check_access, check_options
 from server.settings import Settings
-
-SETBACK = str(Path(sys.executable).with_name("setback"))
+from tests.e2e.forked import Forked
 
 
 @dataclass(frozen=True)
@@ -65,17 +62,11 @@ def run(
 
 def test_the_command_ends_with_one_message(tmp_path: Path) -> None:
     clean = {k: v for k, v in os.environ.items() if not k.startswith(("SETBACK_", "VLLM_"))}
-    done = subprocess.run(
-        [SETBACK, "serve"],
-        env=clean | {"DATABASE_URL": "sqlite:///missing.db"},
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert done.returncode == 1
-    assert "setback db upgrade" in done.stderr
-    assert "Traceback" not in done.stderr
+    log = tmp_path / "log"
+    started = Forked(["serve"], clean | {"DATABASE_URL": "sqlite:///missing.db"}, tmp_path, log)
+    assert started.wait(120) == 1
+    assert "setback db upgrade" in log.read_text()
+    assert "Traceback" not in log.read_text()
 
 
 def test_an_unknown_option_is_refused_by_name(run: Run) -> None:
