@@ -117,12 +117,16 @@ def wait_until_ready(
 
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """The practice model as `make serve` starts it, with the default policy and SQLite."""
+    """The practice model as `make serve` starts it, with the default policy and SQLite. Revisions
+    end by themselves on slow machines too."""
     folder = tmp_path_factory.mktemp("server")
     # A test locks the file until the server gives up.
     database = f"sqlite:///{folder}/flags.db?timeout=8"
     with running_server(
-        folder, database, lambda port: ["make", "serve", "MODEL=practice", f"PORT={port}"]
+        folder,
+        database,
+        lambda port: ["make", "serve", "MODEL=practice", f"PORT={port}"],
+        environment={"SETBACK_REVISION_TIMEOUT_S": "120"},
     ) as it:
         yield it
 
