@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from guard import prompts
-from guard.matchers import Matcher
+from guard.matchers import LanguageMatcher, LengthMatcher, Matcher
 from guard.tool_calls import ArgumentMatcher
 
 NAME = r"^[a-z][a-z0-9_/-]{0,63}$"
@@ -74,4 +74,12 @@ class Criterion:
     def _stated(self) -> str:
         if self.is_read:
             return f"{self.question} Yes."
-        return prompts.MATCHED if self.matcher else prompts.CALL_REFUSED
+        match self.matcher:
+            case None:
+                return prompts.CALL_REFUSED
+            case LengthMatcher(max_characters):
+                return prompts.TOO_LONG.format(max_characters=max_characters)
+            case LanguageMatcher(languages):
+                return prompts.OTHER_LANGUAGE.format(languages=", ".join(languages))
+            case _:
+                return prompts.MATCHED

@@ -7,12 +7,21 @@ import re
 from collections.abc import Iterator
 
 from guard.criteria import NAME, Criterion, CriterionExample, Place
-from guard.matchers import LONGEST, Matcher, PatternMatcher, PersonalDataMatcher, WordMatcher
+from guard.languages import known_languages
+from guard.matchers import (
+    LONGEST,
+    LanguageMatcher,
+    LengthMatcher,
+    Matcher,
+    PatternMatcher,
+    PersonalDataMatcher,
+    WordMatcher,
+)
 from guard.policy_fields import Fields
 from guard.redact import PERSONAL_DATA, check_region
 from guard.tool_calls import ArgumentMatcher, check_schema
 
-_MATCHERS = ("words", "pattern", "personal_data")
+_MATCHERS = ("words", "pattern", "personal_data", "max_characters", "languages")
 _WITHOUT_MODEL = (*_MATCHERS, "arguments")
 FIELDS = (
     *("name", "description", "question", "applies_to", "refusal", "examples"),
@@ -52,7 +61,7 @@ def criterion_of(fields: Fields) -> Criterion:
 
 
 def _places(fields: Fields) -> Iterator[Place]:
-    allowed = (Place.TOOL_CALL,) if "arguments" in fields.table else tuple(Place)
+    allowed = _allowed_places(fields)
     places = fields.table.get("applies_to", allowed[:1])
     known = ", ".join(f'"{place}"' for place in allowed)
     if not isinstance(places, list | tuple) or not places:
@@ -61,6 +70,15 @@ def _places(fields: Fields) -> Iterator[Place]:
         if place not in allowed:
             raise fields.invalid("applies_to", f"{place!r} is not one of {known}")
         yield Place(place)
+
+
+def _allowed_places(fields: Fields) -> tuple[Place, ...]:
+    if "arguments" in fields.table:
+        return (Place.TOOL_CALL,)
+    if "languages" in fields.table:
+        # Names and arguments of tools are in no language.
+        return (Place.OUTPUT, Place.INPUT, Place.TOOL_RESULT)
+    return tuple(Place)
 
 
 def _examples(fields: Fields) -> Iterator[CriterionExample]:
@@ -83,7 +101,9 @@ def _found(fields: Fields) -> Matcher | ArgumentMatcher | None:
         raise fields.invalid(given[1], "write a criterion of its own for it")
     for name in _READ_FIELDS:
         if name in fields.table:
-            raise fields.invalid(name, f"remove it: {given[0]} are found without the model")
+            raise fields.invalid(
+                name, f"remove it: the model does not read a criterion of {given[0]}"
+            )
     try:
         return _made(given[0], fields)
     except ValueError as error:
@@ -96,7 +116,28 @@ def _made(kind: str, fields: Fields) -> Matcher | ArgumentMatcher:
     if kind == "words":
         return WordMatcher(fields.strings("words"))
     if kind == "pattern":
-        return PatternMatcher(fields.string("pattern", None), _longest(fields))
+        return PatternMatcher(
+            fields.string("pattern", None), _characters(fields, "longest", LONGEST)
+        )
+    if kind == "max_characters":
+        return LengthMatcher(_characters(fields, "max_characters"))
+    if kind == "languages":
+        return LanguageMatcher(_languages(fields))
+    return _personal_data(fields)
+
+
+def _languages(fields: Fields) -> tuple[str, ...]:
+    languages = fields.strings("languages")
+    for language in languages:
+        if language not in known_languages():
+            raise ValueError(
+                f"{language!r} is no language that can be told apart; write its code of ISO 639-1 "
+                'in small letters, such as "en" or "de"'
+            )
+    return languages
+
+
+def _personal_data(fields: Fields) -> PersonalDataMatcher:
     kinds = fields.strings("personal_data")
     for name in kinds:
         if name not in PERSONAL_DATA:
@@ -120,8 +161,8 @@ def _schemas(arguments: Fields) -> Iterator[tuple[str, str]]:
         yield tool, json.dumps(schema, default=str)
 
 
-def _longest(fields: Fields) -> int:
-    value = fields.table.get("longest", LONGEST)
+def _characters(fields: Fields, key: str, inherited: int | None = None) -> int:
+    value = fields.table.get(key, inherited)
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise fields.invalid("longest", f"{value!r} is not a number of characters")
+        raise fields.invalid(key, f"{value!r} is not a number of characters; write e.g. {LONGEST}")
     return value

@@ -15,7 +15,7 @@ from guard.calibration import UNCALIBRATED, Calibration, log_odds
 from guard.criteria import Criterion, CriterionExample
 from guard.critique_format import Question, criterion_question
 from guard.label_reader import LabelRead, LabelReader, Subject
-from guard.matchers import Matcher, matches
+from guard.matchers import Matcher, TextMatcher, matches
 from guard.tasks import spawn
 from guard.template import ChatFormat, Tokenizer
 
@@ -85,10 +85,14 @@ class CriterionReader:
     ) -> dict[str, CriterionScore]:
         """Returns 1 for each criterion that is found in the subject's words, and 0 for others."""
         words = self._format.decode(subject.judged_ids) if matchers else ""
-        return {
-            name: CriterionScore(float(matches(matcher, words, ended=subject.ended)), ())
-            for name, matcher in matchers.items()
-        }
+        text = words if subject.text is None else subject.text
+
+        def score(matcher: Matcher) -> CriterionScore:
+            # A word may begin in what the caller wrote of the answer; that has no part in a length.
+            judged = text if isinstance(matcher, TextMatcher) else words
+            return CriterionScore(float(matches(matcher, judged, ended=subject.ended)), ())
+
+        return {name: score(matcher) for name, matcher in matchers.items()}
 
     async def _score(
         self, subject: Subject, criterion: Criterion, engine_options: dict[str, Any]

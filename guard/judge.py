@@ -76,6 +76,7 @@ class Judge:
             # The engine may be shutting down: a critique might never return.
             raise CriticUnavailable("The engine aborted the answer; it was not judged.")
         subject = self.subjects.answer(request, choice.token_ids, ended=ended)
+        subject = replace(subject, text=choice.text)
         calls = self._calls(request, choice.pieces) if ended else ()
         ruling = await self.rulings.rule(
             request,
@@ -126,7 +127,7 @@ class Judge:
         prefixes = self.subjects.prefixes(request, choice.token_ids, cuts)
         ruling = await self.rulings.rule(
             request,
-            prefixes,
+            replace(prefixes, text=choice.text),
             len(choice.text),
             of="beginnings",
             scores=scores,
@@ -204,7 +205,7 @@ class Judge:
         calls = self._calls(request, [(revision.text, revision.token_ids)])
         ruling = await self.rulings.judge(
             request,
-            subject,
+            replace(subject, text=revision.text),
             len(revision.text),
             of="revision",
             criteria=self.rulings.policy_of(request).criteria_of_answer(calls),

@@ -28,7 +28,9 @@ class Subject:
     kind: "answer" (in its conversation) or "text" (free-standing).
     extras: the engine input's non-text parts, such as images and the cache salt.
     steps: for an answer in growing prefixes, the number of windows of each; the last is the whole.
-    judged_ids: the tokens of the answer or the text itself. ended: whether nothing follows them.
+    judged_ids: the tokens of the answer or the text itself, with what the caller wrote of it.
+    ended: whether nothing follows them. text: what it says, without what the caller wrote of it;
+    None where it is decoded from the tokens.
     """
 
     kind: str
@@ -37,6 +39,7 @@ class Subject:
     steps: tuple[int, ...] = ()
     judged_ids: Sequence[int] = ()
     ended: bool = True
+    text: str | None = None
 
     def decisive(self, harms: Sequence[float]) -> int:
         """Returns the index of the window whose harm counts, given the harm of each: the highest.

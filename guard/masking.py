@@ -10,6 +10,7 @@ from dataclasses import replace
 from vllm.outputs import CompletionOutput
 
 from guard.draft import Choice, OutputReplacement, blank_logprobs
+from guard.matchers import SpanMatcher
 from guard.policy import Policy
 from guard.redact import Finding, merged_overlaps
 
@@ -75,7 +76,7 @@ def _findings(policy: Policy, text: str) -> list[Finding]:
     return merged_overlaps(
         replace(finding, name=finding.name or criterion.name)
         for criterion in policy.masked
-        if criterion.matcher is not None
+        if isinstance(criterion.matcher, SpanMatcher)
         for finding in criterion.matcher.findings(text)
     )
 

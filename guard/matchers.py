@@ -1,6 +1,6 @@
-"""What is found in a text instead of read by the model: words, patterns and personal data. Owns how
-each is found, and what cannot be told yet while a text is still being written. Does not parse them
-(policy_file.py) or decide what follows (policy.py).
+"""What is found in a text instead of read by the model: words, patterns, personal data, its length
+and its languages. Owns how each is found, and what cannot be told yet while a text is still being
+written. Does not parse them (criterion_file.py) or decide what follows (policy.py).
 """
 
 from collections.abc import Iterator
@@ -10,6 +10,7 @@ from typing import Any
 
 import re2
 
+from guard.languages import languages_of, stretches
 from guard.redact import Finding, Redactor
 
 LONGEST = 100
@@ -94,13 +95,57 @@ class PersonalDataMatcher:
         return Redactor(self.phone_region)
 
 
-Matcher = WordMatcher | PatternMatcher | PersonalDataMatcher
+@dataclass(frozen=True)
+class LengthMatcher:
+    """Finds texts that are longer than a number of characters."""
+
+    max_characters: int
+
+    def applies(self, text: str, *, ended: bool) -> bool:
+        """Whether the text is too long, which nothing that follows can change."""
+        return len(text) > self.max_characters
+
+    def undecided(self, text: str) -> int:
+        """None of a text that is not too long yet."""
+        return 0
+
+
+@dataclass(frozen=True)
+class LanguageMatcher:
+    """Finds texts that are, as a whole or for a stretch, in none of the languages.
+
+    languages: their codes of ISO 639-1.
+    """
+
+    languages: tuple[str, ...]
+
+    def applies(self, text: str, *, ended: bool) -> bool:
+        """Whether a stretch of the text is in another language."""
+        return any(one not in self.languages for one in languages_of(text, ended=ended))
+
+    def undecided(self, text: str) -> int:
+        """How many characters at the end of an unfinished text have no language yet."""
+        return sum(len(one.text) for one in stretches(text) if not one.complete)
+
+
+SpanMatcher = WordMatcher | PatternMatcher | PersonalDataMatcher
+"""Finds places in a text, which can be masked."""
+TextMatcher = LengthMatcher | LanguageMatcher
+"""Tells something of a text as a whole."""
+Matcher = SpanMatcher | TextMatcher
 
 
 def matches(matcher: Matcher, text: str, *, ended: bool) -> bool:
     """Whether the text has a match. At the end of a text that has not ended, none counts: the next
     character may undo it."""
+    if isinstance(matcher, TextMatcher):
+        return matcher.applies(text, ended=ended)
     return any(ended or finding.end < len(text) for finding in matcher.findings(text))
+
+
+def undecided(matcher: Matcher, text: str) -> int:
+    """Returns how many characters at the end of an unfinished text may belong to a match."""
+    return matcher.undecided(text) if isinstance(matcher, TextMatcher) else matcher.longest
 
 
 def _whole_word(word: str) -> str:

@@ -8,7 +8,7 @@ from enum import StrEnum
 from functools import cached_property
 
 from guard.criteria import Criterion, Place
-from guard.matchers import matches
+from guard.matchers import matches, undecided
 from guard.tool_calls import ToolCall
 from guard.verdict import CATEGORIES, Verdict
 
@@ -89,12 +89,11 @@ class Policy:
         """The categories, then the criteria."""
         return (*CATEGORIES, *(criterion.name for criterion in self.criteria))
 
-    @cached_property
-    def held_back(self) -> int:
-        """How many characters at the end of an unfinished answer may be the beginning of what a
+    def undecided(self, answer: str) -> int:
+        """Returns how many characters at the end of an unfinished answer may belong to what a
         criterion looks for."""
-        matchers = (one.matcher for one in self.criteria if Place.OUTPUT in one.applies_to)
-        return max((matcher.longest for matcher in matchers if matcher is not None), default=0)
+        matchers = (one.matcher for one in self.criteria_of(Place.OUTPUT))
+        return max((undecided(one, answer) for one in matchers if one is not None), default=0)
 
     @cached_property
     def masked(self) -> tuple[Criterion, ...]:

@@ -18,6 +18,7 @@ from typing import Any
 from guard import criterion_file
 from guard.criteria import NAME, Criterion, Place
 from guard.errors import PolicyInvalid
+from guard.matchers import SpanMatcher
 from guard.policies import PolicySet
 from guard.policy import DEFAULT_POLICY, Action, Policy, Rule
 from guard.policy_fields import Fields, Table
@@ -163,9 +164,11 @@ def _criteria(fields: Fields, default: Rule) -> Iterator[tuple[Criterion, Rule]]
 def _check_mask(fields: Fields, criterion: Criterion, rule: Rule) -> None:
     if rule.action is not Action.MASK:
         return
-    if criterion.matcher is None:
+    if not isinstance(criterion.matcher, SpanMatcher):
         raise fields.invalid(
-            "action", '"mask" is for words, patterns and personal data, which are found in a place'
+            "action",
+            '"mask" is for words, patterns and personal data, which are found in a place; write '
+            'another action, such as "block"',
         )
     if criterion.applies_to != {Place.OUTPUT}:
         raise fields.invalid(

@@ -48,6 +48,12 @@ GUIDED_CRITERION = (
 MATCHED = "It contains words that must not be said here."
 """For a criterion that is found in a text and has no description."""
 
+TOO_LONG = "It is longer than {max_characters} characters."
+"""The same for a limit of length."""
+
+OTHER_LANGUAGE = "It is written in another language than {languages} (ISO 639-1)."
+"""The same for languages."""
+
 CALL_REFUSED = "It calls a tool in a way that is not allowed here."
 """For a criterion that is found in the arguments of a tool call and has no description."""
 

@@ -190,12 +190,12 @@ class StreamRelease:
             streamed.flagged = ruling
         streamed.judged = len(snapshot.token_ids)
         streamed.window = self._windows.after(streamed.window)
-        self._release(streamed, self._certain(streamed.held[:held]))
+        self._release(streamed, self._certain(streamed.held[:held], snapshot.text))
 
-    def _certain(self, outputs: Sequence[RequestOutput]) -> int:
+    def _certain(self, outputs: Sequence[RequestOutput], answer: str) -> int:
         """Returns how many of the outputs, which a verdict covers, are released: not the last ones,
-        in which something that the policy looks for may begin."""
-        count, open_end = len(outputs), self._policy.held_back
+        in which something that the policy looks for may begin. answer: all text so far."""
+        count, open_end = len(outputs), self._policy.undecided(answer)
         while count and open_end > 0:
             count -= 1
             open_end -= len(outputs[count].outputs[0].text)

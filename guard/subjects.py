@@ -33,7 +33,7 @@ class Subjects:
 
     def text(self, text: str) -> Subject:
         """Returns a free-standing text."""
-        return self.critic.text(self.chat_format.encode(text))
+        return replace(self.critic.text(self.chat_format.encode(text)), text=text)
 
     def answer(
         self,

@@ -36,6 +36,7 @@ REASONS = {
     "phonenumbers": "finds telephone numbers to redact",
     "prometheus-client": "metrics",
     "psutil": "how much memory the machine has, before a model is loaded",
+    "py3langid": "tells which language a text is in",
     "pydantic": "requests, settings and files with their errors",
     "pydantic-settings": "settings from options, variables and a file",
     "python-multipart": "the console's forms",

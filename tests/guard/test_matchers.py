@@ -1,5 +1,5 @@
-"""Words, patterns and personal data are found as an operator means them, also in a text that is not
-whole yet, and nothing of them is streamed."""
+"""Words, patterns, personal data, lengths and languages are found as an operator means them, also
+in a text that is not whole yet, and no more of them is streamed than may be."""
 
 import asyncio
 from collections.abc import Callable
@@ -10,10 +10,20 @@ from hypothesis import strategies as st
 from vllm.sampling_params import RequestOutputKind
 
 from guard.call import StreamMode
-from guard.matchers import Matcher, PatternMatcher, PersonalDataMatcher, WordMatcher, matches
+from guard.languages import languages_of, stretches
+from guard.matchers import (
+    LanguageMatcher,
+    LengthMatcher,
+    Matcher,
+    PatternMatcher,
+    PersonalDataMatcher,
+    WordMatcher,
+    matches,
+)
 from guard.policy import Action
 from guard.redact import PERSONAL_DATA
 from guard.scripted import Script
+from tests.guard.test_languages import ENGLISH, GERMAN, SENTENCES
 from tests.guard.test_release import text_of
 from tests.scripted import Bench
 
@@ -40,6 +50,11 @@ SERIAL = PatternMatcher(r"\bSN-\d{4}\b", longest=7)
         (PersonalDataMatcher(("IBAN_CODE",)), "Write to ann@example.org.", False),
         (PersonalDataMatcher(PERSONAL_DATA), "Call 030 901820.", False),
         (PersonalDataMatcher(PERSONAL_DATA, "DE"), "Call 030 901820.", True),
+        (LengthMatcher(4), "Fern", False),
+        (LengthMatcher(4), "Ferns", True),
+        (LanguageMatcher(("en", "de")), f"{ENGLISH} {GERMAN}", False),
+        (LanguageMatcher(("de",)), f"{GERMAN} {ENGLISH}", True),
+        (LanguageMatcher(("de",)), "OK, thanks!", False),
     ],
 )
 def test_whole_words_patterns_and_data_are_found(matcher: Matcher, text: str, found: bool) -> None:
@@ -143,3 +158,99 @@ async def test_a_word_that_only_begins_as_one_comes_out_whole(make_bench: MakeBe
     bench = make_bench(script, policy=POLICY, stream=StreamMode.WINDOW, windows=(1, 1.0, 64))
     assert text_of(await bench.ask(kind=RequestOutputKind.DELTA)) == answer
     assert not bench.store.flags
+
+
+LIMITS = """
+[[criteria]]
+name = "long"
+max_characters = 120
+action = "block"
+refusal = "Too long."
+[[criteria]]
+name = "other-language"
+languages = ["de", "ja"]
+action = "block"
+refusal = "Nur Deutsch."
+"""
+REFUSALS = ("", "Too long.", "Nur Deutsch.")
+
+
+def refused(text: str) -> tuple[str, str]:
+    """Returns what was said before a refusal, and the refusal."""
+    refusal = next(one for one in reversed(REFUSALS) if text.endswith(one))
+    return text.removesuffix(refusal).removesuffix("\n\n") if refusal else text, refusal
+
+
+def allowed(answer: str) -> int:
+    """Returns how many characters come before the first stretch in another language."""
+    other = (
+        one.end - len(one.text)
+        for one in stretches(answer)
+        if {*languages_of(one.text, ended=True)} - {"de", "ja"}
+    )
+    return next(other, len(answer))
+
+
+SENTENCE = st.sampled_from([one for name in ("de", "ja", "en", "ru") for one in SENTENCES[name]])
+PIECE = st.one_of(SENTENCE, st.sampled_from(["42, ", "\n```\n", "\U0001f600", "e\u0301", "\n"]))
+
+
+@settings(
+    max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(
+    st.lists(PIECE, min_size=1, max_size=6).map("".join),
+    st.sampled_from([120, 300, 5000]),
+    st.integers(1, 6),
+    st.integers(1, 24),
+)
+def test_whole_or_streamed_the_same_is_decided_of_lengths_and_languages(
+    make_bench: MakeBench, answer: str, limit: int, piece_tokens: int, window: int
+) -> None:
+    policy = LIMITS.replace("120", str(limit))
+    script = Script(answers=lambda _: (answer,), piece_tokens=piece_tokens)
+    whole = make_bench(script, policy=policy)
+    (output,) = asyncio.run(whole.ask())
+    bench = make_bench(script, policy=policy, stream=StreamMode.WINDOW, windows=(window, 1.0, 64))
+    shown, refusal = refused(text_of(asyncio.run(bench.ask(kind=RequestOutputKind.DELTA))))
+    assert bool(refusal) is (output.outputs[0].finish_reason == "content_filter")
+    assert len(bench.store.flags) == len(whole.store.flags)
+    if refusal:
+        assert answer.startswith(shown)
+        assert len(shown) <= limit
+        assert len(shown) <= allowed(answer)
+    else:
+        assert shown == answer
+
+
+@pytest.mark.parametrize("language", ["en", "ru", "zh", "ar"])
+async def test_nothing_of_another_language_is_streamed(
+    make_bench: MakeBench, language: str
+) -> None:
+    answer = " ".join(SENTENCES[language])
+    script = Script(answers=lambda _: (answer,), piece_tokens=1)
+    policy = LIMITS.replace("120", "5000")
+    bench = make_bench(script, policy=policy, stream=StreamMode.WINDOW, windows=(1, 1.0, 64))
+    assert text_of(await bench.ask(kind=RequestOutputKind.DELTA)) == "Nur Deutsch."
+    assert bench.store.flags[0].released_chars == 0
+
+
+async def test_a_prompt_has_no_part_in_the_length_of_its_completion(make_bench: MakeBench) -> None:
+    bench = make_bench(Script(answers=lambda _: ("A fern.",)), policy=LIMITS)
+    token_ids = bench.engine.tokenizer.encode("x" * 200)
+    (output,) = await bench.generate({"type": "token", "prompt_token_ids": token_ids})
+    assert output.outputs[0].text == "A fern."
+
+
+async def test_a_revision_is_no_longer_than_the_answer_may_be(make_bench: MakeBench) -> None:
+    seen: list[str] = []
+
+    def answers(prompt: str) -> tuple[str, ...]:
+        seen.append(prompt)
+        return ("Kurz.",) if len(seen) > 2 else (" ".join(["Blumen"] * 30),)
+
+    policy = LIMITS.replace('"block"', '"revise"')
+    bench = make_bench(Script(answers=answers), policy=policy)
+    (output,) = await bench.ask()
+    assert output.outputs[0].text == "Kurz."
+    assert "longer than 120 characters" in seen[1]

@@ -238,12 +238,31 @@ def test_the_line_of_a_wrong_field_is_named(
         ),
         ('words = ["a"]\nlongest = 9', r"criteria\[0\]\.longest: belongs to pattern"),
         ('words = ["a"]\npattern = "a"', r"criteria\[0\]\.pattern: write a criterion of its own"),
-        ('words = ["a"]\nthreshold = 0.5', r"criteria\[0\]\.threshold: remove it: words are found"),
+        (
+            'words = ["a"]\nthreshold = 0.5',
+            r"criteria\[0\]\.threshold: remove it: the model does not read",
+        ),
         ('personal_data = ["NAME"]', r"criteria\[0\]\.personal_data: .*'NAME' is not one of EMAIL"),
         (
             'personal_data = ["PHONE_NUMBER"]\nphone_region = "XX"',
             r"criteria\[0\]\.personal_data: .*no country's code",
         ),
+        ("max_characters = 0", r"line 3: criteria\[0\]\.max_characters: 0 is not a number of char"),
+        ('max_characters = "9"', r"criteria\[0\]\.max_characters: '9' is not a number of char"),
+        ('languages = "en"', r"criteria\[0\]\.languages: 'en' is not a list of texts"),
+        (
+            'languages = ["eng"]',
+            r"line 3: criteria\[0\]\.languages: .*'eng' is no language .*\"en\"",
+        ),
+        (
+            'languages = ["en"]\napplies_to = ["tool_call"]',
+            r"criteria\[0\]\.applies_to: 'tool_call' is not one of \"output\", \"input\", \"tool_r",
+        ),
+        (
+            'languages = ["en"]\naction = "mask"',
+            r"line 4: criteria\[0\]\.action: \"mask\" is for words.* write another action",
+        ),
+        ('max_characters = 9\naction = "mask"', r"criteria\[0\]\.action: \"mask\" is for words"),
     ],
 )
 def test_a_wrong_field_of_what_is_looked_for_is_told(

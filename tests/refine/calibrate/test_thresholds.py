@@ -69,6 +69,8 @@ def test_the_policy_file_is_one_that_loads_with_the_same_actions(tmp_path: Path)
         'threshold = 0.7\nexamples = [{text = "Go to B.", request = "Where?", applies = true}]\n'
         "[[criteria]]\nname = \"serials\"\npattern = '\\d{4}'\nlongest = 4\n"
         '[[criteria]]\nname = "data"\npersonal_data = ["IBAN_CODE"]\naction = "block"\n'
+        '[[criteria]]\nname = "long"\nmax_characters = 9\naction = "block"\n'
+        '[[criteria]]\nname = "languages"\nlanguages = ["en"]\naction = "block"\n'
         '[[criteria]]\nname = "calls"\n[criteria.arguments."send mail"]\nrequired = ["to"]\n'
         "properties.to = { pattern = 'ü\\d', maxLength = 40 }\n"
         '[criteria.arguments]\n"*" = false\n'
@@ -86,6 +88,8 @@ def test_the_policy_file_is_one_that_loads_with_the_same_actions(tmp_path: Path)
         "calls": 0.5,
         "serials": 0.5,
         "data": 0.5,
+        "long": 0.5,
+        "languages": 0.5,
     }
     assert {name: rule.action for name, rule in again.rules.items()} == {
         name: rule.action for name, rule in policy.rules.items()
