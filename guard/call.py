@@ -156,6 +156,7 @@ class GuardCall:
     open_turn: all text since the last answer: what is judged as the input. tool_results: what tools
     and documents say in it. call_reader: reads the tool calls out of its answers, once vLLM's
     handler has left it here.
+    masked_input: the names of criteria whose matches in the request were masked before it was read.
     wants_moderation: the caller asked for moderation scores of input and output.
     client: whom a rollout chooses an adapter for: the user, else the key, else the request's id.
     policy: what is decided by; None for the default policy.
@@ -174,6 +175,7 @@ class GuardCall:
     messages: Sequence[Message] = ()
     open_turn: str = ""
     tool_results: str = ""
+    masked_input: frozenset[str] = frozenset()
     user: str | None = None
     client: str | None = None
     wants_moderation: bool = False

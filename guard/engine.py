@@ -22,6 +22,7 @@ from guard.call import (
     current_call,
 )
 from guard.comparison import Comparison
+from guard.criteria import Place
 from guard.critic import Critic
 from guard.draft import Choice, Draft, OutputReplacement, replacement_output
 from guard.errors import GuardError
@@ -151,7 +152,7 @@ class GuardedEngine:
         if params.output_kind is not RequestOutputKind.DELTA:
             return StreamMode.BUFFER
         mode = self._options.stream.or_stricter(call.stream)
-        if policy.masked:
+        if policy.masked_in(Place.OUTPUT):
             # What has been sent cannot be masked.
             mode = mode.or_stricter(StreamMode.WINDOW)
         reader = call.call_reader

@@ -1,6 +1,6 @@
-"""What is judged of a request before its answer is released: the open turn, and what tools and
-documents say in it. Owns which of these is judged, when, and the refusal of a request. Does not
-judge answers (judge.py).
+"""What is judged of a request before its answer is released: the open turn, what tools and
+documents say in it, and what was masked. Owns which of these is judged, when, and the refusal of a
+request. Does not judge answers (judge.py).
 """
 
 import asyncio
@@ -30,7 +30,9 @@ class InputJudge:
         call = request.call
         # One call may generate many times (beam search: once per token) for the same messages.
         filed = bool(call.messages) and call.input_ruling is not None
-        return not filed and (self._judges_turn(request) or self._judges_results(request))
+        return not filed and (
+            self._judges_turn(request) or self._judges_results(request) or bool(call.masked_input)
+        )
 
     async def rule(self, request: EngineRequest) -> None:
         """Rules on the input and sets call.input_ruling.
@@ -42,7 +44,8 @@ class InputJudge:
         call = request.call
         call.pending_input_verdicts += 1
         turn, results = await asyncio.gather(self._rule_turn(request), self._rule_results(request))
-        call.input_ruling = ruling = _combined(turn, results)
+        masked = self._rule_masked(request)
+        call.input_ruling = ruling = _combined(_combined(turn, results), masked)
         assert ruling is not None
         self.rulings.count(request, ruling)
         if results is not None and results.withheld:
@@ -69,7 +72,7 @@ class InputJudge:
             length,
             of="input",
             scores=request.call.wants_moderation,
-            criteria=self.rulings.policy_of(request).criteria_of(Place.INPUT),
+            criteria=self.rulings.policy_of(request).criteria_of_input(),
         )
 
     async def _rule_results(self, request: EngineRequest) -> Ruling | None:
@@ -84,21 +87,28 @@ class InputJudge:
             criteria=self.rulings.policy_of(request).criteria_of(Place.TOOL_RESULT),
         )
 
+    def _rule_masked(self, request: EngineRequest) -> Ruling | None:
+        policy = self.rulings.policy_of(request)
+        if not policy.masked_in(Place.INPUT):
+            return None
+        verdict, decision = policy.decide_on_masked(request.call.masked_input)
+        return Ruling(verdict, decision, checked=len(request.call.open_turn))
+
     def _refuse(self, request: EngineRequest, reason: str) -> None:
         self.rulings.observer.input_blocked(request.adapter)
         request.outcome.input_blocked = True
         raise InputBlocked(reason)
 
 
-def _combined(turn: Ruling | None, results: Ruling | None) -> Ruling | None:
-    """Returns the ruling on all of the input: the turn's verdict with what was read of the tools'
-    results, and the stricter decision about either."""
-    if turn is None or results is None or turn.verdict is None or results.verdict is None:
-        return turn or results
-    decisive = max(results, turn, key=lambda ruling: STRICTNESS[ruling.decision.action]).decision
-    categories = dict.fromkeys((*turn.decision.categories, *results.decision.categories))
+def _combined(turn: Ruling | None, others: Ruling | None) -> Ruling | None:
+    """Returns the ruling on all of the input: the turn's verdict with what the criteria of the
+    other ruling say, and the stricter decision about either."""
+    if turn is None or others is None or turn.verdict is None or others.verdict is None:
+        return turn or others
+    decisive = max(others, turn, key=lambda ruling: STRICTNESS[ruling.decision.action]).decision
+    categories = dict.fromkeys((*turn.decision.categories, *others.decision.categories))
     return replace(
         turn,
-        verdict=turn.verdict.with_criteria(results.verdict.criteria),
+        verdict=turn.verdict.with_criteria(others.verdict.criteria),
         decision=replace(decisive, categories=tuple(categories)),
     )

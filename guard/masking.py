@@ -1,6 +1,6 @@
-"""What a policy masks in an answer that is let out: a placeholder stands for each word, pattern or
-item of personal data. Owns the placeholders and what else an output must not tell of them. Does not
-find anything (matchers.py) or decide (policy.py).
+"""What a policy masks in a request, or in an answer that is let out: a placeholder stands for each
+word, pattern or item of personal data. Owns the placeholders and what else an output must not tell
+of them. Does not find anything (matchers.py), decide (policy.py) or read requests (server/).
 """
 
 from collections.abc import Sequence
@@ -9,6 +9,7 @@ from dataclasses import replace
 
 from vllm.outputs import CompletionOutput
 
+from guard.criteria import Criterion, Place
 from guard.draft import Choice, OutputReplacement, blank_logprobs
 from guard.matchers import SpanMatcher
 from guard.policy import Policy
@@ -27,7 +28,7 @@ class Masking:
     def whole(self, choice: Choice, policy: Policy) -> OutputReplacement | None:
         """Returns what makes a choice's only output of its last one, with the whole text masked;
         None if there is nothing to mask."""
-        findings = _findings(policy, choice.text)
+        findings = _findings(policy.masked_in(Place.OUTPUT), choice.text)
         if not findings:
             return None
 
@@ -49,7 +50,7 @@ class Masking:
         end = start + len(output.text)
         findings = [
             finding
-            for finding in _findings(policy, choice.text)
+            for finding in _findings(policy.masked_in(Place.OUTPUT), choice.text)
             if finding.start < end and finding.end > start
         ]
         return self._output(output, choice, findings, start=start) if findings else output
@@ -71,11 +72,22 @@ class Masking:
         return masked
 
 
-def _findings(policy: Policy, text: str) -> list[Finding]:
-    """Returns what the policy masks in a text, in order and without overlaps."""
+def masked_text(text: str, criteria: Sequence[Criterion]) -> tuple[str, frozenset[str]]:
+    """Returns the text with placeholders for what the criteria find, and the names of those that
+    find something."""
+    names = frozenset(
+        one.name
+        for one in criteria
+        if isinstance(one.matcher, SpanMatcher) and any(one.matcher.findings(text))
+    )
+    return (_masked(text, _findings(criteria, text), 0, len(text)) if names else text), names
+
+
+def _findings(criteria: Sequence[Criterion], text: str) -> list[Finding]:
+    """Returns what is masked in a text, in order and without overlaps."""
     return merged_overlaps(
         replace(finding, name=finding.name or criterion.name)
-        for criterion in policy.masked
+        for criterion in criteria
         if isinstance(criterion.matcher, SpanMatcher)
         for finding in criterion.matcher.findings(text)
     )

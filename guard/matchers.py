@@ -3,6 +3,7 @@ and its languages. Owns how each is found, and what cannot be told yet while a t
 written. Does not parse them (criterion_file.py) or decide what follows (policy.py).
 """
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,6 +20,7 @@ LONGEST = 100
 _UNSPACED = r"\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}"
 """Scripts that put no spaces between words."""
 _BOUNDARY = rf"(?:[^\pL\pN_]|[{_UNSPACED}])"
+_SURROGATE = re.compile("[\ud800-\udfff]")
 _SPACES = r"[\s\pZ]{1,4}"
 
 
@@ -35,7 +37,7 @@ class WordMatcher:
 
     def findings(self, text: str) -> Iterator[Finding]:
         """Yields where words are in the text."""
-        for match in self._expression.finditer(text):
+        for match in self._expression.finditer(_searchable(text)):
             start, end = match.span(match.lastindex)
             yield Finding(start, end, "")
 
@@ -61,7 +63,7 @@ class PatternMatcher:
 
     def findings(self, text: str) -> Iterator[Finding]:
         """Yields where matches are in the text."""
-        for match in self._expression.finditer(text):
+        for match in self._expression.finditer(_searchable(text)):
             yield Finding(match.start(), match.end(), "")
 
     @cached_property
@@ -155,6 +157,11 @@ def _whole_word(word: str) -> str:
     before = f"(?:^|{_BOUNDARY})" if _is_spaced(word[0]) else ""
     after = f"(?:$|{_BOUNDARY})" if _is_spaced(word[-1]) else ""
     return f"{before}({spelled}){after}"
+
+
+def _searchable(text: str) -> str:
+    """Returns the text as RE2 takes it: JSON in arguments may hold half of a surrogate pair."""
+    return _SURROGATE.sub("\ufffd", text)
 
 
 def _is_spaced(character: str) -> bool:

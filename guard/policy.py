@@ -2,7 +2,7 @@
 (policy_file.py), compute probabilities (critic.py) or carry the decision out (engine.py).
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import cached_property
@@ -95,14 +95,24 @@ class Policy:
         matchers = (one.matcher for one in self.criteria_of(Place.OUTPUT))
         return max((undecided(one, answer) for one in matchers if one is not None), default=0)
 
-    @cached_property
-    def masked(self) -> tuple[Criterion, ...]:
-        """The criteria whose matches in an answer are masked."""
+    def masked_in(self, place: Place) -> tuple[Criterion, ...]:
+        """Returns the criteria whose matches in an answer or an input are masked."""
         return tuple(
             one
-            for one in self.criteria_of(Place.OUTPUT)
+            for one in self.criteria_of(place)
             if self.rules[one.name].action is Action.MASK and not self.shadow
         )
+
+    def criteria_of_input(self) -> tuple[Criterion, ...]:
+        """Returns the criteria by which an input is judged, once it is masked."""
+        masked = self.masked_in(Place.INPUT)
+        return tuple(one for one in self.criteria_of(Place.INPUT) if one not in masked)
+
+    def decide_on_masked(self, names: Collection[str]) -> tuple[Verdict, Decision]:
+        """Returns what follows for an input in which these criteria were masked."""
+        criteria = {one.name: float(one.name in names) for one in self.masked_in(Place.INPUT)}
+        verdict = Verdict(0.0, None, reads=0, criteria=criteria)
+        return verdict, self.decide_on_criteria(verdict)
 
     @cached_property
     def withholds_calls(self) -> bool:

@@ -170,9 +170,11 @@ def _check_mask(fields: Fields, criterion: Criterion, rule: Rule) -> None:
             '"mask" is for words, patterns and personal data, which are found in a place; write '
             'another action, such as "block"',
         )
-    if criterion.applies_to != {Place.OUTPUT}:
+    if not criterion.applies_to <= {Place.OUTPUT, Place.INPUT}:
         raise fields.invalid(
-            "applies_to", 'answers alone are masked: leave it out where the action is "mask"'
+            "applies_to",
+            'answers and requests alone are masked; write "output", "input" or both where the '
+            'action is "mask"',
         )
 
 

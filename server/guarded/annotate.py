@@ -82,9 +82,8 @@ def _sides(call: GuardCall, model: str, side: Callable[[list[Body]], Body]) -> B
     outputs = [
         _result(answers[key], answers[key].decision.action, model) for key in sorted(answers)
     ]
-    # Input that was answered was not blocked, whatever the policy says about answers.
     inputs = (
-        [_result(input_ruling, _input_action(input_ruling.decision), model)] if input_ruling else []
+        [_result(input_ruling, _input_action(call, input_ruling), model)] if input_ruling else []
     )
     return {
         "input": side(inputs) if inputs else _INPUT_NOT_RUN,
@@ -102,8 +101,11 @@ def _result(ruling: Ruling, action: Action, model: str) -> Body:
     return {"type": "moderation_result", "model": model, **fields, **guard_fields}
 
 
-def _input_action(decision: Decision) -> Action:
-    return Action.ANNOTATE if decision.flagged else Action.PASS
+def _input_action(call: GuardCall, ruling: Ruling) -> Action:
+    if call.masked_input:
+        return Action.MASK
+    # Input that was answered was not blocked, whatever the policy says about answers.
+    return Action.ANNOTATE if ruling.decision.flagged else Action.PASS
 
 
 def _severity(result: Body) -> tuple[int, float]:

@@ -3,6 +3,7 @@ check at start-up that this process's engine is guarded, because vLLM skips plug
 load. Does not judge (guard/) or shape responses (response.py).
 """
 
+import json
 from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,12 +22,13 @@ from guard.rollouts import Rollouts
 from guard.traces import note, span
 from server.auth.access import CALLER
 from server.errors import BadRequest, bad_request_response, guard_error_response
+from server.guarded.masked_request import masked_request
 from server.guarded.policy_choice import policy_of
 from server.guarded.request import check_moderation_model, parse_body, read_call
 from server.guarded.response import GuardedResponse
 from server.guarded.tools import check_tools
 from server.launch.guarded_handlers import check_guarded
-from server.routes.body import read_body, replayed
+from server.routes.body import read_body, replayed, with_length
 from server.routes.open import GUARDED, path_of
 from server.telemetry.logs import REQUEST_ID
 
@@ -80,15 +82,15 @@ class GuardMiddleware:
 
     async def _guarded(self, scope: Scope, receive: Receive, send: Send) -> None:
         body, _ = await read_body(receive)
-        replay = replayed(body, receive)
         try:
-            call = _read_call(scope, body)
+            call, body = await _read_call(scope, body)
         except BadRequest as error:
             await bad_request_response(error)(scope, receive, send)
             return
         except GuardError as error:
             await guard_error_response(error)(scope, receive, send)
             return
+        scope, replay = with_length(scope, len(body)), replayed(body, receive)
         response = GuardedResponse(call, scope, receive, send)
         rollouts: Rollouts = scope["app"].state.setback.rollouts
         token = current_call.set(call)
@@ -144,17 +146,21 @@ def _note_outcome(request_span: Span, call: GuardCall, request_id: str) -> None:
         request_span.set_attribute("error.type", call.error.code)
 
 
-def _read_call(scope: Scope, body: bytes) -> GuardCall:
+async def _read_call(scope: Scope, body: bytes) -> tuple[GuardCall, bytes]:
+    """Returns the call, and the body with what the policy masks in it. Raises BadRequest,
+    PolicyUnknown or PolicyRefused."""
     content = parse_body(body)
+    policy = policy_of(scope, content.get("model"))
+    masked = await masked_request(content, policy)
     headers = Headers(scope=scope)
-    call = read_call(path_of(scope), headers, content)
+    call = read_call(path_of(scope), headers, masked.content)
+    call.masked_input, call.policy = masked.names, policy
     call.client = call.user or scope.get(CALLER) or headers.get(REQUEST_ID)
     moderation = content.get("moderation")
     if moderation is not None:
         check_moderation_model(moderation["model"], _served(scope), "moderation.model")
-    call.policy = policy_of(scope, content.get("model"))
-    check_tools(content, call.policy)
-    return call
+    check_tools(content, policy)
+    return call, json.dumps(masked.content).encode() if masked.names else body
 
 
 def _served(scope: Scope) -> list[str]:

@@ -57,7 +57,7 @@ class BodyMiddleware:
         except _BodyCorrupt:
             await refuse(400, f"The body is not {encoding}, as its content-encoding says")
         else:
-            await self._app(_with_length(scope, len(body)), replayed(body, receive), send)
+            await self._app(with_length(scope, len(body)), replayed(body, receive), send)
 
 
 async def _refuse(scope: Scope, receive: Receive, send: Send, status: int, problem: str) -> None:
@@ -95,8 +95,8 @@ def _decoded(body: bytes, limit: int) -> bytes:
     return decoded
 
 
-def _with_length(scope: Scope, length: int) -> Scope:
-    """Returns the scope with the headers of the decoded body."""
+def with_length(scope: Scope, length: int) -> Scope:
+    """Returns the scope with the headers of a body that is decoded and has this length."""
     scope = {**scope, "headers": list(scope["headers"])}
     headers = MutableHeaders(scope=scope)
     del headers["content-encoding"]

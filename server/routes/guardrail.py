@@ -28,6 +28,7 @@ from guard.template import ChatFormat
 from guard.tool_calls import ToolCall
 from server.errors import REFUSALS
 from server.guarded.conversation import arguments_text, call_text, conversation
+from server.guarded.masked_request import masked_request
 from server.guarded.policy_choice import POLICY_HEADER, header_value, policy_of
 from server.guarded.request import bad_field, parse_body
 from server.guarded.response import ADAPTER_HEADER
@@ -75,8 +76,8 @@ class Guardrail:
     async def decide(
         self, request: GuardrailRequest, policy: Policy, lora_request: LoRARequest | None
     ) -> Decision | None:
-        """Returns the policy's strictest decision on the request's texts, None if it has none.
-        Raises CriticUnavailable."""
+        """Returns the policy's strictest decision on the request's texts, which are masked already,
+        None if it has none. Raises CriticUnavailable."""
         parts = self._input if request.input_type == "request" else self._answers
         # In a thread: for megabytes of text the tokenizer takes seconds.
         judged = await asyncio.to_thread(lambda: list(parts(request)))
@@ -92,7 +93,7 @@ class Guardrail:
             verdict = await self._critic.judge(
                 part.subject,
                 categories_from=policy.lowest_threshold,
-                criteria=policy.criteria_of(part.place)
+                criteria=policy.criteria_of_input()
                 if is_input
                 else policy.criteria_of_answer(part.calls),
                 lora_request=lora_request,
@@ -155,13 +156,45 @@ def _tool_call(called: Mapping[str, Any]) -> ToolCall:
     return ToolCall(str(function.get("name") or ""), arguments)
 
 
-def _response(decision: Decision | None, policy: Policy) -> Mapping[str, str]:
+@dataclass(frozen=True)
+class _Masked:
+    """A request as the policy masks it. changed: whether any of its texts is. unmaskable: the
+    decision about what was found in its tool calls, which LiteLLM cannot exchange."""
+
+    request: GuardrailRequest
+    changed: bool = False
+    unmaskable: Decision | None = None
+
+
+async def _masked(request: GuardrailRequest, policy: Policy) -> _Masked:
+    """Returns a request masked; an answer as it is."""
+    if request.input_type != "request":
+        return _Masked(request)
+    texts = await masked_request({"prompt": request.texts or []}, policy)
+    messages = await masked_request({"messages": request.structured_messages or []}, policy)
+    calls = await masked_request({"messages": [{"tool_calls": request.tool_calls}]}, policy)
+    masked = {"texts": texts.content["prompt"], "structured_messages": messages.content["messages"]}
+    return _Masked(
+        request.model_copy(update=masked),
+        bool(texts.names),
+        policy.decide_on_masked(calls.names)[1] if calls.names else None,
+    )
+
+
+def _response(decision: Decision | None, masked: _Masked, policy: Policy) -> Mapping[str, Any]:
     """Returns LiteLLM's response. There is no revision by another model, and LiteLLM's streams
     would send the flagged text in spite of a replacement: what is not let out as it is, is blocked.
     """
-    if decision is None or STRICTNESS[decision.action] <= STRICTNESS[Action.ANNOTATE]:
-        return {"action": "NONE"}
-    return {"action": "BLOCKED", "blocked_reason": policy.refusal_for(decision)}
+    blocking = [
+        one
+        for one in (decision, masked.unmaskable)
+        if one is not None and STRICTNESS[one.action] > STRICTNESS[Action.ANNOTATE]
+    ]
+    if blocking:
+        return {"action": "BLOCKED", "blocked_reason": policy.refusal_for(blocking[0])}
+    if masked.changed:
+        return {"action": "GUARDRAIL_INTERVENED", "texts": masked.request.texts}
+    return {"action": "NONE"}
 
 
 def _texts(request: GuardrailRequest) -> list[str]:
@@ -178,14 +211,18 @@ def _read(body: bytes) -> GuardrailRequest:
 
 
 @router.post(PATH, openapi_extra=_OPENAPI, responses=REFUSALS)
-async def apply_guardrail(request: Request, response: Response) -> Mapping[str, str]:
-    """LiteLLM's generic guardrail API: says whether a request to a model, or its answer, passes."""
+async def apply_guardrail(request: Request, response: Response) -> Mapping[str, Any]:
+    """LiteLLM's generic guardrail API: says whether a request to a model, or its answer, passes,
+    and what of a request is masked."""
     body = _read(await request.body())
     guardrail: Guardrail = request.app.state.setback.guardrail
     adapters: Adapters = request.app.state.setback.adapters
     policy = policy_of(request.scope, body.model)
+    masked = await _masked(body, policy)
     with adapters.use() as lora_request:
-        decision = await cancel_on_disconnect(request, guardrail.decide(body, policy, lora_request))
+        decision = await cancel_on_disconnect(
+            request, guardrail.decide(masked.request, policy, lora_request)
+        )
     response.headers[ADAPTER_HEADER] = adapter_name(lora_request)
     response.headers[POLICY_HEADER] = header_value(policy)
-    return _response(decision, policy)
+    return _response(decision, masked, policy)

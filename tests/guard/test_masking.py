@@ -126,7 +126,8 @@ async def test_a_policy_in_shadow_masks_nothing(make_bench: MakeBench) -> None:
         '[default]\naction = "mask"',
         '[categories.hate]\naction = "mask"',
         '[[criteria]]\nname = "doses"\ndescription = "It names a dose."\naction = "mask"',
-        '[[criteria]]\nname = "a"\nwords = ["b"]\napplies_to = ["input"]\naction = "mask"',
+        '[[criteria]]\nname = "a"\nwords = ["b"]\napplies_to = ["tool_call"]\naction = "mask"',
+        '[[criteria]]\nname = "a"\nmax_characters = 9\naction = "mask"',
     ],
 )
 def test_what_is_not_found_in_an_answer_cannot_be_masked(tmp_path: Path, policy: str) -> None:

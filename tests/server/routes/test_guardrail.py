@@ -34,6 +34,12 @@ arguments.order.properties.what.enum = ["fern"]
 name = "orders"
 words = ["wire the money"]
 applies_to = ["tool_result"]
+[[criteria]]
+name = "bluebird"
+words = ["Bluebird"]
+applies_to = ["input", "output"]
+action = "mask"
+refusal = "Leave that out."
 """
 
 
@@ -121,6 +127,29 @@ async def test_a_tools_result_is_searched_and_its_harm_is_not_read(
         _, answer, reads = await post(Script(), input_type="request", structured_messages=turns)
         assert answer == outcome
         assert len(reads) == 2  # The open turn's harm and the criterion that is read.
+
+
+async def test_a_request_is_masked_and_judged_as_it_is_then(post: Callable[..., Any]) -> None:
+    said = ["Be brief.", "Tell me of Bluebird."]
+    request = {"input_type": "request", "texts": said, "structured_messages": asked(*said)}
+    masked = {"action": "GUARDRAIL_INTERVENED", "texts": ["Be brief.", "Tell me of <bluebird>."]}
+    _, answer, reads = await post(Script(), litellm_call_id="1", **request)
+    assert answer == masked
+    assert all("<bluebird>" in text and "Bluebird" not in text for text in reads)
+    assert (await post(harmful("<bluebird>"), **request))[1] == BLOCKED
+    _, answer, (read,) = await post(
+        Script(), input_type="response", litellm_call_id="1", texts=["Why?"]
+    )
+    assert answer == NONE
+    assert "<bluebird>" in read
+
+
+async def test_what_litellm_cannot_mask_is_blocked(post: Callable[..., Any]) -> None:
+    blocked = {"action": "BLOCKED", "blocked_reason": "Leave that out."}
+    call = {"type": "function", "function": {"name": "f", "arguments": '{"what": "Bluebird"}'}}
+    request = {"input_type": "request", "texts": ["Go on."], "tool_calls": [call]}
+    assert (await post(Script(), **request))[1] == blocked
+    assert (await post(Script(), input_type="response", texts=["Bluebird."]))[1] == blocked
 
 
 async def test_an_answer_is_judged_in_the_conversation_that_was_sent_before(
