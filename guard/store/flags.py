@@ -38,7 +38,8 @@ class Flag:
     """One answer that reached a threshold of the policy.
 
     route: the path called, e.g. "/v1/chat/completions". choice: its index when n > 1.
-    messages: the conversation as received, each {"role", "content"}; a raw prompt is one user turn.
+    messages: the conversation as received, with placeholders where the policy masks requests, each
+    {"role", "content"}; a raw prompt is one user turn.
     answer: the draft as far as it was judged; the client may not have seen it.
     released_chars: how many of its characters were sent before it was flagged.
     revision: the model's own revision, sent instead; None for a refusal.

@@ -42,7 +42,7 @@ async def try_text(request: Request, text: Text) -> Response:
     """Shows what a text would have done to the stored flags, or what is wrong with it."""
     text = _with_newlines(text)
     try:
-        policies = _source(request).parse(text)
+        policies = await asyncio.to_thread(_source(request).parse, text)
     except PolicyInvalid as error:
         return await _page(request, text, problem=str(error), status=400)
     reviews: ReviewStore = request.app.state.setback.reviews

@@ -51,7 +51,7 @@ class PolicySource:
     async def activate(self, text: str, by: str) -> None:
         """Puts a text in force, for all servers of the database. Raises PolicyInvalid or
         StoreUnavailable."""
-        self.parse(text)
+        await asyncio.to_thread(self.parse, text)
         await self._store.activate(text, by=by)
 
     async def watch(self, policies: Policies, critic: Critic) -> None:
@@ -76,7 +76,8 @@ class PolicySource:
 
     async def _exchange(self, text: str, policies: Policies, critic: Critic) -> None:
         try:
-            loaded = self.parse(text)
+            # In a thread: the model that identifies languages takes a second to load.
+            loaded = await asyncio.to_thread(self.parse, text)
             critic.prepare(loaded.criteria)
         except GuardError:
             self._refused = text

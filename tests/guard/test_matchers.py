@@ -23,6 +23,7 @@ from guard.matchers import (
 from guard.policy import Action
 from guard.redact import PERSONAL_DATA
 from guard.scripted import Script
+from guard.tool_calls import ToolCall
 from tests.guard.test_languages import ENGLISH, GERMAN, SENTENCES
 from tests.guard.test_release import text_of
 from tests.scripted import Bench
@@ -254,3 +255,51 @@ async def test_a_revision_is_no_longer_than_the_answer_may_be(make_bench: MakeBe
     (output,) = await bench.ask()
     assert output.outputs[0].text == "Kurz."
     assert "longer than 120 characters" in seen[1]
+
+
+ELSEWHERE = """
+[[criteria]]
+name = "long"
+max_characters = 30
+applies_to = ["input", "tool_call", "tool_result"]
+action = "annotate"
+[[criteria]]
+name = "other-language"
+languages = ["de"]
+applies_to = ["input", "tool_result"]
+action = "annotate"
+"""
+
+
+@pytest.mark.parametrize(
+    ("request_text", "results", "categories"),
+    [
+        (ENGLISH, "", ("long", "other-language")),
+        ("Ja?", "x" * 31, ("long",)),
+        ("Ja?", ENGLISH, ("long", "other-language")),
+        ("Ja?", "Nein.", ()),
+    ],
+)
+async def test_requests_and_tools_results_have_lengths_and_languages_too(
+    make_bench: MakeBench, request_text: str, results: str, categories: tuple[str, ...]
+) -> None:
+    bench = make_bench(Script(answers=lambda _: (ENGLISH,)), policy=ELSEWHERE)
+    bench.call.wants_moderation = True
+    bench.call.open_turn, bench.call.tool_results = request_text, results
+    await bench.ask()
+    assert bench.call.input_ruling is not None
+    assert bench.call.input_ruling.decision.categories == categories
+    assert not bench.store.flags
+
+
+def test_each_tool_call_has_a_length_of_its_own(make_bench: MakeBench) -> None:
+    policy = make_bench(policy=ELSEWHERE).policy
+    short, long = (ToolCall("look_up", f'{{"plant": "{"x" * length}"}}') for length in (15, 16))
+    assert policy.found_in((short, short)) == {"long": 0.0}
+    assert policy.found_in((short, long)) == {"long": 1.0}
+
+
+def test_half_of_a_surrogate_pair_is_searched(make_bench: MakeBench) -> None:
+    call = ToolCall("f", '{"a": "\\ud800 Project Heron"}')
+    assert matches(HERON, call.words, ended=True)
+    assert not matches(SERIAL, call.words, ended=True)
