@@ -28,7 +28,7 @@ class Masking:
     def whole(self, choice: Choice, policy: Policy) -> OutputReplacement | None:
         """Returns what makes a choice's only output of its last one, with the whole text masked;
         None if there is nothing to mask."""
-        findings = _findings(policy.masked_in(Place.OUTPUT), choice.text)
+        findings = _placed(_findings(policy.masked_in(Place.OUTPUT), choice.text))
         if not findings:
             return None
 
@@ -50,7 +50,7 @@ class Masking:
         end = start + len(output.text)
         findings = [
             finding
-            for finding in _findings(policy.masked_in(Place.OUTPUT), choice.text)
+            for finding in _placed(_findings(policy.masked_in(Place.OUTPUT), choice.text))
             if finding.start < end and finding.end > start
         ]
         return self._output(output, choice, findings, start=start) if findings else output
@@ -75,21 +75,25 @@ class Masking:
 def masked_text(text: str, criteria: Sequence[Criterion]) -> tuple[str, frozenset[str]]:
     """Returns the text with placeholders for what the criteria find, and the names of those that
     find something."""
-    names = frozenset(
-        one.name
-        for one in criteria
-        if isinstance(one.matcher, SpanMatcher) and any(one.matcher.findings(text))
-    )
-    return (_masked(text, _findings(criteria, text), 0, len(text)) if names else text), names
+    found = _findings(criteria, text)
+    names = frozenset(criterion.name for criterion, _ in found)
+    return _masked(text, _placed(found), 0, len(text)), names
 
 
-def _findings(criteria: Sequence[Criterion], text: str) -> list[Finding]:
-    """Returns what is masked in a text, in order and without overlaps."""
-    return merged_overlaps(
-        replace(finding, name=finding.name or criterion.name)
+def _findings(criteria: Sequence[Criterion], text: str) -> list[tuple[Criterion, Finding]]:
+    return [
+        (criterion, finding)
         for criterion in criteria
         if isinstance(criterion.matcher, SpanMatcher)
         for finding in criterion.matcher.findings(text)
+    ]
+
+
+def _placed(found: Sequence[tuple[Criterion, Finding]]) -> list[Finding]:
+    """Returns what is masked in a text, in order and without overlaps, each with the name of its
+    placeholder."""
+    return merged_overlaps(
+        replace(finding, name=finding.name or criterion.name) for criterion, finding in found
     )
 
 

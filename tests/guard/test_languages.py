@@ -50,6 +50,21 @@ def test_code_has_no_language_but_that_of_its_names(code: str) -> None:
 
 
 @pytest.mark.parametrize(
+    "text",
+    [
+        "Die Städte sind: New York, Los Angeles, Chicago, Houston, Phoenix, Philadelphia, "
+        "San Diego, Dallas, Austin, Jacksonville, San Francisco, Columbus, Seattle, Denver.",
+        "Links: [Bäckerei](https://www.example.com/bakery/opening-hours/monday-to-friday?lang=en) "
+        "und [Anleitung](https://docs.python.org/3/library/asyncio-task.html#asyncio.create_task).",
+        "Verwende `git commit --amend`, danach `git push --force-with-lease origin main`, und "
+        "prüfe mit `git log --oneline --graph --all`, ob es stimmt. Sonst hilft `git reset`.",
+    ],
+)
+def test_names_links_and_commands_are_not_another_language(text: str) -> None:
+    assert languages(text) <= {"de"}
+
+
+@pytest.mark.parametrize(
     "text", ["", "Ja, gerne.", "12 + 30 = 42", "https://a.example/?q=1", "😀" * 200, "\ud800" * 9]
 )
 def test_short_texts_and_what_is_no_text_have_none(text: str) -> None:
