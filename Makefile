@@ -28,7 +28,7 @@ NODE_CLIENTS := tests/e2e/clients/node_modules/.installed
 # vLLM names but which break next to the CPU build of torch.
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --no-deps
 
-DEBIAN_PACKAGES := chromium chromium-driver fonts-dejavu-core pgbouncer
+DEBIAN_PACKAGES := chromium chromium-driver fonts-dejavu-core pgbouncer haproxy
 
 .PHONY: serve test debian-packages node-clients lint types docs clean
 .DELETE_ON_ERROR:
@@ -41,14 +41,14 @@ serve: $(SERVER)
 test: $(DEV) $(CLIENTS) node-clients debian-packages
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 $(ARGS)
 
-# The console is tested in Chromium, with letters for its pages, and the stores behind PgBouncer; where
-# these cannot be installed those tests are skipped.
+# The console is tested in Chromium, with letters for its pages, stores behind PgBouncer and replicas
+# behind HAProxy; where these cannot be installed those tests are skipped.
 debian-packages:
-	@if ! command -v chromium >/dev/null || ! command -v chromedriver >/dev/null || ! test -x /usr/sbin/pgbouncer; then \
+	@if ! command -v chromium >/dev/null || ! command -v chromedriver >/dev/null || ! test -x /usr/sbin/pgbouncer || ! test -x /usr/sbin/haproxy; then \
 		if command -v apt-get >/dev/null && [ "$$(id -u)" = 0 ]; then \
 			apt-get update -qq && apt-get install -qq --no-install-recommends -y $(DEBIAN_PACKAGES) >/dev/null; \
 		else \
-			echo 'Neither the console nor PgBouncer is tested without: $(DEBIAN_PACKAGES)'; \
+			echo 'Some tests are skipped without: $(DEBIAN_PACKAGES)'; \
 		fi; \
 	fi
 

@@ -65,12 +65,15 @@ def running_server(
     folder: Path,
     database: str,
     command: Callable[[int], list[str]],
-    ready: str = "/ready",
     environment: Mapping[str, str] | None = None,
+    *,
+    ready: str = "/ready",
+    port: int | None = None,
 ) -> Iterator[Server]:
-    """Runs the server that `command` starts on a port, from ready to stopped."""
+    """Runs the server that `command` starts on a port, from ready to stopped. port: any free one
+    if it is left out."""
     url = parse_url(database)
-    port, log = free_port(), folder / "server.log"
+    port, log = port or free_port(), folder / "server.log"
     # `make test ARGS=...` would hand its arguments on to `make serve`.
     ours = ("SETBACK_", "VLLM_", "OTEL_", "MAKE", "MFLAGS", "ARGS")
     clean = {k: v for k, v in os.environ.items() if not k.startswith(ours)}
