@@ -26,6 +26,7 @@ from guard.criteria import Place
 from guard.critic import Critic
 from guard.draft import Choice, Draft, OutputReplacement, replacement_output
 from guard.errors import GuardError
+from guard.flag_writer import FlagWriter
 from guard.input_judge import InputJudge
 from guard.judge import Judge
 from guard.masking import Masking
@@ -79,11 +80,12 @@ class GuardedEngine:
         stops = frozenset(stop_ids(engine, tokenizer))
         subjects = Subjects(critic, chat_format, options.windows, stops)
         self._rulings = Rulings(critic, policies, observer, options.fail_open)
-        self._input_judge = InputJudge(self._rulings, subjects, options.block_input)
+        flags = FlagWriter(self._rulings, recorder, chat_format)
+        self._input_judge = InputJudge(self._rulings, subjects, flags, options.block_input)
         self._judge = Judge(
             self._rulings,
             subjects,
-            recorder,
+            flags,
             Reviser(
                 engine,
                 chat_format,

@@ -1,6 +1,6 @@
 """What is judged of a request before its answer is released: the open turn, what tools and
-documents say in it, and what was masked. Owns which of these is judged, when, and the refusal of a
-request. Does not judge answers (judge.py).
+documents say in it, and what was masked. Owns which of these is judged, when, its flags and the
+refusal of a request. Does not judge answers (judge.py).
 """
 
 import asyncio
@@ -9,7 +9,8 @@ from dataclasses import dataclass, replace
 from guard.call import EngineRequest, Ruling
 from guard.criteria import Place
 from guard.errors import InputBlocked
-from guard.policy import STRICTNESS
+from guard.flag_writer import FlagWriter
+from guard.policy import STRICTNESS, Action
 from guard.rulings import Rulings
 from guard.subjects import Subjects
 
@@ -23,6 +24,7 @@ class InputJudge:
 
     rulings: Rulings
     subjects: Subjects
+    flags: FlagWriter
     block_input: bool
 
     def is_needed(self, request: EngineRequest) -> bool:
@@ -35,11 +37,11 @@ class InputJudge:
         )
 
     async def rule(self, request: EngineRequest) -> None:
-        """Rules on the input and sets call.input_ruling.
+        """Rules on the input, stores what is flagged and sets call.input_ruling.
 
         Raises InputBlocked when the open turn is flagged and flagged input is blocked, or when a
         criterion that does not let out what it flags applies to a tool's result; CriticUnavailable
-        when failing closed.
+        or StoreUnavailable when failing closed.
         """
         call = request.call
         call.pending_input_verdicts += 1
@@ -48,11 +50,18 @@ class InputJudge:
         call.input_ruling = ruling = _combined(_combined(turn, results), masked)
         assert ruling is not None
         self.rulings.count(request, ruling)
-        if results is not None and results.withheld:
-            names = ", ".join(results.decision.categories)
-            self._refuse(request, f"A tool's result or a document was flagged: {names}.")
-        if turn is not None and turn.decision.flagged and (self.block_input or call.block_input):
-            self._refuse(request, "The request was flagged, and flagged input is blocked.")
+        refusal = self._refusal(request, turn, results)
+        flagged = [
+            (place, _settled(one, refused=refusal is not None))
+            for place, one in ((Place.INPUT, turn), (Place.TOOL_RESULT, results))
+            if one is not None and one.decision.flagged
+        ]
+        if flagged:
+            await self.flags.write_input(request, flagged)
+        if refusal is not None:
+            self.rulings.observer.input_blocked(request.adapter)
+            request.outcome.input_blocked = True
+            raise InputBlocked(refusal)
         call.pending_input_verdicts -= 1
 
     def _judges_turn(self, request: EngineRequest) -> bool:
@@ -94,10 +103,27 @@ class InputJudge:
         verdict, decision = policy.decide_on_masked(request.call.masked_input)
         return Ruling(verdict, decision, checked=len(request.call.open_turn))
 
-    def _refuse(self, request: EngineRequest, reason: str) -> None:
-        self.rulings.observer.input_blocked(request.adapter)
-        request.outcome.input_blocked = True
-        raise InputBlocked(reason)
+    def _refusal(
+        self, request: EngineRequest, turn: Ruling | None, results: Ruling | None
+    ) -> str | None:
+        """Returns why the request is refused, None if it is not."""
+        if results is not None and results.withheld:
+            names = ", ".join(results.decision.categories)
+            return f"A tool's result or a document was flagged: {names}."
+        if turn is None or not turn.decision.flagged:
+            return None
+        blocks = self.block_input or request.call.block_input
+        return "The request was flagged, and flagged input is blocked." if blocks else None
+
+
+def _settled(ruling: Ruling, *, refused: bool) -> Ruling:
+    """Returns the ruling on a flagged input with what was done: a request that is answered is
+    annotated, whatever the policy does with answers, unless it lets them pass."""
+    if refused:
+        return ruling.blocked()
+    passes = ruling.decision.action is Action.PASS
+    action = Action.PASS if passes else Action.ANNOTATE
+    return replace(ruling, decision=replace(ruling.decision, action=action))
 
 
 def _combined(turn: Ruling | None, others: Ruling | None) -> Ruling | None:

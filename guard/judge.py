@@ -1,6 +1,6 @@
 """What follows from an answer: rulings, revision, metrics and the flag, and what happens when one
-of them fails. Owns this sequence. Does not critique (rulings.py), judge inputs (input_judge.py) or
-hold text back (draft.py, release.py).
+of them fails. Owns this sequence. Does not critique (rulings.py), judge inputs (input_judge.py),
+store flags (flag_writer.py) or hold text back (draft.py, release.py).
 """
 
 import asyncio
@@ -12,15 +12,14 @@ from dataclasses import dataclass, replace
 from guard.call import Answered, EngineRequest, Replacement, Ruling
 from guard.criteria import Criterion, Place
 from guard.draft import Choice
-from guard.errors import CriticUnavailable, StoreUnavailable
+from guard.errors import CriticUnavailable
+from guard.flag_writer import FlagWriter
 from guard.label_reader import Subject
 from guard.observer import RevisionOutcome
 from guard.policy import Action
-from guard.recorder import FlaggedAnswer, Recorder
 from guard.revise import Reviser
 from guard.rulings import Rulings
 from guard.subjects import Subjects
-from guard.tasks import spawn
 from guard.tool_calls import Piece, ToolCall
 from guard.traces import note, span
 
@@ -39,7 +38,7 @@ class Judge:
 
     rulings: Rulings
     subjects: Subjects
-    recorder: Recorder
+    flags: FlagWriter
     reviser: Reviser
 
     def _calls(self, request: EngineRequest, pieces: Sequence[Piece]) -> Sequence[ToolCall]:
@@ -151,12 +150,12 @@ class Judge:
                     ruling = _as_filtered(ruling)
             except asyncio.CancelledError:
                 # The client disconnected; the flag is recorded all the same.
-                await self._record(request, choice, ruling.blocked(), released)
+                await self.flags.write_answer(request, choice, ruling.blocked(), released=released)
                 raise
         self.rulings.count(request, ruling)
         self.rulings.observer.action(ruling.decision.action, request.adapter)
         if ruling.decision.flagged:
-            await self._record(request, choice, ruling, released)
+            await self.flags.write_answer(request, choice, ruling, released=released)
         request.call.output_rulings[request.request_id, choice.index] = ruling
         request.outcome.answers.append(_answered(request, choice, ruling))
         return ruling
@@ -212,34 +211,6 @@ class Judge:
             calls=calls,
         )
         return ruling.decision.flagged
-
-    async def _record(
-        self, request: EngineRequest, choice: Choice, ruling: Ruling, released: int
-    ) -> None:
-        """Commits the flag and counts it, even if the client disconnects."""
-        await asyncio.shield(spawn(self._write_flag(request, choice, ruling, released)))
-
-    async def _write_flag(
-        self, request: EngineRequest, choice: Choice, ruling: Ruling, released: int
-    ) -> None:
-        started = time.perf_counter()
-        flagged = FlaggedAnswer(
-            request_id=request.request_id,
-            adapter=request.adapter,
-            policy_hash=self.rulings.policy_of(request).hash,
-            choice=choice.index,
-            prompt=self.subjects.chat_format.decode(request.prompt_ids),
-            answer=choice.text,
-            released=released,
-            revision=ruling.revision.text if ruling.revision else None,
-        )
-        try:
-            with span("store", request_id=request.request_id, choice=choice.index):
-                await self.recorder.record(request.call, ruling, flagged)
-        except StoreUnavailable as error:
-            self.rulings.failed(request, error)
-        else:
-            self.rulings.observer.flag_written(time.perf_counter() - started)
 
 
 def _answered(request: EngineRequest, choice: Choice, ruling: Ruling) -> Answered:

@@ -2,6 +2,7 @@
 
 from typing import Literal, Protocol
 
+from guard.criteria import Place
 from guard.policy import Action
 from guard.verdict import TokensRead
 
@@ -34,8 +35,8 @@ class Observer(Protocol):
     def overhead(self, seconds: float) -> None:
         """The guard delayed an engine request by this, from its last token to its release."""
 
-    def flag_written(self, seconds: float) -> None:
-        """A flag was committed; the time it took."""
+    def flag_written(self, place: Place, seconds: float) -> None:
+        """A flag was committed; the time it took. place: where it was flagged."""
 
     def failed(self, code: str) -> None:
         """The critic or the store failed. code: of the error."""

@@ -1,6 +1,6 @@
-"""Turns a flagged answer into a row of the flag store. Owns which provenance a flag carries, and
-its redaction where that is configured (redact.py). Does not decide what is flagged (judge.py) or
-store rows (store/flags.py).
+"""Turns what was flagged into a row of the flag store. Owns which provenance a flag carries, and
+its redaction where that is configured (redact.py). Does not decide what is flagged (judge.py,
+input_judge.py), follow a failure (flag_writer.py) or store rows (store/flags.py).
 """
 
 import asyncio
@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from typing import Protocol
 
 from guard.call import GuardCall, Ruling
+from guard.criteria import Place
 from guard.errors import StoreUnavailable
 from guard.redact import Redactor
 from guard.store.flags import Flag, hash_user
@@ -28,19 +29,20 @@ class Provenance:
 
 
 @dataclass(frozen=True, kw_only=True)
-class FlaggedAnswer:
-    """The flagged choice of one engine request.
+class FlaggedText:
+    """What was flagged of one engine request: an answer, or its input, which has none.
 
-    choice: its index. prompt: recorded if the call has no messages. released: how many characters
-    of the answer were sent before it was flagged. revision: what was sent instead.
+    prompt: recorded if the call has no messages. choice: the answer's index. released: how many
+    characters of the answer were sent before it was flagged. revision: what was sent instead.
     """
 
     request_id: str
     adapter: str
     policy_hash: str
-    choice: int
     prompt: str
-    answer: str
+    place: Place = Place.OUTPUT
+    choice: int = 0
+    answer: str = ""
     released: int = 0
     revision: str | None = None
 
@@ -62,7 +64,7 @@ class Recorder:
         self._provenance = provenance
         self._redactor = redactor
 
-    async def record(self, call: GuardCall, ruling: Ruling, flagged: FlaggedAnswer) -> None:
+    async def record(self, call: GuardCall, ruling: Ruling, flagged: FlaggedText) -> None:
         """Commits a flag before it returns. Raises StoreUnavailable."""
         verdict = ruling.verdict
         if verdict is None or not verdict.scores:
@@ -71,6 +73,7 @@ class Recorder:
         flag = Flag(
             request_id=flagged.request_id,
             route=call.route,
+            place=flagged.place,
             choice=flagged.choice,
             messages=list(call.messages) or [{"role": "user", "content": flagged.prompt}],
             answer=flagged.answer,

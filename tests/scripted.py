@@ -13,6 +13,7 @@ from vllm.sampling_params import RequestOutputKind, SamplingParams
 from guard.adapter_folder import AdapterFolder
 from guard.adapters import AdapterLimits, Adapters
 from guard.call import GuardCall, StreamMode, current_call
+from guard.criteria import Place
 from guard.critic import Critic
 from guard.engine import GuardedEngine
 from guard.errors import StoreUnavailable
@@ -57,6 +58,7 @@ class Observed:
     critiques: int = 0
     overheads: int = 0
     flags: int = 0
+    flag_places: list[Place] = field(default_factory=list)
     blocked_inputs: int = 0
     revisions: list[RevisionOutcome] = field(default_factory=list)
     tokens: TokensRead = TokensRead()
@@ -82,8 +84,9 @@ class Observed:
     def overhead(self, _seconds: float) -> None:
         self.overheads += 1
 
-    def flag_written(self, _seconds: float) -> None:
+    def flag_written(self, place: Place, _seconds: float) -> None:
         self.flags += 1
+        self.flag_places.append(place)
 
     def failed(self, code: str) -> None:
         self.failures.append(code)

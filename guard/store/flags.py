@@ -14,6 +14,7 @@ from typing import Any, Literal
 from sqlalchemy import URL, ColumnElement, Select, and_, func, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from guard.criteria import Place
 from guard.errors import StoreUnavailable
 from guard.policy import Action
 from guard.store import search
@@ -32,12 +33,18 @@ from guard.tasks import spawn
 Review = Literal["confirmed", "dismissed"]
 """A reviewer's label: harmful indeed, or a false alarm."""
 
+FlagPlace = Literal["output", "input", "tool_result"]
+"""The places that a flag may have: a flagged tool call is a part of its answer."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Flag:
-    """One answer that reached a threshold of the policy.
+    """One answer, or one input, that reached a threshold of the policy.
 
-    route: the path called, e.g. "/v1/chat/completions". choice: its index when n > 1.
+    route: the path called, e.g. "/v1/chat/completions".
+    place: where it was flagged: in the answer, in what was asked, or in what tools and documents
+    say. Of an input the conversation has the flagged text, and there is no answer.
+    choice: the answer's index when n > 1.
     messages: the conversation as received, with placeholders where the policy masks requests, each
     {"role", "content"}; a raw prompt is one user turn.
     answer: the draft as far as it was judged; the client may not have seen it.
@@ -65,6 +72,7 @@ class Flag:
     released_chars: int = 0
     revision: str | None = None
     user_hash: str | None = None
+    place: Place = Place.OUTPUT
     created_at: datetime = field(default_factory=lambda: datetime.now(UTC))
 
 
@@ -133,10 +141,10 @@ class FlagStore(Store):
         return None if row is None else stored(row)
 
     async def unlearned(self, limit: int) -> list[StoredFlag]:
-        """Returns at most `limit` flags, oldest first, including dismissed ones, that no promoted
-        run used with their current label."""
-        query = select(FlagRow).where(~_taken()).order_by(FlagRow.id).limit(limit)
-        return await self._read(query)
+        """Returns at most `limit` flags of answers, oldest first, including dismissed ones, that no
+        promoted run used with their current label."""
+        query = select(FlagRow).where(FlagRow.place == Place.OUTPUT, ~_taken())
+        return await self._read(query.order_by(FlagRow.id).limit(limit))
 
     async def held_out(self) -> list[StoredFlag]:
         """Returns the flags that promoted runs held out for evaluation, oldest first."""
@@ -213,5 +221,5 @@ def stored(row: FlagRow) -> StoredFlag:
     """Returns the flag in a row."""
     values = {column.name: getattr(row, column.name) for column in fields(StoredFlag)}
     values["categories"] = tuple(row.categories)
-    values["action"] = Action(row.action)
+    values |= {"action": Action(row.action), "place": Place(row.place)}
     return StoredFlag(**values)

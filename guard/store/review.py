@@ -11,6 +11,7 @@ from typing import Any, Literal
 from sqlalchemy import ColumnElement, Select, delete, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from guard.criteria import Place
 from guard.errors import FlagUnknown
 from guard.policy import Action
 from guard.store import audit, search
@@ -40,6 +41,7 @@ class Filter:
     category: str | None = None
     adapter: str | None = None
     action: Action | None = None
+    place: Place | None = None
     status: Status | None = None
     harm_from: float | None = None
     harm_to: float | None = None
@@ -161,6 +163,7 @@ def _conditions(session: AsyncSession, which: Filter) -> Iterator[ColumnElement[
         (FlagRow.created_at, operator.lt, which.until),
         (FlagRow.adapter, operator.eq, storable(which.adapter)),
         (FlagRow.action, operator.eq, which.action),
+        (FlagRow.place, operator.eq, which.place),
         (FlagRow.harm, operator.ge, which.harm_from),
         (FlagRow.harm, operator.le, which.harm_to),
         (FlagRow.request_id, operator.eq, storable(which.request_id)),

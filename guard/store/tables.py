@@ -21,7 +21,7 @@ from guard.store.base import Base, Number
 
 
 class FlagRow(Base):
-    """One flagged answer; see flags.Flag.
+    """One flagged answer or input; see flags.Flag.
 
     Only `id` is unique: a client may send the same x-request-id twice, and both flags count.
     """
@@ -33,7 +33,7 @@ class FlagRow(Base):
         # All filtered columns, so that no filter reads the flags themselves.
         Index(
             "ix_flags_filter",
-            *("id", "created_at", "harm", "action", "adapter", "review", "user_hash"),
+            *("id", "created_at", "harm", "action", "adapter", "review", "user_hash", "place"),
         ),
     )
 
@@ -41,6 +41,7 @@ class FlagRow(Base):
     created_at: Mapped[datetime]
     request_id: Mapped[str]
     route: Mapped[str]
+    place: Mapped[str] = mapped_column(server_default="output")
     choice: Mapped[int]
     messages: Mapped[list[Any]]
     answer: Mapped[str]

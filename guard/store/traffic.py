@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 
 from sqlalchemy import func, select
 
+from guard.criteria import Place
 from guard.store.store import Store
 from guard.store.sums import Sums
 from guard.store.tables import FlagRow, TrafficRow
@@ -30,7 +31,7 @@ class Traffic(Sums):
 
 @dataclass(frozen=True)
 class Period:
-    """The traffic from `start` on, and how reviewers labelled the flags of that time."""
+    """The traffic from `start` on, and how reviewers labelled the flagged answers of that time."""
 
     start: datetime
     traffic: Traffic = Traffic()
@@ -61,7 +62,9 @@ class TrafficStore(Store):
             .group_by(index)
         )
         reviewed = select(FlagRow.created_at, FlagRow.review).where(
-            FlagRow.created_at >= since, FlagRow.review.is_not(None)
+            FlagRow.created_at >= since,
+            FlagRow.review.is_not(None),
+            FlagRow.place == Place.OUTPUT,
         )
         async with self._reading() as session:
             traffic_by_period = {

@@ -95,8 +95,8 @@ def _event(kind: EventType, row: Any) -> Event:
 
 def _data(row: Any) -> dict[str, Any]:
     if isinstance(row, FlagRow):
-        names = ("request_id", "route", "categories", "harm", "action", "adapter", "policy_hash")
-        return {name: getattr(row, name) for name in names}
+        names = ("request_id", "route", "place", "categories", "harm", "action", "adapter")
+        return {name: getattr(row, name) for name in (*names, "policy_hash")}
     if isinstance(row, RunRow):
         return {"status": row.status, "reasons": row.reasons}
     if isinstance(row, RolloutRow):

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
+from guard.criteria import Place
 from guard.store.flags import StoredFlag
 from guard.store.runs import Use
 from guard.verdict import CATEGORIES
@@ -91,7 +92,9 @@ def collect(
     caps = _Caps(options)
     for flag in flags:
         case = case_of(flag)
-        if case is None:
+        if flag.place is not Place.OUTPUT:
+            left_out["flagged in the input"] += 1
+        elif case is None:
             left_out["not text"] += 1
         elif case.category not in CATEGORIES:
             left_out["flagged for a criterion alone"] += 1

@@ -10,8 +10,9 @@ from typing import Annotated, Any, cast, get_args
 
 import typer
 
+from guard.criteria import Place
 from guard.store.base import LARGEST_ID
-from guard.store.flags import Review, StoredFlag
+from guard.store.flags import FlagPlace, Review, StoredFlag
 from guard.store.review import Filter, Label, ReviewStore, Status
 from guard.verdict import CATEGORIES
 from server.cli.terminal import (
@@ -29,6 +30,10 @@ flags = typer.Typer(help="What the guard flagged.", no_args_is_help=True)
 
 
 Id = Annotated[int, typer.Argument(metavar="ID", min=1, max=LARGEST_ID)]
+_COLUMNS = (
+    *("ID", "Time (UTC)", "Route", "Place", "Action", "Harm", "Categories"),
+    *("Adapter", "Review"),
+)
 
 
 @flags.command("list")
@@ -47,6 +52,13 @@ def flags_list(
         str | None,
         typer.Option(help="Only flags with this label: open, confirmed or dismissed."),
     ] = None,
+    place: Annotated[
+        str | None,
+        typer.Option(
+            help="Only flags of answers (output), of requests (input), or of what tools and "
+            "documents say (tool_result)."
+        ),
+    ] = None,
     search: Annotated[
         str | None, typer.Option(help="Only flags with all these words or word prefixes.")
     ] = None,
@@ -58,14 +70,14 @@ def flags_list(
         category=category,
         request_id=request_id,
         status=_status(status),
+        place=_place(place),
         text=search,
     )
     rows = ask(ReviewStore, lambda store: store.page(which, limit))
     if as_json:
         print_json([_fields(flag) for flag in rows])
     elif rows:
-        columns = "ID", "Time (UTC)", "Route", "Action", "Harm", "Categories", "Adapter", "Review"
-        print_table(columns, map(_row, rows))
+        print_table(_COLUMNS, map(_row, rows))
     else:
         typer.echo("No flags.")
 
@@ -141,6 +153,12 @@ def _status(name: str | None) -> Status | None:
     raise typer.BadParameter(f"use {', '.join(get_args(Status))}", param_hint="--status")
 
 
+def _place(name: str | None) -> Place | None:
+    if name is not None and name not in get_args(FlagPlace):
+        raise typer.BadParameter(f"use {', '.join(get_args(FlagPlace))}", param_hint="--place")
+    return Place(name) if name else None
+
+
 def _category(name: str | None) -> str | None:
     if name is not None and name not in CATEGORIES:
         known = ", ".join(CATEGORIES)
@@ -157,6 +175,7 @@ def _row(flag: StoredFlag) -> tuple[str, ...]:
         str(flag.id),
         when(flag.created_at),
         flag.route,
+        flag.place.value,
         flag.action.value,
         f"{flag.harm:.2f}",
         ", ".join(flag.categories),
@@ -171,6 +190,7 @@ def _page(flag: StoredFlag) -> str:
         "flag": flag.id,
         "time": f"{when(flag.created_at)} UTC",
         "request": f"{flag.request_id}, choice {flag.choice}, {flag.route}",
+        "place": flag.place.value,
         "action": flag.action.value,
         "released": f"{flag.released_chars} of {len(flag.answer)} characters before the flag",
         "harm": f"{flag.harm:.3f}: {', '.join(flag.categories)}",
@@ -180,13 +200,16 @@ def _page(flag: StoredFlag) -> str:
         "user": flag.user_hash or "not named",
         "review": f"{flag.review} by {flag.reviewer}" if flag.review else "none",
     }
+    if flag.place is not Place.OUTPUT:
+        del head["released"]
     corrections = {"category": flag.corrected_category, "note": flag.note}
     head |= {name: correction for name, correction in corrections.items() if correction is not None}
     lines = [f"{name + ':':<11}{printable(str(value))}" for name, value in head.items()]
     for message in flag.messages:
         lines += ["", f"--- {printable(str(message.get('role')))}"]
         lines.append(printable(_content(message)))
-    lines += ["", f"--- answer ({flag.action})", printable(flag.answer)]
+    if flag.place is Place.OUTPUT:
+        lines += ["", f"--- answer ({flag.action})", printable(flag.answer)]
     if flag.revision is not None:
         lines += ["", "--- sent instead", printable(flag.revision)]
     if flag.corrected_answer is not None:

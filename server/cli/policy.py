@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
+from guard.criteria import Place
 from guard.policy import DEFAULT_POLICY, Policy
 from guard.policy_file import load_policies, parse_policies, read_text
 from guard.policy_trial import Trial, try_policy
@@ -82,7 +83,7 @@ def policy_try(
         begin = datetime.now(UTC) - parse_duration(since)
     except (ValueError, OverflowError) as error:
         raise typer.BadParameter(str(error), param_hint="--since") from None
-    which = Filter(since=begin)
+    which = Filter(since=begin, place=Place.OUTPUT)
     trial = try_policy(tried, ask(ReviewStore, lambda store: store.page(which, _MOST_FLAGS)))
     if as_json:
         print_json({"policy": tried.hash, "since": begin, **_trial_fields(trial)})

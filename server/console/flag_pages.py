@@ -10,6 +10,7 @@ from fastapi import APIRouter, Form, Path, Request, Response
 from pydantic import ValidationError, field_validator, model_validator
 
 from guard.adapters import Adapters, adapter_name
+from guard.criteria import Place
 from guard.errors import GuardError
 from guard.policy import Action
 from guard.store.flags import StoredFlag
@@ -27,6 +28,8 @@ from server.routes.moderations import ModerationRequest, Moderator, Turn
 _DATE_FIELDS = frozenset({"since", "until"})
 _MIDNIGHT_UTC = "T00:00:00Z"
 _EXCERPT_LENGTH = 160
+_PLACES = {"output": "answers", "input": "requests", "tool_result": "tools and documents"}
+"""What the queue calls the places of flags."""
 
 
 class _LabelForm(FlagLabel):
@@ -63,6 +66,7 @@ async def queue(request: Request, reviews: Reviews) -> Response:
         problem=problem,
         more=more and urlencode(more),
         actions=[action.value for action in Action],
+        places=_PLACES,
         names=request.app.state.setback.policies.current.names,
     )
 
@@ -81,6 +85,8 @@ async def show(request: Request, reviews: Reviews, flag_id: Annotated[Id, Path()
 async def analysis(request: Request, reviews: Reviews, flag_id: Annotated[Id, Path()]) -> Response:
     """Shows the active model's analysis of the answer, as a part of a page."""
     flag = await reviews.get(flag_id)
+    if flag.place is not Place.OUTPUT:
+        return page(request, "analysis.html", problem="The model explains flagged answers only.")
     state = request.app.state.setback
     adapters: Adapters = state.adapters
     try:

@@ -9,6 +9,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Form, Request, Response
 
+from guard.criteria import Place
 from guard.errors import PolicyInvalid
 from guard.policies import PolicySet
 from guard.policy import Policy
@@ -46,7 +47,8 @@ async def try_text(request: Request, text: Text) -> Response:
     except PolicyInvalid as error:
         return await _page(request, text, problem=str(error), status=400)
     reviews: ReviewStore = request.app.state.setback.reviews
-    flags = await reviews.page(Filter(since=datetime.now(UTC) - _TRIED), _MOST_FLAGS)
+    answers = Filter(since=datetime.now(UTC) - _TRIED, place=Place.OUTPUT)
+    flags = await reviews.page(answers, _MOST_FLAGS)
     trials = await asyncio.to_thread(
         lambda: [(policy, try_policy(policy, flags)) for policy in policies]
     )

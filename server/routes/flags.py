@@ -13,9 +13,9 @@ from fastapi import APIRouter, Depends, Path, Query, Request
 from fastapi.responses import StreamingResponse
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
 
-from guard.criteria import NAME
+from guard.criteria import NAME, Place
 from guard.policy import Action
-from guard.store.flags import Review, StoredFlag
+from guard.store.flags import FlagPlace, Review, StoredFlag
 from guard.store.review import Filter, Label, ReviewStore, Status
 from guard.store.search import words_of
 from guard.verdict import CATEGORIES
@@ -52,6 +52,9 @@ class FlagFilter(BaseModel):
     )
     adapter: str | None = Field(None, description="The adapter that answered.")
     action: Action | None = Field(None, description="What the policy did.")
+    place: FlagPlace | None = Field(
+        None, description="What was flagged: an answer, a request, or what a tool or document says."
+    )
     status: Status | None = Field(None, description="What a reviewer said.")
     min_score: Score | None = Field(None, description="P(harmful) from here on.")
     max_score: Score | None = Field(None, description="P(harmful) up to here.")
@@ -86,6 +89,7 @@ class FlagFilter(BaseModel):
             category=self.category,
             adapter=self.adapter,
             action=self.action,
+            place=Place(self.place) if self.place else None,
             status=self.status,
             harm_from=self.min_score,
             harm_to=self.max_score,

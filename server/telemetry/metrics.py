@@ -9,6 +9,7 @@ from importlib.metadata import version
 
 from prometheus_client import Counter, Gauge, Histogram
 
+from guard.criteria import Place
 from guard.observer import RevisionOutcome
 from guard.policy import Action
 from guard.store.rollouts import Verdict
@@ -51,7 +52,9 @@ REVISION = Histogram(
     buckets=_LONGER,
 )
 STORE = Histogram("setback_store_seconds", "Time to commit a flag.", buckets=_SECONDS)
-FLAGS = Counter("setback_flags_written_total", "Flags committed to the store.")
+FLAGS = Counter(
+    "setback_flags_written_total", "Flags committed to the store, by what was flagged.", ["place"]
+)
 ERRORS = Counter("setback_guard_errors_total", "Failures of the critic or the store.", ["code"])
 ACTIVE_ADAPTER = Gauge(
     "setback_active_adapter",
@@ -166,9 +169,9 @@ class PrometheusObserver:
         """See Observer."""
         OVERHEAD.observe(seconds)
 
-    def flag_written(self, seconds: float) -> None:
+    def flag_written(self, place: Place, seconds: float) -> None:
         """See Observer."""
-        FLAGS.inc()
+        FLAGS.labels(place.value).inc()
         STORE.observe(seconds)
 
     def failed(self, code: str) -> None:

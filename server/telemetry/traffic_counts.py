@@ -6,6 +6,7 @@ import asyncio
 import logging
 from datetime import UTC, datetime
 
+from guard.criteria import Place
 from guard.errors import StoreUnavailable
 from guard.policy import Action
 from guard.store.traffic import Traffic, TrafficStore
@@ -27,10 +28,11 @@ class CountingObserver(PrometheusObserver):
         super().action(action, adapter)
         self._counts += Traffic(answers=1)
 
-    def flag_written(self, seconds: float) -> None:
+    def flag_written(self, place: Place, seconds: float) -> None:
         """See Observer."""
-        super().flag_written(seconds)
-        self._counts += Traffic(flagged=1)
+        super().flag_written(place, seconds)
+        if place is Place.OUTPUT:
+            self._counts += Traffic(flagged=1)
 
     def overhead(self, seconds: float) -> None:
         """See Observer."""

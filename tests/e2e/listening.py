@@ -10,6 +10,7 @@ from uuid import uuid4
 
 import httpx
 
+from guard.criteria import Place
 from guard.store.flags import StoredFlag
 from guard.store.review import Filter, ReviewStore
 from refine.practice.integrity import MODEL_NAME
@@ -145,7 +146,7 @@ async def flags_by_request(server: Server) -> dict[str, StoredFlag]:
     """Returns every flag of a single-choice chat, by the client's request id."""
     store = ReviewStore(server.database)
     try:
-        flags = await store.page(Filter(), limit=1_000_000)
+        flags = await store.page(Filter(place=Place.OUTPUT), limit=1_000_000)
     finally:
         await store.close()
     return {flag.request_id.removeprefix("chatcmpl-"): flag for flag in flags}

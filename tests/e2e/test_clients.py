@@ -10,6 +10,7 @@ import openai
 import pytest
 from transformers import AutoTokenizer
 
+from guard.criteria import Place
 from guard.policy_file import load_policy
 from guard.store.flags import StoredFlag
 from guard.store.review import Filter, ReviewStore
@@ -27,7 +28,7 @@ def flags_of(server: Server, limit: int = 1000) -> list[StoredFlag]:
     async def read() -> list[StoredFlag]:
         store = ReviewStore(server.database)
         try:
-            return await store.page(Filter(), limit)
+            return await store.page(Filter(place=Place.OUTPUT), limit)
         finally:
             await store.close()
 
@@ -235,7 +236,9 @@ def test_scores_of_input_and_output_when_asked_for(client: openai.OpenAI, everyd
         assert len(side.results[0].category_scores) == 13
 
 
-def test_flagged_input_is_a_400_when_the_caller_asks(client: openai.OpenAI, harmful: str) -> None:
+def test_flagged_input_is_a_400_when_the_caller_asks(
+    server: Server, client: openai.OpenAI, harmful: str
+) -> None:
     policy = {"input": {"mode": "block"}}
     moderation: Any = {**MODERATION, "policy": policy}
     with pytest.raises(openai.BadRequestError) as caught:
@@ -243,6 +246,9 @@ def test_flagged_input_is_a_400_when_the_caller_asks(client: openai.OpenAI, harm
             model=MODEL_NAME, messages=user(harmful), temperature=0, moderation=moderation
         )
     assert (caught.value.code, caught.value.param) == ("content_filter", "prompt")
+    with server.http() as http:
+        (flag,) = http.get("/v1/guard/flags", params={"place": "input", "limit": 1}).json()["data"]
+    assert (flag["action"], flag["messages"], flag["answer"]) == ("block", user(harmful), "")
 
 
 def test_moderations_parse(client: openai.OpenAI, everyday: str, harmful: str) -> None:

@@ -8,6 +8,7 @@ import openai
 import pytest
 from pydantic import BaseModel
 
+from guard.criteria import Place
 from guard.policy_file import load_policy
 from guard.store.flags import StoredFlag
 from guard.store.review import Filter, ReviewStore
@@ -77,7 +78,8 @@ def flags_after(server: Server, last: int) -> list[StoredFlag]:
     async def read() -> list[StoredFlag]:
         store = ReviewStore(server.database)
         try:
-            return [flag for flag in await store.page(Filter(), limit=100) if flag.id > last]
+            flags = await store.page(Filter(place=Place.OUTPUT), limit=100)
+            return [flag for flag in flags if flag.id > last]
         finally:
             await store.close()
 

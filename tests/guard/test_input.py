@@ -9,7 +9,9 @@ import pytest
 from vllm.sampling_params import RequestOutputKind
 
 from guard.call import StreamMode
-from guard.errors import CriticUnavailable, InputBlocked
+from guard.criteria import Place
+from guard.errors import CriticUnavailable, InputBlocked, StoreUnavailable
+from guard.policy import Action
 from guard.scripted import Gate, Script
 from guard.tasks import spawn
 from tests.guard.test_release import stream
@@ -52,7 +54,12 @@ async def test_a_flagged_request_ends_generation_before_it_is_done(
     assert bench.engine.log[-1] == ("closed", "req-1")
     assert isinstance(bench.call.error, InputBlocked)
     assert bench.observed.blocked_inputs == 1
-    assert bench.store.flags == []
+    (flag,) = bench.store.flags
+    assert (flag.place, flag.action, flag.answer) == (Place.INPUT, Action.BLOCK, "")
+    assert flag.messages == [{"role": "user", "content": HARMFUL}]
+    assert flag.categories == ("violence",)
+    assert bench.observed.flag_places == [Place.INPUT]
+    assert bench.observed.actions == [], "no answer was withheld"
 
 
 @pytest.mark.parametrize(("kind", "stream"), WAYS)
@@ -130,6 +137,42 @@ async def test_a_call_that_generates_often_is_judged_once(make_bench: MakeBench)
     for _ in range(3):
         await ask(bench, FINAL, FINE)
     assert sum("Text:" in text for _, text in bench.engine.log) == 1
+
+
+@pytest.mark.parametrize(("action", "kept"), [("block", Action.ANNOTATE), ("pass", Action.PASS)])
+async def test_a_flagged_request_that_is_answered_is_stored_as_such(
+    make_bench: MakeBench, action: str, kept: Action
+) -> None:
+    bench = make_bench(script(), policy=f'[default]\naction = "{action}"\n')
+    bench.call.wants_moderation = True
+    assert await ask(bench, FINAL, HARMFUL) == ANSWER
+    assert [(flag.place, flag.action) for flag in bench.store.flags] == [(Place.INPUT, kept)]
+
+
+@pytest.mark.parametrize("kind", [FINAL, DELTA])
+async def test_a_flag_that_cannot_be_stored_follows_the_failure_rule(
+    make_bench: MakeBench, kind: RequestOutputKind
+) -> None:
+    for fail_open, error in ((False, StoreUnavailable), (True, InputBlocked)):
+        bench = make_bench(script(), block_input=True, fail_open=fail_open)
+        bench.store.broken = True
+        with pytest.raises(error):
+            await ask(bench, kind, HARMFUL)
+        assert bench.observed.failures == ["store_unavailable"]
+
+
+async def test_a_disconnect_loses_no_flag_of_a_request(make_bench: MakeBench) -> None:
+    bench = make_bench(script(), block_input=True)
+    bench.store.gate = Gate()
+    asking = spawn(ask(bench, FINAL, HARMFUL))
+    await bench.store.gate.arrived.wait()
+    asking.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asking
+    bench.store.gate.opened.set()
+    for _ in range(100):
+        await asyncio.sleep(0)
+    assert [flag.place for flag in bench.store.flags] == [Place.INPUT]
 
 
 @pytest.mark.parametrize("kind", [FINAL, DELTA])

@@ -11,7 +11,7 @@ from sqlalchemy import URL, text
 from guard.call import GuardCall, Message, Ruling
 from guard.errors import StoreUnavailable
 from guard.policy import Action, Decision
-from guard.recorder import FlaggedAnswer, Provenance, Recorder
+from guard.recorder import FlaggedText, Provenance, Recorder
 from guard.redact import Redactor
 from guard.store.database import connect
 from guard.store.flags import FlagStore, StoredFlag
@@ -193,7 +193,7 @@ async def recorded(
     await recorder.record(
         GuardCall("/v1/chat/completions", messages),
         RULING,
-        FlaggedAnswer(
+        FlaggedText(
             request_id="chatcmpl-1",
             adapter="base",
             policy_hash="hash",

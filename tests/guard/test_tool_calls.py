@@ -11,6 +11,7 @@ import pytest
 from vllm.sampling_params import RequestOutputKind
 
 from guard.call import StreamMode
+from guard.criteria import Place
 from guard.errors import CriticUnavailable, InputBlocked, PolicyInvalid
 from guard.policy import Action
 from guard.policy_file import parse_policies
@@ -201,6 +202,9 @@ async def test_a_result_with_orders_ends_the_request(make_bench: MakeBench) -> N
     with pytest.raises(InputBlocked, match="injection"):
         await bench.ask()
     assert bench.observed.blocked_inputs == 1
+    (flag,) = bench.store.flags
+    assert (flag.place, flag.action) == (Place.TOOL_RESULT, Action.BLOCK)
+    assert flag.category_scores == {"injection": pytest.approx(0.9)}
     # The harm of a result is not read: a page may speak of harm.
     assert sum('Text:\n"""' in text for _, text in bench.engine.log) == 1
 
@@ -226,7 +230,23 @@ async def test_a_milder_action_lets_the_request_pass(make_bench: MakeBench, acti
     assert bench.call.input_ruling is not None
     assert bench.call.input_ruling.decision.categories == ("injection",)
     assert bench.call.annotated is (action is Action.ANNOTATE)
+    assert [(flag.place, flag.action) for flag in bench.store.flags] == [
+        (Place.TOOL_RESULT, action)
+    ]
     assert ("injection", "base") in bench.observed.verdicts
+
+
+async def test_a_turn_and_a_result_are_two_flags(make_bench: MakeBench) -> None:
+    judged = Script(harm=lambda prompt: 0.9 if ORDERS in prompt else 0.1)
+    bench = make_bench(judged, policy=POLICY, block_input=True)
+    bench.call.open_turn, bench.call.tool_results = f"What is new?\n\n{ORDERS}", ORDERS
+    with pytest.raises(InputBlocked):
+        await bench.ask()
+    assert [(flag.place, flag.categories, flag.action) for flag in bench.store.flags] == [
+        (Place.INPUT, ("violence",), Action.BLOCK),
+        (Place.TOOL_RESULT, ("injection",), Action.BLOCK),
+    ]
+    assert bench.observed.blocked_inputs == 1
 
 
 async def test_a_turn_and_a_result_are_judged_together(make_bench: MakeBench) -> None:

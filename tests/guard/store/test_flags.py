@@ -10,10 +10,12 @@ from pathlib import Path
 import pytest
 from sqlalchemy import URL
 
+from guard.criteria import Place
 from guard.errors import StoreUnavailable
 from guard.store import migrate
 from guard.store.database import connect
 from guard.store.flags import Flag, FlagStore, StoredFlag, hash_user
+from guard.store.review import Filter, ReviewStore
 from guard.store.url import parse_url
 
 
@@ -54,6 +56,16 @@ async def test_the_same_request_id_twice_leaves_two_flags(store: FlagStore, flag
     await store.add(flag)
     await store.add(flag)
     assert len(await store.unlearned(limit=10)) == 2
+
+
+@pytest.mark.parametrize("place", [Place.INPUT, Place.TOOL_RESULT])
+async def test_a_flagged_input_is_kept_and_not_learned_from(
+    store: FlagStore, reviews: ReviewStore, flag: Flag, place: Place
+) -> None:
+    await store.add(flag)
+    number = await store.add(replace(flag, place=place, answer=""))
+    assert [one.id for one in await reviews.page(Filter(place=place), 9)] == [number]
+    assert [one.place for one in await store.unlearned(limit=9)] == [Place.OUTPUT]
 
 
 async def test_a_cancelled_caller_loses_no_flag(store: FlagStore, flag: Flag) -> None:

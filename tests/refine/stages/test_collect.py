@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from guard.criteria import Place
 from guard.store.flags import StoredFlag
 from refine.options import RefineOptions
 from refine.stages.collect import collect
@@ -153,3 +154,10 @@ def test_text_parts_are_joined(stored: Any) -> None:
         RefineOptions(held_out_share=0),
     )
     assert collection.learn[0].request == "one\ntwo"
+
+
+def test_nothing_is_learned_from_flagged_inputs(stored: Any) -> None:
+    inputs = [stored(1, place=Place.INPUT), stored(2, place=Place.TOOL_RESULT, answer="")]
+    collection = collect([*inputs, stored(3)], [], RefineOptions(held_out_share=0.0))
+    assert [case.flag_id for case in collection.learn] == [3]
+    assert collection.left_out == {"flagged in the input": 2}

@@ -14,6 +14,7 @@ import pytest
 from sqlalchemy import URL
 from typer.testing import CliRunner, Result
 
+from guard.criteria import Place
 from guard.store import migrate
 from guard.store.flags import Flag, FlagStore
 from guard.store.url import parse_url
@@ -201,18 +202,24 @@ def test_the_installed_command_starts_without_vllm_or_torch(clean_folder: Path) 
 
 
 def test_list_searches_and_filters_by_status(migrated: URL, flag: Flag) -> None:
-    write(migrated, flag, replace(flag, answer="A zeppelin."))
+    asked = replace(flag, answer="", place=Place.INPUT)
+    write(migrated, flag, replace(flag, answer="A zeppelin."), asked)
     assert setback("flags", "label", "1", "--dismiss").exit_code == 0
     for arguments, expected in (
         (("--search", "zepp"), [2]),
-        (("--status", "open"), [2]),
+        (("--status", "open"), [3, 2]),
         (("--status", "dismissed"), [1]),
+        (("--place", "input"), [3]),
     ):
         listed = json.loads(setback("flags", "list", "--json", *arguments).stdout)
         assert [one["id"] for one in listed] == expected
     wrong = setback("flags", "list", "--status", "maybe")
     assert wrong.exit_code == 2
     assert "open, confirmed, dismissed" in wrong.stderr
+    assert "output, input, tool_result" in setback("flags", "list", "--place", "x").stderr
+    shown = setback("flags", "show", "3").stdout
+    assert "place:" in shown
+    assert "--- answer" not in shown
 
 
 def test_corrections_are_kept_and_shown(migrated: URL, flag: Flag) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from guard.criteria import Place
 from guard.policy import Action
 from guard.scripted import Script
 from guard.store.flags import Flag
@@ -129,6 +130,16 @@ async def test_a_label_is_kept_and_the_next_open_flag_follows(queue: Face) -> No
     assert kept.note == "a\nb"
     assert "Confirmed by key 1 (anna)" in again.text
     assert "No.\nNever." in again.text
+
+
+async def test_a_flagged_request_has_no_answer_to_correct(queue: Face, flag: Flag) -> None:
+    number = await queue.flags.add(replace(flag, place=Place.INPUT, answer=""))
+    assert numbers(await page(queue, "/console/flags?place=input")) == [number]
+    shown = await page(queue, f"/console/flags/{number}")
+    assert "The request was refused." in shown.text
+    assert "Withheld answer" not in shown.text
+    assert not [one for one in shown.all("textarea") if one.get("name") == "answer"]
+    assert "flagged answers only" in (await page(queue, f"/console/flags/{number}/analysis")).text
 
 
 async def test_after_the_last_open_flag_the_queue_follows(queue: Face) -> None:

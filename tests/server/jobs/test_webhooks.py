@@ -90,6 +90,7 @@ async def test_what_happens_is_sent_once_and_signed(
         "id": number,
         "action": "block",
         "categories": list(flag.categories),
+        "place": "output",
         "policy_hash": flag.policy_hash,
     }
     assert flag.answer.encode() not in request.content

@@ -13,6 +13,7 @@ import httpx
 import pytest
 from fastapi import FastAPI
 
+from guard.criteria import Place
 from guard.errors import GuardError
 from guard.store import migrate
 from guard.store.flags import Flag, FlagStore
@@ -87,6 +88,20 @@ async def test_filters_are_passed_to_the_store(
     client: httpx.AsyncClient, asked: dict[str, str]
 ) -> None:
     assert await ids(client, **asked) == [2]
+
+
+async def test_a_flagged_request_is_told_from_an_answer(
+    client: httpx.AsyncClient, tmp_path: Path, flag: Flag
+) -> None:
+    store = FlagStore(parse_url(f"sqlite:///{tmp_path}/flags.db"))
+    number = await store.add(replace(flag, place=Place.INPUT, answer=""))
+    await store.close()
+    assert await ids(client, place="input") == [number]
+    assert await ids(client, place="output") == [5, 4, 3, 2, 1]
+    exported = await client.get("/flags/export", params={"place": "input"})
+    assert json.loads(exported.text)["place"] == "input"
+    wrong = await client.get("/flags", params={"place": "nowhere"})
+    assert "'output', 'input' or 'tool_result'" in wrong.json()["error"]["message"]
 
 
 async def test_a_flag_is_shown_whole(client: httpx.AsyncClient, flag: Flag) -> None:

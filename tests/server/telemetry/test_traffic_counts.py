@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from sqlalchemy import URL
 
+from guard.criteria import Place
 from guard.errors import StoreUnavailable
 from guard.policy import Action
 from guard.store.traffic import Traffic, TrafficStore
@@ -46,7 +47,7 @@ def answer(observer: CountingObserver, *, flagged: bool = False) -> None:
     """Observes one request with one answer."""
     observer.action(Action.BLOCK if flagged else Action.PASS, "base")
     if flagged:
-        observer.flag_written(0.001)
+        observer.flag_written(Place.OUTPUT, 0.001)
     observer.overhead(0.25)
 
 
@@ -64,6 +65,14 @@ async def test_answers_are_counted_once(store: Failing) -> None:
     await observer.flush()
     await observer.flush()
     assert await kept(store) == Traffic(answers=2, flagged=1, requests=2, overhead_s=0.5)
+
+
+async def test_a_flagged_request_is_no_flagged_answer(store: Failing) -> None:
+    observer = CountingObserver(store)
+    answer(observer)
+    observer.flag_written(Place.INPUT, 0.001)
+    await observer.flush()
+    assert await kept(store) == Traffic(answers=1, requests=1, overhead_s=0.25)
 
 
 async def test_a_database_that_fails_loses_nothing(store: Failing) -> None:
