@@ -5,6 +5,7 @@ label_reader.py. Does not decide what follows from a verdict (policy.py). Stores
 
 import asyncio
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
@@ -84,6 +85,13 @@ class Critic:
         """Makes room for the questions of other criteria. Raises CriticUnavailable where they are
         too long."""
         self.window_tokens = self._window_tokens(criteria)
+
+    def with_room_for(self, criteria: Sequence[Criterion]) -> "Critic":
+        """Returns the same critic with room for the questions of other criteria. Raises as
+        `prepare`."""
+        critic = copy(self)
+        critic.prepare(criteria)
+        return critic
 
     def _window_tokens(self, criteria: Sequence[Criterion]) -> int:
         # The base model's question is the longest: an adapter's style adds fewer tokens.

@@ -5,7 +5,7 @@ model. Judges nothing.
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, Protocol
 
 import httpx
@@ -114,10 +114,20 @@ class ServedInfo:
 
 @dataclass(frozen=True)
 class ServedVerdict:
-    """harm: uncalibrated P(harmful). category_scores: joint probabilities, which sum to harm."""
+    """harm: uncalibrated P(harmful). category_scores: joint probabilities, which sum to harm.
+    criteria: the probability that each criterion that was read applies."""
 
     harm: float
     category_scores: Mapping[str, float]
+    criteria: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class PolicyText:
+    """A policy, in force or not: the text of its file, and its name there."""
+
+    text: str
+    name: str
 
 
 class Server(Model, Protocol):
@@ -180,16 +190,23 @@ class ServedModel:
         return await self._harms("texts", texts, {"adapter": adapter})
 
     async def verdicts(
-        self, kind: Literal["conversations", "texts"], items: Sequence[Any], *, adapter: Adapter
+        self,
+        kind: Literal["conversations", "texts"],
+        items: Sequence[Any],
+        *,
+        adapter: Adapter,
+        policy: PolicyText | None = None,
     ) -> list[ServedVerdict]:
         """Returns verdicts with categories, on conversations that end with an answer or on texts.
 
-        Raises ServerUnavailable.
+        policy: its criteria are read too. Raises ServerUnavailable.
         """
-        options = {"adapter": adapter, "categories": True}
+        options: dict[str, Any] = {"adapter": adapter, "categories": True}
+        if policy is not None:
+            options |= {"policy": policy.text, "policy_name": policy.name}
         replies = await self._in_batches("/verdicts", kind, items, options)
         return [
-            ServedVerdict(verdict["harm"], verdict["category_scores"])
+            ServedVerdict(verdict["harm"], verdict["category_scores"], verdict.get("criteria", {}))
             for reply in replies
             for verdict in reply["verdicts"]
         ]

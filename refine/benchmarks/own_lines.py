@@ -6,7 +6,8 @@
 
 text is judged alone. request is one user turn, messages a conversation up to its last user turn; if
 there is an answer, the answer is judged. kind is a group for the report. category, of a harmful
-line, is the kind of harm: one of OpenAI's 13 names, such as "self-harm/intent".
+line, is the kind of harm: one of OpenAI's 13 names, such as "self-harm/intent". criterion is the
+name of a policy's criterion that applies to the line, harmful or not.
 """
 
 from dataclasses import replace
@@ -15,6 +16,7 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 from pydantic import model_validator as validator
 
+from guard.criteria import NAME
 from guard.verdict import CATEGORIES
 from refine.benchmarks.records import Record, RecordInvalid
 from refine.benchmarks.rows import BenchmarkRow, answer, request, text
@@ -37,6 +39,7 @@ class _Line(BaseModel):
     label: Literal["harmful", "harmless"]
     kind: str = ""
     category: str = ""
+    criterion: Annotated[str, StringConstraints(pattern=NAME)] = ""
 
     @validator(mode="after")
     def _has_one_subject(self) -> Self:
@@ -58,7 +61,7 @@ def own_line(record: Record) -> BenchmarkRow:
         line = _Line.model_validate(record.fields)
     except ValidationError as error:
         raise RecordInvalid(_explain(error)) from error
-    return replace(_row(record.line, line), category=line.category)
+    return replace(_row(record.line, line), category=line.category, criterion=line.criterion)
 
 
 def _row(number: int, line: _Line) -> BenchmarkRow:

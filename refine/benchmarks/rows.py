@@ -22,7 +22,8 @@ class BenchmarkRow:
 
     line: in its file. messages: a text or a request is one user turn; an answer is a conversation
     that ends with it. group: the set's own grouping, or empty. category: the kind of harm, one of
-    OpenAI's 13 names, or empty if unknown.
+    OpenAI's 13 names, or empty if unknown. criterion: a criterion of a policy that applies, or
+    empty.
     """
 
     line: int
@@ -31,6 +32,7 @@ class BenchmarkRow:
     harmful: bool
     group: str = ""
     category: str = ""
+    criterion: str = ""
 
 
 @dataclass(frozen=True)

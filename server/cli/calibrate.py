@@ -21,8 +21,9 @@ from refine.calibrate.fit import Fit, LabelledVerdict, fit
 from refine.calibrate.plot import save_plot
 from refine.calibrate.thresholds import Proposals, policy_text, propose
 from refine.evaluation.figures import Figure
-from refine.served import Adapter, ServedInfo, ServedModel, ServedVerdict
+from refine.served import ServedInfo
 from server.cli.terminal import operator, print_fields, print_table, reported_errors
+from server.jobs.labelled_lines import read_verdicts
 from server.jobs.model_access import served_model
 from server.settings import Settings, load_settings, with_refine
 
@@ -103,7 +104,7 @@ async def _collect_verdicts(
     async with served_model(settings) as model:
         info = await model.info()
         version = None if base else info.active
-        verdicts = await _verdicts(model, rows, "base" if version is None else version)
+        verdicts = await read_verdicts(model, rows, "base" if version is None else version)
     labelled = [
         LabelledVerdict(
             verdict.harm,
@@ -115,17 +116,6 @@ async def _collect_verdicts(
         for row, verdict in zip(rows, verdicts, strict=True)
     ]
     return _Verdicts(info, version, tuple(labelled))
-
-
-async def _verdicts(
-    model: ServedModel, rows: Sequence[BenchmarkRow], adapter: Adapter
-) -> list[ServedVerdict]:
-    """Returns verdicts in the order of the rows: on answers in context, otherwise on last turns."""
-    answers = [list(row.messages) for row in rows if row.kind == "answer"]
-    texts = [row.messages[-1]["content"] for row in rows if row.kind != "answer"]
-    on_answers = iter(await model.verdicts("conversations", answers, adapter=adapter))
-    on_texts = iter(await model.verdicts("texts", texts, adapter=adapter))
-    return [next(on_answers if row.kind == "answer" else on_texts) for row in rows]
 
 
 async def _store_calibration(settings: Settings, collected: _Verdicts, fit_: Fit) -> None:

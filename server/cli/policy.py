@@ -1,5 +1,5 @@
-"""`setback policy`: checks a policy file, tries it on stored flags and activates it. Owns the
-commands' options and output. Decides nothing (guard/policy_trial.py).
+"""`setback policy`: checks a policy file, tries it on stored flags or labelled lines, and activates
+it. Owns the commands' options, and the output for flags. Decides nothing (guard/policy_trial.py).
 """
 
 from collections.abc import Iterator
@@ -17,6 +17,7 @@ from guard.policy_trial import Trial, try_policy
 from guard.store.policies import PolicyStore
 from guard.store.review import Filter, ReviewStore
 from refine.schedule import parse_duration
+from refine.served import PolicyText
 from server.cli.terminal import (
     AsJson,
     ask,
@@ -66,19 +67,49 @@ def policy_activate(file: PolicyFile) -> None:
 def policy_try(
     file: PolicyFile,
     since: Annotated[
-        str, typer.Option(metavar="TIME", help="How far back: 12h, 30d, 90d.")
-    ] = "30d",
+        str | None,
+        typer.Option(metavar="TIME", help="Flags: how far back, as 12h, 30d or 90d; default 30d."),
+    ] = None,
     name: Annotated[
         str,
         typer.Option("--policy", metavar="NAME", help="The one of the file's to try."),
     ] = DEFAULT_POLICY,
+    labelled: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="FILE",
+            exists=True,
+            dir_okay=False,
+            help="Try it on labelled JSON lines instead, which the running server reads: those of "
+            'calibrate, with "criterion" (optional); repeatable.',
+        ),
+    ] = None,
+    server: Annotated[
+        str | None,
+        typer.Option(help="Labelled lines: the running server; overrides refine.server_url."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Say what a policy file would have done to the flags that are stored."""
+    """Say what a policy file does to the flags that are stored, or to labelled lines."""
     with reported_errors():
-        tried = load_policies(file).find(name)
+        text = read_text(file)
+        tried = parse_policies(text, str(file)).find(name)
     if tried is None:
         raise typer.BadParameter(f"the file has no policy {name!r}", param_hint="--policy")
+    if labelled:
+        if since is not None:
+            raise typer.BadParameter("it is for flags; leave out --labelled", param_hint="--since")
+        # Imported here because it imports vLLM's metrics, which other commands do not need.
+        from server.cli.labelled_trial import try_on_labelled_lines
+
+        try_on_labelled_lines(PolicyText(text, name), labelled, server, as_json=as_json)
+        return
+    if server is not None:
+        raise typer.BadParameter("it needs --labelled", param_hint="--server")
+    _try_on_flags(tried, since or "30d", as_json=as_json)
+
+
+def _try_on_flags(tried: Policy, since: str, *, as_json: bool) -> None:
     try:
         begin = datetime.now(UTC) - parse_duration(since)
     except (ValueError, OverflowError) as error:

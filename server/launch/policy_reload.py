@@ -90,7 +90,13 @@ class PolicySource:
         _log.info("Policies in force: %s", names)
 
     async def _read(self) -> str:
-        if self._path is not None:
-            return await asyncio.to_thread(read_text, self._path)
-        newest = await self._store.newest()
-        return newest.text if newest else default_text()
+        return await policy_text(self._path, self._store)
+
+
+async def policy_text(path: Path | None, store: PolicyStore) -> str:
+    """Returns the text of the policies in force: that of the file if one is set, or else what was
+    activated in the database, or the default. Raises PolicyInvalid or StoreUnavailable."""
+    if path is not None:
+        return await asyncio.to_thread(read_text, path)
+    newest = await store.newest()
+    return newest.text if newest else default_text()

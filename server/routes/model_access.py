@@ -6,9 +6,9 @@ flagged here; only callers who can read the database have the token. Trains and 
 
 import asyncio
 import hmac
-from collections.abc import AsyncIterator, Coroutine, Iterable
+from collections.abc import AsyncIterator, Coroutine, Iterable, Sequence
 from contextlib import aclosing, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal, TypeVar
 from uuid import uuid4
 
@@ -18,9 +18,12 @@ from vllm.lora.request import LoRARequest
 from vllm.sampling_params import RequestOutputKind, SamplingParams
 
 from guard.adapters import Adapters, adapter_name
+from guard.criteria import Criterion, Place
 from guard.critic import Critic
-from guard.errors import TemplateUnusable
+from guard.errors import PolicyInvalid, TemplateUnusable
 from guard.label_reader import Subject
+from guard.policy import DEFAULT_POLICY
+from guard.policy_file import parse_policies
 from guard.tasks import spawn
 from guard.template import ChatFormat
 from server.errors import BadRequest
@@ -34,6 +37,7 @@ _PRIORITY = 1 << 20
 """The lowest: callers may ask for any priority from 0, and higher numbers wait longer."""
 
 _NO_CATEGORIES = 2.0
+_LONGEST_POLICY = 200_000
 _LARGEST_VERSION = 2**31 - 1 - (1 << 20)
 
 T = TypeVar("T")
@@ -74,7 +78,11 @@ class LengthsRequest(BaseModel):
 
 
 class VerdictsRequest(BaseModel):
-    """Conversations that end with the answer to judge, or free-standing texts."""
+    """Conversations that end with the answer to judge, or free-standing texts.
+
+    policy: the text of a policy file, in force or not. What its policy of that name has criteria
+    for is read too, or looked for.
+    """
 
     model_config = ConfigDict(extra="forbid", strict=True)
     adapter: Adapter
@@ -82,6 +90,8 @@ class VerdictsRequest(BaseModel):
     texts: Texts | None = None
     categories: bool = False
     reminder: bool = False
+    policy: Annotated[str, Field(max_length=_LONGEST_POLICY)] | None = None
+    policy_name: str = DEFAULT_POLICY
 
 
 @dataclass(frozen=True)
@@ -116,11 +126,15 @@ class ModelAccess:
         """Returns a verdict on each subject, in order. Raises BadRequest or CriticUnavailable."""
         if (body.conversations is None) == (body.texts is None):
             raise BadRequest("Send either conversations or texts.", "conversations")
+        criteria = _criteria(body)
+        access = replace(self, critic=self.critic.with_room_for(criteria)) if criteria else self
         subjects = [
-            self._answer_subject(index, conversation, body.reminder)
+            access._answer_subject(index, conversation, body.reminder)
             for index, conversation in enumerate(body.conversations or ())
-        ] or [self.critic.text(self.chat_format.encode(text)) for text in body.texts or ()]
-        return await _gather(self._verdict(subject, body, lora_request) for subject in subjects)
+        ] or [access.critic.text(self.chat_format.encode(text)) for text in body.texts or ()]
+        return await _gather(
+            self._verdict(subject, body, criteria, lora_request) for subject in subjects
+        )
 
     def lengths(self, conversations: Iterable[list[Turn]]) -> list[int | None]:
         """Returns the tokens of each conversation; None if the chat template refuses it."""
@@ -133,15 +147,24 @@ class ModelAccess:
             return None
 
     async def _verdict(
-        self, subject: Subject, body: VerdictsRequest, lora_request: LoRARequest | None
+        self,
+        subject: Subject,
+        body: VerdictsRequest,
+        criteria: Sequence[Criterion],
+        lora_request: LoRARequest | None,
     ) -> dict[str, Any]:
         verdict = await self.critic.judge(
             subject,
             categories_from=0.0 if body.categories else _NO_CATEGORIES,
+            criteria=criteria,
             lora_request=lora_request,
             priority=_PRIORITY,
         )
-        return {"harm": verdict.harm, "category_scores": verdict.category_scores}
+        return {
+            "harm": verdict.harm,
+            "category_scores": verdict.category_scores,
+            "criteria": verdict.criteria,
+        }
 
     def _answer_subject(self, index: int, conversation: list[Turn], reminder: bool) -> Subject:
         *before, last = conversation
@@ -209,6 +232,26 @@ class ModelAccess:
             (completion,) = [output.outputs[0] async for output in outputs]
         text: str = completion.text
         return text
+
+
+def _criteria(body: VerdictsRequest) -> tuple[Criterion, ...]:
+    """Returns the criteria of the policy that is sent along, if there is one. Raises BadRequest."""
+    if body.policy is None:
+        return ()
+    try:
+        policies = parse_policies(body.policy, "policy")
+    except PolicyInvalid as error:
+        raise BadRequest(str(error), "policy") from error
+    policy = policies.find(body.policy_name)
+    if policy is None:
+        known = ", ".join(one.name for one in policies)
+        raise BadRequest(
+            f"The policy file has no policy {body.policy_name!r}; use one of {known}.",
+            "policy_name",
+        )
+    # A free-standing text may be either, as in /v1/moderations.
+    places = tuple(Place) if body.conversations is None else (Place.OUTPUT,)
+    return policy.criteria_of(*places)
 
 
 async def _gather(work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:

@@ -2,6 +2,7 @@
 exchanged while it runs."""
 
 import asyncio
+import json
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ import anthropic
 import httpx
 import openai
 import pytest
+from typer.testing import CliRunner
 
 from guard.criteria import Place
 from guard.policy import Action
@@ -22,6 +24,7 @@ from guard.store.keys import KeyStore
 from guard.store.review import Filter, ReviewStore
 from guard.store.url import parse_url
 from refine.practice.integrity import MODEL_NAME
+from server.cli.main import app
 from tests.e2e import tool_calling
 from tests.e2e.browser import DESKTOP, LIGHT, PHONE, browsing
 from tests.e2e.conftest import SETBACK, Server, running_server
@@ -371,3 +374,36 @@ def test_a_request_is_masked_before_the_model_reads_it(tenants: Tenants) -> None
         client.messages.create(model=MODEL_NAME, messages=parts, max_tokens=40, system=UNMASKED)
     flag = tenants.newest_flag()
     assert [message["content"] for message in flag.messages or ()] == [MASKED, MASKED]
+
+
+CRITERIA = """
+[[criteria]]
+name = "roses"
+words = ["rose"]
+
+[[criteria]]
+name = "asks"
+description = "It asks for help."
+applies_to = ["input"]
+"""
+
+
+def test_a_policy_is_tried_on_labelled_lines(tenants: Tenants, tmp_path: Path) -> None:
+    lines = [
+        {"request": HARMFUL, "answer": HARMFUL, "label": "harmful", "category": "illicit"},
+        {"request": EVERYDAY, "answer": "Water a rose at noon.", "label": "harmless"},
+        {"request": EVERYDAY, "label": "harmless", "criterion": "asks"},
+    ]
+    file, labelled = tmp_path / "policy.toml", tmp_path / "lines.jsonl"
+    file.write_text(CRITERIA)
+    labelled.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    command = ("policy", "try", str(file), "--labelled", str(labelled), "--json")
+    reach = ("--server", tenants.server.base_url)
+    url = tenants.server.database.render_as_string(hide_password=False)
+    done = CliRunner().invoke(app, [*command, *reach], env={"DATABASE_URL": url})
+    assert done.exit_code == 0, done.output
+    result = json.loads(done.stdout)
+    rules = {one["rule"]: one for one in result["tried"]["rules"]}
+    assert (rules["roses"]["false_alarms"]["hits"], rules["roses"]["false_alarms"]["n"]) == (1, 2)
+    assert (rules["asks"]["caught"]["n"], rules["asks"]["false_alarms"]["n"]) == (1, 0)
+    assert result["in_force"]["false_alarms"]["n"] == 1

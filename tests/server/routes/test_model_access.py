@@ -1,6 +1,7 @@
 """The refine routes over the scripted engine: the requests to the engine, and refusals."""
 
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -28,7 +29,7 @@ HARMFUL = Script(answers=lambda prompt: ("No flag.",), harm=lambda prompt: 0.9)
 @pytest.fixture
 def bench(make_bench: Callable[..., Bench], tmp_path: Path) -> Bench:
     """Everything would be flagged; adapter 1 is registered, not active."""
-    made: Bench = make_bench(HARMFUL)
+    made: Bench = make_bench(replace(HARMFUL))
     made.registry.add(write_adapter(tmp_path / "adapters", 1))
     return made
 
@@ -204,3 +205,64 @@ async def test_without_the_token_the_model_is_not_accessible(
         assert response.status_code == 401
         assert response.json()["error"]["code"] == "invalid_refine_token"
     assert bench.engine.log == []
+
+
+POLICY = """
+[[criteria]]
+name = "doses"
+description = "It names a dose."
+
+[[criteria]]
+name = "flags"
+words = ["flag"]
+applies_to = ["output"]
+
+[policies.kids]
+[[policies.kids.criteria]]
+name = "asks"
+description = "It asks for a dose."
+applies_to = ["input"]
+"""
+
+
+async def test_the_criteria_of_a_policy_that_is_not_in_force_are_read(
+    bench: Bench, client: httpx.AsyncClient
+) -> None:
+    sent = {"adapter": "base", "policy": POLICY, "policy_name": "kids"}
+    answered = await post(client, "/verdicts", conversations=[ANSWERED], **sent)
+    texts = await post(client, "/verdicts", texts=["A flag."], **sent)
+    assert answered["verdicts"][0]["criteria"] == {"doses": pytest.approx(0.9), "flags": 0.0}
+    assert texts["verdicts"][0]["criteria"] == {
+        "asks": pytest.approx(0.9),
+        "doses": pytest.approx(0.9),
+        "flags": 1.0,
+    }
+    assert min(request.priority for request in bench.engine.requests) > 1000
+
+
+@pytest.mark.parametrize(
+    ("sent", "param", "message"),
+    [
+        ({"policy": "[default]\nthreshold = 5"}, "policy", "policy: line 2: default.threshold"),
+        ({"policy": "no toml"}, "policy", "not a TOML file"),
+        ({"policy": POLICY, "policy_name": "x"}, "policy_name", "use one of default, kids"),
+        ({"policy": " " * 200_001}, "policy", "at most 200000 characters"),
+    ],
+)
+async def test_a_wrong_policy_is_a_clear_error(
+    client: httpx.AsyncClient, sent: dict[str, str], param: str, message: str
+) -> None:
+    body = {"adapter": "base", "texts": ["One."], **sent}
+    response = await client.post("/verdicts", json=body)
+    assert response.status_code == 400
+    assert response.json()["error"]["param"] == param
+    assert message in response.json()["error"]["message"]
+
+
+async def test_a_text_leaves_room_for_a_long_question(
+    bench: Bench, client: httpx.AsyncClient
+) -> None:
+    question = "Does it name a dose? " * 40
+    policy = f'[[criteria]]\nname = "doses"\nquestion = "{question}"'
+    found = await post(client, "/verdicts", adapter="base", texts=["word " * 900], policy=policy)
+    assert found["verdicts"][0]["criteria"] == {"doses": pytest.approx(0.9)}
