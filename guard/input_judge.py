@@ -59,7 +59,7 @@ class InputJudge:
         if flagged:
             await self.flags.write_input(request, flagged)
         if refusal is not None:
-            self.rulings.observer.input_blocked(request.adapter)
+            self.rulings.observer.input_blocked(**self.rulings.counted_by(request))
             request.outcome.input_blocked = True
             raise InputBlocked(refusal)
         call.pending_input_verdicts -= 1

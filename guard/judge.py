@@ -153,7 +153,8 @@ class Judge:
                 await self.flags.write_answer(request, choice, ruling.blocked(), released=released)
                 raise
         self.rulings.count(request, ruling)
-        self.rulings.observer.action(ruling.decision.action, request.adapter)
+        counted_by = self.rulings.counted_by(request)
+        self.rulings.observer.action(ruling.decision.action, **counted_by)
         if ruling.decision.flagged:
             await self.flags.write_answer(request, choice, ruling, released=released)
         request.call.output_rulings[request.request_id, choice.index] = ruling

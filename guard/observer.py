@@ -14,13 +14,14 @@ busy: too many were running. late: it timed out. failed: the engine or the criti
 class Observer(Protocol):
     """Receives each event once, as it happens. Durations are in seconds."""
 
-    def verdict(self, category: str, adapter: str) -> None:
-        """A text was judged. category: its top category if flagged, otherwise "none"."""
+    def verdict(self, category: str, *, adapter: str, policy: str) -> None:
+        """A text was judged. category: its top category if flagged, otherwise "none". policy: the
+        name of the one that decided."""
 
-    def action(self, action: Action, adapter: str) -> None:
+    def action(self, action: Action, *, adapter: str, policy: str) -> None:
         """An answer was passed, annotated, revised or blocked."""
 
-    def input_blocked(self, adapter: str) -> None:
+    def input_blocked(self, *, adapter: str, policy: str) -> None:
         """A request was refused because its input was flagged."""
 
     def revision(self, outcome: RevisionOutcome, seconds: float) -> None:

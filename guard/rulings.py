@@ -128,11 +128,16 @@ class Rulings:
         if not self.fail_open:
             raise error
 
+    def counted_by(self, request: EngineRequest) -> dict[str, str]:
+        """Returns what events of the request are counted by: its adapter and its policy."""
+        return {"adapter": request.adapter, "policy": self.policy_of(request).name}
+
     def count(self, request: EngineRequest, ruling: Ruling) -> None:
         """Counts the verdict by what it flagged first."""
         if ruling.verdict is not None:
             categories = ruling.decision.categories
-            self.observer.verdict(categories[0] if categories else "none", request.adapter)
+            category = categories[0] if categories else "none"
+            self.observer.verdict(category, **self.counted_by(request))
 
 
 def _note_ruling(critique_span: Span, ruling: Ruling) -> None:

@@ -51,6 +51,7 @@ class Observed:
     """An observer that records events."""
 
     verdicts: list[tuple[str, str]] = field(default_factory=list)
+    policies: list[str] = field(default_factory=list)
     actions: list[Action] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
     active: list[tuple[int | None, bool]] = field(default_factory=list)
@@ -63,16 +64,17 @@ class Observed:
     revisions: list[RevisionOutcome] = field(default_factory=list)
     tokens: TokensRead = TokensRead()
 
-    def verdict(self, category: str, adapter: str) -> None:
+    def verdict(self, category: str, *, adapter: str, policy: str) -> None:
         self.verdicts.append((category, adapter))
+        self.policies.append(policy)
 
-    def action(self, action: Action, _adapter: str) -> None:
+    def action(self, action: Action, *, adapter: str, policy: str) -> None:
         self.actions.append(action)
 
     def critique_tokens(self, tokens: TokensRead) -> None:
         self.tokens += tokens
 
-    def input_blocked(self, _adapter: str) -> None:
+    def input_blocked(self, *, adapter: str, policy: str) -> None:
         self.blocked_inputs += 1
 
     def revision(self, outcome: RevisionOutcome, _seconds: float) -> None:

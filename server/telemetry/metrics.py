@@ -6,12 +6,14 @@ They are in the default registry, so that several API-server processes add up as
 
 from collections.abc import Iterable
 from importlib.metadata import version
+from typing import get_args
 
 from prometheus_client import Counter, Gauge, Histogram
 
 from guard.criteria import Place
 from guard.observer import RevisionOutcome
 from guard.policy import Action
+from guard.store.flags import FlagPlace
 from guard.store.rollouts import Verdict
 from guard.store.runs import StoredRun
 from guard.store.webhooks import EVENT_TYPES
@@ -22,12 +24,14 @@ _LONGER = (0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 40.0)
 
 VERDICTS = Counter(
     "setback_verdicts_total",
-    "Judged texts, by top category if flagged (otherwise none) and by adapter.",
-    ["category", "adapter"],
+    "Judged texts, by top category if flagged (otherwise none), by adapter and by policy.",
+    ["category", "adapter", "policy"],
 )
-ACTIONS = Counter("setback_actions_total", "Answers by action.", ["action", "adapter"])
+ACTIONS = Counter("setback_actions_total", "Answers by action.", ["action", "adapter", "policy"])
 INPUTS_BLOCKED = Counter(
-    "setback_inputs_blocked_total", "Requests refused because their input was flagged.", ["adapter"]
+    "setback_inputs_blocked_total",
+    "Requests refused because their input was flagged.",
+    ["adapter", "policy"],
 )
 RATE_LIMITED = Counter(
     "setback_rate_limited_total", "Requests refused because their key exceeded its rate limit."
@@ -55,6 +59,8 @@ STORE = Histogram("setback_store_seconds", "Time to commit a flag.", buckets=_SE
 FLAGS = Counter(
     "setback_flags_written_total", "Flags committed to the store, by what was flagged.", ["place"]
 )
+for _place in get_args(FlagPlace):
+    FLAGS.labels(_place)
 ERRORS = Counter("setback_guard_errors_total", "Failures of the critic or the store.", ["code"])
 ACTIVE_ADAPTER = Gauge(
     "setback_active_adapter",
@@ -140,17 +146,17 @@ def set_run_metrics(newest_first: Iterable[StoredRun]) -> None:
 class PrometheusObserver:
     """Counts the guard's events."""
 
-    def verdict(self, category: str, adapter: str) -> None:
+    def verdict(self, category: str, *, adapter: str, policy: str) -> None:
         """See Observer."""
-        VERDICTS.labels(category, adapter).inc()
+        VERDICTS.labels(category, adapter, policy).inc()
 
-    def action(self, action: Action, adapter: str) -> None:
+    def action(self, action: Action, *, adapter: str, policy: str) -> None:
         """See Observer."""
-        ACTIONS.labels(action.value, adapter).inc()
+        ACTIONS.labels(action.value, adapter, policy).inc()
 
-    def input_blocked(self, adapter: str) -> None:
+    def input_blocked(self, *, adapter: str, policy: str) -> None:
         """See Observer."""
-        INPUTS_BLOCKED.labels(adapter).inc()
+        INPUTS_BLOCKED.labels(adapter, policy).inc()
 
     def revision(self, outcome: RevisionOutcome, seconds: float) -> None:
         """See Observer."""

@@ -23,9 +23,9 @@ class CountingObserver(PrometheusObserver):
         self._store = store
         self._counts = Traffic()
 
-    def action(self, action: Action, adapter: str) -> None:
+    def action(self, action: Action, *, adapter: str, policy: str) -> None:
         """See Observer."""
-        super().action(action, adapter)
+        super().action(action, adapter=adapter, policy=policy)
         self._counts += Traffic(answers=1)
 
     def flag_written(self, place: Place, seconds: float) -> None:

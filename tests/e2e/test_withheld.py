@@ -151,7 +151,7 @@ def test_the_metrics_add_up_over_the_processes(strict_server: Server) -> None:
             http.post("/v1/chat/completions", json={"model": MODEL_NAME} | CHAT)
     assert read_metric(strict_server, name) == before + 8
     for metric in (
-        'setback_actions_total{action="block",adapter="base"}',
+        'setback_actions_total{action="block",adapter="base",policy="default"}',
         "setback_verdicts_total",
         "setback_critique_seconds_count",
         "setback_guard_overhead_seconds_count",

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 from vllm.outputs import RequestOutput
@@ -47,6 +48,14 @@ async def test_an_unflagged_answer_comes_out_as_the_engine_made_it(
     assert bench.store.flags == []
     assert bench.observed.actions == [Action.PASS]
     assert bench.observed.verdicts == [("none", "base")]
+    assert bench.observed.policies == ["default"]
+
+
+async def test_verdicts_are_counted_by_the_requests_policy(make_bench: MakeBench) -> None:
+    bench = make_bench()
+    bench.call.policy = replace(bench.policy, name="kids")
+    await bench.ask()
+    assert bench.observed.policies == ["kids"]
 
 
 async def test_a_stream_keeps_its_own_pieces(make_bench: MakeBench) -> None:

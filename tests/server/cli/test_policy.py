@@ -167,7 +167,7 @@ def test_try_on_labelled_lines_compares_with_the_policy_in_force(server: str, li
     # Its threshold is 0.95, that in force 0.5.
     assert rules["hate"]["caught"]["n"] == 11
     assert rules["hate"]["caught"]["hits"] < in_force["caught"]["hits"]
-    assert rules["hate"]["caught"]["low"] < rules["hate"]["caught"]["share"]
+    assert rules["hate"]["caught"]["high"] > rules["hate"]["caught"]["share"]
     assert rules["doses"]["caught"]["n"] == 11
     assert rules["doses"]["false_alarms"]["n"] == 22
     assert [at["threshold"] for at in rules["hate"]["thresholds"]][:2] == [0.1, 0.3]

@@ -45,7 +45,8 @@ async def store(database: URL) -> AsyncIterator[Failing]:
 
 def answer(observer: CountingObserver, *, flagged: bool = False) -> None:
     """Observes one request with one answer."""
-    observer.action(Action.BLOCK if flagged else Action.PASS, "base")
+    action = Action.BLOCK if flagged else Action.PASS
+    observer.action(action, adapter="base", policy="default")
     if flagged:
         observer.flag_written(Place.OUTPUT, 0.001)
     observer.overhead(0.25)
