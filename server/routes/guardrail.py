@@ -194,7 +194,10 @@ def _response(decision: Decision | None, masked: _Masked, policy: Policy) -> Map
         return {"action": "BLOCKED", "blocked_reason": policy.refusal_for(blocking[0])}
     if masked.changed:
         return {"action": "GUARDRAIL_INTERVENED", "texts": masked.request.texts}
-    return {"action": "NONE"}
+    answers = masked.request.texts if masked.request.input_type == "response" else None
+    held_back = [policy.undecided(text) for text in answers or ()]
+    # LiteLLM does not say whether a stream goes on; after its end nothing is held back.
+    return {"action": "NONE", **({"stream_holdback_chars": held_back} if any(held_back) else {})}
 
 
 def _texts(request: GuardrailRequest) -> list[str]:

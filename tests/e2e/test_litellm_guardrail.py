@@ -15,6 +15,7 @@ from tests.json_server import JsonHandler, serving
 
 pytestmark = pytest.mark.e2e
 
+BUFFERED = "streaming_buffer_until_moderated: true"
 CONFIG = """
 model_list:
   - model_name: other
@@ -27,7 +28,7 @@ guardrails:
       mode: [pre_call, post_call]
       api_base: {base_url}
       default_on: true
-      streaming_buffer_until_moderated: true
+      {options}
 """
 
 
@@ -63,7 +64,7 @@ class OtherModel(JsonHandler):
 def proxy(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[openai.OpenAI]:
     """OpenAI's client of the proxy."""
     with serving(OtherModel) as url:
-        config = CONFIG.format(model_url=url, base_url=server.base_url)
+        config = CONFIG.format(model_url=url, base_url=server.base_url, options=BUFFERED)
         with running_proxy(tmp_path_factory.mktemp("guardrail"), config, server) as client:
             yield client
 

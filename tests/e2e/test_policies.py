@@ -27,8 +27,11 @@ from refine.practice.integrity import MODEL_NAME
 from server.cli.main import app
 from tests.e2e import tool_calling
 from tests.e2e.browser import DESKTOP, LIGHT, PHONE, browsing
-from tests.e2e.conftest import SETBACK, Server, running_server
+from tests.e2e.conftest import SETBACK, Server, read_metric, running_server
+from tests.e2e.litellm_proxy import running_proxy
 from tests.e2e.loop import ask as stored
+from tests.e2e.test_litellm_guardrail import CONFIG, OtherModel, ask, texts_of
+from tests.json_server import serving
 
 pytestmark = pytest.mark.e2e
 
@@ -62,6 +65,13 @@ extends = "calls"
 [[policies.no-calls.criteria]]
 name = "plants"
 arguments."*" = false
+
+[policies.projects]
+models = ["other"]
+
+[[policies.projects.criteria]]
+name = "projects"
+words = ["Project Heron"]
 
 [[policies.no-calls.criteria]]
 name = "orders"
@@ -200,6 +210,9 @@ def test_each_tenant_has_its_own_policy(tenants: Tenants) -> None:
     assert plain.parse().choices[0].finish_reason == "stop"
     assert plain.headers["x-setback-policy"] == f"default@{policies.default.hash}"
     assert tenants.said("plain", HARMFUL) == "Not here."
+    for policy in ("strict", "default"):
+        counted = f'setback_actions_total{{action="block",adapter="base",policy="{policy}"}}'
+        assert read_metric(tenants.server, counted) >= 1
 
 
 def test_a_policy_in_shadow_withholds_nothing_and_records_all(tenants: Tenants) -> None:
@@ -407,3 +420,25 @@ def test_a_policy_is_tried_on_labelled_lines(tenants: Tenants, tmp_path: Path) -
     assert (rules["roses"]["false_alarms"]["hits"], rules["roses"]["false_alarms"]["n"]) == (1, 2)
     assert (rules["asks"]["caught"]["n"], rules["asks"]["false_alarms"]["n"]) == (1, 0)
     assert result["in_force"]["false_alarms"]["n"] == 1
+
+
+def test_litellm_holds_back_the_beginning_of_a_word(
+    tenants: Tenants, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = {
+        "streaming_transform_mode": "incremental_diff",
+        "streaming_sampling_rate": "1",
+        "api_key": tenants.keys["plain"],
+    }
+    lines = "\n      ".join(f"{name}: {value}" for name, value in options.items())
+    monkeypatch.setattr(OtherModel, "says", "The roses are in the shade. We name it Project Heron.")
+    received: list[str] = []
+    with serving(OtherModel) as url:
+        config = CONFIG.format(model_url=url, base_url=tenants.server.base_url, options=lines)
+        with (
+            running_proxy(tmp_path, config, tenants.server) as proxy,
+            pytest.raises(openai.APIError, match="Not here"),
+        ):
+            received.extend(texts_of(ask(proxy, EVERYDAY, stream=True)))
+    assert "".join(received).startswith("The roses are")
+    assert "Project" not in "".join(received)

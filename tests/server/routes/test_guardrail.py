@@ -198,3 +198,17 @@ async def test_a_wrong_field_is_named(
 ) -> None:
     status, body, _ = await post(Script(), **wrong)
     assert (status, body["error"]["param"]) == (400, field)
+
+
+async def test_what_may_be_the_beginning_of_a_word_is_held_back(
+    post: Callable[..., Any], face: Face, make_bench: MakeBench
+) -> None:
+    words = '[[criteria]]\nname = "projects"\nwords = ["Project Heron"]\naction = "block"\n'
+    face.app.state.setback.policies.current = PolicySet(make_bench(policy=words).policy)
+    texts = ["This is Project", "A fern."]
+    held = {"action": "NONE", "stream_holdback_chars": [16, 16]}
+    assert (await post(Script(), input_type="response", texts=texts))[1] == held
+    assert (await post(Script(), input_type="request", texts=texts))[1] == NONE
+    assert (await post(Script(), input_type="response", texts=[]))[1] == NONE
+    blocked = await post(Script(), input_type="response", texts=["This is Project Heron"])
+    assert blocked[1]["action"] == "BLOCKED"
