@@ -87,7 +87,8 @@ class Comparison:
 def _counted(outcome: Outcome) -> ArmCounts:
     counts = ArmCounts(requests=1, errors=outcome.failures)
     if outcome.input_blocked:
-        counts += ArmCounts(answers=1, flagged=1, withheld=1)
+        # What was generated beside the verdict on the input came to nobody.
+        return counts + ArmCounts(answers=1, flagged=1, withheld=1)
     for answer in outcome.answers:
         counts += _answer_counts(answer)
     return counts

@@ -300,7 +300,8 @@ class GuardedEngine:
         self, request: EngineRequest, outputs: AsyncGenerator[RequestOutput, None]
     ) -> AsyncGenerator[RequestOutput, None]:
         """Yields the outputs once the input has passed; both are computed at the same time."""
-        ruling, first = spawn(self._input_judge.rule(request)), spawn(_first(outputs))
+        first = spawn(_first(outputs))
+        ruling = spawn(self._input_judge.rule(request, end_answer=first.cancel))
         try:
             await asyncio.wait({ruling, first}, return_when=asyncio.FIRST_EXCEPTION)
             if ruling.done():

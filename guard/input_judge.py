@@ -4,6 +4,7 @@ refusal of a request. Does not judge answers (judge.py).
 """
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from guard.call import EngineRequest, Ruling
@@ -36,9 +37,10 @@ class InputJudge:
             self._judges_turn(request) or self._judges_results(request) or bool(call.masked_input)
         )
 
-    async def rule(self, request: EngineRequest) -> None:
+    async def rule(self, request: EngineRequest, end_answer: Callable[[], object]) -> None:
         """Rules on the input, stores what is flagged and sets call.input_ruling.
 
+        end_answer: ends the generation of the answer; called once the request is to be refused.
         Raises InputBlocked when the open turn is flagged and flagged input is blocked, or when a
         criterion that does not let out what it flags applies to a tool's result; CriticUnavailable
         or StoreUnavailable when failing closed.
@@ -51,6 +53,8 @@ class InputJudge:
         assert ruling is not None
         self.rulings.count(request, ruling)
         refusal = self._refusal(request, turn, results)
+        if refusal is not None:
+            end_answer()
         flagged = [
             (place, _settled(one, refused=refusal is not None))
             for place, one in ((Place.INPUT, turn), (Place.TOOL_RESULT, results))

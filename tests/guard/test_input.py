@@ -161,6 +161,19 @@ async def test_a_flag_that_cannot_be_stored_follows_the_failure_rule(
         assert bench.observed.failures == ["store_unavailable"]
 
 
+async def test_the_answer_ends_while_the_flag_is_stored(make_bench: MakeBench) -> None:
+    bench = make_bench(script(draft_gate=Gate()), block_input=True)
+    bench.store.gate = Gate()
+    asking = spawn(ask(bench, FINAL, HARMFUL))
+    await bench.store.gate.arrived.wait()
+    for _ in range(100):
+        await asyncio.sleep(0)
+    assert bench.engine.log[-1] == ("closed", "req-1")
+    bench.store.gate.opened.set()
+    with pytest.raises(InputBlocked):
+        await asking
+
+
 async def test_a_disconnect_loses_no_flag_of_a_request(make_bench: MakeBench) -> None:
     bench = make_bench(script(), block_input=True)
     bench.store.gate = Gate()
