@@ -29,8 +29,8 @@ _OWN_SERVERS = (
     "test_faults.py",
     "test_parallel.py",
     "test_plain_vllm.py",
-    "test_policies.py",
     "test_processes.py",
+    "test_replicas.py",
     "test_rollouts.py",
     "test_signals.py",
     "test_swap_under_load.py",
@@ -61,8 +61,9 @@ class FilesAndServers(LoadScopeScheduling):  # type: ignore[misc]  # It has no t
 
     def _split_scope(self, nodeid: str) -> str:
         file = nodeid.partition("::")[0]
-        if file.startswith("tests/families/"):
-            return "families"
+        for folder in ("tests/families/", "tests/e2e/policies/"):
+            if file.startswith(folder):
+                return folder
         if file.startswith("tests/e2e/") and not file.endswith(_OWN_SERVERS):
             return "servers"
         return file

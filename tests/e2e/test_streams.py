@@ -85,7 +85,7 @@ async def test_nothing_flagged_is_ever_sent(
     for each in asked:
         for received in (each.whole, each.first, each.again):
             if received is not None:
-                _sends_nothing_flagged(received, flags)
+                sends_nothing_flagged(received, flags)
         _is_part_of_the_answer(each, flags)
     differing = [each for each in asked if each.streamed.flagged != each.whole.flagged]
     with capsys.disabled():
@@ -93,7 +93,7 @@ async def test_nothing_flagged_is_ever_sent(
     assert 1 - len(differing) / len(asked) >= (AGREEMENT if full else AGREEMENT_OF_FEW)
 
 
-def _sends_nothing_flagged(received: Received, flags: Mapping[str, StoredFlag]) -> None:
+def sends_nothing_flagged(received: Received, flags: Mapping[str, StoredFlag]) -> None:
     flag = flags.get(received.request_id)
     if received.stayed:
         assert received.ended_well, received.raw[-500:]
