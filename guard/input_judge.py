@@ -116,7 +116,8 @@ class InputJudge:
             return f"A tool's result or a document was flagged: {names}."
         if turn is None or not turn.decision.flagged:
             return None
-        blocks = self.block_input or request.call.block_input
+        shadow = self.rulings.policy_of(request).shadow
+        blocks = request.call.block_input or (self.block_input and not shadow)
         return "The request was flagged, and flagged input is blocked." if blocks else None
 
 

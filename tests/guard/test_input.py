@@ -62,6 +62,17 @@ async def test_a_flagged_request_ends_generation_before_it_is_done(
     assert bench.observed.actions == [], "no answer was withheld"
 
 
+async def test_a_policy_in_shadow_refuses_nothing(make_bench: MakeBench) -> None:
+    bench = make_bench(script(), block_input=True)
+    bench.call.policy = replace(bench.policy, shadow=True)
+    assert await ask(bench, FINAL, HARMFUL) == ANSWER
+    (flag,) = bench.store.flags
+    assert (flag.place, flag.action) == (Place.INPUT, Action.PASS)
+    bench.call.input_ruling, bench.call.block_input = None, True
+    with pytest.raises(InputBlocked):
+        await ask(bench, FINAL, HARMFUL)
+
+
 @pytest.mark.parametrize(("kind", "stream"), WAYS)
 async def test_the_input_is_judged_during_generation_and_then_released(
     make_bench: MakeBench, kind: RequestOutputKind, stream: StreamMode
