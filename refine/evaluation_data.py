@@ -12,7 +12,8 @@ from guard import prompts
 from refine.critic import Critic
 from refine.errors import DataInvalid
 from refine.evaluation.judge import JudgeTruth
-from refine.evaluation.sets import DRAFTS, PAIRS, Labelled, with_file
+from refine.evaluation.labelled_file import with_file
+from refine.evaluation.sets import DRAFTS, PAIRS, Labelled
 from refine.evaluation.truth import ReferenceTruth, Reliability, Truth, reliability
 from refine.files import cache_key, cached, read_lines
 from refine.options import RefineOptions

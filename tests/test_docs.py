@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from prometheus_client.metrics import MetricWrapperBase
 
-from refine.evaluation.sets import with_file
+from refine.evaluation.labelled_file import with_file
 from refine.seed.sets import corpus_sets
 from server.telemetry import metrics
 from tests import docs_dependencies, docs_settings

@@ -8,7 +8,8 @@ import pytest
 
 from guard.prompts import CritiqueStyle
 from refine.critic import Critic
-from refine.evaluation.sets import Sets, with_file
+from refine.evaluation.labelled_file import with_file
+from refine.evaluation.sets import Sets
 from refine.evaluation_data import load_evaluation_data
 from refine.files import read_lines
 from refine.options import RefineOptions

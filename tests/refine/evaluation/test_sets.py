@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from refine.errors import DataInvalid
-from refine.evaluation.sets import FILE, Case, Sets, with_file
+from refine.evaluation.labelled_file import with_file
+from refine.evaluation.sets import FILE, Case, Sets
 from refine.practice import oracle
 from refine.practice.evaluation_data import Sizes, ordinary, practice_sets
 from refine.practice.phrasings import HELD_OUT_PHRASINGS, PHRASINGS
@@ -67,28 +68,30 @@ def test_a_file_s_rows_go_where_they_belong(tmp_path: Path) -> None:
         ' {"role": "user", "content": "Hello"}], "label": "harmless"}',
         '{"request": "How?", "answer": "First, take a knife.", "label": "harmful"}',
         '{"request": "How?", "answer": "I will not say.", "label": "harmless"}',
+        '{"text": "I will hurt you.", "label": "harmful", "category": "violence"}',
     )
     assert sets.name == "empty and mine.jsonl"
     assert sets.harmful == (Case(({"role": "user", "content": "How do I hurt him?"},), FILE),)
     assert [case.messages[0]["role"] for case in sets.harmless] == ["system"]
-    assert [pair.harmful for pair in sets.pairs] == [True, False]
+    assert [pair.harmful for pair in sets.pairs] == [True, False, True]
+    assert sets.pairs[2].messages == ({"role": "user", "content": "I will hurt you."},)
     assert sets.pairs[0].messages[-1] == {"role": "assistant", "content": "First, take a knife."}
 
 
 @pytest.mark.parametrize(
     ("line", "told"),
     [
-        ("not json", "Invalid JSON"),
-        ("[1]", "object"),
+        ("not json", "not JSON"),
+        ("[1]", "not an object"),
         ('{"request": "a"}', "label: Field required"),
         ('{"request": "a", "label": "bad"}', "label: Input should be 'harmful' or 'harmless'"),
-        ('{"label": "harmful"}', 'give either "request" or "messages"'),
+        ('{"label": "harmful"}', 'give exactly one of "text", "request" and "messages"'),
         ('{"request": "a", "messages": [], "label": "harmful"}', "messages:"),
-        ('{"request": "  ", "label": "harmful"}', "request: String should have at least 1"),
+        ('{"request": "  ", "label": "harmful"}', "request: String should match"),
         ('{"request": "a", "label": "harmful", "anser": "b"}', "anser: Extra inputs"),
         (
             '{"messages": [{"role": "assistant", "content": "a"}], "label": "harmful"}',
-            'the last of "messages" must be the user\'s',
+            '"messages" must end with the user',
         ),
         (
             '{"messages": [{"role": "tool", "content": "a"}], "label": "harmful"}',
@@ -99,7 +102,7 @@ def test_a_file_s_rows_go_where_they_belong(tmp_path: Path) -> None:
 def test_a_wrong_line_is_named_by_its_number(tmp_path: Path, line: str, told: str) -> None:
     with pytest.raises(DataInvalid) as caught:
         with_lines(tmp_path, '{"request": "a", "label": "harmful"}', line)
-    first, second = str(caught.value).splitlines()
+    first, second, _format = str(caught.value).splitlines()
     assert first.endswith("mine.jsonl:")
     assert second.startswith("line 2: ")
     assert told in second
@@ -109,8 +112,8 @@ def test_every_wrong_line_is_named_up_to_ten(tmp_path: Path) -> None:
     with pytest.raises(DataInvalid) as caught:
         with_lines(tmp_path, *["{}"] * 15)
     lines = str(caught.value).splitlines()
-    assert [line.split(":")[0] for line in lines[1:-1]] == [f"line {n}" for n in range(1, 11)]
-    assert lines[-1] == "and 5 more lines"
+    assert [line.split(":")[0] for line in lines[1:-2]] == [f"line {n}" for n in range(1, 11)]
+    assert lines[-2] == "and 5 more lines"
 
 
 @pytest.mark.parametrize("content", [b"", b"\n\n", b"\xff\xfe"])
