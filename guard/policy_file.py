@@ -22,6 +22,7 @@ from guard.matchers import SpanMatcher
 from guard.policies import PolicySet
 from guard.policy import DEFAULT_POLICY, Action, Policy, Rule
 from guard.policy_fields import Fields, Table
+from guard.shipped_criteria import with_shipped
 from guard.verdict import CATEGORIES
 
 DEFAULT_FILE = Path(__file__).with_name("policy.toml")
@@ -127,9 +128,8 @@ def _extended(parent: Table, fields: Fields) -> dict[str, Any]:
     }
     rest = {one.table.get("name"): one.table for one in inherited.children("criteria")}
     # Its own come first, so that their places are those in the file.
-    merged["criteria"] = [
-        {**rest.pop(one.table.get("name"), {}), **one.table} for one in fields.children("criteria")
-    ]
+    own_criteria = map(with_shipped, fields.children("criteria"))
+    merged["criteria"] = [{**rest.pop(one.get("name"), {}), **one} for one in own_criteria]
     merged["criteria"] += rest.values()
     return merged
 

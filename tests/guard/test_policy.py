@@ -118,6 +118,10 @@ def test_the_hash_follows_the_effective_policy_not_its_spelling(tmp_path: Path) 
         ('[[criteria]]\nname = "Odd"', r"criteria\[0\]\.name: 'Odd' is not a name"),
         ('[[criteria]]\nname = "hate"\nquestion = "x?"', r"criteria\[0\]\.name: 'hate' is taken"),
         ('[[criteria]]\nname = "a"', r"criteria\[0\]: write either a description or a question"),
+        (
+            '[[criteria]]\nshipped = "jailbreaks"',
+            r"""criteria\[0\]\.shipped: 'jailbreaks' is not one of "jailbreak", "injected-""",
+        ),
         ('[[criteria]]\nname = "a"\nquestion = 3', r"criteria\[0\]\.question: 3 is not a text"),
         (
             "[criteria]",
@@ -270,3 +274,27 @@ def test_a_wrong_field_of_what_is_looked_for_is_told(
 ) -> None:
     with pytest.raises(PolicyInvalid, match=said):
         policy(tmp_path, f'[[criteria]]\nname = "a"\n{fields}\n')
+
+
+SHIPPED = """
+[[criteria]]
+shipped = "jailbreak"
+action = "block"
+
+[[criteria]]
+shipped = "injected-instructions"
+name = "orders"
+threshold = 0.8
+"""
+
+
+def test_shipped_criteria_are_taken_by_name_and_changed_field_by_field(tmp_path: Path) -> None:
+    own = policy(tmp_path, SHIPPED)
+    jailbreak, orders = own.criteria
+    assert (jailbreak.name, list(jailbreak.applies_to)) == ("jailbreak", [Place.INPUT])
+    assert own.rules["jailbreak"].action is Action.BLOCK
+    assert (orders.name, list(orders.applies_to)) == ("orders", [Place.TOOL_RESULT])
+    assert own.rules["orders"].threshold == 0.8
+    for criterion in own.criteria:
+        applies = [example.applies for example in criterion.examples]
+        assert min(applies.count(True), applies.count(False)) >= 4
