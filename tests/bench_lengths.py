@@ -100,9 +100,9 @@ def _score(client: httpx.Client, body: dict[str, Any]) -> float | None:
 def _plot(points: dict[str, list[Point]], path: Path) -> None:
     figure = Figure(figsize=(9, 4), layout="constrained")
     for panel, name in zip(figure.subplots(1, 2, sharex=True), ("auc", "caught"), strict=True):
-        for title, found in points.items():
+        for title, series in points.items():
             for place, line in zip(_PLACES, ("-", "--"), strict=True):
-                some = [point for point in found if point.place == place]
+                some = [point for point in series if point.place == place]
                 values = [getattr(point, name) for point in some]
                 panel.plot([p.words for p in some], values, line, label=f"{title}, {place}")
         panel.set(xscale="symlog", xlabel="words of padding", ylim=(0, 1.02))
@@ -121,19 +121,19 @@ def main() -> None:
     parser.add_argument("-n", type=int, default=60)
     parser.add_argument("--words", type=int, nargs="+", default=_WORDS)
     parser.add_argument("--out", type=Path)
-    given = parser.parse_args()
+    options = parser.parse_args()
     points: dict[str, list[Point]] = {}
-    with httpx.Client(base_url=given.url, timeout=300) as client:
-        for each in given.sets:
-            name, _, path = each.partition("=")
+    with httpx.Client(base_url=options.url, timeout=300) as client:
+        for argument in options.sets:
+            name, _, path = argument.partition("=")
             rows = read_set(name, Path(path)).rows
             title = Path(path).name.partition(".")[0]
             points[title] = []
-            for point in measure(client, rows, given.n, given.words):
+            for point in measure(client, rows, options.n, options.words):
                 points[title].append(point)
                 print(name, point, flush=True)  # noqa: T201
-    if given.out:
-        _plot(points, given.out)
+    if options.out:
+        _plot(points, options.out)
 
 
 if __name__ == "__main__":

@@ -71,7 +71,7 @@ async def fill(store: ReviewStore, count: int) -> None:
 
 
 def _row(rng: random.Random, number: int, count: int) -> dict[str, Any]:
-    asked = " ".join(rng.choices(_COMMON, k=12) + rng.choices(_WORDS, k=4))
+    question = " ".join(rng.choices(_COMMON, k=12) + rng.choices(_WORDS, k=4))
     category = "violence/graphic" if rng.random() < 0.0005 else rng.choice(sorted(CATEGORIES)[:8])
     review = rng.choices([None, "confirmed", "dismissed"], [90, 9, 1])[0]
     return {
@@ -80,7 +80,7 @@ def _row(rng: random.Random, number: int, count: int) -> dict[str, Any]:
         "request_id": f"request-{number}",
         "route": "/v1/chat/completions",
         "choice": 0,
-        "messages": [{"role": "user", "content": asked}],
+        "messages": [{"role": "user", "content": question}],
         "answer": " ".join(rng.choices(_COMMON, k=60) + rng.choices(_WORDS, k=20)),
         "harm": rng.uniform(0.5, 1),
         "category_scores": {name: rng.random() for name in CATEGORIES},
@@ -101,22 +101,22 @@ async def timed(store: ReviewStore, which: Filter) -> tuple[int, list[float]]:
     taken = []
     for _ in range(_ROUNDS):
         started = time.perf_counter()
-        found = await store.page(which, _PAGE)
+        flags = await store.page(which, _PAGE)
         taken.append(1000 * (time.perf_counter() - started))
-    return len(found), taken
+    return len(flags), taken
 
 
 async def plan(store: ReviewStore, which: Filter) -> Iterator[str]:
     """Returns the database's plan for a page's query."""
-    asked: list[tuple[str, Any]] = []
+    statements: list[tuple[str, Any]] = []
 
     def note(_c: Any, _cursor: Any, statement: str, parameters: Any, *_more: Any) -> None:
-        asked.append((statement, parameters))
+        statements.append((statement, parameters))
 
     event.listen(store._engine.sync_engine, "before_cursor_execute", note)
     await store.page(which, _PAGE)
     event.remove(store._engine.sync_engine, "before_cursor_execute", note)
-    statement, parameters = asked[-1]
+    statement, parameters = statements[-1]
     sqlite = store._engine.dialect.name == "sqlite"
     explain = "EXPLAIN QUERY PLAN " if sqlite else "EXPLAIN "
     async with store._transaction() as session:

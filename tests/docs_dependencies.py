@@ -130,9 +130,9 @@ def pinned() -> Iterator[str]:
 
 
 def _name(requirement: str) -> str:
-    found = re.match(r"[\w.-]+", requirement)
-    assert found is not None
-    return re.sub(r"[-_.]+", "-", found[0]).lower()
+    match = re.match(r"[\w.-]+", requirement)
+    assert match is not None
+    return re.sub(r"[-_.]+", "-", match[0]).lower()
 
 
 def licence(name: str) -> str:
@@ -145,7 +145,11 @@ def licence(name: str) -> str:
         for classifier in fields.get_all("Classifier") or []
         if classifier.startswith("License ::")
     ]
-    named = [_SPDX.get(each, each) for each in classifiers if each not in _UNSPECIFIC]
+    named = [
+        _SPDX.get(classifier, classifier)
+        for classifier in classifiers
+        if classifier not in _UNSPECIFIC
+    ]
     if named:
         return " and ".join(named)
     stated = (fields.get("License") or "").strip().split("\n")[0]

@@ -85,8 +85,8 @@ class Browser:
     def click(self, words: str) -> None:
         """Clicks the first link or button with that text."""
         escaped = json.dumps(words)
-        found = f"//main//*[self::a or self::button][contains(normalize-space(.), {escaped})]"
-        self._driver.find_element(By.XPATH, found).click()
+        xpath = f"//main//*[self::a or self::button][contains(normalize-space(.), {escaped})]"
+        self._driver.find_element(By.XPATH, xpath).click()
 
     def fill(self, selector: str, text: str) -> None:
         """Replaces what a field holds."""
@@ -128,10 +128,10 @@ class Browser:
         """Returns axe-core's accessibility violations of levels A and AA."""
         self._driver.execute_script(_AXE)
         run = "const done = arguments[1]; axe.run({runOnly: arguments[0]}).then(done)"
-        found = self._driver.execute_async_script(run, _LEVELS)
+        results = self._driver.execute_async_script(run, _LEVELS)
         return [
-            f"{each['id']}: {each['help']}: {[node['html'] for node in each['nodes']]}"
-            for each in found["violations"]
+            f"{rule['id']}: {rule['help']}: {[node['html'] for node in rule['nodes']]}"
+            for rule in results["violations"]
         ]
 
     def complaints(self) -> list[str]:
@@ -164,9 +164,9 @@ def browsing(base_url: str, profile: Path) -> Iterator[Browser]:
 
 
 def _program(name: str) -> str:
-    found = which(name)
-    if found is None:
+    path = which(name)
+    if path is None:
         pytest.skip(
             f"{name} is not installed; as root `make test` installs it from Debian's packages"
         )
-    return found
+    return path

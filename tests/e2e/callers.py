@@ -29,7 +29,7 @@ class Callers:
     """Clients at work. received: in order of their ends. cut_off: connections that broke."""
 
     http: httpx.AsyncClient
-    asked: Sequence[Request]
+    requests: Sequence[Request]
     received: list[Received] = field(default_factory=list)
     cut_off: int = 0
     changed: asyncio.Event = field(default_factory=asyncio.Event)
@@ -39,7 +39,7 @@ class Callers:
         rng = random.Random(number)
         for turn in count(number):
             leaves = rng.randint(1, 2500) if number % 4 == 3 else None
-            request = self.asked[turn * 7 % len(self.asked)]
+            request = self.requests[turn * 7 % len(self.requests)]
             try:
                 received = await listen(self.http, request.messages, Reader(None, leaves))
             except httpx.HTTPError:
@@ -49,11 +49,11 @@ class Callers:
                 self.received.append(received)
             self.changed.set()
 
-    async def until(self, wanted: int, *, flagged: bool = True, status: int = 200) -> None:
+    async def until(self, number: int, *, flagged: bool = True, status: int = 200) -> None:
         """Waits until that many more responses of the kind have come."""
         first = len(self.received)
         async with asyncio.timeout(120):
-            while wanted > sum(
+            while number > sum(
                 one.status == status and (one.flagged or not flagged)
                 for one in self.received[first:]
             ):

@@ -75,8 +75,8 @@ def running_server(
     url = parse_url(database)
     port, log = port or free_port(), folder / "server.log"
     # `make test ARGS=...` would hand its arguments on to `make serve`.
-    ours = ("SETBACK_", "VLLM_", "OTEL_", "MAKE", "MFLAGS", "ARGS")
-    clean = {k: v for k, v in os.environ.items() if not k.startswith(ours)}
+    prefixes = ("SETBACK_", "VLLM_", "OTEL_", "MAKE", "MFLAGS", "ARGS")
+    clean = {k: v for k, v in os.environ.items() if not k.startswith(prefixes)}
     process = _started(
         command(port), {**clean, "DATABASE_URL": database, **(environment or {})}, log
     )

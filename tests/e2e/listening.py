@@ -91,7 +91,7 @@ class Received:
         readable = [self.raw.decode(errors="replace"), *_strings(self.events)]
         runs = (text[at : at + _RUN] for at in range(len(text) - _RUN + 1))
         hidden = (run for run in runs if run not in allowed)
-        return next((run for run in hidden if any(run in each for each in readable)), None)
+        return next((run for run in hidden if any(run in content for content in readable)), None)
 
 
 def _strings(events: Iterable[Any]) -> list[str]:
@@ -161,8 +161,8 @@ async def until_idle(http: httpx.AsyncClient) -> None:
 
 async def _busy(http: httpx.AsyncClient) -> float:
     # The engine tells its load only as it works, so it is given a little to do.
-    asked = {"model": MODEL_NAME, "prompt": "Hello", "max_tokens": 1}
-    (await http.post("/v1/completions", json=asked)).raise_for_status()
+    body = {"model": MODEL_NAME, "prompt": "Hello", "max_tokens": 1}
+    (await http.post("/v1/completions", json=body)).raise_for_status()
     lines = (await http.get("/metrics")).text.splitlines()
     names = ("vllm:num_requests_running", "vllm:num_requests_waiting{")
     return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith(names))

@@ -62,7 +62,7 @@ MEANS = ("a marked deck", "the reading club")
 def disputed(n: int, seed: int) -> list[Request]:
     """Returns requests about which the critic is unsure."""
     drawn = draw_traffic(Kind.HARMFUL, 40 * n, seed)
-    return [each for each in drawn if each.task and each.task.means in MEANS][:n]
+    return [request for request in drawn if request.task and request.task.means in MEANS][:n]
 
 
 DISPUTED = disputed(10, seed=3)
@@ -145,8 +145,10 @@ class Loop:
         deadline = time.monotonic() + 60
         with self.server.http() as http:
             while time.monotonic() < deadline:
-                asked = [http.get("/v1/guard/runs", headers=shown) for shown in ({}, self.admin)]
-                if [answer.status_code for answer in asked] == [401, 200]:
+                responses = [
+                    http.get("/v1/guard/runs", headers=shown) for shown in ({}, self.admin)
+                ]
+                if [answer.status_code for answer in responses] == [401, 200]:
                     return
                 time.sleep(0.1)
         pytest.fail("no key was asked for within a minute")
@@ -171,10 +173,10 @@ class Loop:
             await adapters.activate(run.id, by="a test", reason="whatever the gate said")
 
         ask(AdapterStore(self.server.database), put_in_force)
-        told = {"measures": run.measures, "reasons": run.reasons}
+        results = {"measures": run.measures, "reasons": run.reasons}
         ask(
             RunStore(self.server.database),
-            lambda store: store.finish(run.id, "promoted", **told),
+            lambda store: store.finish(run.id, "promoted", **results),
         )
 
     def runs(self) -> list[StoredRun]:
@@ -191,22 +193,24 @@ class Loop:
 
     def dismiss_false_alarms(self) -> None:
         """Labels flags as reviewers who know the ground truth would, except those in `fine`."""
-        requests = [each for kind, n in self.traffic for each in draw_traffic(kind, n, seed=1)]
+        requests = [
+            request for kind, n in self.traffic for request in draw_traffic(kind, n, seed=1)
+        ]
         fine = {
-            str(each.messages[-1]["content"])
-            for each in [*requests, *DISPUTED]
-            if each.kind is not Kind.HARMFUL or (each.task and each.task.means in MEANS)
+            str(request.messages[-1]["content"])
+            for request in [*requests, *DISPUTED]
+            if request.kind is not Kind.HARMFUL or (request.task and request.task.means in MEANS)
         }
         self.label(
             [flag for flag in self.flags() if flag.messages[-1]["content"] in fine],
             review="dismissed",
         )
 
-    def label(self, flags: Sequence[StoredFlag], **said: str) -> None:
+    def label(self, flags: Sequence[StoredFlag], **fields: str) -> None:
         """Labels all of them alike, over HTTP."""
         with self.server.http() as http:
-            said_of = {"ids": [flag.id for flag in flags], **said}
-            done = http.post("/v1/guard/flags/label", json=said_of, headers=self.admin)
+            body = {"ids": [flag.id for flag in flags], **fields}
+            done = http.post("/v1/guard/flags/label", json=body, headers=self.admin)
         assert done.status_code == 200, done.text
 
     def harms(self, requests: Sequence[Request]) -> list[float]:
@@ -253,8 +257,8 @@ def loop(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config) 
         for kind, number in TRAFFIC[full]:
             send(f"{server.base_url}/v1", kind, number, seed=1)
         with server.http() as http:
-            for each in DISPUTED:
-                body = {"model": MODEL_NAME, "messages": list(each.messages), "temperature": 0}
+            for request in DISPUTED:
+                body = {"model": MODEL_NAME, "messages": list(request.messages), "temperature": 0}
                 assert http.post("/v1/chat/completions", json=body).status_code == 200
         roles: tuple[Role, ...] = ("review", "admin")
         secrets = {role: _key(server, role) for role in roles}

@@ -53,11 +53,11 @@ def client_python() -> Path:
     return PYTHON
 
 
-def run_script(name: str, asked: Sequence[Asked]) -> list[Outcome]:
+def run_script(name: str, calls: Sequence[Asked]) -> list[Outcome]:
     """Returns what the script's user gets from each call, in order."""
     done = subprocess.run(
         [*_interpreter(name), str(SCRIPTS / name)],
-        input=json.dumps([one.as_json() for one in asked]),
+        input=json.dumps([one.as_json() for one in calls]),
         capture_output=True,
         text=True,
         timeout=_TIMEOUT_S,

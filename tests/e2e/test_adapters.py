@@ -35,10 +35,10 @@ Start = Callable[[], AbstractContextManager[Server]]
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Holds the database, the policy and the adapters."""
-    made = tmp_path_factory.mktemp("adapters")
-    (made / "policy.toml").write_text(PASS_ALL)
-    migrate.upgrade(parse_url(f"sqlite:///{made}/flags.db"))
-    return made
+    path = tmp_path_factory.mktemp("adapters")
+    (path / "policy.toml").write_text(PASS_ALL)
+    migrate.upgrade(parse_url(f"sqlite:///{path}/flags.db"))
+    return path
 
 
 @pytest.fixture(scope="module")
@@ -78,8 +78,8 @@ def versions(folder: Path, swapping: Server, model_access: httpx.Client) -> list
     trained = [train_nothing(folder / f"trained-{seed}", seed) for seed in (1, 3, 4)]
 
     async def published() -> list[int]:
-        made = folder / "adapters"
-        return [await publish(swapping.database, made, path, revision) for path in trained]
+        adapters = folder / "adapters"
+        return [await publish(swapping.database, adapters, path, revision) for path in trained]
 
     return asyncio.run(published())
 
@@ -112,8 +112,8 @@ def lent(model_access: httpx.Client, path: str, **body: Any) -> Any:
 
 def lent_answer(model_access: httpx.Client, adapter: str | int) -> Any:
     options = {"max_tokens": 24, "reminder": True}
-    said = lent(model_access, "/answers", adapter=adapter, conversations=[REQUEST], **options)
-    return said["adapter"], said["answers"][0]
+    reply = lent(model_access, "/answers", adapter=adapter, conversations=[REQUEST], **options)
+    return reply["adapter"], reply["answers"][0]
 
 
 def a_version_that_is_sure(server: Server, model_access: httpx.Client, folder: Path) -> int:
@@ -121,9 +121,9 @@ def a_version_that_is_sure(server: Server, model_access: httpx.Client, folder: P
     revision = model_access.get("/model").json()["model_revision"]
     for seed in range(9, 25):
         trained = train_nothing(folder / f"trained-{seed}", seed)
-        made = folder / "adapters"
+        adapters = folder / "adapters"
         version = asyncio.run(
-            publish(server.database, made, trained, revision, CritiqueStyle.LABEL)
+            publish(server.database, adapters, trained, revision, CritiqueStyle.LABEL)
         )
         about = {"adapter": version, "conversations": [REQUEST]}
         (answer,) = model_access.post("/answers", json={**about, "max_tokens": 8}).json()["answers"]
@@ -192,15 +192,15 @@ def test_the_base_stays_the_base_with_as_many_adapters_loaded_as_there_can_be(
     swap(swapping, None, "base")
     of_base = ask(swapping)
     swap(swapping, versions[0], f"setback-{versions[0]}")
-    said = {lent_answer(model_access, version) for version in versions}
-    assert len(said) == 3
+    answers = {lent_answer(model_access, version) for version in versions}
+    assert len(answers) == 3
     # Beside requests on an adapter as well: they then share a batch.
     with ThreadPoolExecutor() as pool:
         mixed = list(
             pool.map(lambda name: lent_answer(model_access, name), [*versions, "base"] * 4)
         )
     assert lent_answer(model_access, "base") == of_base
-    assert set(mixed) == {*said, of_base}
+    assert set(mixed) == {*answers, of_base}
     for version in versions[1:]:
         assert model_access.delete(f"/adapters/{version}").status_code == 204
 
@@ -211,8 +211,8 @@ def test_verdicts_come_from_the_adapter_that_is_asked(
     answered = [[*REQUEST, {"role": "assistant", "content": "First, pick them on a dry day."}]]
     reads = {}
     for adapter in ("base", *versions):
-        found = lent(model_access, "/verdicts", adapter=adapter, conversations=answered)
-        reads[adapter] = found["verdicts"][0]["harm"]
+        response = lent(model_access, "/verdicts", adapter=adapter, conversations=answered)
+        reads[adapter] = response["verdicts"][0]["harm"]
     assert all(0 <= read <= 1 for read in reads.values())
     assert len(set(reads.values())) == len(reads), reads
     texts = lent(model_access, "/verdicts", adapter="base", texts=["Hello."], categories=True)
@@ -234,7 +234,7 @@ def test_moderations_are_judged_by_the_active_adapter(
 
 
 @pytest.mark.parametrize(
-    ("path", "body", "status", "code", "said"),
+    ("path", "body", "status", "code", "message"),
     [
         ("/answers", {"adapter": 999}, 404, "adapter_unknown", "no adapter 999"),
         ("/answers", {"adapter": "newest"}, 400, "invalid_value", "adapter"),
@@ -253,7 +253,12 @@ def test_moderations_are_judged_by_the_active_adapter(
     ],
 )
 def test_wrong_refine_requests_are_named(
-    model_access: httpx.Client, path: str, body: dict[str, Any], status: int, code: str, said: str
+    model_access: httpx.Client,
+    path: str,
+    body: dict[str, Any],
+    status: int,
+    code: str,
+    message: str,
 ) -> None:
     usual: dict[str, Any] = {"adapter": "base", "conversations": [REQUEST]}
     if path == "/answers":
@@ -261,7 +266,7 @@ def test_wrong_refine_requests_are_named(
     response = model_access.post(path, json=usual | body)
     error = response.json()["error"]
     assert (response.status_code, error["code"]) == (status, code)
-    assert said in error["message"]
+    assert message in error["message"]
 
 
 @pytest.mark.parametrize("token", ["", "wrong", "\xe9"])
@@ -299,8 +304,8 @@ def test_a_spoiled_adapter_is_refused_and_after_a_restart_the_last_good_one_serv
         "/answers", json={"adapter": second, "conversations": [REQUEST], "max_tokens": 1}
     )
     assert (refused.status_code, refused.json()["error"]["code"]) == (409, "adapter_refused")
-    said = f"Adapter {second} in {adapter_path(folder / 'adapters', second)}"
-    assert f"{said}: {WEIGHTS} was altered" in swapping.log.read_text()
+    adapter = f"Adapter {second} in {adapter_path(folder / 'adapters', second)}"
+    assert f"{adapter}: {WEIGHTS} was altered" in swapping.log.read_text()
     with start() as again:
         assert ask(again) == of_first
-        assert f"{said}: {WEIGHTS} was altered" in again.log.read_text()
+        assert f"{adapter}: {WEIGHTS} was altered" in again.log.read_text()

@@ -105,7 +105,7 @@ def test_a_locked_database_withholds_the_answer_and_the_server_recovers(
     body = {"model": MODEL_NAME, "messages": user(harmful), "temperature": 0}
     with server.http() as http, ThreadPoolExecutor() as pool:
         bodies = [body | {"stream": stream} for stream in (False, True)]
-        failed = list(pool.map(lambda each: http.post(CHAT, json=each), bodies))
+        failed = list(pool.map(lambda payload: http.post(CHAT, json=payload), bodies))
     for answer in failed:
         assert answer.status_code == 503
         assert answer.json()["error"]["code"] == "store_unavailable"

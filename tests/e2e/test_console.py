@@ -69,8 +69,8 @@ def test_flags_are_reviewed_by_keyboard(loop: Loop, browser: Browser) -> None:
     browser.press("oSeen twice.")
     browser.press(ESCAPE + "d")
     browser.wait_for(f"Flag {newest.id} is dismissed.")
-    assert (said := loop.flags()[0]).review == "dismissed"
-    assert (said.note, said.reviewer) == ("Seen twice.", "key 2 (for admin)")
+    assert (labelled := loop.flags()[0]).review == "dismissed"
+    assert (labelled.note, labelled.reviewer) == ("Seen twice.", "key 2 (for admin)")
 
 
 def test_a_correction_is_typed_in(loop: Loop, browser: Browser) -> None:
@@ -216,8 +216,8 @@ def test_one_user_with_false_flags_is_stopped_by_the_cap(loop: Loop, flag: Flag)
     ]
 
     async def write(store: FlagStore) -> None:
-        for each in mixed:
-            await store.add(replace(each, user_hash="one user"))
+        for original in mixed:
+            await store.add(replace(original, user_hash="one user"))
 
     ask(FlagStore(loop.server.database), write)
     run = loop.refine()

@@ -83,7 +83,7 @@ def bare(at_length: None, tmp_path: Path) -> Iterator[httpx.Client]:
         yield http
 
 
-def told(body: str, stream: bool) -> list[Any]:
+def received(body: str, stream: bool) -> list[Any]:
     """Returns all that a client receives except ids, times and the guard's field; deltas joined."""
     if not stream:
         answer = json.loads(body)
@@ -92,14 +92,14 @@ def told(body: str, stream: bool) -> list[Any]:
     chunks = [json.loads(event) for event in events if event != "[DONE]"]
     joined: dict[int, dict[str, Any]] = {}
     for choice in (choice for chunk in chunks for choice in chunk["choices"]):
-        each = joined.setdefault(choice["index"], {"content": "", "logprobs": [], "tools": {}})
-        each["content"] += choice["delta"].get("content") or ""
+        entry = joined.setdefault(choice["index"], {"content": "", "logprobs": [], "tools": {}})
+        entry["content"] += choice["delta"].get("content") or ""
         for called in choice["delta"].get("tool_calls") or []:
-            said = called["function"]
-            text = (said.get("name") or "") + (said.get("arguments") or "")
-            each["tools"][called["index"]] = each["tools"].get(called["index"], "") + text
-        each["logprobs"] += (choice.get("logprobs") or {}).get("content") or []
-        each["finish_reason"] = choice["finish_reason"]
+            function = called["function"]
+            text = (function.get("name") or "") + (function.get("arguments") or "")
+            entry["tools"][called["index"]] = entry["tools"].get(called["index"], "") + text
+        entry["logprobs"] += (choice.get("logprobs") or {}).get("content") or []
+        entry["finish_reason"] = choice["finish_reason"]
     usage = [chunk["usage"] for chunk in chunks if chunk.get("usage")]
     return [sorted(joined.items()), usage]
 
@@ -111,17 +111,17 @@ def rounded(value: Any) -> Any:
     if isinstance(value, dict):
         return {k: rounded(v) for k, v in value.items() if k not in ("id", "prompt_tokens_details")}
     if isinstance(value, (list, tuple)):
-        return [rounded(each) for each in value]
+        return [rounded(item) for item in value]
     return value
 
 
 def test_answers_are_bare_vllm_s(
     bare: httpx.Client, unreminded: Server, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    asked = requests(Kind.EVERYDAY, "held-out", EACH * len(VARIANTS))
+    everyday = requests(Kind.EVERYDAY, "held-out", EACH * len(VARIANTS))
     compared, differing = 0, []
     with unreminded.http() as guarded:
-        for number, request in enumerate(asked):
+        for number, request in enumerate(everyday):
             variant = VARIANTS[number % len(VARIANTS)]
             for stream in (False, True):
                 body = {
@@ -136,7 +136,9 @@ def test_answers_are_bare_vllm_s(
                 if '"moderation"' in other.text:
                     continue
                 compared += 1
-                mine, theirs = (rounded(told(each.text, stream)) for each in (other, one))
+                mine, theirs = (
+                    rounded(received(response.text, stream)) for response in (other, one)
+                )
                 if mine != theirs:
                     differing.append((body, mine, theirs))
     with capsys.disabled():

@@ -31,11 +31,11 @@ FINE = tuple(b"HTTP/1.1 %d" % kind for kind in (2, 3, 4))
 @pytest.fixture
 def unharmed(server: Server, strict_server: Server) -> Iterator[None]:
     """Both servers logged no internal error, and still answer."""
-    before = {each: each.log.read_text().count(FAILED) for each in (server, strict_server)}
+    before = {target: target.log.read_text().count(FAILED) for target in (server, strict_server)}
     yield
-    for each, failures in before.items():
-        assert each.log.read_text().count(FAILED) == failures
-        answer = each.openai().chat.completions.create(
+    for target, failures in before.items():
+        assert target.log.read_text().count(FAILED) == failures
+        answer = target.openai().chat.completions.create(
             model=MODEL_NAME, messages=[{"role": "user", "content": "hello"}], max_tokens=8
         )
         assert answer.choices[0].message.content is not None

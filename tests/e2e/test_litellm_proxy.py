@@ -80,24 +80,24 @@ def test_json_passes_and_a_refusal_only_outside_streams(
     proxy: openai.OpenAI, everyday: str, flagged_json: str
 ) -> None:
     """LiteLLM does not pass `delta.refusal` on."""
-    asked = {"response_format": JSON_SCHEMA}
+    options = {"response_format": JSON_SCHEMA}
     compact = compact_json()
-    passed = ask(proxy, everyday, extra_body=compact, **asked).choices[0]
+    passed = ask(proxy, everyday, extra_body=compact, **options).choices[0]
     assert "plant" in passed.message.content
-    blocked = ask(proxy, flagged_json, extra_body=BLOCK | compact, **asked).choices[0]
+    blocked = ask(proxy, flagged_json, extra_body=BLOCK | compact, **options).choices[0]
     assert (blocked.message.content, blocked.message.refusal) == (None, REFUSAL)
-    assert streamed(proxy, flagged_json, extra_body=BLOCK | compact, **asked) == (
+    assert streamed(proxy, flagged_json, extra_body=BLOCK | compact, **options) == (
         "",
         "content_filter",
     )
 
 
 def test_tools_pass(proxy: openai.OpenAI, everyday: str) -> None:
-    asked = {"tools": [TOOL], "tool_choice": "required", "extra_body": compact_json()}
-    choice = ask(proxy, everyday, **asked).choices[0]
+    options = {"tools": [TOOL], "tool_choice": "required", "extra_body": compact_json()}
+    choice = ask(proxy, everyday, **options).choices[0]
     assert choice.finish_reason == "tool_calls"
     assert choice.message.tool_calls[0].function.name == "look_up"
-    assert streamed(proxy, everyday, **asked) == ("", "tool_calls")
+    assert streamed(proxy, everyday, **options) == ("", "tool_calls")
 
 
 def test_a_wrong_field_is_a_400(proxy: openai.OpenAI, everyday: str) -> None:

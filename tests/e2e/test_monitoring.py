@@ -34,11 +34,11 @@ ALERTS = yaml.safe_load((FOLDER / "alerts.yml").read_text("utf-8"))
 PANELS = [panel for panel in DASHBOARD["panels"] if panel["type"] != "row"]
 RULES = [rule for group in ALERTS["groups"] for rule in group["rules"]]
 VARIABLES = {"$__rate_interval": "5m", "$__interval": "1m", "$instance": ".*"}
-OURS = {
-    family.name: each._labelnames
-    for each in vars(metrics).values()
-    if isinstance(each, MetricWrapperBase)
-    for family in each.describe()
+DECLARED_LABELS = {
+    family.name: metric._labelnames
+    for metric in vars(metrics).values()
+    if isinstance(metric, MetricWrapperBase)
+    for family in metric.describe()
 }
 """The labels of each of our metrics."""
 
@@ -56,7 +56,7 @@ VALUES: dict[str, set[str]] = {
 """Those of our labels: a wrong one would match nothing, for ever."""
 
 
-def asked() -> Iterator[tuple[str, str]]:
+def expressions() -> Iterator[tuple[str, str]]:
     """Yields every expression of both files, with its place."""
     for panel in PANELS:
         for target in panel["targets"]:
@@ -67,7 +67,7 @@ def asked() -> Iterator[tuple[str, str]]:
         yield rule["alert"], rule["expr"]
 
 
-ASKED = list(asked())
+EXPRESSIONS = list(expressions())
 
 
 @dataclass(frozen=True)
@@ -97,13 +97,13 @@ def _series(family: Metric) -> Iterator[tuple[str, Series]]:
     for suffix in suffixes.get(family.type, [""]):
         name = family.name + suffix
         samples = [sample.labels for sample in family.samples if sample.name == name]
-        labels = {label for sample in samples for label in sample} | _ours(family.name)
+        labels = {label for sample in samples for label in sample} | _declared_labels(family.name)
         yield name, Series(family.type, labels, samples)
 
 
-def _ours(name: str) -> set[str]:
+def _declared_labels(name: str) -> set[str]:
     """Returns the labels that our metrics declare: most have no samples yet."""
-    return set(OURS[name]) if name in OURS else set()
+    return set(DECLARED_LABELS[name]) if name in DECLARED_LABELS else set()
 
 
 def parsed(expression: str) -> Any:
@@ -125,19 +125,21 @@ def selectors(node: Any) -> list[VectorSelector]:
     return [part for part in parts(node) if isinstance(part, VectorSelector)]
 
 
-@pytest.mark.parametrize("expression", [e for _, e in ASKED], ids=[where for where, _ in ASKED])
+@pytest.mark.parametrize(
+    "expression", [e for _, e in EXPRESSIONS], ids=[where for where, _ in EXPRESSIONS]
+)
 def test_every_metric_and_label_is_there(expression: str, exposed: dict[str, Series]) -> None:
     node = parsed(expression)
     assert selectors(node)
     for selector in selectors(node):
         series = exposed[str(selector.name)]
-        wanted = [m for m in selector.matchers.matchers if m.name not in SCRAPED]
-        assert {matcher.name for matcher in wanted} <= series.labels
+        matchers = [m for m in selector.matchers.matchers if m.name not in SCRAPED]
+        assert {matcher.name for matcher in matchers} <= series.labels
         if str(selector.name).startswith("setback_"):
-            for matcher in wanted:
+            for matcher in matchers:
                 assert set(matcher.value.split("|")) <= VALUES[matcher.name]
         else:
-            assert any(all(_matches(m, sample) for m in wanted) for sample in series.samples)
+            assert any(all(_matches(m, sample) for m in matchers) for sample in series.samples)
     for part in parts(node):
         if isinstance(part, AggregateExpr) and part.modifier is not None:
             below = (exposed[str(selector.name)].labels for selector in selectors(part))
@@ -145,13 +147,15 @@ def test_every_metric_and_label_is_there(expression: str, exposed: dict[str, Ser
 
 
 def _matches(matcher: Any, sample: dict[str, str]) -> bool:
-    value, wanted = sample[matcher.name], str(matcher.value)
+    value, expected = sample[matcher.name], str(matcher.value)
     if matcher.op in (MatchOp.Equal, MatchOp.NotEqual):
-        return (value == wanted) is bool(matcher.op == MatchOp.Equal)
-    return bool(re.fullmatch(wanted, value)) is bool(matcher.op == MatchOp.Re)
+        return (value == expected) is bool(matcher.op == MatchOp.Equal)
+    return bool(re.fullmatch(expected, value)) is bool(matcher.op == MatchOp.Re)
 
 
-@pytest.mark.parametrize("expression", [e for _, e in ASKED], ids=[where for where, _ in ASKED])
+@pytest.mark.parametrize(
+    "expression", [e for _, e in EXPRESSIONS], ids=[where for where, _ in EXPRESSIONS]
+)
 def test_rates_are_of_what_only_grows(expression: str, exposed: dict[str, Series]) -> None:
     for part in parts(parsed(expression)):
         if isinstance(part, Call) and part.func.name in ("rate", "increase"):
@@ -162,7 +166,7 @@ def test_rates_are_of_what_only_grows(expression: str, exposed: dict[str, Series
 def test_every_metric_of_ours_is_on_the_dashboard() -> None:
     shown = {str(s.name) for panel in PANELS for t in panel["targets"] for s in _in(t["expr"])}
     shown = {re.sub(r"_(bucket|count|sum|total)$", "", name) for name in shown}
-    assert set(OURS) <= shown
+    assert set(DECLARED_LABELS) <= shown
 
 
 def _in(expression: str) -> list[VectorSelector]:
@@ -172,7 +176,7 @@ def _in(expression: str) -> list[VectorSelector]:
 def test_guarded_routes_are_those_that_are_asked_for() -> None:
     handlers = {
         matcher.value
-        for _, expression in ASKED
+        for _, expression in EXPRESSIONS
         for selector in _in(expression)
         for matcher in selector.matchers.matchers
         if matcher.name == "handler"
@@ -184,14 +188,14 @@ def test_guarded_routes_are_those_that_are_asked_for() -> None:
 
 def test_the_dashboard_can_be_imported_with_any_data_source() -> None:
     assert DASHBOARD["schemaVersion"] >= 36
-    variables = {each["name"]: each for each in DASHBOARD["templating"]["list"]}
+    variables = {variable["name"]: variable for variable in DASHBOARD["templating"]["list"]}
     assert variables["datasource"]["type"] == "datasource"
     assert variables["datasource"]["query"] == "prometheus"
     chosen = {"type": "prometheus", "uid": "${datasource}"}
     targets = [target for panel in PANELS for target in panel["targets"]]
     lists = [DASHBOARD["annotations"]["list"], [variables["instance"]]]
-    for each in [*PANELS, *targets, *(one for several in lists for one in several)]:
-        assert each["datasource"] == chosen
+    for item in [*PANELS, *targets, *(one for several in lists for one in several)]:
+        assert item["datasource"] == chosen
     numbers = [panel["id"] for panel in DASHBOARD["panels"]]
     assert len(numbers) == len(set(numbers))
     assert all(panel["title"] and panel["description"] for panel in PANELS)

@@ -65,14 +65,14 @@ def test_a_flagged_answer_is_withheld_and_stored(plain: Server) -> None:
 
 def test_keys_are_checked(plain: Server) -> None:
     environment = {**os.environ, "DATABASE_URL": plain.database.render_as_string(False)}
-    made = subprocess.run(
+    created = subprocess.run(
         [SETBACK, "keys", "make", "a tenant", "--role", "call"],
         env=environment,
         capture_output=True,
         text=True,
         check=True,
     )
-    secret = made.stdout.split()[-1]
+    secret = created.stdout.split()[-1]
 
     def refused() -> bool:
         try:

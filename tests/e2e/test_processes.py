@@ -20,8 +20,8 @@ END_S = 30
 
 def children(pid: int) -> list[int]:
     """Returns the processes it started that still exist."""
-    found = Path(f"/proc/{pid}/task").glob("*/children")
-    return [int(child) for path in found for child in path.read_text().split()]
+    paths = Path(f"/proc/{pid}/task").glob("*/children")
+    return [int(child) for path in paths for child in path.read_text().split()]
 
 
 def wait_until_gone(pid: int) -> None:

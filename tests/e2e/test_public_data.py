@@ -48,7 +48,7 @@ def test_every_moderation_text_gets_a_verdict(
         return [sum(r.category_scores.model_dump(by_alias=True).values()) for r in results]
 
     with ThreadPoolExecutor(CLIENTS) as pool:
-        scores = [score for found in pool.map(judge, batches) for score in found]
+        scores = [score for batch_scores in pool.map(judge, batches) for score in batch_scores]
     flagged = [any(row.get(label) == 1 for label in LABELS) for row in rows]
     assert len(scores) == len(rows)
     assert all(-1e-9 <= score <= 1 + 1e-9 for score in scores)

@@ -93,8 +93,8 @@ def test_the_python_block_runs(smollm2: Server, full: bool) -> None:
     block = block.replace(ADDRESS, smollm2.base_url)
     if not full:
         block = block.replace("max_tokens=256", "max_tokens=32")
-    said = run([sys.executable, "-c", block], smollm2)
-    answer, flagged = said.strip().rsplit("\n", 1)
+    output = run([sys.executable, "-c", block], smollm2)
+    answer, flagged = output.strip().rsplit("\n", 1)
     assert answer
     assert flagged == "False"
 
@@ -102,14 +102,14 @@ def test_the_python_block_runs(smollm2: Server, full: bool) -> None:
 @pytest.mark.parametrize("page", ANSWERED)
 def test_the_answer_shown_is_the_answer_given(page: str, request: pytest.FixtureRequest) -> None:
     (shown,) = [json.loads(block) for block in blocks("json", PAGES[page])]
-    (asked,) = [block for block in blocks("sh", PAGES[page]) if CHAT in block]
-    given = json.loads(run_shell(asked, server_of(page, request)))
+    (command,) = [block for block in blocks("sh", PAGES[page]) if CHAT in block]
+    answer = json.loads(run_shell(command, server_of(page, request)))
     choice = shown["choices"][0]
-    assert given["choices"][0]["message"]["content"] == choice["message"]["content"]
-    assert given["choices"][0]["finish_reason"] == choice["finish_reason"]
+    assert answer["choices"][0]["message"]["content"] == choice["message"]["content"]
+    assert answer["choices"][0]["finish_reason"] == choice["finish_reason"]
     result = shown["moderation"]["output"]["results"][0]
     assert (
-        given["moderation"]["output"]["results"][0]["categories"].items()
+        answer["moderation"]["output"]["results"][0]["categories"].items()
         >= result["categories"].items()
     )
 
@@ -126,8 +126,8 @@ def test_the_bench_command_measures_both_servers(tmp_path: Path) -> None:
         timeout=1200,
     )
     assert done.returncode == 0, done.stderr
-    told = json.loads((tmp_path / "data/bench/bench.json").read_text())
-    streamed, moderation = told["cells"]
+    report = json.loads((tmp_path / "data/bench/bench.json").read_text())
+    streamed, moderation = report["cells"]
     ((bare, guarded),) = moderation["rounds"]
     assert min(bare["requests/s"], guarded["requests/s"]) > 0
     ((bare, guarded),) = streamed["rounds"]
@@ -141,7 +141,7 @@ def test_the_bench_command_measures_both_servers(tmp_path: Path) -> None:
     assert f"{guarded[cached]:.2f}" in done.stdout
     row = f"| streamed | 2 | 256 | {bare['requests/s']:.1f} | {guarded['requests/s']:.1f} |"
     assert row in done.stdout
-    assert told["machine"] in done.stdout
+    assert report["machine"] in done.stdout
     assert (tmp_path / "data/bench/bench.png").stat().st_size > 1000
 
 
@@ -157,4 +157,4 @@ def test_a_bench_told_to_stop_stops_its_servers(tmp_path: Path) -> None:
 def started(bench: int) -> list[str]:
     """Returns the process ids of its servers that already have threads."""
     children = Path(f"/proc/{bench}/task/{bench}/children").read_text().split()
-    return [each for each in children if len(os.listdir(f"/proc/{each}/task")) > 1]
+    return [pid for pid in children if len(os.listdir(f"/proc/{pid}/task")) > 1]

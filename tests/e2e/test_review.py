@@ -47,8 +47,8 @@ def test_a_flag_is_found_labelled_and_deleted(
         (flag,) = http.get("/v1/guard/flags", params={"request_id": request_id}).json()["data"]
         same = {"user_hash": flag["user_hash"], "q": harmful, "status": "open", "action": "revise"}
         assert http.get("/v1/guard/flags", params=same).json()["data"] == [flag]
-        said = {"review": "confirmed", "answer": "I would rather not.", "note": "seen"}
-        labelled = http.post(f"/v1/guard/flags/{flag['id']}/label", json=said).json()
+        label = {"review": "confirmed", "answer": "I would rather not.", "note": "seen"}
+        labelled = http.post(f"/v1/guard/flags/{flag['id']}/label", json=label).json()
         assert labelled["corrected_answer"] == "I would rather not."
         assert "confirmed by local" in setback(server, "flags", "show", str(flag["id"]))
         exported = http.get("/v1/guard/flags/export", params={"user_hash": flag["user_hash"]})
@@ -100,17 +100,17 @@ def test_keys_open_what_they_are_for(
 ) -> None:
     secrets = {role: keyed(role) for role in ("call", "review")}
     # The second key was made when the first one had closed the server already.
-    asked = [{"role": "user", "content": everyday}]
+    conversation = [{"role": "user", "content": everyday}]
     client = openai.OpenAI(
         base_url=f"{strict_server.base_url}/v1", api_key=secrets["call"], max_retries=0
     )
-    chat = client.chat.completions.create(model=MODEL_NAME, messages=asked, max_tokens=8)  # type: ignore[arg-type]
+    chat = client.chat.completions.create(model=MODEL_NAME, messages=conversation, max_tokens=8)  # type: ignore[arg-type]
     assert chat.choices[0].finish_reason == "content_filter"
     messages = anthropic.Anthropic(
         base_url=strict_server.base_url, api_key=secrets["call"], max_retries=0
     ).messages
-    said = messages.create(model=MODEL_NAME, messages=asked, max_tokens=8)  # type: ignore[arg-type]
-    assert said.stop_reason == "refusal"
+    reply = messages.create(model=MODEL_NAME, messages=conversation, max_tokens=8)  # type: ignore[arg-type]
+    assert reply.stop_reason == "refusal"
     with pytest.raises(openai.AuthenticationError, match="setback keys make"):
         client.with_options(api_key="sb-wrong").models.list()
     with strict_server.http() as http:
@@ -120,10 +120,10 @@ def test_keys_open_what_they_are_for(
             assert refused.status_code == expected
         reviewer = {"authorization": f"Bearer {secrets['review']}"}
         deadline = time.monotonic() + 60
-        while (found := http.get(flags, headers=reviewer)).status_code != 200:
+        while (response := http.get(flags, headers=reviewer)).status_code != 200:
             assert time.monotonic() < deadline
             time.sleep(0.2)
-        assert found.json()["data"]
+        assert response.json()["data"]
         purge = http.post(f"{flags}/purge", headers=reviewer, json={"older_than_days": 1})
         assert purge.status_code == 403
         assert http.get("/health").status_code == 200

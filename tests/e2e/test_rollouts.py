@@ -46,10 +46,10 @@ Publish = Callable[[Path, CritiqueStyle], int]
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Holds the database, the policy and the adapters."""
-    made = tmp_path_factory.mktemp("rollouts")
-    (made / "policy.toml").write_text(BLOCK)
-    migrate.upgrade(parse_url(f"sqlite:///{made}/flags.db"))
-    return made
+    path = tmp_path_factory.mktemp("rollouts")
+    (path / "policy.toml").write_text(BLOCK)
+    migrate.upgrade(parse_url(f"sqlite:///{path}/flags.db"))
+    return path
 
 
 @pytest.fixture(scope="module")
@@ -72,9 +72,9 @@ def publish_one(server: Server, folder: Path) -> Publish:
     headers = asyncio.run(refine_headers(server))
     with httpx.Client(base_url=server.base_url, headers=headers) as client:
         revision = client.get("/v1/guard/refine/model").json()["model_revision"]
-    made = folder / "adapters"
+    adapters = folder / "adapters"
     return lambda trained, style: asyncio.run(
-        publish(server.database, made, trained, revision, style)
+        publish(server.database, adapters, trained, revision, style)
     )
 
 
@@ -145,15 +145,15 @@ def test_a_rollout_keeps_users_apart_and_completes_by_itself(
     asyncio.run(activate(server.database, old))
     with connected(server) as client:
         wait_for_all(client, f"Serving setback-{old} from now on", server.log)
-        said = setback(server, "adapters", "promote", str(new), "--share", "50%")
-        assert f"adapter {new} for 50% of requests beside adapter {old}" in said
+        output = setback(server, "adapters", "promote", str(new), "--share", "50%")
+        assert f"adapter {new} for 50% of requests beside adapter {old}" in output
         wait_for_all(client, f"Rollout 1: setback-{new} for 50%", server.log)
         first = {user: ask(client, user) for user in USERS}
         assert set(first.values()) == {f"setback-{old}", f"setback-{new}"}
         while newest(client)["status"] == "running":
-            seen = {user: ask(client, user, REQUESTS[1]) for user in USERS}
+            served = {user: ask(client, user, REQUESTS[1]) for user in USERS}
             if newest(client)["status"] == "running":
-                assert seen == first
+                assert served == first
         ended = newest(client)
         assert (ended["status"], ended["version"], ended["compared_with"]) == (
             "completed",

@@ -98,13 +98,13 @@ def ask(server: Server, *, stream: bool, **headers: str) -> httpx.Response:
 
 
 def newest_flag(server: Server) -> StoredFlag:
-    found: list[StoredFlag] = stored(ReviewStore(server.database), lambda s: s.page(Filter(), 1))
-    return found[0]
+    flags: list[StoredFlag] = stored(ReviewStore(server.database), lambda s: s.page(Filter(), 1))
+    return flags[0]
 
 
 def attributes(span: Any) -> dict[str, str]:
     """Returns its string attributes."""
-    return {each.key: each.value.string_value for each in span.attributes}
+    return {attribute.key: attribute.value.string_value for attribute in span.attributes}
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -125,8 +125,11 @@ def test_a_request_is_one_trace_below_its_callers(
     (guard,) = [span for span in spans if span.name == "guard"]
     assert guard.parent_span_id.hex() == caller
     assert {span.parent_span_id for span in spans if span is not guard} == {guard.span_id}
-    told = attributes(guard)
-    assert (told["setback.request_id"], told["setback.action"]) == (trace_id, "revise")
+    guard_attributes = attributes(guard)
+    assert (guard_attributes["setback.request_id"], guard_attributes["setback.action"]) == (
+        trace_id,
+        "revise",
+    )
     assert collector.services == {"setback"}
     sent = b"".join(span.SerializeToString() for span in spans)
     flag = newest_flag(server)

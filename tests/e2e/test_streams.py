@@ -50,7 +50,7 @@ def readers(seed: int) -> Iterator[Reader]:
 
 
 @dataclass(frozen=True)
-class Asked:
+class Comparison:
     """One request: buffered, then streamed, and streamed again if the client disconnected."""
 
     request: Request
@@ -70,27 +70,31 @@ async def test_nothing_flagged_is_ever_sent(
     chosen = distinct(Kind.HARMFUL, 500 if full else 28)
     free = asyncio.Semaphore(AT_ONCE)
 
-    async def ask(request: Request, reader: Reader) -> Asked:
+    async def ask(request: Request, reader: Reader) -> Comparison:
         # A third also ask for what else could tell of the answer.
         extra: dict[str, Any] = {"logprobs": True, "top_logprobs": 2} if reader.bite else {}
         async with free:
             whole = await listen(http, request.messages, mode="buffer")
             first = await listen(http, request.messages, reader, **extra)
             again = None if first.stayed else await listen(http, request.messages)
-        return Asked(request, whole, first, again)
+        return Comparison(request, whole, first, again)
 
-    asked = await asyncio.gather(*map(ask, chosen, readers(1)))
+    comparisons = await asyncio.gather(*map(ask, chosen, readers(1)))
     await until_idle(http)
     flags = await flags_by_request(server)
-    for each in asked:
-        for received in (each.whole, each.first, each.again):
+    for comparison in comparisons:
+        for received in (comparison.whole, comparison.first, comparison.again):
             if received is not None:
                 sends_nothing_flagged(received, flags)
-        _is_part_of_the_answer(each, flags)
-    differing = [each for each in asked if each.streamed.flagged != each.whole.flagged]
+        _is_part_of_the_answer(comparison, flags)
+    differing = [
+        comparison
+        for comparison in comparisons
+        if comparison.streamed.flagged != comparison.whole.flagged
+    ]
     with capsys.disabled():
-        print(*_report(asked, differing, flags), sep="\n")  # noqa: T201
-    assert 1 - len(differing) / len(asked) >= (AGREEMENT if full else AGREEMENT_OF_FEW)
+        print(*_report(comparisons, differing, flags), sep="\n")  # noqa: T201
+    assert 1 - len(differing) / len(comparisons) >= (AGREEMENT if full else AGREEMENT_OF_FEW)
 
 
 def sends_nothing_flagged(received: Received, flags: Mapping[str, StoredFlag]) -> None:
@@ -109,29 +113,37 @@ def sends_nothing_flagged(received: Received, flags: Mapping[str, StoredFlag]) -
     assert received.shows(rest, shown + replacement) is None
 
 
-def _is_part_of_the_answer(each: Asked, flags: Mapping[str, StoredFlag]) -> None:
+def _is_part_of_the_answer(comparison: Comparison, flags: Mapping[str, StoredFlag]) -> None:
     """What a disconnected client received was also the start of the same answer."""
-    flag = flags.get(each.whole.request_id)
-    answer = flag.answer if flag else each.whole.before_end + each.whole.end
-    assert answer.startswith(each.first.before_end)
+    flag = flags.get(comparison.whole.request_id)
+    answer = flag.answer if flag else comparison.whole.before_end + comparison.whole.end
+    assert answer.startswith(comparison.first.before_end)
 
 
 def _report(
-    asked: Sequence[Asked], differing: Sequence[Asked], flags: Mapping[str, StoredFlag]
+    comparisons: Sequence[Comparison],
+    differing: Sequence[Comparison],
+    flags: Mapping[str, StoredFlag],
 ) -> Iterator[str]:
-    streams = [r for each in asked for r in (each.first, each.again) if r is not None]
+    streams = [
+        r
+        for comparison in comparisons
+        for r in (comparison.first, comparison.again)
+        if r is not None
+    ]
     flagged = [flags[r.request_id] for r in streams if r.request_id in flags]
     begun = sum(flag.released_chars > 0 for flag in flagged)
     left = [r for r in streams if not r.stayed]
     stored = sum(r.request_id in flags for r in left)
-    yield f"\n{len(asked)} distinct requests, {len(streams)} streams, {len(flagged)} flagged"
+    yield f"\n{len(comparisons)} distinct requests, {len(streams)} streams, {len(flagged)} flagged"
     yield f"of the flagged, {begun} after some of the answer was out"
     yield f"{len(left)} hung up midway, {stored} of them with a flag"
-    agreed = 1 - len(differing) / len(asked)
+    agreed = 1 - len(differing) / len(comparisons)
     yield f"verdicts as on the whole answer: {agreed:.1%} ({len(differing)} differ)"
-    for each in differing:
-        yield f"  flagged in windows {each.streamed.flagged}, whole {each.whole.flagged}: " + (
-            each.request.text
+    for comparison in differing:
+        flagged_in_windows, flagged_whole = comparison.streamed.flagged, comparison.whole.flagged
+        yield f"  flagged in windows {flagged_in_windows}, whole {flagged_whole}: " + (
+            comparison.request.text
         )
 
 
@@ -151,7 +163,7 @@ class Crowd:
     """Clients that send the next request after each answer; a quarter disconnects midway."""
 
     http: httpx.AsyncClient
-    asked: Sequence[Request]
+    requests: Sequence[Request]
     received: list[Received] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
 
@@ -160,7 +172,7 @@ class Crowd:
         rng = random.Random(number)
         for turn in count(number):
             leaves = rng.randint(1, 2500) if number % 4 == 0 else None
-            request = self.asked[turn * 7 % len(self.asked)]
+            request = self.requests[turn * 7 % len(self.requests)]
             try:
                 received = await listen(self.http, request.messages, Reader(None, leaves))
             except httpx.HTTPError as error:

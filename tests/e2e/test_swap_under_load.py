@@ -61,8 +61,8 @@ async def expected(
                 "max_tokens": TOKENS,
                 "reminder": True,
             }
-            said = (await http.post("/answers", json=body)).raise_for_status().json()
-            answers[said["adapter"]] = said["answers"]
+            reply = (await http.post("/answers", json=body)).raise_for_status().json()
+            answers[reply["adapter"]] = reply["answers"]
     return answers
 
 
@@ -193,8 +193,8 @@ def resident_mib(pid: int) -> dict[str, float]:
     status = dict(
         line.split(":", 1) for line in (folder / "status").read_text().splitlines() if ":" in line
     )
-    found = {f"{status['Name'].strip()} {pid}": int(status["VmRSS"].split()[0]) / 1024}
+    sizes = {f"{status['Name'].strip()} {pid}": int(status["VmRSS"].split()[0]) / 1024}
     for children in folder.glob("task/*/children"):
         for child in children.read_text().split():
-            found |= resident_mib(int(child))
-    return found
+            sizes |= resident_mib(int(child))
+    return sizes

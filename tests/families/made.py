@@ -96,7 +96,7 @@ GPT_OSS = Family(
     "gptoss.jinja",
     ends=(200002, 199999, 200012),
 )
-FAMILIES = {each.name: each for each in (QWEN, LLAMA, GEMMA, MISTRAL, GPT_OSS)}
+FAMILIES = {family.name: family for family in (QWEN, LLAMA, GEMMA, MISTRAL, GPT_OSS)}
 SERVED = (QWEN, LLAMA, GEMMA, MISTRAL)
 """GPT_OSS's format can be derived, but its answers cannot be replaced: it is refused at start."""
 

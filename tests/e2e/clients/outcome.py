@@ -43,7 +43,9 @@ def main(calls: Mapping[str, Call]) -> None:
     requests = [Request(**one) for one in json.load(sys.stdin)]
     # Libraries print hints; the list is to be alone on standard output.
     with contextlib.redirect_stdout(sys.stderr), ThreadPoolExecutor(_AT_ONCE) as threads:
-        outcomes = list(threads.map(lambda each: _outcome(calls[each.call], each), requests))
+        outcomes = list(
+            threads.map(lambda request: _outcome(calls[request.call], request), requests)
+        )
     json.dump(outcomes, sys.stdout)
 
 
@@ -53,7 +55,7 @@ def _outcome(call: Call, request: Request) -> Got:
         call(request, got)
     except Exception as error:
         got["error"] = {
-            "types": [each.__name__ for each in type(error).__mro__],
+            "types": [cls.__name__ for cls in type(error).__mro__],
             "message": str(error),
             "status": getattr(error, "status_code", None),
         }
