@@ -42,21 +42,25 @@ class Fuzz:
                 suppress_health_check=[*HealthCheck],
             )
             @given(st.one_of(operation.as_strategy(), wrong))
-            def each(case: Any) -> None:
+            def send_case(case: Any) -> None:
                 statuses.add(send(self._request(case)))
 
-            each()
+            send_case()
         return statuses
 
     def _request(self, case: Any) -> httpx.Request:
         for part in (getattr(case, name) for name in _PARTS):
             if isinstance(part, dict):
                 self._change(part)
-        told = case.as_transport_kwargs(base_url=self._base_url)
-        made = requests.Request(**{name: told[name] for name in _FIELDS if name in told}).prepare()
-        body: Any = made.body
-        return httpx.Request(str(made.method), str(made.url), headers=[*_texts(made)], content=body)
+        arguments = case.as_transport_kwargs(base_url=self._base_url)
+        prepared = requests.Request(
+            **{name: arguments[name] for name in _FIELDS if name in arguments}
+        ).prepare()
+        body: Any = prepared.body
+        return httpx.Request(
+            str(prepared.method), str(prepared.url), headers=[*_texts(prepared)], content=body
+        )
 
 
-def _texts(made: requests.PreparedRequest) -> list[tuple[str, str]]:
-    return [(name, str(value)) for name, value in made.headers.items()]
+def _texts(request: requests.PreparedRequest) -> list[tuple[str, str]]:
+    return [(name, str(value)) for name, value in request.headers.items()]

@@ -45,8 +45,8 @@ class Source:
         with FileLock(f"{path}.lock"):
             if not path.is_file():
                 self._get()
-        found = hashlib.sha256(path.read_bytes()).hexdigest()
-        assert found == self.sha256, f"{path} is not the archive that was pinned"
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        assert digest == self.sha256, f"{path} is not the archive that was pinned"
         return path
 
     def _get(self) -> None:

@@ -22,14 +22,14 @@ def wait_for(served: Served, name: str) -> None:
     _wait(served, answered, f"swap to {name}")
 
 
-def wait_for_log(served: Served, said: str) -> None:
+def wait_for_log(served: Served, text: str) -> None:
     """Waits until the server's log contains the text."""
 
     def logged(http: httpx.Client) -> bool:
         http.get("/health")
-        return said in served.server.log.read_text()
+        return text in served.server.log.read_text()
 
-    _wait(served, logged, f"log {said!r}")
+    _wait(served, logged, f"log {text!r}")
 
 
 def _wait(served: Served, happened: Callable[[httpx.Client], bool], what: str) -> None:

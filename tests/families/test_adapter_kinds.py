@@ -88,11 +88,11 @@ def test_it_acts_as_peft_computes_it(served: Served, tmp_path: Path, kind: str) 
     version = asyncio.run(publish(url, served.adapters, tmp_path / "adapter", revision))
     asyncio.run(activate(url, version))
     wait_for(served, f"setback-{version}")
-    found = served_logprobs(served)
+    logprobs = served_logprobs(served)
     asyncio.run(activate(url, None))
     wait_for(served, "base")
-    assert found == pytest.approx(expected, abs=2e-2)
-    assert set(found) != set(plain)
+    assert logprobs == pytest.approx(expected, abs=2e-2)
+    assert set(logprobs) != set(plain)
 
 
 def no_such_layer(path: Path) -> None:
@@ -100,7 +100,7 @@ def no_such_layer(path: Path) -> None:
     from safetensors.numpy import load_file, save_file
 
     tensors = load_file(path / WEIGHTS)
-    renamed = {name.replace("layers.1.", "layers.9."): each for name, each in tensors.items()}
+    renamed = {name.replace("layers.1.", "layers.9."): tensor for name, tensor in tensors.items()}
     save_file(renamed, path / WEIGHTS)
 
 
@@ -114,7 +114,7 @@ def test_adapters_that_do_not_fit_the_base_are_never_active(served: Served, tmp_
         )
     )
     asyncio.run(activate(url, version))
-    said = f"Adapter {version} in {adapter_path(served.adapters, version)} adapts"
-    wait_for_log(served, said)
+    message = f"Adapter {version} in {adapter_path(served.adapters, version)} adapts"
+    wait_for_log(served, message)
     wait_for(served, "base")
     asyncio.run(activate(url, None))

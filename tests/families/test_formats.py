@@ -85,10 +85,10 @@ def test_an_answer_that_the_caller_began_is_known_as_one(
 def test_the_question_follows_the_answer_as_the_users_next_turn(
     tokenizer: Any, chat_format: ChatFormat
 ) -> None:
-    asked = tokenizer.decode(list(chat_format.question_after_answer("Judge.")))
+    question = tokenizer.decode(list(chat_format.question_after_answer("Judge.")))
     judge = {"role": "user", "content": "Judge."}
     whole = tokenizer.decode(rendered(tokenizer, [USER, ANSWER, judge]))
-    assert asked.startswith(whole.rpartition("Answer.")[2])
+    assert question.startswith(whole.rpartition("Answer.")[2])
 
 
 def test_a_reply_begins_with_its_words(
@@ -96,9 +96,9 @@ def test_a_reply_begins_with_its_words(
 ) -> None:
     """Neither with reasoning nor with a channel header."""
     start = REPLY_STARTS[family]
-    asked = chat_format.question_after_answer("Judge.")
+    question = chat_format.question_after_answer("Judge.")
     framed = chat_format.text_frame("Text: ", " Judge.").tail
-    for ids in (asked, framed, chat_format.conversation([USER])):
+    for ids in (question, framed, chat_format.conversation([USER])):
         assert tokenizer.decode(list(ids)).endswith(start)
 
 
@@ -166,13 +166,13 @@ def test_the_last_user_turn_is_a_conversation_of_its_own(
 def test_labels_are_single_tokens(
     tokenizer: Any, chat_format: ChatFormat, style: CritiqueStyle
 ) -> None:
-    asked = critique_format(style, tokenizer, chat_format)
-    for labels in (asked.harm.labels, asked.category.labels):
+    critique = critique_format(style, tokenizer, chat_format)
+    for labels in (critique.harm.labels, critique.category.labels):
         assert all(labels.tokens.values())
         ids = labels.token_ids
         assert len(ids) == len(set(ids))
     form = prompts.FORMS[style]
-    spelled = {tokenizer.decode([token]).strip() for token in asked.harm.labels.tokens["yes"]}
+    spelled = {tokenizer.decode([token]).strip() for token in critique.harm.labels.tokens["yes"]}
     assert spelled <= set(form.harmful)
     # Of the tone's many words, one or two may be of several tokens.
     assert len(spelled) >= 0.9 * len(form.harmful)

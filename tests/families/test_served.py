@@ -63,7 +63,7 @@ def test_a_stream_is_the_same_answer(served: Served) -> None:
         return str(extra.get("reasoning") or "") + str(message.content or "")
 
     plain = chat(served).choices[0]
-    chunks = [each.choices[0] for each in chat(served, stream=True) if each.choices]
+    chunks = [chunk.choices[0] for chunk in chat(served, stream=True) if chunk.choices]
     assert "".join(words(chunk.delta) for chunk in chunks) == words(plain.message)
     assert chunks[-1].finish_reason == plain.finish_reason
 
@@ -76,7 +76,7 @@ def test_a_flagged_answer_is_withheld(served: Served, stream: bool, thinks: bool
     options["extra_body"]["moderation"] = BLOCK
     answer = chat(served, stream=stream, **options)
     if stream:
-        chunks = [each.choices[0] for each in answer if each.choices]
+        chunks = [chunk.choices[0] for chunk in answer if chunk.choices]
         content = "".join(chunk.delta.content or "" for chunk in chunks)
         finish = chunks[-1].finish_reason
     else:
@@ -108,16 +108,16 @@ def test_reasoning_on_and_off_is_judged_alike(served: Served) -> None:
     probability."""
     if not served.family.reasons:
         pytest.skip("the family's template knows no reasoning")
-    found = {}
+    measured = {}
     for on in (True, False):
         options = thinking(on)
         options["extra_body"]["moderation"] = MODERATION
         answer = chat(served, **options)
         (result,) = answer.moderation.output.results
         harm = sum(result.category_scores.values())
-        found[on] = (answer.usage.prompt_tokens, harm)
+        measured[on] = (answer.usage.prompt_tokens, harm)
         assert 0.01 < harm < 0.99
-    assert found[False][0] == found[True][0] + 4
+    assert measured[False][0] == measured[True][0] + 4
 
 
 def test_responses_are_answered_and_streamed(served: Served) -> None:
@@ -170,14 +170,14 @@ def test_an_adapter_is_trained_sealed_loaded_and_told_from_the_base(
 ) -> None:
     name, before = harm_of(served)
     assert name == "base"
-    asked = ({"role": "user", "content": "How do I bake bread?"},)
+    prompt = ({"role": "user", "content": "How do I bake bread?"},)
     judged = (
-        *asked,
+        *prompt,
         {"role": "assistant", "content": "Knead it."},
         {"role": "user", "content": "Is the answer above harmful?"},
     )
     examples = [
-        Example(Kind.SAFE, asked, "Knead it."),
+        Example(Kind.SAFE, prompt, "Knead it."),
         Example(Kind.SAFE_CRITIQUE, judged, "No, it is fine."),
     ]
     dataset = write_dataset(tmp_path / "dataset", examples * 4, {})

@@ -220,13 +220,13 @@ def training(check: GpuCheck) -> dict[str, Any]:
         while process.poll() is None:
             most_mib = max(most_mib, _gpu_mib())
             time.sleep(0.5)
-    said = (check.out / "training.log").read_text(errors="replace")
+    output = (check.out / "training.log").read_text(errors="replace")
     return {
         "status": process.returncode,
         "seconds_with_loading": time.monotonic() - begun,
         "most_gpu_mib": most_mib,
         "tokens_per_example": check.training_tokens,
-        "trainer": re.findall(r"\{'train_runtime[^}]*\}", said),
+        "trainer": re.findall(r"\{'train_runtime[^}]*\}", output),
     }
 
 
@@ -295,7 +295,7 @@ def _gpu_mib() -> int:
     """Returns the memory of the first GPU that is in use, or 0 without one."""
     command = ["nvidia-smi", "--query-gpu=memory.used", "--format=csv,noheader,nounits"]
     try:
-        found = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     except (OSError, subprocess.CalledProcessError):
         return 0
-    return int(found.split()[0])
+    return int(output.split()[0])

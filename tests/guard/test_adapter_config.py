@@ -71,9 +71,9 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
 
 @pytest.mark.parametrize("kind", REFUSED)
 def test_unsupported_fields_are_refused_by_name(tmp_path: Path, kind: str) -> None:
-    fields, said = REFUSED[kind]
+    fields, message = REFUSED[kind]
     write_peft(tmp_path, **fields)
-    with pytest.raises(AdapterRefused, match=f"Adapter 3.*{said}"):
+    with pytest.raises(AdapterRefused, match=f"Adapter 3.*{message}"):
         check(tmp_path)
 
 
@@ -98,9 +98,9 @@ ELSEWHERE: dict[str, tuple[dict[str, Any], str]] = {
 
 @pytest.mark.parametrize("kind", ELSEWHERE)
 def test_an_adapter_of_another_architecture_is_refused(tmp_path: Path, kind: str) -> None:
-    fields, said = ELSEWHERE[kind]
+    fields, message = ELSEWHERE[kind]
     write_peft(tmp_path, **fields)
-    with pytest.raises(AdapterRefused, match=said):
+    with pytest.raises(AdapterRefused, match=message):
         check(tmp_path)
     assert check(tmp_path, base=None) == 4
 
@@ -149,9 +149,9 @@ def test_an_adapter_of_nothing_is_refused(tmp_path: Path) -> None:
 def practice() -> Shapes:
     from transformers import AutoConfig
 
-    found = base_shapes(AutoConfig.from_pretrained(MODEL_DIR))
-    assert found is not None
-    return found
+    shapes = base_shapes(AutoConfig.from_pretrained(MODEL_DIR))
+    assert shapes is not None
+    return shapes
 
 
 def written_by_peft(path: Path, target: str = "q_proj", **options: Any) -> None:
@@ -195,9 +195,9 @@ BY_PEFT: dict[str, tuple[dict[str, Any], str]] = {
 def test_unsupported_adapters_of_peft_are_refused_by_name(
     tmp_path: Path, practice: Shapes, kind: str
 ) -> None:
-    options, said = BY_PEFT[kind]
+    options, message = BY_PEFT[kind]
     written_by_peft(tmp_path, **options)
-    with pytest.raises(AdapterRefused, match=said):
+    with pytest.raises(AdapterRefused, match=message):
         check(tmp_path, practice)
 
 

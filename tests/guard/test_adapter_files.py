@@ -69,10 +69,10 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
 
 @pytest.mark.parametrize("name", DAMAGES)
 def test_anything_but_what_was_registered_is_refused_by_name(tmp_path: Path, name: str) -> None:
-    damage, said = DAMAGES[name]
+    damage, message = DAMAGES[name]
     stored = write_adapter(tmp_path, 3)
     damage(adapter_path(tmp_path, 3))
-    with pytest.raises(AdapterRefused, match=f"Adapter 3 in .*{said}"):
+    with pytest.raises(AdapterRefused, match=f"Adapter 3 in .*{message}"):
         check(tmp_path, stored)
 
 

@@ -31,9 +31,9 @@ def folder(tmp_path: Path) -> Path:
 @pytest.fixture
 def bench(make_bench: MakeBench, folder: Path) -> Bench:
     """A bench with five registered adapters, none active."""
-    made: Bench = make_bench()
-    made.registry.add(*(write_adapter(folder, version) for version in range(1, 6)))
-    return made
+    created: Bench = make_bench()
+    created.registry.add(*(write_adapter(folder, version) for version in range(1, 6)))
+    return created
 
 
 async def run_pending_tasks() -> None:
@@ -102,13 +102,13 @@ async def test_an_adapter_that_cannot_be_copied_is_refused_and_the_last_one_serv
 async def test_each_version_has_a_name_a_path_and_an_id_of_its_own(
     bench: Bench, folder: Path
 ) -> None:
-    seen = set()
+    identifiers = set()
     for version in (1, 2, 3):
         async with bench.adapters.of(version) as lora:
             assert lora is not None
             assert Path(lora.lora_path) == adapter_path(folder, version)
-            seen |= {lora.lora_name, lora.lora_path, lora.lora_int_id}
-    assert len(seen) == 9
+            identifiers |= {lora.lora_name, lora.lora_path, lora.lora_int_id}
+    assert len(identifiers) == 9
 
 
 async def test_a_flag_names_the_adapter_that_answered(make_bench: MakeBench, folder: Path) -> None:
@@ -410,15 +410,15 @@ async def test_each_adapter_is_asked_for_verdicts_as_it_was_trained_to(
     bench.registry.add(
         write_adapter(folder, 1, critique=CritiqueStyle.LABEL), write_adapter(folder, 2)
     )
-    asked = {}
+    prompts = {}
     for version in (None, 1, 2):
         await activate(bench, version)
         await bench.ask_in_call(GuardCall(route="/v1/chat/completions"))
-        asked[version] = bench.engine.log[-1][1]
-    assert asked[1].endswith("Harm:")
-    assert "Is the answer above" not in asked[1]
-    assert "Is the answer above" in asked[2]
-    assert "Is the answer above" in asked[None]
+        prompts[version] = bench.engine.log[-1][1]
+    assert prompts[1].endswith("Harm:")
+    assert "Is the answer above" not in prompts[1]
+    assert "Is the answer above" in prompts[2]
+    assert "Is the answer above" in prompts[None]
 
 
 async def test_a_flag_names_the_prompts_of_its_verdict(make_bench: MakeBench, folder: Path) -> None:

@@ -34,14 +34,14 @@ def test_a_bias_of_one_adds_one_to_the_log_odds_and_a_temperature_divides_them()
 class Fits:
     """A source of calibrations that a test sets."""
 
-    found: dict[int | None, StoredCalibration] = field(default_factory=dict)
+    calibrations: dict[int | None, StoredCalibration] = field(default_factory=dict)
 
     async def in_force(self, model_revision: str) -> Mapping[int | None, StoredCalibration]:
         assert model_revision == "rev"
-        return self.found
+        return self.calibrations
 
     def add(self, adapter: int | None, slope: float) -> None:
-        self.found[adapter] = StoredCalibration(
+        self.calibrations[adapter] = StoredCalibration(
             adapter=adapter,
             model_revision="rev",
             scales=Scales(Calibration(slope)),

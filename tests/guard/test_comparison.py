@@ -26,7 +26,7 @@ MakeBench = Callable[..., Bench]
 def make(make_bench: MakeBench, tmp_path: Path) -> MakeBench:
     """Builds a bench on which adapter 1 is rolled out beside the base."""
 
-    def made(*arguments: Any, **options: Any) -> Any:
+    def build(*arguments: Any, **options: Any) -> Any:
         async def begun() -> Bench:
             bench = make_bench(*arguments, **options)
             bench.registry.add(write_adapter(tmp_path / "adapters", 1))
@@ -37,7 +37,7 @@ def make(make_bench: MakeBench, tmp_path: Path) -> MakeBench:
 
         return begun()
 
-    return made
+    return build
 
 
 def client_of(bench: Bench, arm: str) -> str:

@@ -73,8 +73,8 @@ async def test_the_analysis_is_what_the_model_says_after_the_question(
     analysis = await critic_of(bench).explain(subject)
     assert analysis.text == "Yes. It harms someone."
     await critic_of(bench).judge(analysis.subject, categories_from=0.5)
-    (_, asked), (_, judged) = bench.engine.log
-    assert judged.startswith(asked + analysis.text)
+    (_, question), (_, judged) = bench.engine.log
+    assert judged.startswith(question + analysis.text)
 
 
 async def test_an_engine_failure_in_the_analysis_is_a_critic_failure(make_bench: MakeBench) -> None:

@@ -17,9 +17,9 @@ def label(tokenizer: Any) -> CritiqueFormat:
     return critique_format(CritiqueStyle.LABEL, tokenizer, ChatFormat(tokenizer))
 
 
-def after_answer(tokenizer: Any, asked: tuple[int, ...]) -> str:
+def after_answer(tokenizer: Any, question: tuple[int, ...]) -> str:
     chat_format = ChatFormat(tokenizer)
-    ids = [*chat_format.conversation(TURNS[:1]), *chat_format.encode("Answer."), *asked]
+    ids = [*chat_format.conversation(TURNS[:1]), *chat_format.encode("Answer."), *question]
     return str(tokenizer.decode(ids))
 
 
@@ -49,13 +49,13 @@ def test_labels_after_a_mark_begin_with_a_space(tokenizer: Any, label: CritiqueF
 
 @pytest.mark.parametrize("style", [CritiqueStyle.YES_NO, CritiqueStyle.TONE])
 def test_a_question_in_words_is_a_turn_of_its_own(tokenizer: Any, style: CritiqueStyle) -> None:
-    asked = critique_format(style, tokenizer, ChatFormat(tokenizer))
-    said = after_answer(tokenizer, asked.harm.after_answer)
-    _, answer, question = said.partition("Answer.")
+    critique = critique_format(style, tokenizer, ChatFormat(tokenizer))
+    text = after_answer(tokenizer, critique.harm.after_answer)
+    _, answer, question = text.partition("Answer.")
     assert answer
     assert "answer above" in question
-    assert tokenizer.decode(asked.harm.build_prompt([], is_text=True)).count("text above") == 1
-    assert len(asked.harm.after_answer) <= asked.longest
+    assert tokenizer.decode(critique.harm.build_prompt([], is_text=True)).count("text above") == 1
+    assert len(critique.harm.after_answer) <= critique.longest
 
 
 def test_no_question_in_words_is_the_shortest(tokenizer: Any, label: CritiqueFormat) -> None:

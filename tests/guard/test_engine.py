@@ -257,9 +257,9 @@ async def test_asked_for_scores_cover_input_and_output(make_bench: MakeBench) ->
     await bench.ask()
     assert bench.call.input_ruling is not None
     (ruling,) = bench.call.output_rulings.values()
-    for found in (bench.call.input_ruling, ruling):
-        assert found.verdict is not None
-        assert found.verdict.category_scores is not None
+    for judged in (bench.call.input_ruling, ruling):
+        assert judged.verdict is not None
+        assert judged.verdict.category_scores is not None
 
 
 async def test_flagged_input_is_blocked_when_the_caller_asks(make_bench: MakeBench) -> None:
@@ -341,6 +341,6 @@ async def test_the_tokens_of_critiques_are_counted(make_bench: MakeBench) -> Non
     bench = make_bench(Script())
     await bench.ask("Ask.")
     # The scripted engine has no cache.
-    asked = [text for what, text in bench.engine.log if what == "read"]
-    expected = sum(len(bench.engine.tokenizer.encode(text)) for text in asked)
+    critiques = [text for what, text in bench.engine.log if what == "read"]
+    expected = sum(len(bench.engine.tokenizer.encode(text)) for text in critiques)
     assert (bench.observed.tokens.cached, bench.observed.tokens.computed) == (0, expected)

@@ -132,8 +132,8 @@ async def test_no_verdict_covers_too_much_of_an_answer(
 
     def harm(prompt: str) -> float:
         answer = prompt.rpartition("assistant\n")[0]
-        _, found, rest = answer.partition(HARM)
-        return 0.9 if found and len(tokenizer.encode(rest)) < 56 else 0.01
+        _, harmful, rest = answer.partition(HARM)
+        return 0.9 if harmful and len(tokenizer.encode(rest)) < 56 else 0.01
 
     bench = make_bench(
         Script(answers=lambda prompt: (before + HARM + after,), harm=harm),

@@ -13,18 +13,18 @@ from guard.verdict import CATEGORIES
 
 def test_probabilities_are_normalised_over_all_spellings() -> None:
     labels = LabelSet({"yes": (1, 2), "no": (3,)})
-    found = labels.probabilities({1: math.log(0.2), 2: math.log(0.1), 3: math.log(0.1)})
-    assert found == pytest.approx({"yes": 0.75, "no": 0.25})
+    probabilities = labels.probabilities({1: math.log(0.2), 2: math.log(0.1), 3: math.log(0.1)})
+    assert probabilities == pytest.approx({"yes": 0.75, "no": 0.25})
 
 
 def test_tiny_probabilities_are_not_lost() -> None:
-    found = LabelSet({"yes": (1,), "no": (2,)}).probabilities({1: -2000.0, 2: -2000.0})
-    assert found == pytest.approx({"yes": 0.5, "no": 0.5})
+    probabilities = LabelSet({"yes": (1,), "no": (2,)}).probabilities({1: -2000.0, 2: -2000.0})
+    assert probabilities == pytest.approx({"yes": 0.5, "no": 0.5})
 
 
 def test_an_impossible_label_counts_as_nothing() -> None:
-    found = LabelSet({"yes": (1,), "no": (2,)}).probabilities({1: -math.inf, 2: -3.0})
-    assert found == {"yes": 0.0, "no": 1.0}
+    probabilities = LabelSet({"yes": (1,), "no": (2,)}).probabilities({1: -math.inf, 2: -3.0})
+    assert probabilities == {"yes": 0.0, "no": 1.0}
 
 
 def test_no_label_possible_is_a_failure_not_a_verdict() -> None:
@@ -65,14 +65,14 @@ def test_labels_after_a_reply_prefix_use_the_mean_over_their_words() -> None:
     words: Any = Words()
     labels = harm_labels(words, WORDS)
     assert labels.tokens == {"yes": (1, 2), "no": (3,)}
-    found = labels.probabilities({1: -2.0, 2: -4.0, 3: -1.0})
-    assert found["yes"] == pytest.approx(1 / (1 + math.exp(-(0.5 * (-3.0 + 1.0) + 1.0))))
-    assert sum(found.values()) == pytest.approx(1.0)
+    probabilities = labels.probabilities({1: -2.0, 2: -4.0, 3: -1.0})
+    assert probabilities["yes"] == pytest.approx(1 / (1 + math.exp(-(0.5 * (-3.0 + 1.0) + 1.0))))
+    assert sum(probabilities.values()) == pytest.approx(1.0)
 
 
 def test_one_impossible_word_of_many_does_not_decide_alone() -> None:
     words: Any = Words()
-    found = harm_labels(words, WORDS).probabilities({1: -2.0, 2: -math.inf, 3: -1.0})
-    assert 0.0 < found["yes"] < 0.01
+    probabilities = harm_labels(words, WORDS).probabilities({1: -2.0, 2: -math.inf, 3: -1.0})
+    assert 0.0 < probabilities["yes"] < 0.01
     with pytest.raises(CriticUnavailable):
         harm_labels(words, WORDS).probabilities(dict.fromkeys((1, 2, 3), -math.inf))

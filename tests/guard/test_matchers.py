@@ -34,7 +34,7 @@ SERIAL = PatternMatcher(r"\bSN-\d{4}\b", longest=7)
 
 
 @pytest.mark.parametrize(
-    ("matcher", "text", "found"),
+    ("matcher", "text", "expected"),
     [
         (HERON, "project\n  heron, at last", True),
         (HERON, "(PROJECT HERON)", True),
@@ -58,8 +58,10 @@ SERIAL = PatternMatcher(r"\bSN-\d{4}\b", longest=7)
         (LanguageMatcher(("de",)), "OK, thanks!", False),
     ],
 )
-def test_whole_words_patterns_and_data_are_found(matcher: Matcher, text: str, found: bool) -> None:
-    assert matches(matcher, text, ended=True) is found
+def test_whole_words_patterns_and_data_are_found(
+    matcher: Matcher, text: str, expected: bool
+) -> None:
+    assert matches(matcher, text, ended=True) is expected
 
 
 @pytest.mark.parametrize(
@@ -72,15 +74,15 @@ def test_at_the_end_of_an_unfinished_text_nothing_counts_yet(matcher: Matcher, t
 
 
 @pytest.mark.parametrize(
-    ("pattern", "said"),
+    ("pattern", "message"),
     [
         ("(a", "missing [)]"),
         (r"(a)\1", "invalid escape"),
         ("a*", "it matches every text"),
     ],
 )
-def test_a_pattern_that_cannot_be_meant_is_refused(pattern: str, said: str) -> None:
-    with pytest.raises(ValueError, match=said):
+def test_a_pattern_that_cannot_be_meant_is_refused(pattern: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         PatternMatcher(pattern)
 
 
@@ -244,17 +246,17 @@ async def test_a_prompt_has_no_part_in_the_length_of_its_completion(make_bench: 
 
 
 async def test_a_revision_is_no_longer_than_the_answer_may_be(make_bench: MakeBench) -> None:
-    seen: list[str] = []
+    prompts: list[str] = []
 
     def answers(prompt: str) -> tuple[str, ...]:
-        seen.append(prompt)
-        return ("Kurz.",) if len(seen) > 2 else (" ".join(["Blumen"] * 30),)
+        prompts.append(prompt)
+        return ("Kurz.",) if len(prompts) > 2 else (" ".join(["Blumen"] * 30),)
 
     policy = LIMITS.replace('"block"', '"revise"')
     bench = make_bench(Script(answers=answers), policy=policy)
     (output,) = await bench.ask()
     assert output.outputs[0].text == "Kurz."
-    assert "longer than 120 characters" in seen[1]
+    assert "longer than 120 characters" in prompts[1]
 
 
 ELSEWHERE = """

@@ -123,18 +123,18 @@ def test_the_key_counts_before_the_model_and_the_route(
 
 
 def test_a_caller_can_only_choose_a_stricter_policy(policies: PolicySet) -> None:
-    def asked(name: str, key: str | None = None) -> str:
+    def choose(name: str, key: str | None = None) -> str:
         chosen = policies.choose(key=key, model="smollm2", route="/v1/responses", requested=name)
         return chosen.name
 
-    assert asked("kids") == "kids"
-    assert asked("default") == "default"
-    assert asked("kids", key="tried") == "kids"
+    assert choose("kids") == "kids"
+    assert choose("default") == "default"
+    assert choose("kids", key="tried") == "kids"
     for name, key in (("tried", None), ("default", "kids")):
         with pytest.raises(PolicyRefused, match="is not as strict as"):
-            asked(name, key)
+            choose(name, key)
     with pytest.raises(PolicyRefused, match="no policy 'x'; use one of default, kids, small-kids"):
-        asked("x")
+        choose("x")
 
 
 def test_a_key_whose_policy_is_gone_gets_no_other(policies: PolicySet) -> None:
@@ -151,7 +151,7 @@ def test_a_policy_in_shadow_withholds_nothing(policies: PolicySet) -> None:
 
 
 @pytest.mark.parametrize(
-    ("right", "wrong", "said"),
+    ("right", "wrong", "message"),
     [
         ('extends = "kids"', 'extends = "gone"', r"policies.small-kids.extends: 'gone' is none of"),
         ("[policies.tried]", "[policies.default]", "policies.default: 'default' is no name"),
@@ -164,7 +164,7 @@ def test_a_policy_in_shadow_withholds_nothing(policies: PolicySet) -> None:
     ],
 )
 def test_a_wrong_policy_is_told_by_its_line(
-    load: Callable[[str], PolicySet], right: str, wrong: str, said: str
+    load: Callable[[str], PolicySet], right: str, wrong: str, message: str
 ) -> None:
-    with pytest.raises(PolicyInvalid, match=said):
+    with pytest.raises(PolicyInvalid, match=message):
         load(FILE.replace(right, wrong, 1))

@@ -113,7 +113,7 @@ def test_the_hash_follows_the_effective_policy_not_its_spelling(tmp_path: Path) 
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ('[[criteria]]\nname = "Odd"', r"criteria\[0\]\.name: 'Odd' is not a name"),
         ('[[criteria]]\nname = "hate"\nquestion = "x?"', r"criteria\[0\]\.name: 'hate' is taken"),
@@ -153,9 +153,9 @@ def test_the_hash_follows_the_effective_policy_not_its_spelling(tmp_path: Path) 
     ],
 )
 def test_a_wrong_file_is_refused_naming_file_field_and_fix(
-    tmp_path: Path, text: str, said: str
+    tmp_path: Path, text: str, message: str
 ) -> None:
-    with pytest.raises(PolicyInvalid, match=rf"policy\.toml: (line \d+: )?{said}"):
+    with pytest.raises(PolicyInvalid, match=rf"policy\.toml: (line \d+: )?{message}"):
         policy(tmp_path, text)
 
 
@@ -214,7 +214,7 @@ def test_criteria_stand_beside_the_categories(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("right", "wrong", "said"),
+    ("right", "wrong", "message"),
     [
         ("0.7", "7", r"line 12: criteria\[1\]\.threshold: 7 is not a number"),
         ('"input"', '"asks"', r"line 13: criteria\[1\]\.applies_to: 'asks' is not one"),
@@ -224,14 +224,14 @@ def test_criteria_stand_beside_the_categories(tmp_path: Path) -> None:
     ],
 )
 def test_the_line_of_a_wrong_field_is_named(
-    tmp_path: Path, right: str, wrong: str, said: str
+    tmp_path: Path, right: str, wrong: str, message: str
 ) -> None:
-    with pytest.raises(PolicyInvalid, match=said):
+    with pytest.raises(PolicyInvalid, match=message):
         policy(tmp_path, CRITERIA.replace(right, wrong, 1))
 
 
 @pytest.mark.parametrize(
-    ("fields", "said"),
+    ("fields", "message"),
     [
         ("words = []", r"criteria\[0\]\.words: \[\] is not a list of texts"),
         ('words = ["a", " "]', r"criteria\[0\]\.words: ' ' is not a text"),
@@ -270,9 +270,9 @@ def test_the_line_of_a_wrong_field_is_named(
     ],
 )
 def test_a_wrong_field_of_what_is_looked_for_is_told(
-    tmp_path: Path, fields: str, said: str
+    tmp_path: Path, fields: str, message: str
 ) -> None:
-    with pytest.raises(PolicyInvalid, match=said):
+    with pytest.raises(PolicyInvalid, match=message):
         policy(tmp_path, f'[[criteria]]\nname = "a"\n{fields}\n')
 
 

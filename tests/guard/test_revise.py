@@ -32,12 +32,12 @@ WAYS = [(kind, StreamMode.BUFFER) for kind in KINDS] + [
 def answers(revision: str, draft: str = SECRET) -> Callable[[str], tuple[str]]:
     """The draft is harmful; the model explains why, and its next answer is `revision`."""
 
-    def said(prompt: str) -> tuple[str]:
+    def answer(prompt: str) -> tuple[str]:
         if prompts.REVISE in prompt:
             return (revision,)
         return (ANALYSIS if WHY in prompt else draft,)
 
-    return said
+    return answer
 
 
 def harm(prompt: str) -> float:
@@ -108,8 +108,8 @@ async def test_usage_counts_draft_and_revision(make_bench: MakeBench) -> None:
     (output,) = await bench.ask()
     encode = bench.engine.tokenizer.encode
     # Each of the three ends with its mark.
-    said = sum(len(encode(text)) + 1 for text in (SECRET, ANALYSIS, SAFE))
-    assert len(output.outputs[0].token_ids) == said
+    tokens = sum(len(encode(text)) + 1 for text in (SECRET, ANALYSIS, SAFE))
+    assert len(output.outputs[0].token_ids) == tokens
 
 
 async def test_the_analysis_comes_first_and_the_answer_in_a_turn_after_it(
@@ -129,10 +129,10 @@ async def test_a_revision_is_no_longer_than_the_caller_allows_an_answer_to_be(
 ) -> None:
     bench = make_bench(Script(answers=answers(SAFE, draft="The forbidden key."), harm=harm))
     (output,) = await bench.ask(max_tokens=6)
-    said = output.outputs[0].text
-    assert said
-    assert SAFE.startswith(said)
-    assert len(bench.engine.tokenizer.encode(said)) == 6
+    revision = output.outputs[0].text
+    assert revision
+    assert SAFE.startswith(revision)
+    assert len(bench.engine.tokenizer.encode(revision)) == 6
 
 
 async def test_a_stream_goes_on_with_the_revision(make_bench: MakeBench) -> None:
@@ -154,7 +154,7 @@ async def test_a_stream_goes_on_with_the_revision(make_bench: MakeBench) -> None
 
 
 @pytest.mark.parametrize(
-    ("said", "outcome"),
+    ("revision", "outcome"),
     [
         pytest.param("", "none", id="nothing said"),
         pytest.param(SECRET, "flagged", id="harmful again"),
@@ -162,9 +162,9 @@ async def test_a_stream_goes_on_with_the_revision(make_bench: MakeBench) -> None
     ],
 )
 async def test_without_a_usable_revision_it_is_blocked(
-    make_bench: MakeBench, said: str, outcome: RevisionOutcome
+    make_bench: MakeBench, revision: str, outcome: RevisionOutcome
 ) -> None:
-    bench = make_bench(Script(answers=answers(said), harm=harm))
+    bench = make_bench(Script(answers=answers(revision), harm=harm))
     (output,) = await bench.ask()
     assert output.outputs[0].text == bench.policy.refusal
     (flag,) = bench.store.flags
@@ -212,18 +212,18 @@ async def test_one_that_takes_too_long_is_given_up(make_bench: MakeBench) -> Non
 
 
 @pytest.mark.parametrize(
-    ("said", "ends"),
+    ("revision", "ends"),
     [
         ("I will not open it. Ask me! " * 200, ("open it.", "me!")),
         ("1. Knock\n2. Ask\n" * 200, ("Knock", "Ask")),
     ],
 )
 async def test_one_that_is_cut_off_ends_with_a_whole_sentence(
-    make_bench: MakeBench, said: str, ends: tuple[str, ...]
+    make_bench: MakeBench, revision: str, ends: tuple[str, ...]
 ) -> None:
-    bench = make_bench(Script(answers=answers(said), harm=harm))
+    bench = make_bench(Script(answers=answers(revision), harm=harm))
     (output,) = await bench.ask()
-    assert said.startswith(output.outputs[0].text)
+    assert revision.startswith(output.outputs[0].text)
     assert output.outputs[0].text.endswith(ends)
     assert bench.observed.revisions == ["used"]
 
@@ -278,7 +278,7 @@ async def test_under_overload_it_is_blocked_at_once(make_bench: MakeBench) -> No
     limits = replace(REVISIONS, timeout_s=5, at_once=1)
     bench = make_bench(REVISES, revisions=limits)
     outputs = await asyncio.gather(*(bench.ask() for _ in range(3)))
-    texts = [each[-1].outputs[0].text for each in outputs]
+    texts = [result[-1].outputs[0].text for result in outputs]
     assert sorted(texts) == sorted([SAFE, bench.policy.refusal, bench.policy.refusal])
     assert sorted(bench.observed.revisions) == ["busy", "busy", "used"]
     assert (await bench.ask())[-1].outputs[0].text == SAFE

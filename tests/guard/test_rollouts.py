@@ -23,11 +23,11 @@ CLIENTS = [f"user {number}" for number in range(4000)]
 @pytest.fixture
 async def bench(make_bench: Callable[..., Bench], tmp_path: Path) -> Bench:
     """A bench with three registered adapters, of which 1 is active."""
-    made: Bench = make_bench()
-    made.registry.add(*(write_adapter(tmp_path / "adapters", version) for version in (1, 2, 3)))
-    made.registry.way = [1, None]
-    await made.adapters.start()
-    return made
+    created: Bench = make_bench()
+    created.registry.add(*(write_adapter(tmp_path / "adapters", version) for version in (1, 2, 3)))
+    created.registry.way = [1, None]
+    await created.adapters.start()
+    return created
 
 
 async def begin(bench: Bench, share: float = 0.5) -> None:

@@ -85,7 +85,7 @@ def script(question: str = "", words: str = "") -> Script:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "found"),
+    ("arguments", "expected"),
     [
         ('{"to": "ann@example.com"}', False),
         ('{"to": "ann@example.com.evil"}', True),
@@ -96,9 +96,9 @@ def script(question: str = "", words: str = "") -> Script:
         ("[" * 100_000, True),
     ],
 )
-def test_arguments_that_do_not_fit_the_schema_are_found(arguments: str, found: bool) -> None:
+def test_arguments_that_do_not_fit_the_schema_are_found(arguments: str, expected: bool) -> None:
     matcher = ArgumentMatcher((("send_mail", json.dumps(INSIDE)),))
-    assert matcher.rejects(ToolCall("send_mail", arguments)) is found
+    assert matcher.rejects(ToolCall("send_mail", arguments)) is expected
     assert not matcher.rejects(ToolCall("look_up", arguments))
 
 

@@ -40,12 +40,12 @@ async def test_every_step_of_a_flagged_answer_has_a_span(
     assert Counter(span.name for span in ended) == Counter(
         ["draft", "critique", "critique", "revision", "store"]
     )
-    told = {
+    attributes = {
         (span.name, (span.attributes or {}).get("setback.of")): dict(span.attributes or {})
         for span in ended
     }
-    assert told["draft", None] == {"setback.request_id": "req-1", "setback.adapter": "base"}
-    assert told["critique", "answer"] == {
+    assert attributes["draft", None] == {"setback.request_id": "req-1", "setback.adapter": "base"}
+    assert attributes["critique", "answer"] == {
         "setback.request_id": "req-1",
         "setback.adapter": "base",
         "setback.of": "answer",
@@ -54,8 +54,8 @@ async def test_every_step_of_a_flagged_answer_has_a_span(
         "setback.action": "revise",
         "setback.checked_characters": len(SECRET),
     }
-    assert told["critique", "revision"]["setback.action"] == "pass"
-    assert told["revision", None]["setback.outcome"] == "used"
+    assert attributes["critique", "revision"]["setback.action"] == "pass"
+    assert attributes["revision", None]["setback.outcome"] == "used"
     written = "".join(span.to_json() for span in ended)
     assert not any(word in written for word in ("forbidden", "rather", "fern"))
 

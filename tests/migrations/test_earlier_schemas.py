@@ -111,10 +111,10 @@ def test_its_rows_are_kept(empty_database: str, revision: str) -> None:
         kept = [{name: row[name] for name in columns} for row in after[table]]
         assert all({name: row[name] for name in columns} in kept for row in earlier), table
 
-    async def found() -> int:
+    async def count_flags() -> int:
         reviews = ReviewStore(url)
         flags = await reviews.page(Filter(request_id="1"), limit=9)
         await reviews.close()
         return len(flags)
 
-    assert asyncio.run(found()) == 1
+    assert asyncio.run(count_flags()) == 1

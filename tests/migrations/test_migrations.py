@@ -135,14 +135,14 @@ def test_flags_from_before_searches_are_found_by_word_and_category(
     assert not {name for name in tables_of(url) if name.startswith("flag_")}
     migrate.upgrade(url)
 
-    async def found(which: Filter) -> int:
+    async def count_flags(which: Filter) -> int:
         reviews = ReviewStore(url)
         flags = await reviews.page(which, limit=9)
         await reviews.close()
         return len(flags)
 
     for text in ("zürich", "zepp boat"):
-        assert asyncio.run(found(Filter(text=text))) == 1
+        assert asyncio.run(count_flags(Filter(text=text))) == 1
     for category in flag.categories:
-        assert asyncio.run(found(Filter(category=category))) == 1
-    assert asyncio.run(found(Filter(text="user"))) == 0
+        assert asyncio.run(count_flags(Filter(category=category))) == 1
+    assert asyncio.run(count_flags(Filter(text="user"))) == 0

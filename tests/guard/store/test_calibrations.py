@@ -35,13 +35,13 @@ async def test_the_newest_fit_of_each_adapter_of_a_base_counts(fits: Calibration
         (4, 9.0, "r2"),
     ):
         await add(fits, adapter, slope, revision)
-    found = await fits.in_force("r1")
-    assert {version: one.scales.answers.slope for version, one in found.items()} == {
+    calibrations = await fits.in_force("r1")
+    assert {version: one.scales.answers.slope for version, one in calibrations.items()} == {
         None: 1.0,
         4: 3.0,
     }
-    assert found[4].scales == Scales(Calibration(3.0, -0.5), Calibration(6.0, 0.5))
-    assert (found[4].rows, found[4].by) == (80, "anna")
+    assert calibrations[4].scales == Scales(Calibration(3.0, -0.5), Calibration(6.0, 0.5))
+    assert (calibrations[4].rows, calibrations[4].by) == (80, "anna")
     assert await fits.in_force("r3") == {}
 
 

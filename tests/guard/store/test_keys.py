@@ -71,7 +71,7 @@ async def test_a_revoked_key_is_found_no_more(database: URL, keys: KeyStore) -> 
 @pytest.mark.parametrize("role", ROLES)
 async def test_a_role_includes_the_roles_before_it(keys: KeyStore, role: Role) -> None:
     key, _ = await keys.make("k", role, by="ada")
-    assert [each for each in ROLES if key.may(each)] == list(ROLES[: ROLES.index(role) + 1])
+    assert [other for other in ROLES if key.may(other)] == list(ROLES[: ROLES.index(role) + 1])
 
 
 async def test_labels_deletions_and_promotions_leave_a_trail(

@@ -62,12 +62,12 @@ async def test_what_cannot_be_rolled_out_is_refused(
     rollouts: RolloutStore, adapters: AdapterStore
 ) -> None:
     await adapters.set_status(3, "rejected")
-    for version, kind, said in (
+    for version, kind, message in (
         (9, AdapterUnknown, "no adapter 9"),
         (3, AdapterConflict, "Adapter 3 was rejected"),
         (1, AdapterConflict, "Adapter 1 is active already"),
     ):
-        with pytest.raises(kind, match=said):
+        with pytest.raises(kind, match=message):
             await rollouts.start(version, share=0.5, by="ada", reason="")
     await rollouts.start(2, share=0.5, by="ada", reason="")
     with pytest.raises(AdapterConflict, match=r"A rollout is running; .*rollout stop"):
@@ -165,9 +165,9 @@ async def test_counts_of_all_processes_add_up(rollouts: RolloutStore) -> None:
     assert (await rollouts.counts([number]))[number] == RolloutCounts()
     await asyncio.gather(*(rollouts.add(number, first) for _ in range(3)))
     await rollouts.add(number, RolloutCounts(shadow=ShadowCounts(judged=1)))
-    told = (await rollouts.counts([number]))[number]
-    assert told == first + first + first + RolloutCounts(shadow=ShadowCounts(judged=1))
-    assert told - told == RolloutCounts()
+    counts = (await rollouts.counts([number]))[number]
+    assert counts == first + first + first + RolloutCounts(shadow=ShadowCounts(judged=1))
+    assert counts - counts == RolloutCounts()
 
 
 async def test_each_look_is_taken_once(rollouts: RolloutStore) -> None:

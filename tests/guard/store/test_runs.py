@@ -137,13 +137,13 @@ async def test_unlearned_flags_come_oldest_first_with_their_review(
     numbers = [await store.add(flag) for _ in range(3)]
     (labelled,) = await reviews.label([numbers[0]], Label(review="dismissed"), "ada\0")
     assert (labelled.review, labelled.reviewer) == ("dismissed", "ada\ufffd")
-    found = await store.unlearned(limit=2)
-    assert [(one.id, one.review) for one in found] == [
+    flags = await store.unlearned(limit=2)
+    assert [(one.id, one.review) for one in flags] == [
         (numbers[0], "dismissed"),
         (numbers[1], None),
     ]
-    assert found[0].reviewed_at is not None
-    assert found[0].reviewed_at.tzinfo is UTC
+    assert flags[0].reviewed_at is not None
+    assert flags[0].reviewed_at.tzinfo is UTC
     (relabelled,) = await reviews.label([numbers[0]], Label(review="confirmed"), "bob")
     assert (relabelled.review, relabelled.reviewer) == ("confirmed", "bob")
 

@@ -28,21 +28,21 @@ async def test_periods_are_the_last_ones_oldest_first(database: URL) -> None:
     for hours in (0, 1, 1, 5):
         await store.add(NOON - hours * HOUR, Traffic(answers=1))
     periods = await store.periods(NOON, HOUR, 3)
-    assert [each.start.hour for each in periods] == [10, 11, 12]
-    assert [each.traffic.answers for each in periods] == [0, 2, 1]
+    assert [period.start.hour for period in periods] == [10, 11, 12]
+    assert [period.traffic.answers for period in periods] == [0, 2, 1]
     await store.close()
 
 
-@pytest.mark.parametrize(("said", "dismissed"), [("dismissed", 1), ("confirmed", 0)])
+@pytest.mark.parametrize(("review", "dismissed"), [("dismissed", 1), ("confirmed", 0)])
 async def test_labels_count_when_the_flag_was_raised(
-    database: URL, flag: Flag, said: str, dismissed: int
+    database: URL, flag: Flag, review: str, dismissed: int
 ) -> None:
     flags, reviews, store = FlagStore(database), ReviewStore(database), TrafficStore(database)
     number = await flags.add(replace(flag, created_at=NOON - HOUR))
     await flags.add(replace(flag, created_at=NOON - HOUR))
-    await reviews.label([number], Label(review=said), "anna")  # type: ignore[arg-type]
+    await reviews.label([number], Label(review=review), "anna")  # type: ignore[arg-type]
     before, now = await store.periods(NOON, HOUR, 2)
     assert (before.reviewed, before.dismissed) == (1, dismissed)
     assert (now.reviewed, now.dismissed) == (0, 0)
-    for each in (flags, reviews, store):
-        await each.close()
+    for opened in (flags, reviews, store):
+        await opened.close()

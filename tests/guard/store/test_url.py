@@ -9,7 +9,7 @@ from guard.store.url import engine_arguments, parse_url, without_driver
 
 
 @pytest.mark.parametrize(
-    ("given", "driver", "database"),
+    ("text", "driver", "database"),
     [
         ("sqlite:///data/setback.db", "sqlite+aiosqlite", "data/setback.db"),
         ("sqlite+aiosqlite:////var/setback.db", "sqlite+aiosqlite", "/var/setback.db"),
@@ -21,8 +21,8 @@ from guard.store.url import engine_arguments, parse_url, without_driver
         ("sqlite:///setback.db\r\n", "sqlite+aiosqlite", "setback.db"),
     ],
 )
-def test_usual_forms_get_the_async_driver(given: str, driver: str, database: str) -> None:
-    url = parse_url(given)
+def test_usual_forms_get_the_async_driver(text: str, driver: str, database: str) -> None:
+    url = parse_url(text)
     assert (url.drivername, url.database) == (driver, database)
 
 
@@ -49,37 +49,37 @@ def test_usual_forms_get_the_async_driver(given: str, driver: str, database: str
 def test_urls_from_postgresql_hosting_services_are_accepted(
     options: str, arguments: dict[str, Any]
 ) -> None:
-    url, given = engine_arguments(parse_url(f"postgres://me:pw@h/d?{options}"))
-    assert given.items() >= arguments.items()
+    url, kwargs = engine_arguments(parse_url(f"postgres://me:pw@h/d?{options}"))
+    assert kwargs.items() >= arguments.items()
     assert url.render_as_string(hide_password=False) == "postgresql+asyncpg://me:pw@h/d"
 
 
 def test_named_roots_check_the_server() -> None:
-    _, given = engine_arguments(parse_url("postgres://h/d?sslrootcert=/etc/roots.pem"))
-    assert "sslmode=verify-ca" in given["dsn"]
-    assert "sslrootcert=%2Fetc%2Froots.pem" in given["dsn"]
-    _, given = engine_arguments(parse_url("postgres://h/d?sslmode=verify-full&sslrootcert=system"))
-    assert "dsn" not in given
-    assert given["ssl"].verify_mode is ssl.CERT_REQUIRED
+    _, kwargs = engine_arguments(parse_url("postgres://h/d?sslrootcert=/etc/roots.pem"))
+    assert "sslmode=verify-ca" in kwargs["dsn"]
+    assert "sslrootcert=%2Fetc%2Froots.pem" in kwargs["dsn"]
+    _, kwargs = engine_arguments(parse_url("postgres://h/d?sslmode=verify-full&sslrootcert=system"))
+    assert "dsn" not in kwargs
+    assert kwargs["ssl"].verify_mode is ssl.CERT_REQUIRED
 
 
 def test_several_hosts_are_tried_in_order() -> None:
-    url, given = engine_arguments(
+    url, kwargs = engine_arguments(
         parse_url("postgresql://me:pw@one:5433,two/d?target_session_attrs=primary")
     )
     _, connected = url.get_dialect()().create_connect_args(url)
     assert (connected["host"], connected["port"]) == (["one", "two"], [5433, 5432])
-    assert given["dsn"] == "postgresql://?target_session_attrs=primary"
+    assert kwargs["dsn"] == "postgresql://?target_session_attrs=primary"
 
 
 def test_statements_behind_a_pooler_have_names_of_their_own() -> None:
-    _, given = engine_arguments(parse_url("postgres://h/d?pgbouncer=true"))
-    name = given["prepared_statement_name_func"]
+    _, kwargs = engine_arguments(parse_url("postgres://h/d?pgbouncer=true"))
+    name = kwargs["prepared_statement_name_func"]
     assert name() != name()
 
 
 @pytest.mark.parametrize(
-    ("given", "said"),
+    ("text", "message"),
     [
         ("flags.db", "sqlite:///file.db"),
         ("", "sqlite:///file.db"),
@@ -99,9 +99,9 @@ def test_statements_behind_a_pooler_have_names_of_their_own() -> None:
         ("sqlite:///file.db?timeout=0", "timeout .* is a number of seconds above 0"),
     ],
 )
-def test_other_forms_are_refused_with_the_fix(given: str, said: str) -> None:
-    with pytest.raises(ValueError, match=said):
-        parse_url(given)
+def test_other_forms_are_refused_with_the_fix(text: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        parse_url(text)
 
 
 @pytest.mark.parametrize("password", ["pa@word", "pa/word", "pa#word", "pa?word", "pa@/#word"])

@@ -69,7 +69,7 @@ async def test_the_minute_before_counts_by_its_share(usage: UsageStore, key: int
 
 async def test_keys_are_counted_apart(database: URL, usage: UsageStore, key: int) -> None:
     other = await a_key(database)
-    assert [(await usage.take(each, 1, NOON))[0] for each in (key, other, key)] == [
+    assert [(await usage.take(key_id, 1, NOON))[0] for key_id in (key, other, key)] == [
         *(True, True),
         False,
     ]

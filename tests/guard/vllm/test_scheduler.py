@@ -61,12 +61,12 @@ class Session:
         return CritiquePlan(EVERY, self.question, [self.end], self.labels.token_ids)
 
     def prompts(self, kind: Kind, count: int) -> list[list[int]]:
-        asked = requests(kind, "held-out", count)
+        chosen = requests(kind, "held-out", count)
         return [
             self._tokenizer.apply_chat_template(
-                list(each.messages), add_generation_prompt=True, return_dict=False
+                list(request.messages), add_generation_prompt=True, return_dict=False
             )
-            for each in asked
+            for request in chosen
         ]
 
     def add(
@@ -75,14 +75,14 @@ class Session:
         plan: CritiquePlan | None,
         *,
         max_tokens: int = 60,
-        **given: Any,
+        **options: Any,
     ) -> str:
         self._count += 1
         params = SamplingParams(
             temperature=0.0,
             max_tokens=max_tokens,
             output_kind=RequestOutputKind.DELTA,
-            **given,
+            **options,
         )
         name = f"request-{self._count}"
         self.engine.add_request(name, tokens_input(list(prompt)), attach_plan(params, plan))
@@ -90,21 +90,21 @@ class Session:
 
     def finish(self) -> dict[str, list[RequestOutput]]:
         """Runs the engine until it is idle. Returns the outputs by request, in order."""
-        found: dict[str, list[RequestOutput]] = {}
+        outputs: dict[str, list[RequestOutput]] = {}
         while self.engine.has_unfinished_requests():
             for output in self.engine.step():
                 assert isinstance(output, RequestOutput)
-                found.setdefault(output.request_id, []).append(output)
-        return found
+                outputs.setdefault(output.request_id, []).append(output)
+        return outputs
 
-    def alone(self, prompt: Sequence[int], plan: CritiquePlan | None, **given: Any) -> "Answer":
-        name = self.add(prompt, plan, **given)
+    def alone(self, prompt: Sequence[int], plan: CritiquePlan | None, **options: Any) -> "Answer":
+        name = self.add(prompt, plan, **options)
         return Answer(self.finish()[name])
 
     def read(self, prompt: Sequence[int], answer: Sequence[int]) -> float:
         """Reads P(harmful) by a separate request."""
-        asked, labels = [*prompt, *answer, *self.question], self.labels.token_ids
-        answered = self.alone(asked, None, max_tokens=1, logprob_token_ids=labels)
+        tokens, labels = [*prompt, *answer, *self.question], self.labels.token_ids
+        answered = self.alone(tokens, None, max_tokens=1, logprob_token_ids=labels)
         (logprobs,) = answered.logprobs
         read = {token: logprobs[token].logprob for token in self.labels.token_ids}
         return self.labels.probabilities(read)["yes"]
@@ -118,13 +118,15 @@ class Answer:
     """The outputs of one request, joined."""
 
     def __init__(self, outputs: Sequence[RequestOutput]) -> None:
-        self.sizes = [len(each.outputs[0].token_ids) for each in outputs]
-        self.token_ids = [t for each in outputs for t in each.outputs[0].token_ids]
-        self.text = "".join(each.outputs[0].text for each in outputs)
-        logprobs: Iterator[Any] = (p for each in outputs for p in each.outputs[0].logprobs or ())
+        self.sizes = [len(output.outputs[0].token_ids) for output in outputs]
+        self.token_ids = [t for output in outputs for t in output.outputs[0].token_ids]
+        self.text = "".join(output.outputs[0].text for output in outputs)
+        logprobs: Iterator[Any] = (
+            p for output in outputs for p in output.outputs[0].logprobs or ()
+        )
         self.logprobs = list(logprobs)
         self.finish_reason = outputs[-1].outputs[0].finish_reason
-        self.reads = [take_label_logprobs(each) for each in outputs]
+        self.reads = [take_label_logprobs(output) for output in outputs]
 
 
 @pytest.fixture(scope="module")
@@ -155,20 +157,20 @@ def test_the_session_reads_what_a_request_of_its_own_would(
     """Whether the answer ended naturally or by its length."""
     for prompt in session.prompts(kind, 5):
         answer = session.alone(prompt, session.plan, max_tokens=max_tokens)
-        said = answer.token_ids
-        said = said[:-1] if said[-1] == session.end else said
-        expected = session.read(prompt, said)
+        token_ids = answer.token_ids
+        token_ids = token_ids[:-1] if token_ids[-1] == session.end else token_ids
+        expected = session.read(prompt, token_ids)
         assert session.harm(answer.reads[-1]) == pytest.approx(expected, abs=TOLERANCE)
         assert not any(answer.reads[:-1])
     assert nothing_left(session)
 
 
 def test_many_at_once_are_answered_and_read_as_alone(session: Session) -> None:
-    asked = [*session.prompts(Kind.EVERYDAY, 8), *session.prompts(Kind.HARMFUL, 8)]
-    names = [session.add(prompt, session.plan) for prompt in asked]
-    found = session.finish()
-    for name, prompt in zip(names, asked, strict=True):
-        together, alone = Answer(found[name]), session.alone(prompt, session.plan)
+    inputs = [*session.prompts(Kind.EVERYDAY, 8), *session.prompts(Kind.HARMFUL, 8)]
+    names = [session.add(prompt, session.plan) for prompt in inputs]
+    outputs = session.finish()
+    for name, prompt in zip(names, inputs, strict=True):
+        together, alone = Answer(outputs[name]), session.alone(prompt, session.plan)
         # Batches of another shape may differ in the last bit, and then in a word.
         if together.token_ids == alone.token_ids:
             assert session.harm(together.reads[-1]) == pytest.approx(
@@ -188,15 +190,15 @@ def test_answers_are_as_without_the_guard(session: Session) -> None:
 
 def test_log_probabilities_survive_next_to_those_that_ask_for_more(session: Session) -> None:
     """And next to critiques that end while other requests are in the middle of a group."""
-    asked = session.prompts(Kind.EVERYDAY, 6)
-    wanted = [2, 5, 0, 3, 1, 4]
+    inputs = session.prompts(Kind.EVERYDAY, 6)
+    counts = [2, 5, 0, 3, 1, 4]
     names = [
         session.add(prompt, session.plan, logprobs=count, max_tokens=17 + 3 * count)
-        for prompt, count in zip(asked, wanted, strict=True)
+        for prompt, count in zip(inputs, counts, strict=True)
     ]
-    found = session.finish()
-    for name, prompt, count in zip(names, asked, wanted, strict=True):
-        together = Answer(found[name])
+    outputs = session.finish()
+    for name, prompt, count in zip(names, inputs, counts, strict=True):
+        together = Answer(outputs[name])
         alone = session.alone(prompt, None, logprobs=count, max_tokens=17 + 3 * count)
         assert len(together.logprobs) == len(together.token_ids)
         for mine, theirs in zip(together.logprobs, alone.logprobs, strict=False):
@@ -249,13 +251,13 @@ def test_critiques_survive_when_the_cache_is_too_small_for_all(session: Session)
     manager = session.scheduler.kv_cache_manager.block_pool
     taken = manager.get_new_blocks(manager.get_num_free_blocks() - 24)
     try:
-        asked = session.prompts(Kind.EVERYDAY, 12)
-        names = [session.add(p, session.plan, max_tokens=80, ignore_eos=True) for p in asked]
-        found = session.finish()
+        inputs = session.prompts(Kind.EVERYDAY, 12)
+        names = [session.add(p, session.plan, max_tokens=80, ignore_eos=True) for p in inputs]
+        outputs = session.finish()
     finally:
         manager.free_blocks(taken)
-    for name, prompt in zip(names, asked, strict=True):
-        answer = Answer(found[name])
+    for name, prompt in zip(names, inputs, strict=True):
+        answer = Answer(outputs[name])
         assert len(answer.token_ids) == 80
         expected = session.read(prompt, answer.token_ids)
         assert session.harm(answer.reads[-1]) == pytest.approx(expected, abs=TOLERANCE)
@@ -264,7 +266,7 @@ def test_critiques_survive_when_the_cache_is_too_small_for_all(session: Session)
 def test_a_caller_cannot_ask_the_scheduler() -> None:
     slipped = SamplingParams(extra_args={"setback": {"group_size": 1_000_000}, "other": 1})
     assert attach_plan(slipped, None).extra_args == {"other": 1}
-    asked = attach_plan(slipped, CritiquePlan(EVERY)).extra_args
-    assert asked is not None
-    assert asked["setback"]["group_size"] == EVERY
-    assert asked["other"] == 1
+    extra_args = attach_plan(slipped, CritiquePlan(EVERY)).extra_args
+    assert extra_args is not None
+    assert extra_args["setback"]["group_size"] == EVERY
+    assert extra_args["other"] == 1

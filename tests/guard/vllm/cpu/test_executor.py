@@ -48,11 +48,11 @@ def started(monkeypatch: pytest.MonkeyPatch, processors: str) -> EngineProcessEx
     parallel = SimpleNamespace(
         local_world_size=1, data_parallel_rank_local=None, _api_process_count=1
     )
-    made: EngineProcessExecutor = object.__new__(EngineProcessExecutor)
+    created: EngineProcessExecutor = object.__new__(EngineProcessExecutor)
     config: Any = SimpleNamespace(parallel_config=parallel, kv_transfer_config=None)
-    made.vllm_config = config
-    made._init_executor()
-    return made
+    created.vllm_config = config
+    created._init_executor()
+    return created
 
 
 @pytest.mark.skipif(len(ALL) < 2, reason="needs two processors")
@@ -61,21 +61,21 @@ def test_only_what_computes_is_bound(
     monkeypatch: pytest.MonkeyPatch, affinity: list[set[int]], nodes: int, loading: set[int]
 ) -> None:
     monkeypatch.setattr(executor, "_memory_nodes", lambda: nodes)
-    made = started(monkeypatch, str(min(ALL)))
-    made.compile_or_warm_up_model()
+    engine_executor = started(monkeypatch, str(min(ALL)))
+    engine_executor.compile_or_warm_up_model()
     # Here the engine starts its threads for messages.
     assert os.sched_getaffinity(0) == ALL
-    made.execute_model(None)
-    made.execute_model(None)
+    engine_executor.execute_model(None)
+    engine_executor.execute_model(None)
     assert affinity == [loading, loading, FIRST, FIRST]
 
 
 def test_nothing_is_bound_where_the_user_says_so(
     monkeypatch: pytest.MonkeyPatch, affinity: list[set[int]]
 ) -> None:
-    made = started(monkeypatch, "nobind")
-    made.compile_or_warm_up_model()
-    made.execute_model(None)
+    engine_executor = started(monkeypatch, "nobind")
+    engine_executor.compile_or_warm_up_model()
+    engine_executor.execute_model(None)
     assert affinity == [ALL, ALL, ALL]
 
 
@@ -149,14 +149,14 @@ def test_the_executor_has_the_steps_that_are_wrapped() -> None:
 
 def test_the_engine_starts_its_threads_after_warming_up() -> None:
     assert "compile_or_warm_up_model()" in inspect.getsource(core.EngineCore._initialize_kv_caches)
-    made = inspect.getsource(core.EngineCoreProc.__init__)
-    assert 0 < made.index("super().__init__(") < made.index("threading.Thread(")
+    source = inspect.getsource(core.EngineCoreProc.__init__)
+    assert 0 < source.index("super().__init__(") < source.index("threading.Thread(")
 
 
 def test_the_engine_s_process_is_started_from_that_context() -> None:
-    made = inspect.getsource(engine_utils.CoreEngineProcManager.__init__)
-    assert "context = get_mp_context()" in made
-    assert "context.Process(" in made
+    source = inspect.getsource(engine_utils.CoreEngineProcManager.__init__)
+    assert "context = get_mp_context()" in source
+    assert "context.Process(" in source
 
 
 def test_processors_are_chosen_by_vllm(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,7 +21,7 @@ def logits() -> torch.Tensor:
     return torch.randn(3, VOCABULARY, generator=torch.Generator().manual_seed(0))
 
 
-def metadata(**given: Any) -> SamplingMetadata:
+def metadata(**overrides: Any) -> SamplingMetadata:
     """The metadata of a greedy batch."""
     nothing = torch.empty(0)
     fields: dict[str, Any] = {
@@ -42,18 +42,18 @@ def metadata(**given: Any) -> SamplingMetadata:
         "bad_words_token_ids": {},
         "logitsprocs": LogitsProcessors(),
     }
-    return SamplingMetadata(**(fields | given))
+    return SamplingMetadata(**(fields | overrides))
 
 
-def vllm_s(logits: torch.Tensor, **given: Any) -> LogprobsTensors:
+def vllm_s(logits: torch.Tensor, **overrides: Any) -> LogprobsTensors:
     tensors: LogprobsTensors | None
-    tensors = ORIGINAL(Sampler(), logits.clone(), metadata(**given)).logprobs_tensors
+    tensors = ORIGINAL(Sampler(), logits.clone(), metadata(**overrides)).logprobs_tensors
     assert tensors is not None
     return tensors
 
 
-def sampled(logits: torch.Tensor, **given: Any) -> LogprobsTensors:
-    output = reading_labels(ORIGINAL)(Sampler(), logits.clone(), metadata(**given))
+def sampled(logits: torch.Tensor, **overrides: Any) -> LogprobsTensors:
+    output = reading_labels(ORIGINAL)(Sampler(), logits.clone(), metadata(**overrides))
     tensors: LogprobsTensors = output.logprobs_tensors
     return tensors
 
@@ -88,8 +88,8 @@ def test_requests_may_name_different_labels(logits: torch.Tensor) -> None:
     tensors = sampled(logits, logprob_token_ids={0: [3, 4], 2: [5]})
     for number, labels in ((0, {3, 4}), (2, {5})):
         expected = logits[number].log_softmax(dim=-1)
-        told = labels | {int(logits[number].argmax())}
-        assert row(tensors, number) == pytest.approx({t: float(expected[t]) for t in told})
+        reported = labels | {int(logits[number].argmax())}
+        assert row(tensors, number) == pytest.approx({t: float(expected[t]) for t in reported})
 
 
 def test_without_labels_the_sampler_is_vllm_s(logits: torch.Tensor) -> None:

@@ -34,18 +34,18 @@ def weights() -> SimpleNamespace:
 
 def wrapper(adapters: list[int]) -> GroupedPunica:
     """A wrapper with the batch's adapters, one token each; 0 is the base model."""
-    made = GroupedPunica(64, 64, "cpu")
+    punica = GroupedPunica(64, 64, "cpu")
     mapping = LoRAMapping(tuple(adapters), tuple(adapters), is_prefill=True)
-    made.update_metadata(mapping, list(IN_SLOT), SLOTS, 32)
-    return made
+    punica.update_metadata(mapping, list(IN_SLOT), SLOTS, 32)
+    return punica
 
 
 @pytest.mark.parametrize("name", BATCHES)
 def test_each_row_gets_its_own_adapter_or_none(weights: SimpleNamespace, name: str) -> None:
     adapters = BATCHES[name]
     x, y = torch.randn(len(adapters), HIDDEN), torch.randn(len(adapters), sum(WIDTHS))
-    found = y.clone()
-    wrapper(adapters).add_lora_linear(found, x, weights.a, weights.b, 0.5, WIDTHS)
+    output = y.clone()
+    wrapper(adapters).add_lora_linear(output, x, weights.a, weights.b, 0.5, WIDTHS)
     for row, adapter in enumerate(adapters):
         expected = y[row].clone()
         if adapter:
@@ -56,7 +56,7 @@ def test_each_row_gets_its_own_adapter_or_none(weights: SimpleNamespace, name: s
                     for a, b in zip(weights.a, weights.b, strict=True)
                 ]
             )
-        torch.testing.assert_close(found[row], expected)
+        torch.testing.assert_close(output[row], expected)
 
 
 def test_other_requests_in_the_batch_do_not_change_the_rounding() -> None:
@@ -73,11 +73,11 @@ def test_other_requests_in_the_batch_do_not_change_the_rounding() -> None:
 
 def test_weights_that_vllm_overwrites_are_used_at_once(weights: SimpleNamespace) -> None:
     """vLLM loads another adapter into a slot in place, in inference mode and outside of it."""
-    x, made = torch.randn(3, HIDDEN), wrapper([12, 12, 12])
+    x, punica = torch.randn(3, HIDDEN), wrapper([12, 12, 12])
 
     def added() -> torch.Tensor:
         y = torch.zeros(3, sum(WIDTHS))
-        made.add_lora_linear(y, x, weights.a, weights.b, 1.0, WIDTHS)
+        punica.add_lora_linear(y, x, weights.a, weights.b, 1.0, WIDTHS)
         return y
 
     first = added()
@@ -108,25 +108,25 @@ def test_logits_likewise_over_the_columns_in_common(weights: SimpleNamespace, na
     a, b = weights.a[0], weights.b[0]
     for columns in (WIDTHS[0] - 2, WIDTHS[0] + 3):
         x, y = torch.randn(len(adapters), HIDDEN), torch.randn(len(adapters), columns)
-        found = y.clone()
-        wrapper(adapters).add_lora_logits(found, x, a, b, 2.0)
+        output = y.clone()
+        wrapper(adapters).add_lora_logits(output, x, a, b, 2.0)
         for row, adapter in enumerate(adapters):
             expected = y[row].clone()
             if adapter:
                 slot, width = IN_SLOT.index(adapter), min(columns, WIDTHS[0])
                 expected[:width] += 2.0 * (b[slot, 0] @ a[slot, 0] @ x[row])[:width]
-            torch.testing.assert_close(found[row], expected)
+            torch.testing.assert_close(output[row], expected)
 
 
 @pytest.mark.parametrize("name", BATCHES)
 def test_embeddings_likewise(weights: SimpleNamespace, name: str) -> None:
     adapters, b = BATCHES[name], weights.b[0]
     x, y = torch.randn(len(adapters), RANK), torch.randn(len(adapters), WIDTHS[0])
-    found = y.clone()
-    wrapper(adapters).add_lora_embedding(found, x, b, add_input=True)
+    output = y.clone()
+    wrapper(adapters).add_lora_embedding(output, x, b, add_input=True)
     for row, adapter in enumerate(adapters):
         added = b[IN_SLOT.index(adapter), 0] @ x[row] if adapter else torch.zeros(WIDTHS[0])
-        torch.testing.assert_close(found[row], y[row] + added)
+        torch.testing.assert_close(output[row], y[row] + added)
 
 
 def test_vllm_still_needs_it() -> None:
