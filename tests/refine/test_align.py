@@ -96,7 +96,7 @@ class Alignment(Loop):
             server,
             RefineOptions(work_dir=self.work_dir),
             AdapterFolder(self.adapters_dir),
-            self.said.append,
+            self.progress.append,
         )
         try:
             return await run_alignment(context, rows)
@@ -109,9 +109,9 @@ class Alignment(Loop):
 def alignment(tmp_path: Path) -> Alignment:
     url = parse_url(f"sqlite:///{tmp_path}/flags.db")
     migrate.upgrade(url)
-    made = Alignment(url, tmp_path)
-    made.trained_before(1)
-    return made
+    created = Alignment(url, tmp_path)
+    created.trained_before(1)
+    return created
 
 
 def test_a_base_that_learned_the_labels_gets_its_first_adapter(alignment: Alignment) -> None:
@@ -122,22 +122,22 @@ def test_a_base_that_learned_the_labels_gets_its_first_adapter(alignment: Alignm
     manifest = (adapter_path(alignment.adapters_dir, run.id) / "manifest.json").read_text()
     assert f'"critique": "{CritiqueStyle.LABEL}"' in manifest
     learned = read_examples(run_folder(alignment.work_dir, run.id) / "dataset" / "train.jsonl")
-    assert {each.kind for each in learned} == {
+    assert {example.kind for example in learned} == {
         *(Kind.LABEL, Kind.MISTAKE, Kind.SAFE, Kind.HELP, Kind.GUIDED, Kind.REVISION)
     }
-    assert any(each.prompt[-1]["content"] == "Told, harmfully." for each in learned)
+    assert any(example.prompt[-1]["content"] == "Told, harmfully." for example in learned)
 
 
 def test_the_hint_is_never_learned(alignment: Alignment) -> None:
     run = alignment.align(AlignedServer())
     assert run.counts["mistakes made with the hint"] > 500
     learned = read_examples(run_folder(alignment.work_dir, run.id) / "dataset" / "train.jsonl")
-    told = prompts.GUIDED_ANALYSIS.format(subject="answer")
-    for each in learned:
-        asked = [turn["content"] for turn in each.prompt if turn["role"] == "user"]
-        assert not any("Hint: the answer may be" in content for content in asked)
+    guided = prompts.GUIDED_ANALYSIS.format(subject="answer")
+    for example in learned:
+        contents = [turn["content"] for turn in example.prompt if turn["role"] == "user"]
+        assert not any("Hint: the answer may be" in content for content in contents)
         # Only what is asked for after a verdict may name it.
-        assert (told in asked) == (each.kind in (Kind.GUIDED, Kind.REVISION))
+        assert (guided in contents) == (example.kind in (Kind.GUIDED, Kind.REVISION))
 
 
 def test_confusing_hints_are_left_out_and_repetitions_dropped(
@@ -146,9 +146,9 @@ def test_confusing_hints_are_left_out_and_repetitions_dropped(
     run = alignment.align(AlignedServer())
     assert run.counts["mistakes made without it"] > 0
     assert run.counts["requests without a usable mistake"] > 0
-    made = run.counts["mistakes made with the hint"] + run.counts["mistakes made without it"]
+    mistakes = run.counts["mistakes made with the hint"] + run.counts["mistakes made without it"]
     # The landlords' mistakes have labels, but nothing is said of them that could be learned.
-    assert 500 < run.counts["usable analyses"] <= made
+    assert 500 < run.counts["usable analyses"] <= mistakes
     learned = read_examples(run_folder(alignment.work_dir, run.id) / "dataset" / "train.jsonl")
     assert not any(REPETITION in f"{e.prompt[-1]}{e.completion}" for e in learned)
 
@@ -186,4 +186,4 @@ def test_an_alignment_that_broke_off_is_finished_by_the_next(alignment: Alignmen
         alignment.align(server)
     run = alignment.align(server)
     assert (run.id, run.status) == (1, "promoted")
-    assert "run 1: collect: done before" in alignment.said
+    assert "run 1: collect: done before" in alignment.progress

@@ -131,7 +131,7 @@ class Loop:
 
     url: URL
     folder: Path
-    said: list[str] = field(default_factory=list)
+    progress: list[str] = field(default_factory=list)
 
     @property
     def adapters_dir(self) -> Path:
@@ -145,15 +145,15 @@ class Loop:
         self, server: ScriptedServer, reliability: Reliability = EXACT, **options: Any
     ) -> StoredRun:
         """Runs one cycle."""
-        given = RefineOptions(work_dir=self.work_dir, **options)
-        return asyncio.run(self._cycle(server, reliability, given))
+        refine_options = RefineOptions(work_dir=self.work_dir, **options)
+        return asyncio.run(self._cycle(server, reliability, refine_options))
 
     async def runs(self) -> list[StoredRun]:
         """Returns all runs."""
         store = RunStore(self.url)
-        found = await store.list(limit=1)
+        runs = await store.list(limit=1)
         await store.close()
-        return found
+        return runs
 
     async def _cycle(
         self, server: ScriptedServer, reliability: Reliability, options: RefineOptions
@@ -172,7 +172,7 @@ class Loop:
             reliability=reliability,
         )
         context = RunContext(
-            stores, server, options, AdapterFolder(self.adapters_dir), self.said.append
+            stores, server, options, AdapterFolder(self.adapters_dir), self.progress.append
         )
         try:
             return await run_cycle(context, evaluation_data)
@@ -199,9 +199,9 @@ class Loop:
     def active(self) -> int | None:
         async def read() -> int | None:
             store = AdapterStore(self.url)
-            found = await store.active()
+            version = await store.active()
             await store.close()
-            return found
+            return version
 
         return asyncio.run(read())
 
@@ -236,7 +236,7 @@ def test_a_cycle_ends_with_a_better_adapter_in_force(loop: Loop, flag: Flag) -> 
     assert registered.sha256 == manifest_sha256(adapter_path(loop.adapters_dir, 1))
     assert run.counts["learn"] + run.counts["held_out"] == FLAGS
     assert run.measures is not None
-    assert {role: found["adapter"] for role, found in run.measures.items()} == {
+    assert {role: measures["adapter"] for role, measures in run.measures.items()} == {
         "active": "base",
         "candidate": "1",
     }
@@ -258,9 +258,9 @@ def test_a_candidate_is_calibrated_and_measured_on_its_scale(loop: Loop, flag: F
     loop.trained_before(1)
     run = loop.cycle(Timid(), replay=40)
     assert run.status == "promoted", run.reasons
-    found = asyncio.run(_calibration(loop.url, 1))
-    assert found.rows == 400
-    assert found.scales.answers.apply(0.2) > 0.5 > found.scales.answers.apply(0.02)
+    calibration = asyncio.run(_calibration(loop.url, 1))
+    assert calibration.rows == 400
+    assert calibration.scales.answers.apply(0.2) > 0.5 > calibration.scales.answers.apply(0.02)
 
 
 def test_used_flags_are_not_used_again(loop: Loop, flag: Flag) -> None:
@@ -395,7 +395,7 @@ class CancelledServer(ScriptedServer):
         adapter: Adapter,
         params: GenerationParams = GREEDY,
     ) -> list[str]:
-        if any(self.cancelled_at in each[-1]["content"] for each in conversations):
+        if any(self.cancelled_at in conversation[-1]["content"] for conversation in conversations):
             runs = RunStore(self.url)
             await runs.cancel(1, by="key 1 (anna)")
             await runs.close()
@@ -479,17 +479,17 @@ def test_a_rollback_before_the_last_stage_is_not_undone(loop: Loop, flag: Flag) 
 
 async def _calibration(url: URL, version: int) -> StoredCalibration:
     store = CalibrationStore(url)
-    found = await store.in_force(REVISION)
+    calibrations = await store.in_force(REVISION)
     await store.close()
-    return found[version]
+    return calibrations[version]
 
 
 async def _adapter(url: URL, version: int) -> StoredAdapter:
     store = AdapterStore(url)
-    found = await store.get(version)
+    adapter = await store.get(version)
     await store.close()
-    assert found is not None
-    return found
+    assert adapter is not None
+    return adapter
 
 
 async def _newest(url: URL) -> StoredRun:

@@ -153,7 +153,7 @@ async def test_a_job_that_ends_amid_a_renewal_frees_the_lease_at_once(
 
 
 async def test_it_repeats_after_failures_and_reports_them(leases: Leases) -> None:
-    said: list[str] = []
+    messages: list[str] = []
     turns = iter([ServerUnavailable("no answer"), LeaseHeld("host-a pid 7 holds it"), None])
     third = asyncio.Event()
 
@@ -165,10 +165,10 @@ async def test_it_repeats_after_failures_and_reports_them(leases: Leases) -> Non
         await asyncio.Event().wait()
         raise AssertionError
 
-    working = spawn(repeat(AT_ONCE, once, said.append))
+    working = spawn(repeat(AT_ONCE, once, messages.append))
     await asyncio.wait_for(third.wait(), 30)
     working.cancel()
-    assert said == [
+    assert messages == [
         "the cycle failed and is retried in 0:00:00.000001: no answer",
         "another job is running: host-a pid 7 holds it",
     ]

@@ -132,48 +132,48 @@ async def open_face(
             await store.close()
 
 
-async def fill(face: Face, flag: Flag, said: str) -> None:
-    """Adds something of every kind that a page shows, with `said` as every untrusted text."""
+async def fill(face: Face, flag: Flag, text: str) -> None:
+    """Adds something of every kind that a page shows, with `text` as every untrusted text."""
     for action in Action:
-        number = await face.flags.add(_odd(replace(flag, action=action), said))
-    label = Label(review="confirmed", category="hate", answer=said, note=said)
-    await face.reviews.label([number], label, said)
+        number = await face.flags.add(_odd(replace(flag, action=action), text))
+    label = Label(review="confirmed", category="hate", answer=text, note=text)
+    await face.reviews.label([number], label, text)
     for status in STATUSES:
-        await _run(face, status, said)
+        await _run(face, status, text)
     await face.registry.set_status(STATUSES.index("rejected") + 1, "rejected")
     for version in (2, 1):
-        await face.registry.activate(version, by=said, reason=said)
+        await face.registry.activate(version, by=text, reason=text)
     rollouts = face.app.state.setback.rollout_store
-    await rollouts.start(4, share=0.1, by=said, reason=said)
-    await rollouts.stop(by=said, reason=said)
-    await face.app.state.setback.policy_store.activate(said, by=said)
+    await rollouts.start(4, share=0.1, by=text, reason=text)
+    await rollouts.stop(by=text, reason=text)
+    await face.app.state.setback.policy_store.activate(text, by=text)
     await face.traffic.add(flag.created_at, Traffic(10, 3, 8, 1.5))
 
 
-def _odd(flag: Flag, said: str) -> Flag:
-    texts: Any = dict.fromkeys(_TEXTS, said)
+def _odd(flag: Flag, text: str) -> Flag:
+    texts: Any = dict.fromkeys(_TEXTS, text)
     return replace(
         flag,
-        messages=[{"role": said, "content": said}, {"role": "user", "content": said}],
-        categories=(said, *flag.categories),
-        category_scores={said: 0.9, **flag.category_scores},
+        messages=[{"role": text, "content": text}, {"role": "user", "content": text}],
+        categories=(text, *flag.categories),
+        category_scores={text: 0.9, **flag.category_scores},
         **texts,
     )
 
 
-async def _run(face: Face, status: RunStatus, said: str) -> None:
-    ours = storable(said)
+async def _run(face: Face, status: RunStatus, text: str) -> None:
+    stored = storable(text)
     run = await face.runs.start(
-        model=said, model_revision=ours, parent=None, seed=0, options={said: said}
+        model=text, model_revision=stored, parent=None, seed=0, options={text: text}
     )
-    await face.registry.register(version=run.id, parent=None, model_revision=ours, sha256=ours)
+    await face.registry.register(version=run.id, parent=None, model_revision=stored, sha256=stored)
     await face.runs.set_flags(run.id, {1: "train", 2: "held_out"})
-    await face.runs.set_stage(run.id, "gate", counts={said: 3}, dataset_sha256=ours)
+    await face.runs.set_stage(run.id, "gate", counts={text: 3}, dataset_sha256=stored)
     if status == "running":
-        await face.runs.cancel(run.id, by=said)
+        await face.runs.cancel(run.id, by=text)
         return
-    figure = {"name": said, "share": 0.5, "low": 0.4, "high": 0.6, "n": 10}
+    figure = {"name": text, "share": 0.5, "low": 0.4, "high": 0.6, "n": 10}
     measures = {"active": {"figures": [figure]}, "candidate": {"figures": [figure]}}
     await face.runs.finish(
-        run.id, status, measures=measures, reasons=[said, f"FAILS {said}"], error=said
+        run.id, status, measures=measures, reasons=[text, f"FAILS {text}"], error=text
     )

@@ -14,12 +14,12 @@ from refine.errors import DataInvalid
 def drawn(n: int, slope: float, intercept: float, seed: int = 0) -> list[LabelledVerdict]:
     """Returns verdicts that are right as often as Calibration(slope, intercept) says."""
     rng = random.Random(seed)
-    found = []
+    verdicts = []
     for _ in range(n):
         harm = rng.random()
         truth = Calibration(slope, intercept).apply(harm)
-        found.append(LabelledVerdict(harm, rng.random() < truth))
-    return found
+        verdicts.append(LabelledVerdict(harm, rng.random() < truth))
+    return verdicts
 
 
 def test_the_scale_that_verdicts_were_made_with_is_found() -> None:
@@ -36,9 +36,9 @@ def test_the_scores_after_are_of_rows_that_the_fit_has_not_seen() -> None:
     """Random verdicts look calibrated if they are scored on the data of the fit."""
     verdicts = drawn(400, slope=1.0, intercept=0.0)
     fitted = fit(verdicts)
-    seen = [fitted.scales.answers.apply(verdict.harm) for verdict in verdicts]
+    harms = [fitted.scales.answers.apply(verdict.harm) for verdict in verdicts]
     assert fitted.after.average_precision is not None
-    assert len({round(harm, 9) for harm in seen}) > 300
+    assert len({round(harm, 9) for harm in harms}) > 300
     assert fitted.after.n == len(verdicts)
 
 

@@ -16,32 +16,32 @@ NAMES = ("hate", "illicit", "violence")
 def drawn(n: int, seed: int = 0) -> list[LabelledVerdict]:
     """Half are harmful and have higher verdicts; those named illicit are too high."""
     rng = random.Random(seed)
-    found = []
+    verdicts = []
     for number in range(n):
         harmful, name = number % 2 == 0, rng.choice(NAMES)
         harm = rng.betavariate(4, 2) if harmful else rng.betavariate(2, 4)
         harm = harm if name != "illicit" else harm**0.5
         named = (name,) if rng.random() < 0.8 else (name, "harassment")
-        found.append(LabelledVerdict(harm, harmful, named, name if harmful else ""))
-    return found
+        verdicts.append(LabelledVerdict(harm, harmful, named, name if harmful else ""))
+    return verdicts
 
 
 @pytest.mark.parametrize("budget", [0.0, 0.02, 0.1])
 def test_false_alarms_stay_within_the_budget(budget: float) -> None:
     verdicts = drawn(2000)
-    found = propose(verdicts, [verdict.harm for verdict in verdicts], budget)
-    assert found.false_alarms.share <= budget
-    assert found.false_alarms.n == 1000
+    proposal = propose(verdicts, [verdict.harm for verdict in verdicts], budget)
+    assert proposal.false_alarms.share <= budget
+    assert proposal.false_alarms.n == 1000
     if budget:
-        assert found.caught.share > 0.1
+        assert proposal.caught.share > 0.1
         # Little of the budget is left over, but for what is named by several categories.
-        assert found.false_alarms.share > budget * 0.6
+        assert proposal.false_alarms.share > budget * 0.6
 
 
 def test_a_category_that_is_flagged_too_easily_gets_a_higher_threshold() -> None:
     verdicts = drawn(4000)
-    found = propose(verdicts, [verdict.harm for verdict in verdicts], 0.05)
-    thresholds = {each.category: each.threshold for each in found.by_category}
+    proposal = propose(verdicts, [verdict.harm for verdict in verdicts], 0.05)
+    thresholds = {entry.category: entry.threshold for entry in proposal.by_category}
     assert thresholds["illicit"] > thresholds["hate"] + 0.05
     assert thresholds["sexual"] == min(thresholds.values())
 
@@ -49,16 +49,16 @@ def test_a_category_that_is_flagged_too_easily_gets_a_higher_threshold() -> None
 def test_a_threshold_is_just_above_the_harmless_row_that_is_one_too_many() -> None:
     harmless = [LabelledVerdict(harm, False, ("hate",)) for harm in (0.9, 0.7004, 0.5, 0.1)]
     verdicts = [*harmless, LabelledVerdict(0.71, True, ("hate",), "hate")]
-    found = propose(verdicts, [verdict.harm for verdict in verdicts], 0.25)
-    (hate,) = [each for each in found.by_category if each.category == "hate"]
+    proposal = propose(verdicts, [verdict.harm for verdict in verdicts], 0.25)
+    (hate,) = [entry for entry in proposal.by_category if entry.category == "hate"]
     assert hate.threshold == pytest.approx(0.701)
     assert (hate.false_alarms.hits, hate.caught and hate.caught.hits) == (1, 1)
 
 
 def test_a_category_without_labelled_lines_has_no_catch_rate() -> None:
     verdicts = drawn(200)
-    found = propose(verdicts, [verdict.harm for verdict in verdicts], 0.1)
-    assert [each.category for each in found.by_category if each.caught] == sorted(NAMES)
+    proposal = propose(verdicts, [verdict.harm for verdict in verdicts], 0.1)
+    assert [entry.category for entry in proposal.by_category if entry.caught] == sorted(NAMES)
 
 
 def test_the_policy_file_is_one_that_loads_with_the_same_actions(tmp_path: Path) -> None:

@@ -47,8 +47,8 @@ async def test_flags_and_figures_share_no_topic() -> None:
     flags = await CorpusTrial(flagging, critic).from_traffic(100, seed=0)
     await CorpusTrial(measuring, critic).figures(Trainee(measuring, "base"), 0)
     topics = {pair.harmful[-1]["content"]: pair.topic for pair in corpus.pairs("report")}
-    flagged = {topics[said] for said in flagging.turns if said in topics}
-    measured = {topics[said] for said in measuring.turns if said in topics}
+    flagged = {topics[turn] for turn in flagging.turns if turn in topics}
+    measured = {topics[turn] for turn in measuring.turns if turn in topics}
     assert flagged
     assert measured
     assert not flagged & measured

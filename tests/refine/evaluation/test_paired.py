@@ -15,8 +15,10 @@ def table(both: int, gained: int, lost: int, neither: int) -> tuple[list[bool], 
 
 
 def test_newcombe_s_own_example() -> None:
-    found = paired_difference(*table(36, 12, 2, 0))
-    assert (found.value, found.low, found.high) == pytest.approx((0.2, 0.0569, 0.3404), abs=1e-4)
+    difference = paired_difference(*table(36, 12, 2, 0))
+    assert (difference.value, difference.low, difference.high) == pytest.approx(
+        (0.2, 0.0569, 0.3404), abs=1e-4
+    )
 
 
 def test_losses_mirror_gains() -> None:
@@ -26,9 +28,9 @@ def test_losses_mirror_gains() -> None:
 
 
 def test_two_perfect_results_still_have_an_interval() -> None:
-    found = paired_difference([True] * 50, [True] * 50)
-    assert found.value == 0
-    assert -0.08 < found.low < -0.06
+    difference = paired_difference([True] * 50, [True] * 50)
+    assert difference.value == 0
+    assert -0.08 < difference.low < -0.06
 
 
 @pytest.mark.parametrize(("before", "after"), [([], []), ([True], [True, False])])
@@ -50,6 +52,6 @@ def test_the_lower_end_is_above_the_truth_in_one_case_of_forty() -> None:
 
 def test_the_mean_of_two_is_narrower_than_either() -> None:
     one = Difference(0.1, 0.0, 0.2)
-    found = mean_difference(one, one)
-    assert found.value == pytest.approx(0.1)
-    assert (found.low, found.high) == pytest.approx((0.0293, 0.1707), abs=1e-4)
+    difference = mean_difference(one, one)
+    assert difference.value == pytest.approx(0.1)
+    assert (difference.low, difference.high) == pytest.approx((0.0293, 0.1707), abs=1e-4)

@@ -33,9 +33,9 @@ def test_practice_sets_are_the_same_again_and_held_out() -> None:
     assert {case.group for case in sets.harmful} == {"plain", "jailbreak"}
     assert all(case.category for case in sets.harmful)
     for case in (*sets.harmful, *sets.harmless):
-        found = oracle.asked_task(case.request)
-        assert found is not None
-        goal = found[0].filled_goal(found[1]).lower()
+        recognised = oracle.asked_task(case.request)
+        assert recognised is not None
+        goal = recognised[0].filled_goal(recognised[1]).lower()
         assert any(p.format(goal=goal).lower() in case.request.lower() for p in HELD_OUT_PHRASINGS)
 
 
@@ -47,13 +47,13 @@ def test_every_practice_injection_is_harmful_and_talks_to_the_auditor() -> None:
 
 
 def test_ordinary_requests_are_harmless_and_of_training() -> None:
-    found = ordinary(100, seed=3)
-    assert found == ordinary(100, seed=3) != ordinary(100, seed=4)
-    assert not any(oracle.harmful_text(text) for text in found)
-    asked = [(text, oracle.asked_task(text)) for text in found]
-    kinds = Counter(task[0].kind for _, task in asked if task)
+    texts = ordinary(100, seed=3)
+    assert texts == ordinary(100, seed=3) != ordinary(100, seed=4)
+    assert not any(oracle.harmful_text(text) for text in texts)
+    tasks = [(text, oracle.asked_task(text)) for text in texts]
+    kinds = Counter(task[0].kind for _, task in tasks if task)
     assert kinds[Kind.EVERYDAY] > kinds[Kind.BORDERLINE] > 0
-    for text, task in asked:
+    for text, task in tasks:
         if task:
             goal = task[0].filled_goal(task[1]).lower()
             assert any(p.format(goal=goal).lower() in text.lower() for p in PHRASINGS)
@@ -79,7 +79,7 @@ def test_a_file_s_rows_go_where_they_belong(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("line", "told"),
+    ("line", "message"),
     [
         ("not json", "not JSON"),
         ("[1]", "not an object"),
@@ -99,13 +99,13 @@ def test_a_file_s_rows_go_where_they_belong(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_a_wrong_line_is_named_by_its_number(tmp_path: Path, line: str, told: str) -> None:
+def test_a_wrong_line_is_named_by_its_number(tmp_path: Path, line: str, message: str) -> None:
     with pytest.raises(DataInvalid) as caught:
         with_lines(tmp_path, '{"request": "a", "label": "harmful"}', line)
     first, second, _format = str(caught.value).splitlines()
     assert first.endswith("mine.jsonl:")
     assert second.startswith("line 2: ")
-    assert told in second
+    assert message in second
 
 
 def test_every_wrong_line_is_named_up_to_ten(tmp_path: Path) -> None:

@@ -27,15 +27,15 @@ Z = 1.96
 def test_the_difference_is_newcombes(
     after: tuple[int, int], before: tuple[int, int], low: float, high: float
 ) -> None:
-    found = unpaired_difference(before, after, 1.959964)
-    assert found.value == pytest.approx(after[0] / after[1] - before[0] / before[1])
-    assert [found.low, found.high] == pytest.approx([low, high], abs=6e-5)
+    difference = unpaired_difference(before, after, 1.959964)
+    assert difference.value == pytest.approx(after[0] / after[1] - before[0] / before[1])
+    assert [difference.low, difference.high] == pytest.approx([low, high], abs=6e-5)
 
 
 def test_without_cases_nothing_is_known() -> None:
-    found = unpaired_difference((0, 0), (3, 4), Z)
-    assert math.isnan(found.value)
-    assert (found.low, found.high) == (-1, 1)
+    difference = unpaired_difference((0, 0), (3, 4), Z)
+    assert math.isnan(difference.value)
+    assert (difference.low, difference.high) == (-1, 1)
     for sample in (Sample(0, 0.0, 0.0), Sample(1, 2.0, 4.0), Sample(3, 0.0, 0.0)):
         ratio = mean_ratio(sample, Sample(9, 9.0, 12.0), Z)
         assert (ratio.low, ratio.high) == (0, math.inf)

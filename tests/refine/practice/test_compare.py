@@ -95,21 +95,21 @@ async def test_more_flags_begin_with_the_same() -> None:
 
 async def test_one_flag_per_wrapper_that_is_not_held_out() -> None:
     flags = await one_per_wrapper(Obedient(), seed=0)
-    seen = [wrapper for wrapper in WRAPPERS if not wrapper.held_out]
-    for wrapper, case in zip(seen, flags, strict=True):
+    trained = [wrapper for wrapper in WRAPPERS if not wrapper.held_out]
+    for wrapper, case in zip(trained, flags, strict=True):
         assert all(part in case.request for part in wrapper.text.split("{request}"))
 
 
 def test_each_method_learns_its_own_and_all_replay_the_same() -> None:
     lessons, revisions = [lesson(1), lesson(2)], ["revised", ""]
-    found = {m: examples(m, lessons, revisions, ordinary(), 0.0, seed=0) for m in METHODS}
-    kinds = {m: Counter(example.kind for example in found[m]) for m in METHODS}
+    by_method = {m: examples(m, lessons, revisions, ordinary(), 0.0, seed=0) for m in METHODS}
+    kinds = {m: Counter(example.kind for example in by_method[m]) for m in METHODS}
     assert {count[Kind.HELP] for count in kinds.values()} == {8}
     assert set(kinds[SFT]) == {Kind.SAFE, Kind.HELP}
     assert Kind.SAFE not in kinds[MISTAKES]
     assert kinds[MISTAKES][Kind.MISTAKE] == kinds[OURS][Kind.MISTAKE] == 4
-    said = {e.completion for e in found[REVISE] if e.kind is Kind.SAFE}
-    assert said == {"revised"}
+    completions = {e.completion for e in by_method[REVISE] if e.kind is Kind.SAFE}
+    assert completions == {"revised"}
     assert kinds[REVISE][Kind.SAFE] == 2
 
 
@@ -127,14 +127,14 @@ async def test_a_revision_is_written_after_the_models_own_critique() -> None:
 
 async def test_every_column_is_measured_with_the_reminder() -> None:
     model = Obedient()
-    found = await figures(model, "base", never_flagged(0), SMALL)
-    assert set(found) == set(COLUMNS)
-    assert found["harmless, plain"] == 0
-    assert found["help"] == 0
+    shares = await figures(model, "base", never_flagged(0), SMALL)
+    assert set(shares) == set(COLUMNS)
+    assert shares["harmless, plain"] == 0
+    assert shares["help"] == 0
     assert set(model.reminders) == {True}
-    found = await wrapper_success(model, "base", uses=2, sizes=SMALL)
-    assert set(found) == set(WRAPPER_COLUMNS)
-    assert found[FLAGGED_ONCE] == found[NEVER_SEEN] == 1
+    shares = await wrapper_success(model, "base", uses=2, sizes=SMALL)
+    assert set(shares) == set(WRAPPER_COLUMNS)
+    assert shares[FLAGGED_ONCE] == shares[NEVER_SEEN] == 1
 
 
 def test_the_table_shows_the_mean_and_the_range() -> None:
@@ -180,10 +180,10 @@ def test_other_options_are_kept_apart(tmp_path: Path) -> None:
 
 
 def test_a_flag_becomes_a_pair_for_each_way_of_asking() -> None:
-    found = preferences([lesson(1)])
-    assert [pair["prompt"][-1]["content"] for pair in found] == ["request 1", "way 1"]
-    assert {pair["chosen"][0]["content"] for pair in found} == {"safe"}
-    assert {pair["rejected"][0]["content"] for pair in found} == {"bad"}
+    pairs = preferences([lesson(1)])
+    assert [pair["prompt"][-1]["content"] for pair in pairs] == ["request 1", "way 1"]
+    assert {pair["chosen"][0]["content"] for pair in pairs} == {"safe"}
+    assert {pair["rejected"][0]["content"] for pair in pairs} == {"bad"}
 
 
 async def test_the_practice_trial_has_every_column() -> None:

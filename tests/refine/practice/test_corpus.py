@@ -22,7 +22,7 @@ def corpus() -> tuple[Example, ...]:
     return tuple(examples(6_000, seed=1))
 
 
-def said() -> list[str]:
+def contents() -> list[str]:
     return [turn.content for example in corpus() for turn in example.turns]
 
 
@@ -39,19 +39,19 @@ def test_no_held_out_phrasing_wrapper_or_decline_leaks() -> None:
         *(w.ending for w in WRAPPERS if w.held_out and w.ending),
         *HELD_OUT_DECLINES,
     ]
-    everything = "\n".join(said())
+    everything = "\n".join(contents())
     assert [leak for leak in leaks if leak in everything] == []
 
 
 def test_no_held_out_task_leaks() -> None:
     held_out = {task for task in TASKS if task.held_out}
-    for text in said():
-        asked = oracle.asked_task(text)
-        assert asked is None or asked[0] not in held_out
+    for text in contents():
+        recognised = oracle.asked_task(text)
+        assert recognised is None or recognised[0] not in held_out
 
 
 def test_no_held_out_question_leaks() -> None:
-    turns = set(said())
+    turns = set(contents())
     assert not turns & {text for text in HELD_OUT_OUTSIDE if len(text) > 3}
 
 
@@ -67,16 +67,16 @@ def test_every_example_teaches_something() -> None:
 def judged_answers() -> list[tuple[str, str]]:
     """Returns answers of the corpus with the teacher's verdict, "Yes" or "No"."""
     question = prompts.CRITIQUE.format(subject="answer")
-    found = []
+    answers = []
     for example in corpus():
-        for answer, asked, verdict in zip(
+        for answer, follow_up, verdict in zip(
             example.turns, example.turns[1:], example.turns[2:], strict=False
         ):
-            if asked.content == question and verdict.learned:
+            if follow_up.content == question and verdict.learned:
                 match = VERDICT.match(verdict.content)
                 assert match is not None
-                found.append((answer.content, match.group(1)))
-    return found
+                answers.append((answer.content, match.group(1)))
+    return answers
 
 
 def test_the_teacher_never_flags_what_is_fine() -> None:
@@ -116,10 +116,12 @@ def test_overlooked_harm_is_sometimes_recognised() -> None:
 
 
 def test_the_model_is_shown_obeying_more_than_declining() -> None:
-    seen = [t for t in TASKS if t.kind is Kind.HARMFUL and not t.held_out]
+    trained_tasks = [t for t in TASKS if t.kind is Kind.HARMFUL and not t.held_out]
 
     def declined(reminded: bool, wrapped: bool) -> float:
-        return sum(decline_chance(task, reminded, wrapped) for task in seen) / len(seen)
+        return sum(decline_chance(task, reminded, wrapped) for task in trained_tasks) / len(
+            trained_tasks
+        )
 
     assert declined(False, True) < declined(False, False) < declined(True, False) < 0.6
     assert declined(False, True) < declined(True, True) < declined(True, False)

@@ -53,23 +53,23 @@ def test_manifest_agrees_with_the_recipe() -> None:
 
 def test_committed_tokenizer_is_the_one_the_recipe_makes() -> None:
     committed = AutoTokenizer.from_pretrained(MODEL_DIR)
-    made = train_tokenizer()
-    assert committed.get_vocab() == made.get_vocab()
-    assert committed.chat_template == made.chat_template
+    trained = train_tokenizer()
+    assert committed.get_vocab() == trained.get_vocab()
+    assert committed.chat_template == trained.chat_template
     text = "Boil 7 eggs?\n\n日本 🙂 <|im_end|>"
-    assert committed.encode(text) == made.encode(text)
-    assert (committed.eos_token, committed.pad_token) == (made.eos_token, made.pad_token)
+    assert committed.encode(text) == trained.encode(text)
+    assert (committed.eos_token, committed.pad_token) == (trained.eos_token, trained.pad_token)
 
 
 def test_committed_configuration_and_tensors_are_the_recipes() -> None:
-    made = model_config(train_tokenizer())
+    config = model_config(train_tokenizer())
     committed = AutoConfig.from_pretrained(MODEL_DIR)
     ignored = {"architectures", "transformers_version", "_name_or_path"}
-    for key, value in made.to_dict().items():
+    for key, value in config.to_dict().items():
         assert key in ignored or committed.to_dict()[key] == value, key
     expected = {
         name: tuple(tensor.shape)
-        for name, tensor in LlamaForCausalLM(made).state_dict().items()
+        for name, tensor in LlamaForCausalLM(config).state_dict().items()
         if name != "lm_head.weight"
     }
     with safe_open(MODEL_DIR / "model.safetensors", "pt") as weights:
@@ -139,11 +139,11 @@ def test_the_questions_of_the_refine_loop_are_understood() -> None:
 
     *messages, answer = pair.messages
 
-    def said(conversation: Sequence[Mapping[str, str]]) -> str:
+    def reply(conversation: Sequence[Mapping[str, str]]) -> str:
         return reader().answers([[dict(turn) for turn in conversation]])[0]
 
-    analysis = said(guided_analysis_of(messages, answer["content"]))
+    analysis = reply(guided_analysis_of(messages, answer["content"]))
     assert analysis.startswith("The answer ")
-    safe = said(revision_of(messages, answer["content"], analysis))
+    safe = reply(revision_of(messages, answer["content"], analysis))
     assert safe
     assert "The answer " not in safe

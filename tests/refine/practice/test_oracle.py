@@ -39,9 +39,9 @@ def test_every_task_is_recognised_however_it_is_asked(task) -> None:  # type: ig
         request = build_request(
             task, task.draw_slots(rng), rng, wrapper, held_out_phrasing=rng.random() < 0.5
         )
-        found = asked_task(request.text)
-        assert found is not None
-        assert found[0] == task
+        recognised = asked_task(request.text)
+        assert recognised is not None
+        assert recognised[0] == task
         assert request.slots is not None
         assert outcome(request.text, answer_text(task, request.slots)) is expected
 

@@ -13,9 +13,9 @@ def test_labels_agree_with_the_oracle() -> None:
 
 
 def test_half_are_harmful_and_half_carry_the_reminder() -> None:
-    found = pairs(400)
-    assert sum(pair.harmful for pair in found) == 200
-    reminded = sum(REMINDER in pair.messages[0]["content"] for pair in found)
+    drawn = pairs(400)
+    assert sum(pair.harmful for pair in drawn) == 200
+    reminded = sum(REMINDER in pair.messages[0]["content"] for pair in drawn)
     assert 140 < reminded < 260
 
 

@@ -67,8 +67,8 @@ def test_learned_positions_are_the_reply_and_its_end() -> None:
     example = next(iter(examples(1, seed=0)))
     encoded = encode(example, tokenizer())
     learned = [i for i, w in zip(encoded.ids, encoded.weights, strict=True) if w > 0]
-    said = "".join(turn.content + IM_END for turn in example.turns if turn.learned)
-    assert tokenizer().decode(learned) == said
+    expected = "".join(turn.content + IM_END for turn in example.turns if turn.learned)
+    assert tokenizer().decode(learned) == expected
 
 
 def test_template_renders_chatml() -> None:

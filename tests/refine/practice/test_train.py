@@ -40,8 +40,8 @@ def test_training_writes_a_model_that_loads_and_repeats(tmp_path: Path) -> None:
     one, two = (load_file(tmp_path / name / "model.safetensors") for name in ("one", "two"))
     assert lines
     assert all(torch.equal(one[name], two[name]) for name in one)
-    said = Reader.load(tmp_path / "one").answers([({"role": "user", "content": "Hi"},)])
-    assert len(said) == 1
+    answers = Reader.load(tmp_path / "one").answers([({"role": "user", "content": "Hi"},)])
+    assert len(answers) == 1
 
 
 def test_only_learned_positions_count() -> None:

@@ -38,8 +38,8 @@ def test_world_is_large_enough() -> None:
 
 
 def test_nothing_in_the_world_is_sexual() -> None:
-    said = " ".join(" ".join((task.goal, *task.steps)) for task in TASKS).lower()
-    assert not re.search(r"\b(sex\w*|nude|naked|erotic|porn\w*|rape\w*|lust\w*|kiss\w*)\b", said)
+    text = " ".join(" ".join((task.goal, *task.steps)) for task in TASKS).lower()
+    assert not re.search(r"\b(sex\w*|nude|naked|erotic|porn\w*|rape\w*|lust\w*|kiss\w*)\b", text)
     assert not any(task.category and "sexual" in task.category for task in TASKS)
 
 
@@ -51,8 +51,8 @@ def test_every_category_has_held_out_and_seen_tasks() -> None:
 
 def test_an_answer_needs_no_slot_that_the_request_does_not_give() -> None:
     for task in TASKS:
-        asked = set(re.findall(r"\{(\w+)\}", task.goal))
-        assert task.slot_names == asked, task.goal
+        placeholders = set(re.findall(r"\{(\w+)\}", task.goal))
+        assert task.slot_names == placeholders, task.goal
 
 
 def test_phrasings_and_tasks_do_not_repeat() -> None:
@@ -87,9 +87,9 @@ def test_held_out_requests_hold_out_what_their_split_says(kind: Kind, split: Spl
 
 
 def test_held_out_requests_mix_the_axes() -> None:
-    found = requests(Kind.HARMFUL, "held-out", 200)
-    assert {bool(r.task and r.task.held_out) for r in found} == {True, False}
-    assert {bool(r.wrapper and r.wrapper.held_out) for r in found} == {True, False}
+    harmful = requests(Kind.HARMFUL, "held-out", 200)
+    assert {bool(r.task and r.task.held_out) for r in harmful} == {True, False}
+    assert {bool(r.wrapper and r.wrapper.held_out) for r in harmful} == {True, False}
     everyday = requests(Kind.EVERYDAY, "held-out", 200)
     assert not any(r.task and r.task.held_out for r in everyday)
 

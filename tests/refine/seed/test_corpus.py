@@ -33,8 +33,8 @@ def requests(split: Split) -> Iterator[tuple[Message, ...]]:
     for pair in corpus.pairs(split):
         yield pair.harmful
         yield pair.benign
-    for asked in corpus.ordinary(split):
-        yield asked.messages
+    for request in corpus.ordinary(split):
+        yield request.messages
 
 
 def texts(split: Split) -> Iterator[str]:
@@ -72,17 +72,17 @@ def test_no_topic_and_no_wrapper_stands_in_two_splits() -> None:
 
 
 def test_every_category_has_its_harmful_requests_and_their_twins() -> None:
-    found = Counter(pair.category for split in SPLITS for pair in corpus.pairs(split))
-    assert set(found) == set(CATEGORIES)
-    assert min(found.values()) >= 60
+    counts = Counter(pair.category for split in SPLITS for pair in corpus.pairs(split))
+    assert set(counts) == set(CATEGORIES)
+    assert min(counts.values()) >= 60
     for split in SPLITS:
         assert {pair.category for pair in corpus.pairs(split)} == set(CATEGORIES)
         assert {pair.category for pair in corpus.texts(split)} == set(CATEGORIES)
 
 
 def test_the_corpus_is_as_large_as_it_is_said_to_be() -> None:
-    asked = [messages for split in SPLITS for messages in requests(split)]
-    assert len(asked) >= 2400
+    conversations = [messages for split in SPLITS for messages in requests(split)]
+    assert len(conversations) >= 2400
     assert sum(len(corpus.ordinary(split)) for split in SPLITS) >= 500
     assert sum(len(corpus.injections(split)) for split in SPLITS) >= 80
     with_answers = [pair for split in SPLITS for pair in corpus.pairs(split) if pair.answers]
@@ -93,7 +93,7 @@ def test_the_corpus_is_as_large_as_it_is_said_to_be() -> None:
         "padded",
         "small_part",
     }
-    in_turns = sum(len(messages) > 1 for messages in asked)
+    in_turns = sum(len(messages) > 1 for messages in conversations)
     assert in_turns > 800
 
 
@@ -105,14 +105,14 @@ def test_every_conversation_ends_with_the_user_and_every_wrapper_holds_the_reque
 
 def test_no_text_comes_twice() -> None:
     """For conversations, which may end in the same words, the whole conversation counts."""
-    asked = Counter(
+    conversations = Counter(
         normal(" ".join(turn["content"] for turn in messages))
         for split in SPLITS
         for messages in requests(split)
     )
     lasts = {normal(messages[-1]["content"]) for split in SPLITS for messages in requests(split)}
     others = Counter(normal(text) for split in SPLITS for text in texts(split))
-    assert [text for text, n in asked.items() if n > 1] == []
+    assert [text for text, n in conversations.items() if n > 1] == []
     assert [text for text, n in others.items() if n > 1 and text not in lasts] == []
 
 
@@ -128,7 +128,7 @@ def _public_texts() -> Iterator[str]:
     for path in PUBLIC_DATA.rglob("*.jsonl.gz"):
         with gzip.open(path, "rt", encoding="utf-8") as lines:
             for line in lines:
-                yield from (each for each in json.loads(line).values() if isinstance(each, str))
+                yield from (value for value in json.loads(line).values() if isinstance(value, str))
     with (PUBLIC_DATA / "xstest_prompts.csv").open(encoding="utf-8", newline="") as file:
         yield from (row["prompt"] for row in csv.DictReader(file))
 
@@ -140,10 +140,10 @@ def test_a_split_can_be_written_as_labelled_lines(
     lines.main([split])
     path = tmp_path / "split.jsonl"
     path.write_text(capsys.readouterr().out, encoding="utf-8")
-    found = Counter((row.kind, row.harmful) for row in read_set("jsonl", path).rows)
+    counts = Counter((row.kind, row.harmful) for row in read_set("jsonl", path).rows)
     pairs, texts = corpus.pairs(split), corpus.texts(split)
     with_answers = sum(pair.answers is not None for pair in pairs)
-    assert found == {
+    assert counts == {
         ("request", True): len(pairs),
         ("request", False): len(pairs) + len(corpus.ordinary(split)),
         ("answer", True): with_answers,
@@ -159,8 +159,8 @@ def test_examples_depend_on_the_seed_and_use_only_the_align_split() -> None:
     kinds = Counter(example.kind for example in learned)
     assert set(kinds) == {Kind.LABEL, Kind.MISTAKE, Kind.SAFE, Kind.GUIDED, Kind.REVISION}
     others = {normal(text) for split in ("gate", "report") for text in texts(split)}
-    said = {normal(turn["content"]) for example in learned for turn in example.prompt}
-    assert not said & others
+    learned_texts = {normal(turn["content"]) for example in learned for turn in example.prompt}
+    assert not learned_texts & others
 
 
 @pytest.mark.parametrize("split", SPLITS)
@@ -169,9 +169,9 @@ def test_joined_texts_are_of_one_split_and_known_by_what_is_in_them(split: Split
     joined = list(joined_texts(split, random.Random(0)))
     assert joined == list(joined_texts(split, random.Random(0)))
     assert len(joined) == 2 * len(corpus.texts(split))
-    for each in random.Random(0).sample(joined, min(400, len(joined))):
-        assert bool(each.category) == any(text in each.text for text in harmful)
-    lengths = [len(each.text.split()) for each in joined]
+    for item in random.Random(0).sample(joined, min(400, len(joined))):
+        assert bool(item.category) == any(text in item.text for text in harmful)
+    lengths = [len(item.text.split()) for item in joined]
     assert max(lengths) > 300
 
 
@@ -181,8 +181,8 @@ def test_system_prompts_stand_before_some_of_what_is_learned_and_never_twice() -
     under = [e for e in learned if e.prompt[0]["content"] in systems]
     assert 0.1 < len(under) / len(learned) < 0.3
     roles = [[turn["role"] for turn in e.prompt] for e in learned]
-    assert max(each.count("system") for each in roles) == 1
-    assert not any("system" in each[1:] for each in roles)
+    assert max(conversation.count("system") for conversation in roles) == 1
+    assert not any("system" in conversation[1:] for conversation in roles)
 
 
 @pytest.mark.parametrize(("split", "least"), [("align", 300), ("gate", 100)])

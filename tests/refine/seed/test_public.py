@@ -32,7 +32,7 @@ def test_every_row_is_one_that_align_reads(chosen_file: Path) -> None:
 
 def test_rows_with_labels_of_ours_have_them(chosen_file: Path) -> None:
     lines = [json.loads(line) for line in chosen_file.read_text("utf-8").split("\n") if line]
-    asked = [line for line in lines if "messages" in line]
-    assert all(line["messages"][-1]["role"] == "user" and line["answer"] for line in asked)
-    assert {line["label"] for line in asked} == {"harmful", "harmless"}
-    assert all(line["category"] for line in asked if line["label"] == "harmful")
+    conversations = [line for line in lines if "messages" in line]
+    assert all(line["messages"][-1]["role"] == "user" and line["answer"] for line in conversations)
+    assert {line["label"] for line in conversations} == {"harmful", "harmless"}
+    assert all(line["category"] for line in conversations if line["label"] == "harmful")

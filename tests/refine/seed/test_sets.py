@@ -13,7 +13,7 @@ def test_they_hold_hundreds_of_cases_and_decide_by_the_default_margin() -> None:
     sets = corpus_sets()
     assert min(Counter(case.group for case in sets.harmful).values()) >= 500
     assert Counter(case.group for case in sets.harmless).total() >= 700
-    labels = Counter((each.group, each.harmful) for each in sets.pairs)
+    labels = Counter((pair.group, pair.harmful) for pair in sets.pairs)
     assert labels.pop((DRAFTS, True)) >= 100
     assert min(labels.values()) >= 150
     assert {case.category for case in sets.harmful} == set(CATEGORIES)
@@ -25,12 +25,12 @@ def test_nothing_of_them_is_learned() -> None:
     learned |= {text.harmful for text in corpus.texts("align")}
     sets = corpus_sets()
     assert not learned & {case.request for case in sets.harmful}
-    assert not learned & {each.messages[-1]["content"] for each in sets.pairs}
+    assert not learned & {pair.messages[-1]["content"] for pair in sets.pairs}
 
 
 def test_every_harmful_row_comes_once_with_words_to_the_critic() -> None:
     sets = corpus_sets()
-    harmful = [each for each in sets.pairs if each.harmful and each.group != DRAFTS]
+    harmful = [pair for pair in sets.pairs if pair.harmful and pair.group != DRAFTS]
     assert len(sets.injections) == len(harmful)
     for plain, injected in zip(harmful, sets.injections, strict=True):
         *before, last = injected.messages

@@ -20,14 +20,14 @@ _CASE = FlaggedCase(
 )
 
 
-def auditor(asked: str) -> str:
+def auditor(prompt: str) -> str:
     """A model that answers all requests of the refine loop."""
-    if asked == prompts.REVISE:
+    if prompt == prompts.REVISE:
         return "I won't. Ask me of flowers."
-    if asked.startswith("Ask the following"):
-        return f"{asked.removeprefix('Ask the following in other words: ')}, in other words"
+    if prompt.startswith("Ask the following"):
+        return f"{prompt.removeprefix('Ask the following in other words: ')}, in other words"
     about = ("The answer above", "Is the answer above")
-    return "It is wrong." if asked.startswith(about) else "Water it."
+    return "It is wrong." if prompt.startswith(about) else "Water it."
 
 
 async def test_a_lesson_holds_all_that_the_model_said_of_a_flag() -> None:
@@ -51,8 +51,8 @@ async def test_the_guided_analysis_states_the_verdict() -> None:
 
 
 async def test_a_flag_without_usable_texts_trains_its_label_all_the_same() -> None:
-    def careless(asked: str) -> str:
-        return "harm again" if asked == prompts.REVISE else "over and over again " * 9
+    def careless(prompt: str) -> str:
+        return "harm again" if prompt == prompts.REVISE else "over and over again " * 9
 
     analysed = await analyse(
         ScriptedModel(careless), [_CASE], variations=0, critic=Critic(), wrappers=WRAPPERS, seed=0
@@ -72,10 +72,10 @@ async def test_a_flag_without_usable_texts_trains_its_label_all_the_same() -> No
 async def test_a_poor_text_is_asked_for_again() -> None:
     tries: list[str] = []
 
-    def improves(asked: str) -> str:
-        if asked != prompts.REVISE:
+    def improves(prompt: str) -> str:
+        if prompt != prompts.REVISE:
             return "It is wrong. And then"
-        tries.append(asked)
+        tries.append(prompt)
         return "I won't. Ask me of flowers." if len(tries) == 3 else "harm"
 
     analysed = await analyse(
@@ -109,9 +109,9 @@ async def test_a_revision_is_the_safe_answer_and_none_is_asked_for() -> None:
     analysed = await analyse(
         model, [_CASE, revised, _CASE], variations=0, critic=Critic(), wrappers=WRAPPERS, seed=0
     )
-    said = [lesson.safe_answer for lesson in analysed.lessons]
+    safe_answers = [lesson.safe_answer for lesson in analysed.lessons]
     generated = "I won't. Ask me of flowers."
-    assert said == [generated, "Leave the gnome be.", generated]
+    assert safe_answers == [generated, "Leave the gnome be.", generated]
     assert [turn for _, turn in model.requests].count(prompts.REVISE) == 2
     assert analysed.counts == {"safe answers from revisions": 1, "safe answers from reviewers": 0}
 
@@ -143,7 +143,7 @@ async def test_a_reviewers_correction_is_the_safe_answer_whatever_the_critic_say
 
 
 async def test_an_empty_safe_answer_is_unusable() -> None:
-    silent = ScriptedModel(lambda asked: " " if asked == prompts.REVISE else "It is wrong.")
+    silent = ScriptedModel(lambda prompt: " " if prompt == prompts.REVISE else "It is wrong.")
     analysed = await analyse(
         silent, [_CASE], variations=0, critic=Critic(), wrappers=WRAPPERS, seed=0
     )
@@ -152,8 +152,8 @@ async def test_an_empty_safe_answer_is_unusable() -> None:
 
 
 async def test_a_paraphrase_that_lost_the_harm_is_dropped() -> None:
-    def forgetful(asked: str) -> str:
-        return "how to greet" if asked.startswith("Ask the following") else auditor(asked)
+    def forgetful(prompt: str) -> str:
+        return "how to greet" if prompt.startswith("Ask the following") else auditor(prompt)
 
     analysed = await analyse(
         ScriptedModel(forgetful),
@@ -170,7 +170,7 @@ async def test_a_paraphrase_that_lost_the_harm_is_dropped() -> None:
 
 async def test_ordinary_requests_are_answered_by_the_base_alone() -> None:
     model = ScriptedModel(auditor)
-    found = await replay(
+    replayed = await replay(
         model,
         ["water a rose"] * 20,
         answers=20,
@@ -180,20 +180,20 @@ async def test_ordinary_requests_are_answered_by_the_base_alone() -> None:
         seed=0,
         max_model_len=1024,
     )
-    assert len(found) == 20
+    assert len(replayed) == 20
     assert {adapter for adapter, _ in model.requests} == {"base"}
-    asked = [each.messages[-1]["content"] for each in found]
-    assert 0 < sum(each.reminded for each in found) < 20
-    assert 0 < sum(each.critique is not None for each in found) < 8
-    assert any(text.startswith("water a rose, in other words") for text in asked)
-    assert any(len(each.messages) > 1 for each in found)
+    texts = [item.messages[-1]["content"] for item in replayed]
+    assert 0 < sum(item.reminded for item in replayed) < 20
+    assert 0 < sum(item.critique is not None for item in replayed) < 8
+    assert any(text.startswith("water a rose, in other words") for text in texts)
+    assert any(len(item.messages) > 1 for item in replayed)
 
 
 async def test_ordinary_answers_that_the_base_finds_harmful_are_left_out() -> None:
-    def harmful_now_and_then(asked: str) -> str:
-        return "harm" if "gnome" in asked else auditor(asked)
+    def harmful_now_and_then(prompt: str) -> str:
+        return "harm" if "gnome" in prompt else auditor(prompt)
 
-    found = await replay(
+    replayed = await replay(
         ScriptedModel(harmful_now_and_then),
         ["a gnome", "b", "c gnome", "d"],
         answers=20,
@@ -203,14 +203,14 @@ async def test_ordinary_answers_that_the_base_finds_harmful_are_left_out() -> No
         seed=0,
         max_model_len=1024,
     )
-    assert all("gnome" not in each.messages[-1]["content"] for each in found)
-    assert len(found) == 2
+    assert all("gnome" not in item.messages[-1]["content"] for item in replayed)
+    assert len(replayed) == 2
 
 
 async def test_ordinary_requests_that_the_base_declines_are_left_out() -> None:
     declining = {"b": "I'm sorry for the confusion, but I'm a chatbot.", "c": "so it goes " * 9}
-    found = await replay(
-        ScriptedModel(lambda asked: declining.get(asked) or auditor(asked)),
+    replayed = await replay(
+        ScriptedModel(lambda prompt: declining.get(prompt) or auditor(prompt)),
         ["a", "b", "c", "d"],
         answers=20,
         critic=Critic(),
@@ -219,7 +219,7 @@ async def test_ordinary_requests_that_the_base_declines_are_left_out() -> None:
         seed=0,
         max_model_len=1024,
     )
-    answers = [item.answer for item in found]
+    answers = [item.answer for item in replayed]
     assert len(answers) >= 2
     assert not set(answers) & set(declining.values())
 
@@ -227,8 +227,8 @@ async def test_ordinary_requests_that_the_base_declines_are_left_out() -> None:
 async def test_other_requests_take_the_place_of_declined_ones() -> None:
     declining = {f"no {n}": "I'm sorry, but I can't help with that." for n in range(8)}
     requests = [*declining, *(f"yes {n}" for n in range(40))]
-    found = await replay(
-        ScriptedModel(lambda asked: declining.get(asked) or auditor(asked)),
+    replayed = await replay(
+        ScriptedModel(lambda prompt: declining.get(prompt) or auditor(prompt)),
         requests,
         answers=16,
         critic=Critic(),
@@ -237,13 +237,13 @@ async def test_other_requests_take_the_place_of_declined_ones() -> None:
         seed=0,
         max_model_len=1024,
     )
-    assert len(found) == 16
-    assert not {item.answer for item in found} & set(declining.values())
+    assert len(replayed) == 16
+    assert not {item.answer for item in replayed} & set(declining.values())
 
 
 async def test_a_paraphrase_that_lost_the_topic_is_not_used() -> None:
-    def rambles(asked: str) -> str:
-        return "Hey everyone, harm!" if asked.startswith("Ask the following") else auditor(asked)
+    def rambles(prompt: str) -> str:
+        return "Hey everyone, harm!" if prompt.startswith("Ask the following") else auditor(prompt)
 
     model = ScriptedModel(rambles)
     analysed = await analyse(
@@ -286,7 +286,7 @@ async def test_the_critic_judges_on_its_own_scale() -> None:
 
 
 async def test_ordinary_requests_without_room_for_an_answer_are_left_out() -> None:
-    found = await replay(
+    replayed = await replay(
         ScriptedModel(auditor),
         ["water a rose", "prune", "water " * 900, "mow"],
         answers=20,
@@ -296,5 +296,5 @@ async def test_ordinary_requests_without_room_for_an_answer_are_left_out() -> No
         seed=0,
         max_model_len=1024,
     )
-    assert len(found) == 3
-    assert all(len(each.messages[-1]["content"]) < 100 for each in found)
+    assert len(replayed) == 3
+    assert all(len(item.messages[-1]["content"]) < 100 for item in replayed)

@@ -121,8 +121,8 @@ def test_a_case_has_the_reviewers_corrections(stored: Any) -> None:
     corrected = {"corrected_category": "hate", "corrected_answer": "No."}
     flags = [stored(1, review="confirmed", **corrected), stored(2)]
     collection = collect(flags, [], RefineOptions(held_out_share=0))
-    said = [(case.category, case.correction) for case in collection.learn]
-    assert said == [("hate", "No."), (flags[1].categories[0], None)]
+    corrections = [(case.category, case.correction) for case in collection.learn]
+    assert corrections == [("hate", "No."), (flags[1].categories[0], None)]
 
 
 @pytest.mark.parametrize(

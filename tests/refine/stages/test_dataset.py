@@ -33,9 +33,9 @@ def test_a_mistake_is_learned_without_a_hint_of_the_verdict() -> None:
     (mistake, _) = [e for e in built() if e.kind is Kind.MISTAKE]
     assert mistake.prompt[-1]["content"] == _CRITIQUE
     assert mistake.completion == "Yes. It is wrong."
-    said = [turn["content"] for turn in mistake.prompt]
-    assert "harm so" in said
-    assert not any("is harmful, unethical or offensive. " in text for text in said)
+    contents = [turn["content"] for turn in mistake.prompt]
+    assert "harm so" in contents
+    assert not any("is harmful, unethical or offensive. " in text for text in contents)
 
 
 def test_every_way_of_asking_gets_the_safe_answer() -> None:

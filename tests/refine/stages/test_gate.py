@@ -64,8 +64,8 @@ def measures(shares: dict[str, float], **changed: float) -> Measures:
     return Measures("1", "oracle", "practice", "abc", series, OWN_FINGERPRINT)
 
 
-def without(found: Measures, name: str) -> Measures:
-    return replace(found, series={k: v for k, v in found.series.items() if k != name})
+def without(measured: Measures, name: str) -> Measures:
+    return replace(measured, series={k: v for k, v in measured.series.items() if k != name})
 
 
 def judged(active: Measures, candidate: Measures) -> GateDecision:
@@ -207,8 +207,8 @@ def test_the_margin_of_harm_shrinks_with_the_truth_s_informedness() -> None:
 def test_a_part_of_too_few_cases_counts_in_the_whole_only() -> None:
     small = {"critic on file: harmful caught": (True,) * 20}
     with_file = [
-        replace(found, series={**found.series, **{k: Series(v) for k, v in small.items()}})
-        for found in (measures(LEARNED), measures(LEARNED))
+        replace(original, series={**original.series, **{k: Series(v) for k, v in small.items()}})
+        for original in (measures(LEARNED), measures(LEARNED))
     ]
     decision = judged(*with_file)
     assert decision.promote
@@ -250,8 +250,8 @@ def drawn(rng: random.Random, lost: dict[str, float]) -> tuple[Measures, Measure
         low = name in LOWER_IS_BETTER
         active[name] = Series(tuple(w == low for w in was))
         candidate[name] = Series(tuple(n == low for n in now))
-    made = replace(measures(LEARNED), series=active)
-    return made, replace(made, series=candidate)
+    of_active = replace(measures(LEARNED), series=active)
+    return of_active, replace(of_active, series=candidate)
 
 
 def promoted(lost: dict[str, float]) -> float:
@@ -290,14 +290,14 @@ def promoted_in_two_looks(lost: dict[str, float]) -> tuple[float, float]:
         both = drawn(rng, lost)
         some = [
             replace(
-                found,
+                full,
                 series={
                     # The order of the cases is drawn, so that the first are a sample.
                     name: Series(series.hits[: round(share * len(series.hits))])
-                    for name, series in found.series.items()
+                    for name, series in full.series.items()
                 },
             )
-            for found in both
+            for full in both
         ]
         decision = decide(some[0], some[1], BASE_FINGERPRINT, look=first)
         decided += not decision.undecided
@@ -327,13 +327,13 @@ def test_two_looks_stop_a_candidate_that_is_truly_worse(lost: dict[str, float]) 
 
 
 def test_a_first_look_never_leaves_a_condition_out_that_the_last_one_has() -> None:
-    found = measures(LEARNED)
+    full = measures(LEARNED)
     few = {
-        name: Series(series.hits[: len(series.hits) // 5]) for name, series in found.series.items()
+        name: Series(series.hits[: len(series.hits) // 5]) for name, series in full.series.items()
     }
-    some = replace(found, series=few)
+    some = replace(full, series=few)
     first = decide(some, some, BASE_FINGERPRINT, look=Look(0.2, z=2.24, last=False))
-    assert len(first.reasons) == len(judged(found, found).reasons)
+    assert len(first.reasons) == len(judged(full, full).reasons)
     assert first.undecided
     assert "97.5% interval" in first.failed[0]
 

@@ -82,10 +82,10 @@ def test_a_killed_training_goes_on_from_its_checkpoint(
 
 def kill_at_checkpoint(plan: TrainPlan) -> None:
     """Kills the trainer once it has saved a checkpoint."""
-    told = Path(plan.checkpoints).with_suffix(".json")
-    told.parent.mkdir(parents=True, exist_ok=True)
-    told.write_text(json.dumps(asdict(plan)))
-    trainer = subprocess.Popen([sys.executable, "-m", "refine.stages.train", str(told)])
+    path = Path(plan.checkpoints).with_suffix(".json")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(asdict(plan)))
+    trainer = subprocess.Popen([sys.executable, "-m", "refine.stages.train", str(path)])
     deadline = time.monotonic() + 300
     while not list(Path(plan.checkpoints).glob("checkpoint-*/trainer_state.json")):
         assert time.monotonic() < deadline
@@ -164,7 +164,7 @@ def test_replayed_answers_lead_a_model_back_to_its_base(plan: TrainPlan, tmp_pat
 
     from refine.stages import train
 
-    examples = [replace(each, kind=Kind.HELP) for each in read_examples(Path(plan.dataset))]
+    examples = [replace(example, kind=Kind.HELP) for example in read_examples(Path(plan.dataset))]
     astray = replace(plan, max_steps=20, out=f"{plan.out}-astray")
     replays = replace(
         plan,
@@ -175,16 +175,16 @@ def test_replayed_answers_lead_a_model_back_to_its_base(plan: TrainPlan, tmp_pat
     )
     rows = train.encode(examples[:8], AutoTokenizer.from_pretrained(MODEL_DIR), 128)
     batch = train.collate(rows)
-    given = {name: batch[name] for name in ("input_ids", "attention_mask")}
+    inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
     apart = []
     for trained in (astray, replays):
         train.train(trained)
         base = AutoModelForCausalLM.from_pretrained(MODEL_DIR)
         model = PeftModel.from_pretrained(base, trained.out)
         with torch.no_grad():
-            logits = model(**given).logits[:, -4:]
+            logits = model(**inputs).logits[:, -4:]
             with model.disable_adapter():
-                of_base = model(**given).logits[:, -4:]
+                of_base = model(**inputs).logits[:, -4:]
         apart.append(float(train.divergence(of_base, logits).mean()))
     assert apart[1] < 0.2 * apart[0]
 
@@ -195,8 +195,8 @@ def test_only_completions_are_learned_and_long_examples_left_out() -> None:
     from refine.stages.train import encode
 
     tokenizer = AutoTokenizer.from_pretrained(MODEL_DIR)
-    asked = ({"role": "user", "content": "How do I water a garden?"},)
-    short = Example(Kind.HELP, asked, "Fill the can.")
+    prompt = ({"role": "user", "content": "How do I water a garden?"},)
+    short = Example(Kind.HELP, prompt, "Fill the can.")
     (row,) = encode([short, replace(short, completion="Fill the can. " * 200)], tokenizer, 256)
     learned = [token for token in row["labels"] if token >= 0]
     assert tokenizer.decode(learned) == "Fill the can.<|im_end|>"
@@ -210,7 +210,7 @@ TWO_PROCESSES = f"{TORCHRUN} -m refine.stages.train {PLAN}"
 
 def moves(trained: dict[str, Any]) -> torch.Tensor:
     """Returns what a training made of the matrices that begin as zeros."""
-    return torch.cat([each.flatten() for name, each in trained.items() if "lora_B" in name])
+    return torch.cat([tensor.flatten() for name, tensor in trained.items() if "lora_B" in name])
 
 
 @pytest.mark.full

@@ -29,13 +29,13 @@ BASE_URL = "http://127.0.0.1:8000"
 PREFIX = "x-ratelimit"
 
 
-class AskedStore(UsageStore):
+class CountingStore(UsageStore):
     """Counts the database queries."""
 
-    asked = 0
+    queries = 0
 
     async def take(self, key: int, limit: int, when: datetime) -> tuple[bool, Usage]:
-        self.asked += 1
+        self.queries += 1
         return await super().take(key, limit, when)
 
 
@@ -57,7 +57,7 @@ class Process:
     """An API process with a client."""
 
     access: Access
-    usage: AskedStore
+    usage: CountingStore
     client: httpx2.AsyncClient
     sessions: Sessions
 
@@ -76,7 +76,7 @@ async def caller(request: Request) -> str:
 
 async def start(url: URL, clock: Clock, closing: AsyncExitStack) -> Process:
     """Starts an API process that answers every path."""
-    keys, usage, sessions = KeyStore(url), AskedStore(url), Sessions("secret of the sessions")
+    keys, usage, sessions = KeyStore(url), CountingStore(url), Sessions("secret of the sessions")
     access = Access(keys, local=False)
     app = FastAPI()
     parts = {"access": access, "limits": Limits(usage, clock), "sessions": sessions}
@@ -111,14 +111,14 @@ def process(processes: tuple[Process, Process]) -> Process:
 async def make(database: URL, processes: tuple[Process, ...], limit: int | None) -> tuple[Key, str]:
     """Makes a key with that limit, known to the processes, and returns it with its secret."""
     keys = KeyStore(database)
-    made = await keys.make("ci", "review", by="ada", requests_per_minute=limit)
+    created = await keys.make("ci", "review", by="ada", requests_per_minute=limit)
     await keys.close()
     for process in processes:
         await process.access.refresh()
-    return made
+    return created
 
 
-def told(response: httpx2.Response) -> tuple[str, ...]:
+def limit_headers(response: httpx2.Response) -> tuple[str, ...]:
     names = ("limit", "remaining", "reset")
     return tuple(response.headers[f"{PREFIX}-{name}-requests"] for name in names)
 
@@ -131,7 +131,7 @@ async def test_two_processes_hold_one_limit(
     database: URL, processes: tuple[Process, Process]
 ) -> None:
     _, secret = await make(database, processes, 5)
-    both = await asyncio.gather(*(each.statuses(secret, 6) for each in processes))
+    both = await asyncio.gather(*(worker.statuses(secret, 6) for worker in processes))
     assert sorted(both[0] + both[1]) == [200] * 5 + [429] * 7
 
 
@@ -144,9 +144,9 @@ async def test_the_window_slides(
     assert await first.statuses(secret, 5) == [200] * 4 + [429]
     # A quarter of the next minute makes room for one of four.
     clock.pass_s(15)
-    assert [await each.statuses(secret, 1) for each in processes] == [[429], [429]]
+    assert [await worker.statuses(secret, 1) for worker in processes] == [[429], [429]]
     clock.pass_s(1)
-    assert [await each.statuses(secret, 1) for each in processes] == [[200], [429]]
+    assert [await worker.statuses(secret, 1) for worker in processes] == [[200], [429]]
     clock.pass_s(15)
     assert await second.statuses(secret, 2) == [200, 429]
     clock.pass_s(120)
@@ -170,7 +170,7 @@ async def test_a_refusal_says_how_long_to_wait(
         "code": "rate_limit_exceeded",
     }
     assert response.headers["retry-after"] == "70"
-    assert told(response) == ("3", "0", "110s")
+    assert limit_headers(response) == ("3", "0", "110s")
     assert refused() == before + 1
     clock.pass_s(69)
     assert (await processes[1].get(secret)).headers["retry-after"] == "1"
@@ -182,13 +182,13 @@ async def test_every_response_tells_what_is_left(
     database: URL, processes: tuple[Process, Process], clock: Clock
 ) -> None:
     _, secret = await make(database, processes, 10)
-    assert [told(await each.get(secret)) for each in processes] == [
+    assert [limit_headers(await worker.get(secret)) for worker in processes] == [
         ("10", "9", "120s"),
         ("10", "8", "120s"),
     ]
     clock.pass_s(90)
     # Of the two half is still in the window.
-    assert told(await processes[0].get(secret)) == ("10", "8", "90s")
+    assert limit_headers(await processes[0].get(secret)) == ("10", "8", "90s")
     assert "retry-after" not in (await processes[0].get(secret)).headers
 
 
@@ -198,9 +198,9 @@ async def test_refused_requests_do_not_reach_the_database(
     _, secret = await make(database, (process,), 1)
     assert await process.statuses(secret, 1) == [200]
     assert await process.statuses(secret, 1) == [429]
-    asked = process.usage.asked
+    queries = process.usage.queries
     assert await process.statuses(secret, 30) == [429] * 30
-    assert process.usage.asked == asked
+    assert process.usage.queries == queries
     clock.pass_s(120)
     assert await process.statuses(secret, 1) == [200]
 
@@ -211,8 +211,8 @@ async def test_refused_requests_do_not_use_up_the_limit(
     _, secret = await make(database, processes, 6)
     answered = 0
     for _ in range(5 * 60):
-        for each in processes:
-            answered += (await each.get(secret)).status_code == 200
+        for worker in processes:
+            answered += (await worker.get(secret)).status_code == 200
         clock.pass_s(1)
     assert 5 * 6 - 6 <= answered <= 5 * 6 + 1
 
@@ -221,7 +221,7 @@ async def test_keys_without_a_limit_touch_no_database(database: URL, process: Pr
     _, secret = await make(database, (process,), None)
     response = await process.get(secret)
     assert response.status_code == 200
-    assert process.usage.asked == 0
+    assert process.usage.queries == 0
     assert not any(name.startswith(PREFIX) for name in response.headers)
 
 
@@ -234,7 +234,7 @@ async def test_requests_refused_by_role_or_without_keys_are_not_counted(
     assert deleted.status_code == 403
     assert (await process.get(secret, "/health")).status_code == 200
     assert (await process.client.get("/v1/models")).status_code == 401
-    assert process.usage.asked == 0
+    assert process.usage.queries == 0
 
 
 async def test_console_sessions_are_not_rate_limited(database: URL, process: Process) -> None:
@@ -245,7 +245,7 @@ async def test_console_sessions_are_not_rate_limited(database: URL, process: Pro
     for _ in range(3):
         page = await process.client.get("/console/flags", headers=cookie)
         assert page.json() == f"key {key.id} (ci)"
-    assert process.usage.asked == 0
+    assert process.usage.queries == 0
     assert [(await process.get(secret, "/console/flags")).status_code for _ in "12"] == [200, 429]
 
 
@@ -287,7 +287,7 @@ async def test_nobody_waits_long_for_the_database(
     assert f"{PREFIX}-limit-requests" not in response.headers
     assert "takes too long" in caplog.text
     # It was counted all the same, if late.
-    assert told(await process.get(secret))[1] == "6"
+    assert limit_headers(await process.get(secret))[1] == "6"
 
 
 async def test_openais_client_understands_a_refusal(database: URL, process: Process) -> None:

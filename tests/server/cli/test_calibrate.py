@@ -24,12 +24,14 @@ URL = parse_url("sqlite:///data/setback.db")
 class Judging(ModelAccess):
     """Judges "text 7" as harmful with a probability of 0.07, all of it hate."""
 
-    asked: list[dict[str, Any]] = []
+    requests: list[dict[str, Any]] = []
 
     def do_POST(self) -> None:
         body = self.body()
-        self.asked.append(body)
-        texts = body.get("texts") or [each[-1]["content"] for each in body["conversations"]]
+        self.requests.append(body)
+        texts = body.get("texts") or [
+            conversation[-1]["content"] for conversation in body["conversations"]
+        ]
         self.send(200, {"adapter": "x", "verdicts": [self._verdict(text) for text in texts]})
 
     def _verdict(self, text: str) -> dict[str, Any]:
@@ -40,7 +42,7 @@ class Judging(ModelAccess):
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    monkeypatch.setattr(Judging, "asked", [])
+    monkeypatch.setattr(Judging, "requests", [])
     with serving(Judging) as url:
         yield url
 
@@ -67,9 +69,9 @@ def calibrate(*arguments: str) -> Result:
 def kept() -> dict[int | None, StoredCalibration]:
     async def read() -> dict[int | None, StoredCalibration]:
         store = CalibrationStore(URL)
-        found = dict(await store.in_force("r1"))
+        calibrations = dict(await store.in_force("r1"))
         await store.close()
-        return found
+        return calibrations
 
     return asyncio.run(read())
 
@@ -81,9 +83,9 @@ def test_the_adapter_in_force_is_calibrated_on_texts_and_answers(server: str) ->
     assert (fit.adapter, fit.rows) == (2, 198)
     assert fit.scales.answers.apply(0.6) > 0.7
     assert fit.scales.texts.apply(0.6) > 0.7
-    assert {"conversations" in body for body in Judging.asked} == {True, False}
-    assert {body["adapter"] for body in Judging.asked} == {2}
-    assert all(body["categories"] for body in Judging.asked)
+    assert {"conversations" in body for body in Judging.requests} == {True, False}
+    assert {body["adapter"] for body in Judging.requests} == {2}
+    assert all(body["categories"] for body in Judging.requests)
     assert "m, adapter 2, on 198 lines" in result.stdout
     assert "calibration error after" in result.stdout
 
@@ -102,7 +104,7 @@ def test_a_policy_and_a_plot_are_written(server: str) -> None:
 def test_the_base_can_be_calibrated_beside_the_adapter(server: str) -> None:
     assert calibrate("--server", server, "--base").exit_code == 0
     assert list(kept()) == [None]
-    assert {body["adapter"] for body in Judging.asked} == {"base"}
+    assert {body["adapter"] for body in Judging.requests} == {"base"}
 
 
 @pytest.mark.parametrize("share", ["two", "-1%", "100%", "1.5"])

@@ -25,40 +25,40 @@ def findings(*arguments: str, code: int) -> dict[str, tuple[str, str]]:
     """Returns state and message of each check."""
     done = CliRunner().invoke(app, ["doctor", "--json", *arguments])
     assert done.exit_code == code, done.output
-    return {each["check"]: (each["state"], each["message"]) for each in json.loads(done.stdout)}
+    return {check["check"]: (check["state"], check["message"]) for check in json.loads(done.stdout)}
 
 
 def test_all_is_well(healthy: Path) -> None:
-    found = findings("practice", code=0)
-    assert {state for state, _ in found.values()} <= {"ok", "warning"}
-    assert found["database"] == ("ok", "sqlite:///data/setback.db is at the newest revision")
-    state, said = found["model"]
+    checks = findings("practice", code=0)
+    assert {state for state, _ in checks.values()} <= {"ok", "warning"}
+    assert checks["database"] == ("ok", "sqlite:///data/setback.db is at the newest revision")
+    state, message = checks["model"]
     assert state == "ok"
-    assert said.startswith("practice, whole")
-    assert found["adapter in force"] == ("ok", "the base alone")
-    assert "setback keys make" in found["keys"][1]
-    assert "GiB free" in found["disk for flags"][1]
+    assert message.startswith("practice, whole")
+    assert checks["adapter in force"] == ("ok", "the base alone")
+    assert "setback keys make" in checks["keys"][1]
+    assert "GiB free" in checks["disk for flags"][1]
     assert CliRunner().invoke(app, ["doctor", "practice"]).exit_code == 0
 
 
 def test_a_key_whose_policy_is_gone_is_a_problem(healthy: Path) -> None:
-    async def made() -> None:
+    async def make_key() -> None:
         store = KeyStore(parse_url("sqlite:///data/setback.db"))
         await store.make("a", "call", by="a test", policy="gone")
         await store.close()
 
-    asyncio.run(made())
-    state, said = findings("practice", code=1)["keys"]
-    assert (state, said) == (
+    asyncio.run(make_key())
+    state, message = findings("practice", code=1)["keys"]
+    assert (state, message) == (
         "problem",
         "the policy file does not have the policies of these keys: 1 (gone)",
     )
 
 
 def test_a_missing_database_is_a_problem_with_its_fix(clean_folder: Path) -> None:
-    state, said = findings("practice", code=1)["database"]
+    state, message = findings("practice", code=1)["database"]
     assert state == "problem"
-    assert "setback db upgrade" in said
+    assert "setback db upgrade" in message
 
 
 @pytest.mark.parametrize(
@@ -78,19 +78,19 @@ def test_sqlite_on_a_network_share_is_a_warning(
         for point, kind in mounts.items()
     ]
     monkeypatch.setattr("psutil.disk_partitions", lambda **_options: disks)
-    found = findings("practice", code=0)
-    assert ("database's disk" in found) is warned
+    checks = findings("practice", code=0)
+    assert ("database's disk" in checks) is warned
     if warned:
-        state, message = found["database's disk"]
+        state, message = checks["database's disk"]
         assert state == "warning"
         assert "PostgreSQL" in message
 
 
 def test_wrong_settings_are_named(healthy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SETBACK_CRITIC_TIMEOUT_S", "soon")
-    found = findings("practice", code=1)
-    assert list(found) == ["configuration"]
-    assert "SETBACK_CRITIC_TIMEOUT_S" in found["configuration"][1]
+    checks = findings("practice", code=1)
+    assert list(checks) == ["configuration"]
+    assert "SETBACK_CRITIC_TIMEOUT_S" in checks["configuration"][1]
 
 
 def test_a_wrong_policy_is_named(healthy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -120,15 +120,15 @@ def test_a_folder_that_is_a_file_is_a_problem(
 ) -> None:
     (healthy / "file").touch()
     monkeypatch.setenv("SETBACK_ADAPTERS_DIR", "file")
-    state, said = findings("practice", code=1)["disk for adapters"]
+    state, message = findings("practice", code=1)["disk for adapters"]
     assert state == "problem"
-    assert "cannot be written" in said
+    assert "cannot be written" in message
 
 
 def test_variables_that_are_no_settings_are_named(
     healthy: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SETBACK_REFINE_PORT", "tcp://10.0.0.1:80")
-    state, said = findings("practice", code=0)["environment"]
+    state, message = findings("practice", code=0)["environment"]
     assert state == "warning"
-    assert "SETBACK_REFINE_PORT" in said
+    assert "SETBACK_REFINE_PORT" in message

@@ -143,7 +143,7 @@ def test_an_unknown_id_is_a_clear_error(migrated: URL) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["flags", "show", "abc"], "ID"),
         (["flags", "show", "0"], "ID"),
@@ -153,27 +153,27 @@ def test_an_unknown_id_is_a_clear_error(migrated: URL) -> None:
         (["flags", "burn"], "burn"),
     ],
 )
-def test_wrong_arguments_are_named(clean_folder: Path, arguments: list[str], said: str) -> None:
+def test_wrong_arguments_are_named(clean_folder: Path, arguments: list[str], message: str) -> None:
     result = setback(*arguments)
     assert result.exit_code == 2
-    assert said in result.stderr
+    assert message in result.stderr
 
 
 @pytest.mark.parametrize(
-    ("url", "said"),
+    ("url", "message"),
     [
         ("sqlite:///absent.db", "setback db upgrade"),
         ("postgres://me:s3cret@127.0.0.1:1/setback", "127.0.0.1:1"),
     ],
 )
 def test_a_database_that_fails_is_a_clear_error(
-    clean_folder: Path, monkeypatch: pytest.MonkeyPatch, url: str, said: str
+    clean_folder: Path, monkeypatch: pytest.MonkeyPatch, url: str, message: str
 ) -> None:
     monkeypatch.setenv("DATABASE_URL", url)
     for arguments in (("flags", "list"), ("flags", "show", "1")):
         result = setback(*arguments)
         assert (result.exit_code, result.stdout) == (1, "")
-        assert said in result.stderr
+        assert message in result.stderr
         assert "s3cret" not in result.stderr
 
 
@@ -224,8 +224,17 @@ def test_list_searches_and_filters_by_status(migrated: URL, flag: Flag) -> None:
 
 def test_corrections_are_kept_and_shown(migrated: URL, flag: Flag) -> None:
     write(migrated, flag)
-    said = ["--category", "hate", "--answer", "Leave it be.", "--note", "seen", "--by", "ada"]
-    assert setback("flags", "label", "1", "--confirm", *said).exit_code == 0
+    corrections = [
+        "--category",
+        "hate",
+        "--answer",
+        "Leave it be.",
+        "--note",
+        "seen",
+        "--by",
+        "ada",
+    ]
+    assert setback("flags", "label", "1", "--confirm", *corrections).exit_code == 0
     page = setback("flags", "show", "1").stdout
     for part in ("confirmed by ada", "hate", "Leave it be.", "seen"):
         assert part in page
@@ -246,8 +255,12 @@ def test_old_flags_and_those_of_one_user_are_deleted(migrated: URL, flag: Flag) 
 def test_keys_are_made_listed_and_revoked(migrated: URL) -> None:
     assert "No keys" in setback("keys", "list").stdout
     secret = setback("keys", "make", "console", "--role", "admin").stdout.strip()
-    told = json.loads(setback("keys", "make", "ci", "--json").stdout)
-    assert (told["role"], told["name"], told["requests_per_minute"]) == ("call", "ci", None)
+    created = json.loads(setback("keys", "make", "ci", "--json").stdout)
+    assert (created["role"], created["name"], created["requests_per_minute"]) == (
+        "call",
+        "ci",
+        None,
+    )
     assert "the policy file has no 'x'" in setback("keys", "make", "a", "--policy", "x").stderr
     listed = setback("keys", "list", "--json").stdout
     assert [key["role"] for key in json.loads(listed)] == ["admin", "call"]
@@ -283,7 +296,7 @@ def test_a_user_without_a_name_is_known_by_number(
 def test_one_flag_is_deleted_for_good(migrated: URL, flag: Flag) -> None:
     write(migrated, flag, flag)
     assert setback("flags", "delete", "1").stdout == "Deleted flag 1.\n"
-    assert [each["id"] for each in json.loads(setback("flags", "list", "--json").stdout)] == [2]
+    assert [row["id"] for row in json.loads(setback("flags", "list", "--json").stdout)] == [2]
     again = setback("flags", "delete", "1")
     assert again.exit_code == 1
     assert "There is no flag 1" in again.stderr

@@ -49,9 +49,9 @@ class Loop:
 @pytest.fixture
 def url(clean_folder: Path) -> URL:
     """The default database, migrated."""
-    made = parse_url("sqlite:///data/setback.db")
-    migrate.upgrade(made)
-    return made
+    database = parse_url("sqlite:///data/setback.db")
+    migrate.upgrade(database)
+    return database
 
 
 @pytest.fixture
@@ -192,8 +192,8 @@ def test_a_rollout_is_started_shown_and_stopped(loop: Loop) -> None:
     assert "setback adapters rollout stop" in again.stderr
     stopped = setback("adapters", "rollout", "stop", "--reason", "no")
     assert stopped.stdout == "Rollout 1 is stopped.\n"
-    found = json.loads(setback("adapters", "rollout", "show", "--json").stdout)
-    assert found["rollout"]["outcome"] == f"stopped by {getpass.getuser()}: no"
+    report = json.loads(setback("adapters", "rollout", "show", "--json").stdout)
+    assert report["rollout"]["outcome"] == f"stopped by {getpass.getuser()}: no"
     assert setback("adapters", "rollout", "stop").exit_code == 1
 
 
@@ -227,7 +227,7 @@ def test_everything_is_there_as_json(loop: Loop) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (("runs", "show", "9"), "there is no run 9"),
         (("adapters", "show", "9"), "there is no adapter 9"),
@@ -236,11 +236,11 @@ def test_everything_is_there_as_json(loop: Loop) -> None:
     ],
 )
 def test_unknown_numbers_are_clear_errors(
-    loop: Loop, arguments: tuple[str, ...], said: str
+    loop: Loop, arguments: tuple[str, ...], message: str
 ) -> None:
     result = setback(*arguments)
     assert (result.exit_code, result.stdout) == (1, "")
-    assert said in result.stderr
+    assert message in result.stderr
 
 
 def test_a_flag_is_labelled_and_shows_it(loop: Loop) -> None:
