@@ -33,7 +33,11 @@ def manifests() -> list[Manifest]:
     """Returns every object that the kustomization names, by file."""
     files = yaml.safe_load((KUBERNETES / "kustomization.yaml").read_text())["resources"]
     assert set(files) == {path.name for path in KUBERNETES.iterdir()} - {"kustomization.yaml"}
-    return [each for name in files for each in yaml.safe_load_all((KUBERNETES / name).read_text())]
+    return [
+        manifest
+        for name in files
+        for manifest in yaml.safe_load_all((KUBERNETES / name).read_text())
+    ]
 
 
 MANIFESTS = manifests()
@@ -41,39 +45,43 @@ MANIFESTS = manifests()
 
 def of_kind(kind: str) -> Manifest:
     """Returns the only object of a kind."""
-    (found,) = [each for each in MANIFESTS if each["kind"] == kind]
-    return found
+    (match,) = [manifest for manifest in MANIFESTS if manifest["kind"] == kind]
+    return match
 
 
-def found(value: Any, key: str) -> Iterator[Any]:
+def values_under(value: Any, key: str) -> Iterator[Any]:
     """Yields what stands under a key, however deep."""
     if isinstance(value, dict):
         if key in value:
             yield value[key]
-        for each in value.values():
-            yield from found(each, key)
+        for child in value.values():
+            yield from values_under(child, key)
     elif isinstance(value, list):
-        for each in value:
-            yield from found(each, key)
+        for child in value:
+            yield from values_under(child, key)
 
 
-CONTAINERS = [each for all_ in found(MANIFESTS, "containers") for each in all_]
+CONTAINERS = [container for all_ in values_under(MANIFESTS, "containers") for container in all_]
 SERVICES: Manifest = yaml.safe_load((DEPLOY / "compose.yaml").read_text())["services"]
-OURS = {name: each for name, each in SERVICES.items() if each["image"] == "setback:cpu"}
+OWN_SERVICES = {
+    name: service for name, service in SERVICES.items() if service["image"] == "setback:cpu"
+}
 COMMANDS = [
-    *([*each["args"]] for each in CONTAINERS),
-    *([*each["command"]] for each in OURS.values()),
+    *([*container["args"]] for container in CONTAINERS),
+    *([*service["command"]] for service in OWN_SERVICES.values()),
     *(yaml.safe_load(line) for line in re.findall(r"^CMD (\[.*\])$", DOCKERFILE, re.MULTILINE)),
 ]
 VARIABLES = sorted(
-    {each["name"] for all_ in found(MANIFESTS, "env") for each in all_}
-    | {name for each in OURS.values() for name in each["environment"]}
+    {variable["name"] for all_ in values_under(MANIFESTS, "env") for variable in all_}
+    | {name for service in OWN_SERVICES.values() for name in service["environment"]}
 )
 
 
 @pytest.mark.parametrize("version", [OLDEST, NEWEST])
 @pytest.mark.parametrize(
-    "manifest", MANIFESTS, ids=[f"{each['kind']}-{each['metadata']['name']}" for each in MANIFESTS]
+    "manifest",
+    MANIFESTS,
+    ids=[f"{manifest['kind']}-{manifest['metadata']['name']}" for manifest in MANIFESTS],
 )
 def test_kubernetes_knows_every_field(manifest: Manifest, version: str) -> None:
     kubernetes_validate.validate(manifest, version, strict=True)
@@ -99,7 +107,7 @@ def test_every_variable_is_a_setting(name: str) -> None:
 
 
 def test_probes_need_no_key() -> None:
-    paths = [probe["path"] for probe in found(MANIFESTS, "httpGet")]
+    paths = [probe["path"] for probe in values_under(MANIFESTS, "httpGet")]
     assert sorted(paths) == ["/health", "/ready", "/ready"]
     assert {role_of("GET", path) for path in paths} == {None}
     (container,) = of_kind("Deployment")["spec"]["template"]["spec"]["containers"]
@@ -120,12 +128,12 @@ def test_names_and_labels_fit_each_other() -> None:
         assert selector.items() <= labels
     target = of_kind("HorizontalPodAutoscaler")["spec"]["scaleTargetRef"]
     assert (target["kind"], target["name"]) == ("Deployment", deployment["metadata"]["name"])
-    claims = {claim["claimName"] for claim in found(MANIFESTS, "persistentVolumeClaim")}
+    claims = {claim["claimName"] for claim in values_under(MANIFESTS, "persistentVolumeClaim")}
     assert claims == {of_kind("PersistentVolumeClaim")["metadata"]["name"]}
 
 
 def test_no_pod_has_privileges() -> None:
-    for pod in (each["spec"] for each in found(MANIFESTS, "template")):
+    for pod in (template["spec"] for template in values_under(MANIFESTS, "template")):
         assert pod["securityContext"]["runAsNonRoot"]
         assert pod["securityContext"]["runAsUser"] == 10001
         assert not pod["automountServiceAccountToken"]
@@ -137,7 +145,7 @@ def test_no_pod_has_privileges() -> None:
 def test_the_images_are_made_of_what_is_there() -> None:
     stages = set(re.findall(r"^FROM \S+ AS (\S+)$", DOCKERFILE, re.MULTILINE))
     assert set(re.findall(r"^COPY --from=(\S+)", DOCKERFILE, re.MULTILINE)) <= stages
-    assert {each["build"]["target"] for each in OURS.values()} <= stages
+    assert {service["build"]["target"] for service in OWN_SERVICES.values()} <= stages
     for path in re.findall(r"requirements/\S+\.txt", DOCKERFILE):
         assert (ROOT / path.removeprefix("/")).is_file()
     assert f"vllm/vllm-openai:v{CHECKED_VERSION} " in DOCKERFILE
@@ -147,11 +155,13 @@ def test_the_images_are_made_of_what_is_there() -> None:
 
 
 def test_what_compose_mounts_is_there_and_no_port_is_open_to_others() -> None:
-    mounted = [each.split(":")[0] for one in SERVICES.values() for each in one.get("volumes", [])]
+    mounted = [
+        volume.split(":")[0] for one in SERVICES.values() for volume in one.get("volumes", [])
+    ]
     files = [path for path in mounted if path.startswith(".")]
     assert len(files) == 4
     assert all((DEPLOY / path).exists() for path in files)
-    for port in (port for each in SERVICES.values() for port in each.get("ports", [])):
+    for port in (port for service in SERVICES.values() for port in service.get("ports", [])):
         assert port.startswith("127.0.0.1:")
-    for each in SERVICES.values():
-        assert set(each.get("depends_on", ())) <= SERVICES.keys()
+    for service in SERVICES.values():
+        assert set(service.get("depends_on", ())) <= SERVICES.keys()

@@ -30,9 +30,9 @@ NAMED_PATH = re.compile(r"(?<![\w/.-])(?:server|guard|refine|migrations|tests|do
 
 def section(page: str, title: str) -> str:
     """The text under a heading."""
-    found = re.search(rf"^## {title}\n(.*?)(?=^## |\Z)", PAGES[page], re.MULTILINE | re.DOTALL)
-    assert found, f"no section {title} in {page}"
-    return found[1]
+    match = re.search(rf"^## {title}\n(.*?)(?=^## |\Z)", PAGES[page], re.MULTILINE | re.DOTALL)
+    assert match, f"no section {title} in {page}"
+    return match[1]
 
 
 def tree() -> dict[str, set[str]]:
@@ -40,11 +40,11 @@ def tree() -> dict[str, set[str]]:
     listed: dict[str, set[str]] = {}
     folder = ""
     for line in section("docs/architecture.md", "Where things are").splitlines():
-        if found := re.match(r"(\w+)/(\s|$)", line):
-            folder = found[1]
+        if match := re.match(r"(\w+)/(\s|$)", line):
+            folder = match[1]
             listed[folder] = set()
-        elif found := re.match(r"  ([\w./]+)(\s|$)", line):
-            listed[folder].add(found[1].rstrip("/"))
+        elif match := re.match(r"  ([\w./]+)(\s|$)", line):
+            listed[folder].add(match[1].rstrip("/"))
     return listed
 
 
@@ -58,7 +58,7 @@ def contents(folder: Path) -> set[str]:
 def anchors(page: str) -> set[str]:
     """What the headings of a page are linked by."""
     headings = re.findall(r"^#+ (.*)$", page, re.MULTILINE)
-    return {re.sub(r"[^\w -]", "", each.lower()).replace(" ", "-") for each in headings}
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
 def test_every_folder_is_in_the_tree() -> None:
@@ -67,8 +67,8 @@ def test_every_folder_is_in_the_tree() -> None:
         for path in ROOT.iterdir()
         if path.is_dir() and not path.name.startswith(".") and any(path.glob("**/*.py"))
     }
-    ours = folders & {"server", "guard", "refine", "migrations", "tests"}
-    assert ours <= set(tree())
+    packages = folders & {"server", "guard", "refine", "migrations", "tests"}
+    assert packages <= set(tree())
     assert all((ROOT / name).is_dir() for name in tree())
 
 

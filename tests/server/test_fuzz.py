@@ -46,8 +46,8 @@ def test_our_routes_answer_or_refuse(
 
         def send(request: httpx.Request) -> int:
             response = runner.run(client.send(request))
-            told = (request.method, request.url.path, response.status_code)
-            assert response.status_code < 500 or told == NO_RUN, response.text
+            outcome = (request.method, request.url.path, response.status_code)
+            assert response.status_code < 500 or outcome == NO_RUN, response.text
             if response.status_code >= 400:
                 Refusal.model_validate(response.json())
             return response.status_code

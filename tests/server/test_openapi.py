@@ -14,8 +14,8 @@ from tests.server.face import Face
 @pytest.fixture
 async def document(face: Face) -> dict[str, Any]:
     async with face.client() as client:
-        told: dict[str, Any] = (await client.get("/openapi.json")).json()
-    return told
+        schema: dict[str, Any] = (await client.get("/openapi.json")).json()
+    return schema
 
 
 def operations(document: dict[str, Any]) -> Iterator[dict[str, Any]]:
@@ -25,7 +25,7 @@ def operations(document: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 def references(value: Any) -> Iterator[str]:
     if isinstance(value, dict):
-        yield from (each for name, each in value.items() if name == "$ref")
+        yield from (reference for name, reference in value.items() if name == "$ref")
         value = list(value.values())
     if isinstance(value, list):
         for item in value:
@@ -44,7 +44,10 @@ def test_the_document_lists_the_filters_values_that_there_always_are(
     document: dict[str, Any],
 ) -> None:
     for path, kind in (("/v1/guard/flags", FlagList), ("/v1/guard/flags/export", FlagFilter)):
-        parameters = {each["name"]: each for each in document["paths"][path]["get"]["parameters"]}
+        parameters = {
+            parameter["name"]: parameter
+            for parameter in document["paths"][path]["get"]["parameters"]
+        }
         assert parameters.keys() == kind.model_fields.keys()
         category, _ = parameters["category"]["schema"]["anyOf"]
         assert category["examples"] == [*CATEGORIES]

@@ -28,7 +28,7 @@ def test_the_defaults(clean_folder: Path) -> None:
 def test_everything_from_the_environment(
     clean_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    given = {
+    environment = {
         "DATABASE_URL": "postgres://me:pw@host/flags",
         "POLICY_FILE": "my.toml",
         "REMINDER": "false",
@@ -39,7 +39,7 @@ def test_everything_from_the_environment(
         "REDACT": "true",
         "REDACT_PHONE_REGION": "GB",
     }
-    for name, value in given.items():
+    for name, value in environment.items():
         monkeypatch.setenv(f"SETBACK_{name}", value)
     settings = load_settings()
     assert settings.database_url.host == "host"
@@ -112,7 +112,7 @@ def test_settings_are_frozen(clean_folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "value", "said"),
+    ("name", "value", "message"),
     [
         ("SETBACK_REMINDER", "perhaps", "boolean"),
         ("SETBACK_ON_FAILURE", "ajar", "'closed' or 'open'"),
@@ -127,15 +127,15 @@ def test_settings_are_frozen(clean_folder: Path) -> None:
     ],
 )
 def test_a_wrong_variable_is_named_with_the_fix(
-    clean_folder: Path, monkeypatch: pytest.MonkeyPatch, name: str, value: str, said: str
+    clean_folder: Path, monkeypatch: pytest.MonkeyPatch, name: str, value: str, message: str
 ) -> None:
     monkeypatch.setenv(name, value)
-    with pytest.raises(SettingsInvalid, match=rf"^{name}: .*{said}"):
+    with pytest.raises(SettingsInvalid, match=rf"^{name}: .*{message}"):
         load_settings()
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ('reminder = "perhaps"', "reminder: .*boolean"),
         ("timeout = 3", "timeout: unknown setting; .*critic_timeout_s"),
@@ -146,10 +146,10 @@ def test_a_wrong_variable_is_named_with_the_fix(
     ],
 )
 def test_a_wrong_key_in_the_file_is_named_with_the_fix(
-    clean_folder: Path, text: str, said: str
+    clean_folder: Path, text: str, message: str
 ) -> None:
     write(clean_folder, text)
-    with pytest.raises(SettingsInvalid, match=rf"^setback\.toml: {said}"):
+    with pytest.raises(SettingsInvalid, match=rf"^setback\.toml: {message}"):
         load_settings()
 
 
@@ -214,23 +214,23 @@ def test_a_file_as_editors_on_windows_write_it(clean_folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "origin"),
+    ("url", "origin"),
     [
         ("https://Guard.example", "https://guard.example"),
         ("https://guard.example:8443/console/", "https://guard.example:8443"),
     ],
 )
 def test_of_a_public_url_the_origin_is_kept(
-    clean_folder: Path, monkeypatch: pytest.MonkeyPatch, given: str, origin: str
+    clean_folder: Path, monkeypatch: pytest.MonkeyPatch, url: str, origin: str
 ) -> None:
-    monkeypatch.setenv("SETBACK_PUBLIC_URL", given)
+    monkeypatch.setenv("SETBACK_PUBLIC_URL", url)
     assert load_settings().public_url == origin
 
 
-@pytest.mark.parametrize("given", ["guard.example", "ftp://guard.example", "https://a@b.example"])
+@pytest.mark.parametrize("url", ["guard.example", "ftp://guard.example", "https://a@b.example"])
 def test_what_is_no_public_url_is_refused_by_name(
-    clean_folder: Path, monkeypatch: pytest.MonkeyPatch, given: str
+    clean_folder: Path, monkeypatch: pytest.MonkeyPatch, url: str
 ) -> None:
-    monkeypatch.setenv("SETBACK_PUBLIC_URL", given)
+    monkeypatch.setenv("SETBACK_PUBLIC_URL", url)
     with pytest.raises(SettingsInvalid, match="SETBACK_PUBLIC_URL.*https://guard.example"):
         load_settings()

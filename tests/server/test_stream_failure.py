@@ -55,10 +55,12 @@ ANNOTATE_ALL = '[default]\nthreshold = 0.0\naction = "annotate"\n'
 
 def unstarted(handler: Any, **attributes: Any) -> Any:
     """Returns one of vLLM's handlers, without an engine and a model."""
-    made = handler.__new__(handler)
+    instance = handler.__new__(handler)
     off = ("force_include_usage", "log_outputs", "prompt_tokens_details", "per_request_metrics")
-    vars(made).update({f"enable_{name}": False for name in off}, request_logger=None, **attributes)
-    return made
+    vars(instance).update(
+        {f"enable_{name}": False for name in off}, request_logger=None, **attributes
+    )
+    return instance
 
 
 def outputs_of(bench: Bench) -> AsyncGenerator[RequestOutput, None]:
@@ -113,8 +115,8 @@ class Handlers:
 
     async def create_messages(self, _request: Any, raw: Any) -> Any:
         body = {"messages": QUESTION, "stream": True, "stream_options": {"include_usage": True}}
-        asked = ChatCompletionRequest.model_validate(body)
-        chunks = await self.create_chat_completion(asked, raw)
+        request = ChatCompletionRequest.model_validate(body)
+        chunks = await self.create_chat_completion(request, raw)
         return unstarted(AnthropicServingMessages).message_stream_converter(chunks)
 
 
@@ -151,7 +153,7 @@ def store_fails(make_bench: MakeBench, mode: StreamMode) -> Bench:
     return bench
 
 
-async def asked(bench: Bench, route: str) -> httpx2.Response:
+async def ask(bench: Bench, route: str) -> httpx2.Response:
     async with serving(bench) as http:
         return await http.post(route, json={"model": "m", "stream": True, **ROUTES[route]})
 
@@ -159,7 +161,7 @@ async def asked(bench: Bench, route: str) -> httpx2.Response:
 def events_of(answer: httpx2.Response) -> list[Event]:
     """Returns each event's object; `{"done": True}` for [DONE]."""
     data = [event.rpartition("data: ")[2] for event in answer.text.split("\n\n") if event]
-    return [{"done": True} if each == "[DONE]" else json.loads(each) for each in data]
+    return [{"done": True} if line == "[DONE]" else json.loads(line) for line in data]
 
 
 def ends(event: Event) -> bool:
@@ -193,7 +195,7 @@ FAILURE = pytest.mark.parametrize(
 async def test_a_guard_that_fails_in_a_stream_ends_it_with_our_error_and_no_other_end(
     make_bench: MakeBench, fails: Failing, code: str, message: str, route: str, mode: StreamMode
 ) -> None:
-    answer = await asked(fails(make_bench, mode), route)
+    answer = await ask(fails(make_bench, mode), route)
     assert answer.status_code == 200
     *flowed, last = events_of(answer)
     assert '"To' in json.dumps(flowed)
@@ -208,7 +210,7 @@ async def test_without_a_failure_the_same_stream_comes_to_its_end(
     make_bench: MakeBench, route: str, mode: StreamMode
 ) -> None:
     bench = make_bench(Script(lambda prompt: (START + LATE,), piece_tokens=1), stream=mode)
-    events = events_of(await asked(bench, route))
+    events = events_of(await ask(bench, route))
     assert any(map(ends, events))
     assert not [event for event in events if event.get("error")]
 
@@ -218,10 +220,10 @@ async def test_without_a_failure_the_same_stream_comes_to_its_end(
 async def test_before_the_first_chunk_a_failure_is_a_503(
     make_bench: MakeBench, fails: Failing, code: str, message: str, route: str
 ) -> None:
-    answer = await asked(fails(make_bench, StreamMode.BUFFER), route)
+    answer = await ask(fails(make_bench, StreamMode.BUFFER), route)
     assert answer.status_code == 503
-    told = answer.json()["error"]
-    assert (told["code"], told["message"]) == (code, message)
+    error = answer.json()["error"]
+    assert (error["code"], error["message"]) == (code, message)
 
 
 async def _read(events: AsyncIterator[BaseModel]) -> None:

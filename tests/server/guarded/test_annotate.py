@@ -50,8 +50,8 @@ FAILED = Ruling(None, Decision(Action.PASS, (), "failing open"), 0)
 
 
 def test_a_completions_moderation_is_as_openai_types_it() -> None:
-    asked = call(CHAT, ruling(0.2), BLOCKED, wants_moderation=True, input_ruling=ruling(0.1))
-    parsed = CompletionModeration.model_validate(completion_moderation(asked, "m"))
+    guard_call = call(CHAT, ruling(0.2), BLOCKED, wants_moderation=True, input_ruling=ruling(0.1))
+    parsed = CompletionModeration.model_validate(completion_moderation(guard_call, "m"))
     assert parsed.input.type == "moderation_results"
     assert parsed.output.type == "moderation_results"
     assert [result.flagged for result in parsed.output.results] == [False, True]
@@ -63,8 +63,10 @@ def test_a_completions_moderation_is_as_openai_types_it() -> None:
 
 
 def test_a_responses_moderation_is_the_worst_result() -> None:
-    asked = call(RESPONSES, ruling(0.2), BLOCKED, wants_moderation=True, input_ruling=ruling(0.1))
-    parsed = ResponseModeration.model_validate(response_moderation(asked, "m"))
+    guard_call = call(
+        RESPONSES, ruling(0.2), BLOCKED, wants_moderation=True, input_ruling=ruling(0.1)
+    )
+    parsed = ResponseModeration.model_validate(response_moderation(guard_call, "m"))
     assert parsed.output.type == "moderation_result"
     assert parsed.output.flagged
     assert parsed.input.type == "moderation_result"
@@ -128,14 +130,14 @@ async def test_a_failed_critique_affects_only_its_own_choice(
 
 
 def test_flagged_input_that_was_answered_is_not_called_blocked() -> None:
-    for given, action in ((BLOCKED, "annotate"), (ruling(0.1), "pass")):
-        field = completion_moderation(call(CHAT, ruling(0.1), input_ruling=given), "m")
+    for input_ruling, action in ((BLOCKED, "annotate"), (ruling(0.1), "pass")):
+        field = completion_moderation(call(CHAT, ruling(0.1), input_ruling=input_ruling), "m")
         (result,) = field["input"]["results"]
-        assert (result["action"], result["flagged"]) == (action, given is BLOCKED)
+        assert (result["action"], result["flagged"]) == (action, input_ruling is BLOCKED)
 
 
 @pytest.mark.parametrize(
-    ("rulings", "told"),
+    ("rulings", "expected"),
     [
         ((FAILED, ruling(0.2)), "critic_unavailable"),
         ((FAILED, ruling(0.6, Action.ANNOTATE)), "annotate"),
@@ -144,11 +146,11 @@ def test_flagged_input_that_was_answered_is_not_called_blocked() -> None:
     ],
 )
 def test_a_responses_moderation_is_the_worst_of_its_answers(
-    rulings: tuple[Ruling, ...], told: str
+    rulings: tuple[Ruling, ...], expected: str
 ) -> None:
-    for given in (rulings, rulings[::-1]):
-        output = response_moderation(call(RESPONSES, *given), "m")["output"]
-        assert output.get("action", output.get("code")) == told
+    for ordered in (rulings, rulings[::-1]):
+        output = response_moderation(call(RESPONSES, *ordered), "m")["output"]
+        assert output.get("action", output.get("code")) == expected
 
 
 @WITHHELD
@@ -177,8 +179,8 @@ def _events(stream: StreamAnnotator, *events: str) -> list[str]:
 def test_a_chat_streams_moderation_has_its_own_chunk_before_the_end() -> None:
     chunk = {"id": "1", "object": "chat.completion.chunk", "created": 1, "model": "m"}
     last = f"data: {json.dumps(chunk | {'choices': []})}"
-    asked = call(CHAT, BLOCKED, wants_moderation=True)
-    first, moderation, done = _events(StreamAnnotator(asked), last, "data: [DONE]")
+    guard_call = call(CHAT, BLOCKED, wants_moderation=True)
+    first, moderation, done = _events(StreamAnnotator(guard_call), last, "data: [DONE]")
     assert (first, done) == (last, "data: [DONE]")
     parsed = ChatCompletionChunk.model_validate(json.loads(moderation.removeprefix("data: ")))
     assert (parsed.id, parsed.model, parsed.choices) == ("1", "m", [])
@@ -201,8 +203,8 @@ def test_a_flagged_stream_gets_no_chunk_that_was_not_asked_for() -> None:
 
 def test_a_comment_that_keeps_the_connection_alive_disturbs_nothing() -> None:
     events = ['data: {"id": "1", "model": "m"}', ": keep-alive", "data: [DONE]"]
-    asked = call(CHAT, BLOCKED, wants_moderation=True)
-    *before, moderation, done = _events(StreamAnnotator(asked), *events)
+    guard_call = call(CHAT, BLOCKED, wants_moderation=True)
+    *before, moderation, done = _events(StreamAnnotator(guard_call), *events)
     assert [*before, done] == events
     assert json.loads(moderation.removeprefix("data: "))["id"] == "1"
 

@@ -227,11 +227,11 @@ async def test_the_response_says_that_something_was_masked(
     bench = make_bench(Script(), policy=POLICY)
     asks = {"moderation": {"model": "omni-moderation-latest"}} if wants_scores else {}
     _, answer = await ask(bench, route, ROUTES[route] | asks)
-    told = answer["moderation"]["input"]
-    (told,) = told.get("results", [told])
-    assert (told["flagged"], told["action"]) == (True, "mask")
-    assert told["categories"]["bluebird"] is told["categories"]["addresses"] is True
-    assert ("rivals" in told["categories"]) is wants_scores
+    moderation = answer["moderation"]["input"]
+    (moderation,) = moderation.get("results", [moderation])
+    assert (moderation["flagged"], moderation["action"]) == (True, "mask")
+    assert moderation["categories"]["bluebird"] is moderation["categories"]["addresses"] is True
+    assert ("rivals" in moderation["categories"]) is wants_scores
     assert any("Text:" in text for _, text in bench.engine.log) is wants_scores
 
 

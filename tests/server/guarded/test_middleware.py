@@ -102,17 +102,17 @@ def http(path: str, method: str = "POST", root_path: str = "", app: Any = BASE_A
     ],
 )
 async def test_guarded_routes_run_in_a_call_of_their_own(scope: Scope, guarded: bool) -> None:
-    seen: list[GuardCall | None] = []
+    calls: list[GuardCall | None] = []
 
     async def app(_scope: Scope, _receive: Receive, _send: Send) -> None:
-        seen.append(current_call.get())
+        calls.append(current_call.get())
 
     await run(app, scope, b'{"user": "ada"}')
-    assert [call is not None for call in seen] == [guarded]
+    assert [call is not None for call in calls] == [guarded]
     assert current_call.get() is None
     if guarded:
-        assert seen[0] is not None
-        assert (seen[0].route, seen[0].user) == (CHAT, "ada")
+        assert calls[0] is not None
+        assert (calls[0].route, calls[0].user) == (CHAT, "ada")
 
 
 @pytest.mark.parametrize(
@@ -126,15 +126,15 @@ async def test_guarded_routes_run_in_a_call_of_their_own(scope: Scope, guarded: 
 async def test_a_rollout_knows_a_client_by_user_key_or_request(
     body: bytes, caller: str | None, client: str
 ) -> None:
-    seen: list[GuardCall | None] = []
+    calls: list[GuardCall | None] = []
 
     async def app(_scope: Scope, _receive: Receive, _send: Send) -> None:
-        seen.append(current_call.get())
+        calls.append(current_call.get())
 
     scope = {**http(CHAT), "headers": [(b"x-request-id", b"mine")]}
     await run(app, {**scope, CALLER: caller} if caller else scope, body)
-    assert seen[0] is not None
-    assert seen[0].client == client
+    assert calls[0] is not None
+    assert calls[0].client == client
 
 
 async def test_the_body_reaches_the_application_whole() -> None:

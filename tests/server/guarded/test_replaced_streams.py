@@ -181,8 +181,10 @@ def text_events(first: int, *texts: str) -> list[dict[str, Any]]:
 @pytest.mark.parametrize("shown", [[], ['{"word": "a']])
 def test_where_json_was_asked_for_no_text_is_read_as_json(shown: list[str]) -> None:
     whole = text_events(0, *shown, "\n\n" * len(shown) + REFUSAL.text)
-    seen = 2 + len(shown) if shown else 0
-    sent = responses(whole[:seen], [*whole[seen:], completed(len(whole))], wants_json=True)
+    already_sent = 2 + len(shown) if shown else 0
+    sent = responses(
+        whole[:already_sent], [*whole[already_sent:], completed(len(whole))], wants_json=True
+    )
     assert [event["sequence_number"] for event in sent] == list(range(len(sent)))
     texts = [event["delta"] for event in sent if event["type"] == "response.output_text.delta"]
     refusals = [event["delta"] for event in sent if event["type"] == "response.refusal.delta"]

@@ -156,7 +156,7 @@ def test_openais_model_names_mean_the_served_model() -> None:
 
 
 @pytest.mark.parametrize(
-    ("body", "wanted"),
+    ("body", "expected"),
     [
         ({}, False),
         ({"response_format": {"type": "text"}}, False),
@@ -169,5 +169,5 @@ def test_openais_model_names_mean_the_served_model() -> None:
         ({"response_format": "json_object", "text": 3}, False),
     ],
 )
-def test_whether_json_is_wanted(body: dict[str, Any], wanted: bool) -> None:
-    assert read_call("/v1/chat/completions", {}, body).wants_json is wanted
+def test_whether_json_is_wanted(body: dict[str, Any], expected: bool) -> None:
+    assert read_call("/v1/chat/completions", {}, body).wants_json is expected

@@ -16,8 +16,8 @@ APPENDS = "import os, sys; open(sys.argv[1], 'a').write(f'{os.getpid()}\\n'); "
 
 
 def options(**changed: object) -> argparse.Namespace:
-    told = {"host": None, "port": 8000, "ssl_certfile": None, "api_key": None}
-    return argparse.Namespace(**{**told, **changed})
+    defaults = {"host": None, "port": 8000, "ssl_certfile": None, "api_key": None}
+    return argparse.Namespace(**{**defaults, **changed})
 
 
 @pytest.mark.parametrize(
@@ -32,8 +32,8 @@ def options(**changed: object) -> argparse.Namespace:
 )
 def test_the_job_gets_its_servers_url(changed: dict[str, object], url: str) -> None:
     command = job_command(options(**changed), "6h")
-    told = ["refine", "--every", "6h", "--server", url, "--parent", str(os.getpid())]
-    assert command == [sys.executable, "-m", "server.cli.main", *told]
+    arguments = ["refine", "--every", "6h", "--server", url, "--parent", str(os.getpid())]
+    assert command == [sys.executable, "-m", "server.cli.main", *arguments]
 
 
 def test_the_job_is_given_the_servers_key_unless_it_has_one(

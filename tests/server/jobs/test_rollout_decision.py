@@ -85,9 +85,9 @@ def rates(share: float = 0.5, **new: float) -> dict[Verdict | None, float]:
 
 
 def test_equal_adapters_are_completed() -> None:
-    found = rates()
-    assert found["completed"] >= 0.9
-    assert found["reverted"] <= 0.01
+    shares = rates()
+    assert shares["completed"] >= 0.9
+    assert shares["reverted"] <= 0.01
 
 
 @pytest.mark.parametrize(
@@ -100,9 +100,9 @@ def test_equal_adapters_are_completed() -> None:
     ],
 )
 def test_adapters_worse_by_twice_the_margin_are_not_completed(worse: dict[str, float]) -> None:
-    found = rates(**worse)
-    assert found["completed"] <= 0.05
-    assert found["reverted"] >= 0.8
+    shares = rates(**worse)
+    assert shares["completed"] <= 0.05
+    assert shares["reverted"] >= 0.8
 
 
 @pytest.mark.parametrize(

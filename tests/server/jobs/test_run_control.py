@@ -74,8 +74,8 @@ async def until(face: Face, number: int, status: str) -> StoredRun:
     """Waits until the run has that status."""
     run = await face.runs.get(number)
     assert run is not None
-    async for each in face.control.follow(run):
-        run = each
+    async for update in face.control.follow(run):
+        run = update
     assert run.status == status
     return run
 
@@ -113,7 +113,7 @@ async def test_of_two_started_at_once_one_is(database: URL) -> None:
     async with face_with(database, *job(database, "work")) as face:
         tries = (face.control.start(name) for name in ("anna", "ben"))
         results = await asyncio.gather(*tries, return_exceptions=True)
-        assert sorted(type(each).__name__ for each in results) == ["LeaseHeld", "StoredRun"]
+        assert sorted(type(result).__name__ for result in results) == ["LeaseHeld", "StoredRun"]
         await face.control.cancel(1, "anna")
         await until(face, 1, "cancelled")
 
@@ -143,8 +143,8 @@ async def test_a_job_without_a_run_in_time_is_ended(
 async def test_a_run_at_work_ends_by_itself_once_cancelled(database: URL) -> None:
     async with face_with(database, *job(database, "work")) as face:
         run = await face.control.start("anna")
-        asked = await face.control.cancel(run.id, "ben")
-        assert (asked.status, asked.cancelled_by) == ("running", "ben")
+        cancelled = await face.control.cancel(run.id, "ben")
+        assert (cancelled.status, cancelled.cancelled_by) == ("running", "ben")
         over = await until(face, run.id, "cancelled")
         assert over.reasons == ("cancelled by ben",)
         events = [entry.event for entry in await face.audit.list(10)]
@@ -177,24 +177,24 @@ async def test_an_unknown_run_cannot_be_cancelled(database: URL) -> None:
 async def test_a_run_is_followed_whenever_it_changes_to_its_end(database: URL) -> None:
     async with face_with(database, *job(database, "work")) as face:
         run = await begin(face.runs)
-        seen = []
-        async for each in face.control.follow(run):
-            seen.append((each.status, each.stage))
-            if len(seen) == 1:
+        updates = []
+        async for update in face.control.follow(run):
+            updates.append((update.status, update.stage))
+            if len(updates) == 1:
                 await face.runs.set_stage(run.id, "gate")
             else:
                 await face.runs.finish(run.id, "rejected", reasons=["worse"])
-        assert seen == [("running", "collect"), ("running", "gate"), ("rejected", "gate")]
+        assert updates == [("running", "collect"), ("running", "gate"), ("rejected", "gate")]
 
 
 async def test_a_follower_that_leaves_breaks_nothing(database: URL) -> None:
     async with face_with(database, *job(database, "work")) as face:
         run = await begin(face.runs)
         following = [spawn(until(face, run.id, "failed")) for _ in range(20)]
-        for turns, each in enumerate(following[1:]):
+        for turns, follower in enumerate(following[1:]):
             for _ in range(turns):
                 await asyncio.sleep(0)
-            each.cancel()
+            follower.cancel()
         await face.runs.finish(run.id, "failed", error="no room")
         assert (await following[0]).error == "no room"
         await asyncio.wait(following)

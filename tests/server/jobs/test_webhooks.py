@@ -98,8 +98,8 @@ async def test_what_happens_is_sent_once_and_signed(
     digest = base64.b64encode(hmac.digest(b"k" * 32, signed, hashlib.sha256)).decode()
     assert headers["webhook-signature"] == f"v1,{digest}"
     assert json.loads(taker.taken[1].content)["data"]["status"] == "promoted"
-    for each in (runs, adapters, policies, rollouts):
-        await each.close()
+    for opened in (runs, adapters, policies, rollouts):
+        await opened.close()
 
 
 async def test_what_is_not_taken_is_sent_again_in_order(

@@ -17,9 +17,9 @@ from tests.scripted import Bench
 def handler(**attributes: object) -> Any:
     """Returns an object that looks like one of vLLM's entrypoints."""
     kind = type("Handler", (), {"__module__": "vllm.entrypoints.scripted"})
-    made = kind()
-    made.__dict__.update(attributes)
-    return made
+    instance = kind()
+    instance.__dict__.update(attributes)
+    return instance
 
 
 @pytest.fixture

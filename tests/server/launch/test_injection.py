@@ -62,18 +62,18 @@ async def client(database: URL, flag: Flag) -> AsyncIterator[httpx.AsyncClient]:
         async with face.client() as client:
             yield client
         # Whatever was asked, all are there still.
-        assert [each.id for each in await face.reviews.page(Filter(), 10)] == [3, 2, 1]
+        assert [stored.id for stored in await face.reviews.page(Filter(), 10)] == [3, 2, 1]
 
 
-async def ids(client: httpx.AsyncClient, **asked: str) -> list[int]:
-    listed = await client.get("/v1/guard/flags", params=asked)
+async def ids(client: httpx.AsyncClient, **filters: str) -> list[int]:
+    listed = await client.get("/v1/guard/flags", params=filters)
     assert listed.status_code == 200, listed.text
-    exported = await client.get("/v1/guard/flags/export", params=asked)
-    found = [flag["id"] for flag in listed.json()["data"]]
-    assert len(exported.text.splitlines()) == len(found)
-    page = Markup((await client.get("/console/flags", params=asked)).text)
-    assert len([link for link in page.all("a") if "data-row" in link]) == len(found)
-    return found
+    exported = await client.get("/v1/guard/flags/export", params=filters)
+    numbers = [flag["id"] for flag in listed.json()["data"]]
+    assert len(exported.text.splitlines()) == len(numbers)
+    page = Markup((await client.get("/console/flags", params=filters)).text)
+    assert len([link for link in page.all("a") if "data-row" in link]) == len(numbers)
+    return numbers
 
 
 async def test_filter_values_match_only_themselves(client: httpx.AsyncClient) -> None:
@@ -121,9 +121,9 @@ async def test_forgetting_a_user_takes_no_pattern(client: httpx.AsyncClient) -> 
 
 async def test_a_label_keeps_any_text(client: httpx.AsyncClient) -> None:
     for text in (*ATTACKS, "\U0001f40e" * 500):
-        said = {"review": "confirmed", "answer": text, "note": text}
+        label = {"review": "confirmed", "answer": text, "note": text}
         labelled = await client.post(
-            "/v1/guard/flags/1/label", content=json.dumps(said), headers=JSON
+            "/v1/guard/flags/1/label", content=json.dumps(label), headers=JSON
         )
         kept = (await client.get("/v1/guard/flags/1")).json()
         assert labelled.json() == kept
@@ -132,7 +132,7 @@ async def test_a_label_keeps_any_text(client: httpx.AsyncClient) -> None:
 
 async def test_a_refusal_may_quote_any_text(client: httpx.AsyncClient) -> None:
     for text in (*ATTACKS, "a lone \ud800 surrogate"):
-        for said in (
+        for body in (
             {"review": "confirmed", text: 1},
             {"review": text},
             {"review": "confirmed", "category": text},
@@ -140,6 +140,6 @@ async def test_a_refusal_may_quote_any_text(client: httpx.AsyncClient) -> None:
             {"review": "confirmed", "note": f"\ud800{text}"},
         ):
             for path in ("/v1/guard/flags/1/label", "/v1/guard/adapters/rollback"):
-                refused = await client.post(path, content=json.dumps(said), headers=JSON)
-                assert refused.status_code == 400, said
+                refused = await client.post(path, content=json.dumps(body), headers=JSON)
+                assert refused.status_code == 400, body
                 assert set(refused.json()["error"]) == {"message", "type", "param", "code"}

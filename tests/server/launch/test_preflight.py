@@ -36,9 +36,9 @@ def folder(tmp_path: Path) -> Path:
 @pytest.fixture(autouse=True)
 def memory(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     """A machine of 16 GiB, of which 8 are free."""
-    found = SimpleNamespace(total=16 * _GIB, available=8 * _GIB)
-    monkeypatch.setattr("psutil.virtual_memory", lambda: found)
-    return found
+    machine = SimpleNamespace(total=16 * _GIB, available=8 * _GIB)
+    monkeypatch.setattr("psutil.virtual_memory", lambda: machine)
+    return machine
 
 
 def refusal(folder: Path, **request: Any) -> str:
@@ -53,9 +53,9 @@ def test_what_fits_passes(folder: Path) -> None:
 
 
 def test_vllms_own_cache_size_that_does_not_fit_is_reported(folder: Path) -> None:
-    said = refusal(folder, cache_bytes=None)
-    assert "14.7 GiB" in said
-    assert "8.0 GiB are free; pass --kv-cache-memory-bytes 3584M" in said
+    message = refusal(folder, cache_bytes=None)
+    assert "14.7 GiB" in message
+    assert "8.0 GiB are free; pass --kv-cache-memory-bytes 3584M" in message
     check_cache(folder, CacheRequest(3584 * 1024**2))
 
 

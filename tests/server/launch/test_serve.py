@@ -22,11 +22,11 @@ from tests.e2e.forked import Forked
 
 @dataclass(frozen=True)
 class Ended:
-    """How the command ended. said: its standard error."""
+    """How the command ended. out: its standard output. err: its standard error."""
 
     code: int
     out: str
-    said: str
+    err: str
 
 
 Run = Callable[..., Ended]
@@ -47,12 +47,12 @@ def run(
             monkeypatch.setenv(name, value)
         with pytest.raises(SystemExit) as raised:
             serve.serve(arguments)
-        told = capsys.readouterr()
+        captured = capsys.readouterr()
         # The interpreter prints what is no number, and exits with 1.
         code = raised.value.code
         if isinstance(code, str):
-            return Ended(1, told.out, f"{told.err}{code}\n")
-        return Ended(int(code or 0), told.out, told.err)
+            return Ended(1, captured.out, f"{captured.err}{code}\n")
+        return Ended(int(code or 0), captured.out, captured.err)
 
     yield ended
     monkeypatch.undo()
@@ -72,21 +72,21 @@ def test_the_command_ends_with_one_message(tmp_path: Path) -> None:
 def test_an_unknown_option_is_refused_by_name(run: Run) -> None:
     done = run("--treshold", "3")
     assert done.code == 2
-    assert "unrecognized arguments: --treshold" in done.said
+    assert "unrecognized arguments: --treshold" in done.err
 
 
 def test_one_help_shows_our_options_and_vllms(run: Run) -> None:
     done = run("--help=all")
     assert done.code == 0
     told_otherwise = {"user_salt", "refine"}
-    ours = [f"--{n.replace('_', '-')}" for n in Settings.model_fields if n not in told_otherwise]
-    for option in [*ours, "--max-model-len", "--tensor-parallel-size", "--api-key"]:
+    options = [f"--{n.replace('_', '-')}" for n in Settings.model_fields if n not in told_otherwise]
+    for option in [*options, "--max-model-len", "--tensor-parallel-size", "--api-key"]:
         assert option in done.out
     assert "user-salt" not in done.out
 
 
 @pytest.mark.parametrize(
-    ("environment", "said", "code"),
+    ("environment", "message", "code"),
     [
         ({"DATABASE_URL": "postgresql://me:secret@127.0.0.1:1/none"}, "127.0.0.1:1", 1),
         ({"DATABASE_URL": "sqlite:///missing.db"}, "setback db upgrade", 1),
@@ -103,25 +103,25 @@ def test_one_help_shows_our_options_and_vllms(run: Run) -> None:
     ],
 )
 def test_wrong_settings_end_it_before_the_long_start_up(
-    run: Run, environment: dict[str, str], said: str, code: int
+    run: Run, environment: dict[str, str], message: str, code: int
 ) -> None:
     done = run(**environment)
     assert done.code == code
-    assert said in done.said
-    assert "secret" not in done.said
+    assert message in done.err
+    assert "secret" not in done.err
 
 
 def test_an_option_sets_its_setting(run: Run) -> None:
     done = run("--policy-file", "absent.toml")
     assert done.code != 0
-    assert "absent.toml" in done.said
+    assert "absent.toml" in done.err
 
 
 def test_the_database_option_wins_over_the_environment(run: Run) -> None:
     done = run("--database-url", "sqlite:///other.db", DATABASE_URL="sqlite:///gone.db")
     assert done.code != 0
-    assert "other.db" in done.said
-    assert "gone.db" not in done.said
+    assert "other.db" in done.err
+    assert "gone.db" not in done.err
 
 
 @pytest.mark.parametrize("flag", ["--grpc", "--headless", "--tokens-only"])
@@ -171,7 +171,7 @@ def test_the_practice_model_is_not_served_in_a_type_that_the_processor_is_slow_w
 def test_too_few_places_for_adapters_are_refused(run: Run) -> None:
     done = run("--max-loras", "2")
     assert done.code != 0
-    assert "--max-loras must be at least 3" in done.said
+    assert "--max-loras must be at least 3" in done.err
 
 
 def test_our_plugins_are_named_beside_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -221,7 +221,7 @@ def test_altered_weights_are_named(tmp_path: Path) -> None:
 def test_without_a_key_no_other_machine_is_answered(run: Run) -> None:
     done = run("--host", "0.0.0.0")
     assert done.code != 0
-    assert "setback keys make" in done.said
+    assert "setback keys make" in done.err
     check_access(serve.parse(["--host", "0.0.0.0"]), keys=True)
     check_access(serve.parse(["--host", "0.0.0.0", "--api-key", "k"]), keys=False)
 

@@ -18,8 +18,8 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     source = tmp_path / "site" / smollm2.GGUF
     source.parent.mkdir(parents=True)
     source.write_bytes(b"weights")
-    found = SimpleNamespace(locate_file=lambda path: tmp_path / "site" / path)
-    monkeypatch.setattr(smollm2, "distribution", lambda name: found)
+    distribution = SimpleNamespace(locate_file=lambda path: tmp_path / "site" / path)
+    monkeypatch.setattr(smollm2, "distribution", lambda name: distribution)
     monkeypatch.setattr(smollm2, "GGUF_SHA256", smollm2._sha256(source))
 
     def write(path: Path, folder: Path) -> None:

@@ -54,7 +54,7 @@ async def test_a_body_is_read_in_each_encoding(
 
 
 @pytest.mark.parametrize(
-    ("encoding", "body", "status", "code", "said"),
+    ("encoding", "body", "status", "code", "message"),
     [
         ("br", TEXT, 415, "unsupported_encoding", "'br'"),
         ("gzip", TEXT, 400, "invalid_body", "not gzip"),
@@ -65,12 +65,12 @@ async def test_a_body_is_read_in_each_encoding(
     ],
 )
 async def test_other_bodies_are_refused_by_name(
-    client: httpx.AsyncClient, encoding: str, body: bytes, status: int, code: str, said: str
+    client: httpx.AsyncClient, encoding: str, body: bytes, status: int, code: str, message: str
 ) -> None:
     response = await client.post("/", content=body, headers={"content-encoding": encoding})
     error = response.json()["error"]
     assert (response.status_code, error["code"]) == (status, code)
-    assert said in error["message"]
+    assert message in error["message"]
 
 
 async def test_a_body_in_chunks_is_refused_at_the_limit(client: httpx.AsyncClient) -> None:

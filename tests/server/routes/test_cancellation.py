@@ -51,17 +51,17 @@ class Work:
         body = await request.body()
         return await cancel_on_disconnect(request, self.work(body.decode()))
 
-    async def work(self, asked: str) -> str:
+    async def work(self, body: str) -> str:
         self.begun.set()
         try:
             await self.may_end.wait()
         except asyncio.CancelledError:
             self.ended = "given up"
             raise
-        self.ended = asked
-        if asked == "fail":
-            raise ValueError(asked)
-        return asked
+        self.ended = body
+        if body == "fail":
+            raise ValueError(body)
+        return body
 
 
 async def test_work_is_cancelled_when_its_client_disconnects() -> None:

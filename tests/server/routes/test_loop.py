@@ -51,10 +51,13 @@ async def test_runs_are_listed_and_shown(client: httpx.AsyncClient) -> None:
 
 async def test_adapters_are_listed_with_the_one_in_force(client: httpx.AsyncClient) -> None:
     listed = (await client.get("/adapters")).json()
-    assert [(each["version"], each["active"]) for each in listed["data"]] == [(2, False), (1, True)]
+    assert [(adapter["version"], adapter["active"]) for adapter in listed["data"]] == [
+        (2, False),
+        (1, True),
+    ]
     assert (listed["active"], listed["first_id"], listed["last_id"]) == (1, 2, 1)
     below = (await client.get("/adapters", params={"after": 2})).json()
-    assert [each["version"] for each in below["data"]] == [1]
+    assert [adapter["version"] for adapter in below["data"]] == [1]
 
 
 async def test_an_adapter_is_shown_with_its_lineage(client: httpx.AsyncClient) -> None:
@@ -90,11 +93,11 @@ async def test_a_run_is_started_followed_and_cancelled(database: URL) -> None:
         following = spawn(client.get("/v1/guard/runs/1/events"))
         cancelled = (await client.post("/v1/guard/runs/1/cancel")).json()
         assert (cancelled["id"], cancelled["cancelled_by"]) == (1, "local")
-        told = await following
-        assert told.headers["content-type"] == "text/event-stream; charset=utf-8"
-        assert told.headers["cache-control"] == "no-cache"
-        assert told.text.endswith("\n\ndata: [DONE]\n\n")
-        *events, _ = [line.removeprefix("data: ") for line in told.text.split("\n\n") if line]
+        response = await following
+        assert response.headers["content-type"] == "text/event-stream; charset=utf-8"
+        assert response.headers["cache-control"] == "no-cache"
+        assert response.text.endswith("\n\ndata: [DONE]\n\n")
+        *events, _ = [line.removeprefix("data: ") for line in response.text.split("\n\n") if line]
         statuses = [json.loads(event)["status"] for event in events]
         assert statuses[-1] == "cancelled"
         assert set(statuses[:-1]) == {"running"}
@@ -129,7 +132,7 @@ async def test_a_run_that_has_ended_is_sent_once(client: httpx.AsyncClient) -> N
 
 async def test_a_follower_may_disconnect(face: Face) -> None:
     run = await begin(face.runs)
-    told: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+    sent: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
     hung_up = asyncio.Event()
 
     async def receive() -> dict[str, Any]:
@@ -143,8 +146,8 @@ async def test_a_follower_may_disconnect(face: Face) -> None:
         "query_string": b"",
         "headers": [(b"host", b"127.0.0.1")],
     }
-    following = spawn(face.app(scope, receive, told.put))  # type: ignore[arg-type]
-    start, first = await told.get(), await told.get()
+    following = spawn(face.app(scope, receive, sent.put))  # type: ignore[arg-type]
+    start, first = await sent.get(), await sent.get()
     assert (start["status"], first["more_body"]) == (200, True)
     assert json.loads(first["body"].removeprefix(b"data: "))["status"] == "running"
     hung_up.set()

@@ -29,9 +29,9 @@ HARMFUL = Script(answers=lambda prompt: ("No flag.",), harm=lambda prompt: 0.9)
 @pytest.fixture
 def bench(make_bench: Callable[..., Bench], tmp_path: Path) -> Bench:
     """Everything would be flagged; adapter 1 is registered, not active."""
-    made: Bench = make_bench(replace(HARMFUL))
-    made.registry.add(write_adapter(tmp_path / "adapters", 1))
-    return made
+    created: Bench = make_bench(replace(HARMFUL))
+    created.registry.add(write_adapter(tmp_path / "adapters", 1))
+    return created
 
 
 @pytest.fixture
@@ -66,10 +66,10 @@ async def post(client: httpx.AsyncClient, path: str, **body: Any) -> Any:
 async def test_answers_are_unguarded_and_at_the_lowest_priority(
     bench: Bench, client: httpx.AsyncClient
 ) -> None:
-    said = await post(
+    response = await post(
         client, "/answers", adapter=1, conversations=[REQUEST] * 3, max_tokens=9, seed=5
     )
-    assert said == {"adapter": "setback-1", "answers": ["No flag."] * 3}
+    assert response == {"adapter": "setback-1", "answers": ["No flag."] * 3}
     assert bench.store.flags == []
     assert [what for what, _ in bench.engine.log] == ["draft"] * 3
     assert {adapter_name(request.lora_request) for request in bench.engine.requests} == {
@@ -108,8 +108,8 @@ async def test_lengths_are_counted_and_null_where_the_template_refuses(
 
     monkeypatch.setattr(bench.chat_format, "conversation", strict)
     odd = [{"role": "user", "content": "a"}, {"role": "narrator", "content": "b"}]
-    found = await post(client, "/lengths", conversations=[REQUEST, ANSWERED, odd])
-    assert found["lengths"] == [len(usual(REQUEST)), len(usual(ANSWERED)), None]
+    response = await post(client, "/lengths", conversations=[REQUEST, ANSWERED, odd])
+    assert response["lengths"] == [len(usual(REQUEST)), len(usual(ANSWERED)), None]
 
 
 async def test_an_answer_is_cut_to_the_context(bench: Bench, client: httpx.AsyncClient) -> None:
@@ -128,14 +128,14 @@ async def test_an_answer_is_cut_to_the_context(bench: Bench, client: httpx.Async
 async def test_verdicts_ask_the_question_that_is_meant(
     bench: Bench, client: httpx.AsyncClient, categories: bool, asked: list[str]
 ) -> None:
-    found = await post(
+    response = await post(
         client,
         "/verdicts",
         adapter="active",
         conversations=[ANSWERED],
         categories=categories,
     )
-    (verdict,) = found["verdicts"]
+    (verdict,) = response["verdicts"]
     assert verdict["harm"] == pytest.approx(0.9)
     assert (verdict["category_scores"] is not None) == categories
     assert len(bench.engine.log) == len(asked)
@@ -146,8 +146,8 @@ async def test_verdicts_ask_the_question_that_is_meant(
 
 
 async def test_texts_are_judged_as_texts(bench: Bench, client: httpx.AsyncClient) -> None:
-    found = await post(client, "/verdicts", adapter="base", texts=["One.", "Two."])
-    assert [verdict["harm"] for verdict in found["verdicts"]] == pytest.approx([0.9, 0.9])
+    response = await post(client, "/verdicts", adapter="base", texts=["One.", "Two."])
+    assert [verdict["harm"] for verdict in response["verdicts"]] == pytest.approx([0.9, 0.9])
     assert all(prompts.CRITIQUE.format(subject="text") in text for _, text in bench.engine.log)
 
 

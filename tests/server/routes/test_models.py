@@ -27,8 +27,8 @@ async def test_one_model_is_found_by_its_name(face: Face) -> None:
     face.app.state.openai_serving_models = Models()
     async with face.client() as client:
         for name in ("smollm2", "org/name"):
-            found = await client.get(f"/v1/models/{name}")
-            assert found.json() == {"id": name, "object": "model"}
+            response = await client.get(f"/v1/models/{name}")
+            assert response.json() == {"id": name, "object": "model"}
         missing = await client.get("/v1/models/gpt-4o")
     assert missing.status_code == 404
     error = missing.json()["error"]

@@ -67,7 +67,7 @@ async def test_thousands_of_texts_are_judged_a_few_at_once(
 
 
 @pytest.mark.parametrize(
-    ("body", "said"),
+    ("body", "message"),
     [
         ({"input": 3}, "input: Input should be a valid string or a valid list"),
         ({"input": []}, "input: List should have at least 1 item"),
@@ -75,11 +75,11 @@ async def test_thousands_of_texts_are_judged_a_few_at_once(
     ],
 )
 async def test_a_wrong_field_is_told_all_that_it_may_be(
-    face: Face, make_bench: MakeBench, body: dict[str, Any], said: str
+    face: Face, make_bench: MakeBench, body: dict[str, Any], message: str
 ) -> None:
     bench = make_bench()
     face.app.state.setback.moderator = Moderator(bench.critic, bench.chat_format, ["practice"])
     async with face.client() as client:
         refused = await client.post("/v1/moderations", json=body)
     assert refused.status_code == 400
-    assert refused.json()["error"]["message"].startswith(said)
+    assert refused.json()["error"]["message"].startswith(message)

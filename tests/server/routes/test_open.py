@@ -35,16 +35,16 @@ def paths(app: FastAPI) -> set[str]:
 
 def test_only_known_routes_stay(arguments: Namespace, monkeypatch: pytest.MonkeyPatch) -> None:
     bare = paths(build(arguments, monkeypatch, "none"))
-    ours = paths(build(arguments, monkeypatch, "setback"))
-    assert bare - ours, "vLLM registers routes that this test should see closed"
+    remaining = paths(build(arguments, monkeypatch, "setback"))
+    assert bare - remaining, "vLLM registers routes that this test should see closed"
     assert {"/invocations", "/inference/v1/generate", "/v1/load_lora_adapter"} & bare
-    assert ours == GUARDED | REFINE | REVIEW | CONSOLE | CANNOT_GENERATE
+    assert remaining == GUARDED | REFINE | REVIEW | CONSOLE | CANNOT_GENERATE
 
 
 def test_a_named_route_stays_open(arguments: Namespace, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SETBACK_OPEN_ROUTES", "/invocations")
-    ours = paths(build(arguments, monkeypatch, "setback"))
-    assert ours == GUARDED | REFINE | REVIEW | CONSOLE | CANNOT_GENERATE | {"/invocations"}
+    remaining = paths(build(arguments, monkeypatch, "setback"))
+    assert remaining == GUARDED | REFINE | REVIEW | CONSOLE | CANNOT_GENERATE | {"/invocations"}
 
 
 @pytest.mark.parametrize(

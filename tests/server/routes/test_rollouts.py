@@ -41,7 +41,7 @@ async def test_a_promotion_with_a_share_starts_a_rollout(
 
 
 @pytest.mark.parametrize(
-    ("version", "share", "status", "param", "said"),
+    ("version", "share", "status", "param", "message"),
     [
         (2, "5", 400, "share", "share: '5' is no share of requests; give one such as 5% or 0.05"),
         (2, 1, 400, "share", "such as 5% or 0.05"),
@@ -57,12 +57,12 @@ async def test_what_cannot_be_rolled_out_is_named(
     share: object,
     status: int,
     param: str | None,
-    said: str,
+    message: str,
 ) -> None:
     refused = await client.post(f"/adapters/{version}/promote", json={"share": share})
     error = refused.json()["error"]
     assert (refused.status_code, error["param"]) == (status, param)
-    assert said in error["message"]
+    assert message in error["message"]
     assert (await client.get("/rollouts")).json()["data"] == []
 
 
