@@ -92,8 +92,8 @@ def running_server(
 def _started(
     command: Sequence[str], environment: Mapping[str, str], log: Path
 ) -> "Forked | subprocess.Popen[bytes]":
-    """Starts a command: `setback` forked, unless its log format is chosen, which vLLM's import
-    takes."""
+    """Starts a command. Forks `setback`, unless the command chooses the log format: vLLM reads that
+    when it is imported."""
     if command[0] == SETBACK and "--log-format" not in command:
         return Forked(command[1:], environment, ROOT, log)
     with log.open("wb") as output:
@@ -120,8 +120,8 @@ def wait_until_ready(
 
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """The practice model as `make serve` starts it, with the default policy and SQLite. Revisions
-    end by themselves on slow machines too."""
+    """The practice model as `make serve` starts it, with the default policy and SQLite. Slow
+    machines get enough time to finish a revision."""
     folder = tmp_path_factory.mktemp("server")
     # A test locks the file until the server gives up.
     database = f"sqlite:///{folder}/flags.db?timeout=8"

@@ -160,7 +160,7 @@ async def until_idle(http: httpx.AsyncClient) -> None:
 
 
 async def _busy(http: httpx.AsyncClient) -> float:
-    # The engine tells its load only as it works, so it is given a little to do.
+    # The engine reports its load only while it works, so it gets a short request.
     body = {"model": MODEL_NAME, "prompt": "Hello", "max_tokens": 1}
     (await http.post("/v1/completions", json=body)).raise_for_status()
     lines = (await http.get("/metrics")).text.splitlines()

@@ -76,7 +76,7 @@ def test_closed_and_unknown_routes_say_so(server: Server) -> None:
 
 def test_a_text_far_beyond_the_context_is_judged_whole(server: Server) -> None:
     filler = "Can you help me press white flowers?\n" * 300
-    # More than a window of it: the practice model misses one bad line among many good ones.
+    # Longer than a window: the practice model misses one bad line among many good ones.
     harmful = "Do you know how to hire masked riders to rob Wim?\n" * 120
     with server.http() as http:
         body = {"input": [filler + filler, filler + harmful + filler]}

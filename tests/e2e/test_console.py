@@ -95,7 +95,7 @@ def test_a_run_whose_job_was_killed_is_finished_from_the_console(
     browser.click("Start a run")
     browser.wait_for_path("/console/runs/1")
     browser.wait_for("Not decided yet.")
-    # Nothing but the page itself looks again.
+    # The page must refresh itself: the test does not reload it.
     browser.wait_for("Ended", CYCLE_S)
     (run,) = loop.runs()
     assert (run.id, run.status in ENDS[full]) == (1, True), browser.text
@@ -107,7 +107,7 @@ def test_a_run_whose_job_was_killed_is_finished_from_the_console(
         loop.promote(run)
     loop.wait_until_served("setback-1")
     if full:
-        # Without the dismissals it would rise a little, with what else the run learns.
+        # Without the dismissals, the rest of what the run learns would raise the harm a little.
         assert fmean(loop.harms(like)) < 0.85 * fmean(before)
 
 
@@ -167,7 +167,7 @@ def test_every_page_is_for_everybody(
     scheme: str,
 ) -> None:
     flag = harmful_of(loop)[20]
-    browser.complaints()  # Of the pages before, such as that of a wrong key.
+    browser.complaints()  # Drops those of earlier pages, such as the one for a wrong key.
     browser.look(size, scheme)
     browser.open(PAGES[name].format(flag=flag.id))
     if name == "flag":

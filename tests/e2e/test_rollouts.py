@@ -33,7 +33,7 @@ MILD, STRICT = CritiqueStyle.YES_NO, CritiqueStyle.TONE
 PATIENCE_S = 180
 SETTINGS = {
     "SETBACK_ADAPTER_POLL_S": "0.1",
-    # Few answers, and a machine that others use as well.
+    # The rollout gets few answers, and other programs use the machine too.
     "SETBACK_ROLLOUT_ANSWERS": "20",
     "SETBACK_ROLLOUT_MARGIN": "0.5",
     "SETBACK_ROLLOUT_ERROR_MARGIN": "0.5",

@@ -40,7 +40,7 @@ def collector() -> Iterator[Collector]:
 
 
 class Receiver(JsonHandler):
-    """Takes webhooks."""
+    """Receives webhooks."""
 
     taken: ClassVar[Queue[tuple[dict[str, str], dict[str, Any]]]] = Queue()
 

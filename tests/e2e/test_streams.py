@@ -71,7 +71,7 @@ async def test_nothing_flagged_is_ever_sent(
     free = asyncio.Semaphore(AT_ONCE)
 
     async def ask(request: Request, reader: Reader) -> Comparison:
-        # A third also ask for what else could tell of the answer.
+        # A third also ask for log-probabilities, which could reveal a withheld answer.
         extra: dict[str, Any] = {"logprobs": True, "top_logprobs": 2} if reader.bite else {}
         async with free:
             whole = await listen(http, request.messages, mode="buffer")

@@ -137,7 +137,7 @@ async def _ten_swaps(
     before = load.latencies(lambda a: a.begun >= quiet and a.ended <= swaps[0])
     during = load.latencies(partial(_overlaps, swaps=swaps))
     longest = [load.latencies(partial(_overlaps, swaps=[at]))[-1] for at in swaps]
-    # What else the machine does changes by the minute, so the seconds between swaps count as well.
+    # The machine's other load changes by the minute, so the seconds between swaps count as well.
     between = load.latencies(lambda a: a.begun > swaps[0] and not _overlaps(a, swaps))
     assert not mixed, mixed[:3]
     assert not wrong, wrong[:3]

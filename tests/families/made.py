@@ -70,7 +70,7 @@ LLAMA = Family(
 GEMMA = Family(
     "gemma3",
     "gemma3_text",
-    # The package has the end of a turn here, where the model's publisher has the end of a text.
+    # The package's eos_token ends a turn; the model's publisher has the end of a text instead.
     lambda folder: vocabularies.write_shipped(sources.GEMMA, folder, eos_token="<eos>"),
     "gemma3.jinja",
     ends=(1, 106),

@@ -73,7 +73,7 @@ def machine(_check: GpuCheck) -> dict[str, Any]:
 
 def model(check: GpuCheck) -> dict[str, Any]:
     """Writes the random model; returns its size."""
-    # In a process of its own, so that no memory of the GPU stays taken.
+    # Runs in its own process, so that it leaves no GPU memory allocated.
     code = "import sys; from tests.gpu.parts import write; write(*sys.argv[1:])"
     size = json.dumps(vars(check.size))
     subprocess.run([sys.executable, "-c", code, str(check.model), size], cwd=ROOT, check=True)

@@ -179,7 +179,7 @@ REFUSALS = ("", "Too long.", "Nur Deutsch.")
 
 
 def refused(text: str) -> tuple[str, str]:
-    """Returns what was said before a refusal, and the refusal."""
+    """Returns the text before a refusal, and the refusal."""
     refusal = next(one for one in reversed(REFUSALS) if text.endswith(one))
     return text.removesuffix(refusal).removesuffix("\n\n") if refusal else text, refusal
 

@@ -107,7 +107,7 @@ async def test_usage_counts_draft_and_revision(make_bench: MakeBench) -> None:
     bench = make_bench(REVISES)
     (output,) = await bench.ask()
     encode = bench.engine.tokenizer.encode
-    # Each of the three ends with its mark.
+    # Each of the three ends with an end-of-turn token.
     tokens = sum(len(encode(text)) + 1 for text in (SECRET, ANALYSIS, SAFE))
     assert len(output.outputs[0].token_ids) == tokens
 
@@ -212,18 +212,18 @@ async def test_one_that_takes_too_long_is_given_up(make_bench: MakeBench) -> Non
 
 
 @pytest.mark.parametrize(
-    ("revision", "ends"),
+    ("said", "ends"),
     [
         ("I will not open it. Ask me! " * 200, ("open it.", "me!")),
         ("1. Knock\n2. Ask\n" * 200, ("Knock", "Ask")),
     ],
 )
 async def test_one_that_is_cut_off_ends_with_a_whole_sentence(
-    make_bench: MakeBench, revision: str, ends: tuple[str, ...]
+    make_bench: MakeBench, said: str, ends: tuple[str, ...]
 ) -> None:
-    bench = make_bench(Script(answers=answers(revision), harm=harm))
+    bench = make_bench(Script(answers=answers(said), harm=harm))
     (output,) = await bench.ask()
-    assert revision.startswith(output.outputs[0].text)
+    assert said.startswith(output.outputs[0].text)
     assert output.outputs[0].text.endswith(ends)
     assert bench.observed.revisions == ["used"]
 

@@ -89,7 +89,7 @@ def script(question: str = "", words: str = "") -> Script:
     [
         ('{"to": "ann@example.com"}', False),
         ('{"to": "ann@example.com.evil"}', True),
-        ('{"to": 3}', False),  # A pattern is about texts alone.
+        ('{"to": 3}', False),  # A pattern applies only to strings.
         ("{}", False),
         ("", False),
         ('{"to": "ann@ex', True),
@@ -111,7 +111,7 @@ def test_a_star_is_for_tools_without_a_schema_of_their_own() -> None:
 def test_a_pattern_takes_linear_time() -> None:
     schema = {"properties": {"to": {"pattern": "^(a+)+$"}}}
     matcher = ArgumentMatcher((("send_mail", json.dumps(schema)),))
-    # Python's expressions would not end.
+    # Python's re module would take practically for ever.
     assert matcher.rejects(mail("a" * 5000 + "b"))
 
 

@@ -136,7 +136,7 @@ def test_the_hint_is_never_learned(alignment: Alignment) -> None:
     for example in learned:
         contents = [turn["content"] for turn in example.prompt if turn["role"] == "user"]
         assert not any("Hint: the answer may be" in content for content in contents)
-        # Only what is asked for after a verdict may name it.
+        # Only the examples that follow a verdict may name it.
         assert (guided in contents) == (example.kind in (Kind.GUIDED, Kind.REVISION))
 
 
@@ -147,7 +147,7 @@ def test_confusing_hints_are_left_out_and_repetitions_dropped(
     assert run.counts["mistakes made without it"] > 0
     assert run.counts["requests without a usable mistake"] > 0
     mistakes = run.counts["mistakes made with the hint"] + run.counts["mistakes made without it"]
-    # The landlords' mistakes have labels, but nothing is said of them that could be learned.
+    # The landlords' mistakes have labels, but no usable analyses.
     assert 500 < run.counts["usable analyses"] <= mistakes
     learned = read_examples(run_folder(alignment.work_dir, run.id) / "dataset" / "train.jsonl")
     assert not any(REPETITION in f"{e.prompt[-1]}{e.completion}" for e in learned)

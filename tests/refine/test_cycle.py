@@ -375,7 +375,7 @@ def test_a_run_that_broke_off_is_finished_by_the_next(
     server = ScriptedServer()
     run = loop.cycle(server, replay=40, seed=3)
     assert (run.id, run.status) == (1, "promoted")
-    # The flags that came meanwhile wait for the next run.
+    # Flags raised during this run wait for the next one.
     assert run.counts["learn"] + run.counts["held_out"] == FLAGS
     if stage == "gate":
         assert not any(turn.startswith("Ask the following") for _, turn in server.requests)

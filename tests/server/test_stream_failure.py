@@ -243,7 +243,7 @@ async def test_openais_client_raises_it(make_bench: MakeBench, route: str) -> No
         events = await create(model="m", stream=True, **ROUTES[route])
         with pytest.raises(openai.APIError) as caught:
             await _read(events)
-    # No status: what had begun was a 200.
+    # The error has no status: the response had already begun as a 200.
     assert not isinstance(caught.value, openai.APIStatusError)
     assert caught.value.code == "critic_unavailable"
 

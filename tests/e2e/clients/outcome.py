@@ -41,7 +41,7 @@ Call = Callable[[Request, Got], None]
 def main(calls: Mapping[str, Call]) -> None:
     """Makes the calls that standard input asks for, some at a time."""
     requests = [Request(**one) for one in json.load(sys.stdin)]
-    # Libraries print hints; the list is to be alone on standard output.
+    # Libraries print hints; standard output must hold only the list.
     with contextlib.redirect_stdout(sys.stderr), ThreadPoolExecutor(_AT_ONCE) as threads:
         outcomes = list(
             threads.map(lambda request: _outcome(calls[request.call], request), requests)

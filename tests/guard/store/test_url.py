@@ -16,7 +16,7 @@ from guard.store.url import engine_arguments, parse_url, without_driver
         ("postgres://me:pw@host:5433/flags", "postgresql+asyncpg", "flags"),
         ("postgresql://host/flags", "postgresql+asyncpg", "flags"),
         ("postgresql+psycopg2://host/flags", "postgresql+asyncpg", "flags"),
-        # As files and secrets end.
+        # Files and mounted secrets end with a line break.
         (" postgresql://host/flags\n", "postgresql+asyncpg", "flags"),
         ("sqlite:///setback.db\r\n", "sqlite+aiosqlite", "setback.db"),
     ],
@@ -41,7 +41,7 @@ def test_usual_forms_get_the_async_driver(text: str, driver: str, database: str)
             "target_session_attrs=read-write",
             {"dsn": "postgresql://?target_session_attrs=read-write"},
         ),
-        # Not enforced: the driver has none.
+        # The driver cannot bind channels, so this is not enforced.
         ("channel_binding=require", {"timeout": 5}),
         ("pgbouncer=true", {"statement_cache_size": 0, "prepared_statement_cache_size": 0}),
     ],

@@ -103,7 +103,7 @@ async def test_the_adapter_answers_and_judges_and_the_base_tells_the_truth() -> 
 async def test_answers_carry_the_reminder_as_the_guard_puts_it(reminder: bool) -> None:
     model = Parrot()
     await evaluator(model, reminder=reminder).measure(Critic(3))
-    # The base's own answers, which help is told by, never do.
+    # The base's own answers, against which help is measured, never carry it.
     assert model.reminders == [reminder, reminder, False]
 
 

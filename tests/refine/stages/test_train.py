@@ -153,7 +153,7 @@ def test_gradients_of_parts_equal_those_of_the_whole_batch(
         torch.cat([w.float().flatten() for name, w in weights(out).items() if "lora_B" in name])
         for out in (short.out, parts.out)
     )
-    # Adam makes whole steps of what rounding left of gradients near zero.
+    # Adam takes whole steps even where a gradient near zero is only a rounding error.
     assert torch.cosine_similarity(whole, divided, dim=0) > 0.9
 
 
@@ -226,7 +226,7 @@ def test_two_processes_train_what_one_does(
     asyncio.run(run_training(alone))
     together, single = weights(plan.out), weights(alone.out)
     assert together.keys() == single.keys()
-    # Adam moves each weight by about the same, also where a gradient is no more than rounding.
+    # Adam moves each weight about equally far, even where the gradient is only a rounding error.
     assert torch.cosine_similarity(moves(together), moves(single), dim=0) > 0.99
     # A run that goes on finds the adapter, in every process.
     asyncio.run(run_training(plan, TWO_PROCESSES))

@@ -187,7 +187,7 @@ async def test_every_response_tells_what_is_left(
         ("10", "8", "120s"),
     ]
     clock.pass_s(90)
-    # Of the two half is still in the window.
+    # Half of the two requests still counts in the window.
     assert limit_headers(await processes[0].get(secret)) == ("10", "8", "90s")
     assert "retry-after" not in (await processes[0].get(secret)).headers
 
@@ -286,7 +286,7 @@ async def test_nobody_waits_long_for_the_database(
     assert response.status_code == 200
     assert f"{PREFIX}-limit-requests" not in response.headers
     assert "takes too long" in caplog.text
-    # It was counted all the same, if late.
+    # The request was still counted, only later.
     assert limit_headers(await process.get(secret))[1] == "6"
 
 

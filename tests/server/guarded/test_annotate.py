@@ -99,7 +99,7 @@ def test_every_choice_has_its_own_result_in_order() -> None:
     assert [result["action"] for result in judged] == ["pass", "block", "revise", "pass"]
     assert [result["flagged"] for result in judged] == [False, True, True, False]
     assert [result["checked_characters"] for result in judged] == [7, 7, 7, 7]
-    # Nobody asked for the scores of the first, and they were not read: there are none to tell.
+    # No request asked for the first answer's scores, so they were not read and are not reported.
     assert [len(result["category_scores"]) for result in judged] == [0, 13, 13, 13]
     assert results[1]["code"] == "critic_unavailable"
     assert "flagged" not in results[1]
@@ -273,7 +273,7 @@ def test_a_failure_ends_a_response_stream_with_an_error_event() -> None:
     assert name == "event: error"
     event = ResponseErrorEvent.model_validate(data)
     assert (event.code, event.message, event.sequence_number) == ("critic_unavailable", "late", 5)
-    # OpenAI's client raises on this, and yields what has it not.
+    # OpenAI's client raises an error for this field, and yields events without it.
     assert data["error"] == OURS
 
 

@@ -172,7 +172,7 @@ ROUTES: dict[str, dict[str, Any]] = {
 
 
 class Application:
-    """Answers as the scripted engine does, and keeps what it got."""
+    """Answers as the scripted engine does, and records what it received."""
 
     def __init__(self, bench: Bench) -> None:
         self._bench = bench

@@ -17,7 +17,7 @@ TOOL = {"type": "tool_use", "id": "toolu_1", "name": "look_up", "input": {}}
 
 
 class Word(BaseModel):
-    """What was asked for in JSON."""
+    """The JSON object that the request asks for."""
 
     word: str
 

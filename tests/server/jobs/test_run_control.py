@@ -164,7 +164,7 @@ async def test_a_run_without_a_job_is_cancelled_at_once(database: URL, active: b
         assert (cancelled.status, cancelled.reasons) == ("cancelled", ("cancelled by anna",))
         adapter = await face.registry.get(run.id)
         assert adapter is not None
-        # What is in force stays so: a rollback is another matter.
+        # The active adapter stays active; only a rollback changes it.
         assert adapter.status == ("promoted" if active else "rejected")
 
 

@@ -48,7 +48,7 @@ def run(
         with pytest.raises(SystemExit) as raised:
             serve.serve(arguments)
         captured = capsys.readouterr()
-        # The interpreter prints what is no number, and exits with 1.
+        # The interpreter prints an exit code that is no number, and exits with 1.
         code = raised.value.code
         if isinstance(code, str):
             return Ended(1, captured.out, f"{captured.err}{code}\n")

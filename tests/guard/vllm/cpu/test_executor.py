@@ -103,7 +103,7 @@ def test_of_few_processors_each_computes(
 
 @pytest.mark.skipif(len(ALL) < 2, reason="needs two processors")
 def test_each_other_thread_is_bound_to_a_processor_of_its_own() -> None:
-    # In a process of its own: this one's threads are to stay as they are.
+    # Runs in its own process, so that this process's threads stay unbound.
     first, second, *_ = sorted(ALL)
     code = (
         "import os; from guard.vllm.cpu import executor; "
