@@ -44,35 +44,47 @@ def serve(arguments: Sequence[str]) -> None:
     """Serves until stopped. Exits with one message when it cannot start."""
     # Before vLLM's command line adds variables of its own.
     environment = dict(os.environ)
+    try:
+        options = prepare(arguments)
+    except (SettingsInvalid, Unsupported, PolicyInvalid, ValueError) as error:
+        _fail(error, code=2)
+    except GuardError as error:
+        _fail(error, code=1)
+    from vllm.entrypoints.cli.serve import ServeSubcommand
+
+    _remove_old_metrics()
+    share_process(options, environment)
+    with _refining(options):
+        ServeSubcommand.cmd(options)
+
+
+def prepare(arguments: Sequence[str]) -> argparse.Namespace:
+    """Loads the plugins, checks everything that can be checked before the long start-up, and
+    returns vLLM's options.
+
+    Raises SettingsInvalid, Unsupported, PolicyInvalid, ValueError or another GuardError. Runs its
+    own event loop, so do not call it from a running one.
+    """
     # vLLM loads plugins once, with its first import.
     load_plugins()
     _choose_log_format(arguments)
     # Imported here because it takes many seconds, and other commands do not need it.
-    from vllm.entrypoints.cli.serve import ServeSubcommand
     from vllm.entrypoints.launchers.cli_args import validate_parsed_serve_args
     from vllm.entrypoints.serve.utils.api_utils import cli_env_setup
     from vllm.logger import configure_logging_from_args
 
     cli_env_setup()
     options = parse(arguments)
-    try:
-        check_vllm()
-        check_options(options)
-        _check_settings(options)
-        traces.exporter_class()
-        model = prepare_model(options)
-        _install_adapter(options, model)
-        require_installed()
-    except (SettingsInvalid, Unsupported, PolicyInvalid, ValueError) as error:
-        _fail(error, code=2)
-    except GuardError as error:
-        _fail(error, code=1)
-    _remove_old_metrics()
+    check_vllm()
+    check_options(options)
+    _check_settings(options)
+    traces.exporter_class()
+    model = prepare_model(options)
+    _install_adapter(options, model)
+    require_installed()
     configure_logging_from_args(options)
     validate_parsed_serve_args(options)
-    share_process(options, environment)
-    with _refining(options):
-        ServeSubcommand.cmd(options)
+    return options
 
 
 def _fail(error: Exception, code: int) -> NoReturn:
