@@ -66,6 +66,8 @@ def deployed(tmp_path_factory: pytest.TempPathFactory, postgres_socket: Path) ->
     database = f"postgresql://setback@/ray?host={postgres_socket}"
     url = parse_url(database)
     migrate.upgrade(url)
+    # Replicas without a key do not start.
+    secret = key(url)
     environment = {
         "DATABASE_URL": database,
         "SETBACK_ADAPTERS_DIR": str(folder / "adapters"),
@@ -86,7 +88,7 @@ def deployed(tmp_path_factory: pytest.TempPathFactory, postgres_socket: Path) ->
             ["practice"], num_replicas=REPLICAS, ray_actor_options={"num_cpus": 1}
         )
         serve.run(app.bind(), name="guarded")
-        yield Deployed(f"http://127.0.0.1:{port}", url, key(url), folder / "adapters")
+        yield Deployed(f"http://127.0.0.1:{port}", url, secret, folder / "adapters")
     finally:
         serve.shutdown()
         ray.shutdown()

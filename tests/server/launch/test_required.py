@@ -1,6 +1,7 @@
 """A plain `vllm serve` that was meant to be guarded does not start without the guard."""
 
 import sys
+from types import ModuleType
 
 import pytest
 
@@ -59,3 +60,13 @@ def test_a_guard_that_cannot_be_imported_ends_the_start(monkeypatch: pytest.Monk
     monkeypatch.setitem(sys.modules, "server.launch.plugin", None)
     with pytest.raises(SystemExit, match="cannot be loaded"):
         required.load()
+
+
+def test_ray_serve_llm_is_refused_because_it_has_no_guard(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["default_worker.py"])
+    required.load()
+    monkeypatch.setitem(sys.modules, "ray.llm._internal.serve", ModuleType("serve"))
+    with pytest.raises(RuntimeError, match="guarded_deployment"):
+        required.load()
+    monkeypatch.setenv("VLLM_PLUGINS", "")
+    required.load()
