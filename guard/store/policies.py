@@ -71,10 +71,7 @@ class PolicyStore(Store):
         """Returns at most `limit` policy files that were activated, newest first."""
         query = select(PolicyFileRow).order_by(PolicyFileRow.id.desc()).limit(limit)
         async with self._reading() as session:
-            return [
-                StoredPolicyFile(id=row.id, text=row.text, by=row.by, created_at=row.created_at)
-                for row in await session.scalars(query)
-            ]
+            return [from_row(StoredPolicyFile, row) for row in await session.scalars(query)]
 
     async def list(self, limit: int) -> list[StoredPolicy]:
         """Returns at most `limit` policies, newest first."""
