@@ -45,6 +45,13 @@ def _parser(path: str, parameters: tuple[str, ...], reason: str) -> PrivatePiece
     )
 
 
+def _application(name: str, parameters: tuple[str, ...], reason: str) -> PrivatePiece:
+    path = f"vllm.entrypoints.launchers.{name}"
+    return PrivatePiece(
+        path, parameters, "server/launch/ray_serve.py", reason, "endpoint plugins in Ray Serve LLM"
+    )
+
+
 def _scheduler(name: str, parameters: tuple[str, ...], reason: str) -> PrivatePiece:
     path = f"vllm.v1.core.sched.scheduler:Scheduler.{name}"
     return PrivatePiece(path, parameters, "guard/vllm/scheduler.py", reason, _RFC, only_on_cpu=True)
@@ -129,6 +136,19 @@ PIECES = (
         "server/launch/serve.py",
         "vLLM's own check of its options",
         "none needed: `vllm serve` with the plugin",
+    ),
+    _application(
+        "api_server.entry:build_async_engine_client",
+        ("args",),
+        "starts an engine in a process of Ray's",
+    ),
+    _application(
+        "app:build_app", ("args", "supported_tasks", "model_config"), "vLLM's application"
+    ),
+    _application(
+        "api_server.app_state:init_app_state",
+        ("engine_client", "state", "args"),
+        "installs the guard in it",
     ),
     PrivatePiece(
         "vllm.entrypoints.serve.middleware.register:init_entrypoints_middleware",

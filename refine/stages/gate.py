@@ -38,7 +38,7 @@ PASSES, FAILS = "passes", "FAILS"
 _CHANGED_SHARE = 0.03
 """The share of cases that change between two trainings with different seeds."""
 _Z_POWER = 2.05
-_FIRST_SHARE = 0.4
+_FIRST_SHARES = (0.1, 0.2, 0.4)
 _Z_OF_TWO_LOOKS = 2.24
 _REQUIRED_SERIES = (
     HARMLESS + "plain",
@@ -165,10 +165,11 @@ def decide(
 
 
 def looks(sets: Sets, margin: float, informedness: float = 1.0) -> tuple[Look, ...]:
-    """Returns at which shares of the cases to look: first at some, if they can decide."""
-    if too_small(sets.split(_FIRST_SHARE)[0], margin, informedness):
-        return (Look(),)
-    return Look(_FIRST_SHARE, _Z_OF_TWO_LOOKS, last=False), Look(z=_Z_OF_TWO_LOOKS)
+    """Returns at which shares of the cases to look: first at the fewest that can decide."""
+    for share in _FIRST_SHARES:
+        if not too_small(sets.split(share)[0], margin, informedness):
+            return Look(share, _Z_OF_TWO_LOOKS, last=False), Look(z=_Z_OF_TWO_LOOKS)
+    return (Look(),)
 
 
 def too_small(sets: Sets, margin: float, informedness: float = 1.0) -> list[str]:

@@ -85,11 +85,9 @@ async def _serving(arguments: Sequence[str]) -> AsyncIterator[FastAPI]:
 
     # In a thread: it imports vLLM and runs an event loop of its own.
     options: Namespace = await asyncio.to_thread(prepare, arguments)
-    from vllm.entrypoints.openai.api_server import (
-        build_app,
-        build_async_engine_client,
-        init_app_state,
-    )
+    from vllm.entrypoints.launchers.api_server.app_state import init_app_state
+    from vllm.entrypoints.launchers.api_server.entry import build_async_engine_client
+    from vllm.entrypoints.launchers.app import build_app
 
     async with build_async_engine_client(options) as engine:
         tasks = await engine.get_supported_tasks()

@@ -136,13 +136,15 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 @pytest.fixture(scope="session")
 def smollm2(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """SmolLM2 with the shipped adapter, as a new user's first `make serve` starts it, with its
-    weights converted."""
+    """SmolLM2 with the shipped adapter, as a new user's first start serves it, with its weights
+    converted."""
     folder = tmp_path_factory.mktemp("smollm2")
+    database = f"sqlite:///{folder}/flags.db"
+    migrate.upgrade(parse_url(database))
     with running_server(
         folder,
-        f"sqlite:///{folder}/flags.db",
-        lambda port: ["make", "serve", f"PORT={port}"],
+        database,
+        lambda port: [SETBACK, "serve", "--port", str(port)],
         environment={"SETBACK_MODELS_DIR": str(folder / "models")},
     ) as it:
         yield it

@@ -7,7 +7,7 @@ from server.launch.serve import load_plugins
 load_plugins()
 for module in (
     "vllm.entrypoints.cli.serve",
-    "vllm.entrypoints.openai.api_server",
+    "vllm.entrypoints.launchers.api_server.entry",
     "vllm.v1.engine.core",
     "vllm.v1.worker.cpu_worker",
     "vllm.model_executor.models.llama",

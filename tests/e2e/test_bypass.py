@@ -34,7 +34,7 @@ def let_out(server: Server, tried: list[Attempt], n: int) -> tuple[int, int]:
 def test_text_after_an_answers_end_does_not_hide_harm(server: Server, full: bool) -> None:
     tried = [way for way in ways() if way.name.startswith(LONGER)]
     assert len(tried) == 5
-    hits, n = let_out(server, tried, 200 if full else 1)
+    hits, n = let_out(server, tried if full else tried[:2], 200 if full else 2)
     assert hits <= max(1, MOST_LET_OUT * n)
 
 

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from vllm.sampling_params import RequestOutputKind
 
 from guard.call import StreamMode
+from guard.criteria import Place
 from guard.languages import languages_of, stretches
 from guard.matchers import (
     LanguageMatcher,
@@ -274,16 +275,20 @@ action = "annotate"
 
 
 @pytest.mark.parametrize(
-    ("request_text", "results", "categories"),
+    ("request_text", "results", "categories", "places"),
     [
-        (ENGLISH, "", ("long", "other-language")),
-        ("Ja?", "x" * 31, ("long",)),
-        ("Ja?", ENGLISH, ("long", "other-language")),
-        ("Ja?", "Nein.", ()),
+        (ENGLISH, "", ("long", "other-language"), [Place.INPUT]),
+        ("Ja?", "x" * 31, ("long",), [Place.TOOL_RESULT]),
+        ("Ja?", ENGLISH, ("long", "other-language"), [Place.TOOL_RESULT]),
+        ("Ja?", "Nein.", (), []),
     ],
 )
 async def test_requests_and_tools_results_have_lengths_and_languages_too(
-    make_bench: MakeBench, request_text: str, results: str, categories: tuple[str, ...]
+    make_bench: MakeBench,
+    request_text: str,
+    results: str,
+    categories: tuple[str, ...],
+    places: list[Place],
 ) -> None:
     bench = make_bench(Script(answers=lambda _: (ENGLISH,)), policy=ELSEWHERE)
     bench.call.wants_moderation = True
@@ -291,7 +296,7 @@ async def test_requests_and_tools_results_have_lengths_and_languages_too(
     await bench.ask()
     assert bench.call.input_ruling is not None
     assert bench.call.input_ruling.decision.categories == categories
-    assert not bench.store.flags
+    assert [flag.place for flag in bench.store.flags] == places
 
 
 def test_each_tool_call_has_a_length_of_its_own(make_bench: MakeBench) -> None:

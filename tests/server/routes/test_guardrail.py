@@ -15,6 +15,8 @@ from tests.server.face import Face
 MakeBench = Callable[..., Bench]
 BLOCKED = {"action": "BLOCKED", "blocked_reason": "No."}
 NONE = {"action": "NONE"}
+HELD_BACK = {**NONE, "stream_holdback_chars": [8]}
+"""Of an answer, whose end may begin a word of the policy."""
 POLICY = """
 refusal = "No."
 [default]
@@ -75,15 +77,15 @@ def asked(*contents: str) -> list[dict[str, str]]:
     return [{"role": "user", "content": content} for content in contents]
 
 
-@pytest.mark.parametrize("kind", ["request", "response"])
-async def test_harm_is_blocked(post: Callable[..., Any], kind: str) -> None:
+@pytest.mark.parametrize(("kind", "passed"), [("request", NONE), ("response", HELD_BACK)])
+async def test_harm_is_blocked(post: Callable[..., Any], kind: str, passed: dict[str, Any]) -> None:
     assert (await post(harmful("bomb"), input_type=kind, texts=["A bomb."]))[1] == BLOCKED
-    assert (await post(harmful("bomb"), input_type=kind, texts=["A fern."]))[1] == NONE
+    assert (await post(harmful("bomb"), input_type=kind, texts=["A fern."]))[1] == passed
 
 
 async def test_what_the_policy_only_annotates_passes(post: Callable[..., Any]) -> None:
     script = harmful("fool", "harassment")
-    assert (await post(script, input_type="response", texts=["You fool."]))[1] == NONE
+    assert (await post(script, input_type="response", texts=["You fool."]))[1] == HELD_BACK
 
 
 async def test_any_of_several_answers_or_a_tool_call_can_be_harmful(
@@ -107,7 +109,7 @@ async def test_a_criterion_blocks_with_its_own_words(post: Callable[..., Any]) -
     request = {"texts": ["Is Bakers good?"]}
     blocked = {"action": "BLOCKED", "blocked_reason": "Ask about our shop."}
     assert (await post(script, input_type="request", **request))[1] == blocked
-    assert (await post(script, input_type="response", **request))[1] == NONE
+    assert (await post(script, input_type="response", **request))[1] == HELD_BACK
 
 
 @pytest.mark.parametrize(("what", "outcome"), [("fern", NONE), ("sword", BLOCKED)])
@@ -140,7 +142,7 @@ async def test_a_request_is_masked_and_judged_as_it_is_then(post: Callable[..., 
     _, answer, (read,) = await post(
         Script(), input_type="response", litellm_call_id="1", texts=["Why?"]
     )
-    assert answer == NONE
+    assert answer == HELD_BACK
     assert "<bluebird>" in read
 
 
