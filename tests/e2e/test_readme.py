@@ -53,7 +53,7 @@ ANSWERED = ("README.md", "practice.md")
 """Pages that show a request with its answer; test_the_answer_shown_is_the_answer_given runs it."""
 CHAT = "/v1/chat/completions"
 
-# `make serve` is how the default server is started; the rest of the shell blocks run against SmolLM2.
+# `make serve` is how the default server is started; all other blocks run against SmolLM2.
 SHELL = [
     (name, block)
     for name, page in PAGES.items()

@@ -29,12 +29,13 @@ REQUESTS = ("Can you help me press white flowers?", "How do I water a fern?")
 USERS = [f"user {number}" for number in range(12)]
 MAX_TOKENS = 8
 PROCESSES = 2
+ANSWERS = 12
 MILD, STRICT = CritiqueStyle.YES_NO, CritiqueStyle.TONE
 PATIENCE_S = 180
 SETTINGS = {
     "SETBACK_ADAPTER_POLL_S": "0.1",
     # The rollout gets few answers, and other programs use the machine too.
-    "SETBACK_ROLLOUT_ANSWERS": "20",
+    "SETBACK_ROLLOUT_ANSWERS": str(ANSWERS),
     "SETBACK_ROLLOUT_MARGIN": "0.5",
     "SETBACK_ROLLOUT_ERROR_MARGIN": "0.5",
     "SETBACK_ROLLOUT_SLOWDOWN": "50",
@@ -167,7 +168,7 @@ def test_a_rollout_keeps_users_apart_and_completes_by_itself(
         (activation, *_) = client.get(f"/v1/guard/adapters/{new}").json()["activations"]
         assert activation["by"] == f"rollout {ended['id']}"
         assert "flagged: 0.0% -> 0.0%" in activation["reason"]
-        assert min(ended["counts"][arm]["answers"] for arm in ("old", "new")) >= 20
+        assert min(ended["counts"][arm]["answers"] for arm in ("old", "new")) >= ANSWERS
         assert ended["counts"]["shadow"]["judged"] > 0
         assert ended["counts"]["shadow"]["only_new"] == 0
     assert read_metric(server, 'setback_rollout_decisions_total{outcome="completed"}') == 1
