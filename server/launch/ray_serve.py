@@ -85,6 +85,8 @@ async def _serving(arguments: Sequence[str]) -> AsyncIterator[FastAPI]:
 
     # In a thread: it imports vLLM and runs an event loop of its own.
     options: Namespace = await asyncio.to_thread(prepare, arguments)
+    # As vLLM's command line does.
+    options.model = options.model_tag
     from vllm.entrypoints.launchers.api_server.app_state import init_app_state
     from vllm.entrypoints.launchers.api_server.entry import build_async_engine_client
     from vllm.entrypoints.launchers.app import build_app
