@@ -3,8 +3,7 @@ are in one database. Needs requirements/ray.txt."""
 
 import asyncio
 import os
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,7 @@ from server.launch.ray_serve import guarded_deployment
 from server.launch.revision import folder_revision
 from tests.adapters import activate, publish, train_nothing
 from tests.e2e.conftest import ROOT, free_port
+from tests.e2e.fleet import served_by, wait_for
 from tests.e2e.loop import ask
 from tests.postgres import Postgres
 
@@ -37,7 +37,6 @@ pytestmark = [
 ]
 
 CHAT = "/v1/chat/completions"
-PATIENCE_S = 120
 REPLICAS = 2
 
 
@@ -104,18 +103,6 @@ def key(database: URL) -> str:
 def chat(client: httpx.Client, messages: Any, **fields: Any) -> httpx.Response:
     body = {"model": MODEL_NAME, "messages": messages, "temperature": 0, **fields}
     return client.post(CHAT, json=body)
-
-
-def served_by(client: httpx.Client) -> list[int | None]:
-    """The adapter that each replica reports."""
-    return [one["adapter"] for one in client.get("/v1/guard/replicas").json()["data"]]
-
-
-def wait_for(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + PATIENCE_S
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.2)
 
 
 def test_the_proxy_needs_a_key(deployed: Deployed) -> None:

@@ -4,9 +4,8 @@ together, and one that is killed is missed by nobody."""
 import asyncio
 import os
 import signal
-import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,6 +25,7 @@ from refine.practice.world import Kind
 from tests import haproxy
 from tests.adapters import activate, publish, train_nothing
 from tests.e2e.conftest import SETBACK, Server, free_port, running_server
+from tests.e2e.fleet import served_by, wait_for
 from tests.e2e.loop import ask
 from tests.e2e.refine_access import model_revision
 from tests.e2e.test_processes import children, wait_until_gone
@@ -34,7 +34,6 @@ from tests.postgres import Postgres
 pytestmark = [pytest.mark.e2e, pytest.mark.full]
 
 LIMIT = 6
-PATIENCE_S = 60
 CHAT = "/v1/chat/completions"
 REQUEST = [{"role": "user", "content": "Can you help me press white flowers?"}]
 
@@ -112,18 +111,6 @@ def adapter_of(client: httpx.Client) -> str:
 
 def wait_for_adapter(client: httpx.Client, name: str) -> None:
     wait_for(lambda: adapter_of(client) == name)
-
-
-def served_by(client: httpx.Client) -> list[int | None]:
-    """The adapter that each replica reports."""
-    return [one["adapter"] for one in client.get("/v1/guard/replicas").json()["data"]]
-
-
-def wait_for(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + PATIENCE_S
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
 
 
 def test_a_keys_limit_counts_what_both_answered(fleet: Fleet) -> None:
