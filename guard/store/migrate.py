@@ -2,7 +2,7 @@
 from an installed wheel. The revisions are in migrations/.
 """
 
-from pathlib import Path
+from importlib.resources import files
 
 from alembic import command
 from alembic.config import Config
@@ -11,7 +11,6 @@ from alembic.script import ScriptDirectory
 from alembic.util import CommandError
 from sqlalchemy import URL, Connection
 
-import migrations
 from guard.errors import StoreUnavailable
 from guard.store import database
 
@@ -19,7 +18,7 @@ from guard.store import database
 def alembic_config(url: URL) -> Config:
     """Returns the configuration for Alembic's commands on the database at `url`."""
     config = Config()
-    folder = str(Path(migrations.__file__).parent)
+    folder = str(files("migrations"))
     # Alembic reads % as the start of an interpolation.
     config.set_main_option("script_location", folder.replace("%", "%%"))
     config.attributes["url"] = url

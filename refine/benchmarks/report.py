@@ -1,20 +1,16 @@
-"""Benchmarks of several servers side by side: a table, JSON and files. Owns how figures look. Does
-not compute them (scores.py) or draw the plot and the page (page.py).
+"""Benchmarks of several servers side by side: a table and JSON. Owns how figures look. Does not
+compute them (scores.py), draw the plot and the page, or write files (page.py).
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 from refine.benchmarks.benchmark import BenchmarkRun
 from refine.benchmarks.scores import Estimate, Judged, Scores, score
 from refine.evaluation.figures import Figure
-from refine.files import write_atomically
 
-JSON_FILE, PICTURE_FILE, PAGE_FILE = "benchmark.json", "benchmark.png", "benchmark.html"
 _CELL = 26
 _NO_VALUE = "-"
 
@@ -140,18 +136,6 @@ def notes(results: Sequence[Result]) -> list[str]:
 def as_json(results: Sequence[Result], about: Mapping[str, str]) -> dict[str, Any]:
     """Returns every result, with the facts in `about`."""
     return {**about, "results": [result.as_json() for result in results]}
-
-
-def write(folder: Path, results: Sequence[Result], about: Mapping[str, str]) -> list[Path]:
-    """Writes JSON, PNG and HTML into `folder` and returns their paths."""
-    from refine.benchmarks.page import page, picture
-
-    folder.mkdir(parents=True, exist_ok=True)
-    paths = [folder / name for name in (JSON_FILE, PICTURE_FILE, PAGE_FILE)]
-    write_atomically(paths[0], json.dumps(as_json(results, about), indent=1) + "\n")
-    paths[1].write_bytes(picture(results, "png"))
-    write_atomically(paths[2], page(results, about))
-    return paths
 
 
 def share(figure: Figure | None) -> str:

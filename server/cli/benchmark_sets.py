@@ -17,6 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from refine.benchmarks import report as benchmark_report
 from refine.benchmarks.benchmark import Plan, run_benchmark
 from refine.benchmarks.formats import FORMATS, read_set
+from refine.benchmarks.page import write
 from refine.benchmarks.public_api import PublicApi, RequestRoute, ServerAddress
 from refine.benchmarks.report import Result
 from refine.benchmarks.rows import BenchmarkSet
@@ -54,7 +55,7 @@ def evaluate_benchmarks(arguments: BenchmarkArguments) -> None:
         sets = [read_set(name, path) for name, path in paths]
         results = asyncio.run(_measure(servers, sets, arguments, options))
     about = {"time": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC", **_identities(results)}
-    written = benchmark_report.write(arguments.out, results, about)
+    written = write(arguments.out, results, about)
     if arguments.as_json:
         print_json(benchmark_report.as_json(results, about))
     else:
