@@ -1,5 +1,5 @@
-"""The reliability plot of a benchmark, a self-contained page with it, and the files that a benchmark
-leaves. Owns how they look. Does not format figures as text (report.py).
+"""The reliability plot of a benchmark, a self-contained page with it, and the files that a
+benchmark leaves. Owns how they look. Does not format figures as text (report.py).
 """
 
 import io
