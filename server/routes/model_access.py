@@ -126,7 +126,7 @@ class ModelAccess:
         """Returns a verdict on each subject, in order. Raises BadRequest or CriticUnavailable."""
         if (body.conversations is None) == (body.texts is None):
             raise BadRequest("Send either conversations or texts.", "conversations")
-        criteria = _criteria(body)
+        criteria = await asyncio.to_thread(_criteria, body)
         access = replace(self, critic=self.critic.with_room_for(criteria)) if criteria else self
         subjects = [
             access._answer_subject(index, conversation, body.reminder)
