@@ -75,9 +75,9 @@ class Masking:
 def masked_text(text: str, criteria: Sequence[Criterion]) -> tuple[str, frozenset[str]]:
     """Returns the text with placeholders for what the criteria find, and the names of those that
     find something."""
-    found = _findings(criteria, text)
-    names = frozenset(criterion.name for criterion, _ in found)
-    return _masked(text, _placed(found), 0, len(text)), names
+    findings = _findings(criteria, text)
+    names = frozenset(criterion.name for criterion, _ in findings)
+    return _masked(text, _placed(findings), 0, len(text)), names
 
 
 def _findings(criteria: Sequence[Criterion], text: str) -> list[tuple[Criterion, Finding]]:
@@ -89,11 +89,11 @@ def _findings(criteria: Sequence[Criterion], text: str) -> list[tuple[Criterion,
     ]
 
 
-def _placed(found: Sequence[tuple[Criterion, Finding]]) -> list[Finding]:
+def _placed(findings: Sequence[tuple[Criterion, Finding]]) -> list[Finding]:
     """Returns what is masked in a text, in order and without overlaps, each with the name of its
     placeholder."""
     return merged_overlaps(
-        replace(finding, name=finding.name or criterion.name) for criterion, finding in found
+        replace(finding, name=finding.name or criterion.name) for criterion, finding in findings
     )
 
 

@@ -1,9 +1,9 @@
-"""Text files. Owns atomic writing and reading by line. Knows no contents."""
+"""Files. Owns atomic writing, reading by line and the files of a report. Knows no contents."""
 
 import hashlib
 import json
 import os
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -31,6 +31,19 @@ def write_atomically(path: Path, text: str) -> None:
         file.flush()
         os.fsync(file.fileno())
     os.replace(part, path)
+
+
+def write_report(
+    folder: Path, name: str, *, values: Mapping[str, Any], picture: bytes, page: str
+) -> list[Path]:
+    """Writes a report's values as JSON, its picture (PNG) and its page (HTML), all by that name,
+    and returns their paths."""
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = [folder / f"{name}.{suffix}" for suffix in ("json", "png", "html")]
+    write_atomically(paths[0], json.dumps(values, indent=1) + "\n")
+    paths[1].write_bytes(picture)
+    write_atomically(paths[2], page)
+    return paths
 
 
 def cache_key(about: Sequence[Any]) -> str:

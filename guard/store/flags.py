@@ -7,7 +7,7 @@ import asyncio
 import hashlib
 import hmac
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, Literal
 
@@ -18,7 +18,7 @@ from guard.criteria import Place
 from guard.errors import StoreUnavailable
 from guard.policy import Action
 from guard.store import search
-from guard.store.store import Store
+from guard.store.store import Store, from_row
 from guard.store.tables import (
     FLAG_NUMBERS,
     FlagCategoryRow,
@@ -219,7 +219,9 @@ def _taken(*conditions: ColumnElement[bool]) -> ColumnElement[bool]:
 
 def stored(row: FlagRow) -> StoredFlag:
     """Returns the flag in a row."""
-    values = {column.name: getattr(row, column.name) for column in fields(StoredFlag)}
-    values["categories"] = tuple(row.categories)
-    values |= {"action": Action(row.action), "place": Place(row.place)}
-    return StoredFlag(**values)
+    return replace(
+        from_row(StoredFlag, row),
+        categories=tuple(row.categories),
+        action=Action(row.action),
+        place=Place(row.place),
+    )

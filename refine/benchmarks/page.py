@@ -3,7 +3,6 @@ benchmark leaves. Owns how they look. Does not format figures as text (report.py
 """
 
 import io
-import json
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
@@ -12,20 +11,20 @@ from typing import Any
 
 from refine.benchmarks.reliability import draw_reliability
 from refine.benchmarks.report import Result, as_json, by_set, notes, share
-from refine.files import write_atomically
+from refine.files import write_report
 
-JSON_FILE, PICTURE_FILE, PAGE_FILE = "benchmark.json", "benchmark.png", "benchmark.html"
 _COLUMNS = 3
 
 
 def write(folder: Path, results: Sequence[Result], about: Mapping[str, str]) -> list[Path]:
     """Writes JSON, PNG and HTML into `folder` and returns their paths."""
-    folder.mkdir(parents=True, exist_ok=True)
-    paths = [folder / name for name in (JSON_FILE, PICTURE_FILE, PAGE_FILE)]
-    write_atomically(paths[0], json.dumps(as_json(results, about), indent=1) + "\n")
-    paths[1].write_bytes(picture(results, "png"))
-    write_atomically(paths[2], page(results, about))
-    return paths
+    return write_report(
+        folder,
+        "benchmark",
+        values=as_json(results, about),
+        picture=picture(results, "png"),
+        page=page(results, about),
+    )
 
 
 def picture(results: Sequence[Result], format_: str) -> bytes:

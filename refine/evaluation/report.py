@@ -3,7 +3,6 @@ page is self-contained: its picture is inside.
 """
 
 import io
-import json
 import math
 from collections.abc import Mapping, Sequence
 from html import escape
@@ -13,9 +12,8 @@ from typing import Any
 
 from refine.evaluation.figures import Figure
 from refine.evaluation.measures import LOWER_IS_BETTER, Measures
-from refine.files import write_atomically
+from refine.files import write_report
 
-JSON_FILE, PICTURE_FILE, PAGE_FILE = "evaluation.json", "evaluation.png", "evaluation.html"
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#000000")
 """Okabe and Ito's colours, which are distinct for readers with any colour vision."""
 MARKS = "osD^vPX*"
@@ -43,12 +41,13 @@ def as_json(measured: Sequence[Measures], about: Mapping[str, str]) -> dict[str,
 
 def write(folder: Path, measured: Sequence[Measures], about: Mapping[str, str]) -> list[Path]:
     """Writes JSON, PNG and HTML into `folder` and returns their paths."""
-    folder.mkdir(parents=True, exist_ok=True)
-    paths = [folder / name for name in (JSON_FILE, PICTURE_FILE, PAGE_FILE)]
-    write_atomically(paths[0], json.dumps(as_json(measured, about), indent=1) + "\n")
-    paths[1].write_bytes(picture(measured, "png"))
-    write_atomically(paths[2], page(measured, about))
-    return paths
+    return write_report(
+        folder,
+        "evaluation",
+        values=as_json(measured, about),
+        picture=picture(measured, "png"),
+        page=page(measured, about),
+    )
 
 
 def picture(measured: Sequence[Measures], format_: str) -> bytes:

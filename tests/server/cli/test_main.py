@@ -202,8 +202,8 @@ def test_the_installed_command_starts_without_vllm_or_torch(clean_folder: Path) 
 
 
 def test_list_searches_and_filters_by_status(migrated: URL, flag: Flag) -> None:
-    asked = replace(flag, answer="", place=Place.INPUT)
-    write(migrated, flag, replace(flag, answer="A zeppelin."), asked)
+    of_input = replace(flag, answer="", place=Place.INPUT)
+    write(migrated, flag, replace(flag, answer="A zeppelin."), of_input)
     assert setback("flags", "label", "1", "--dismiss").exit_code == 0
     for arguments, expected in (
         (("--search", "zepp"), [2]),

@@ -122,7 +122,7 @@ class Judging(ModelAccess):
     def do_POST(self) -> None:
         body = self.body()
         self.asked.append(body)
-        texts = body.get("texts") or [each[-1]["content"] for each in body["conversations"]]
+        texts = body.get("texts") or [turns[-1]["content"] for turns in body["conversations"]]
         self.send(200, {"adapter": "x", "verdicts": [self._verdict(text) for text in texts]})
 
     def _verdict(self, text: str) -> dict[str, Any]:

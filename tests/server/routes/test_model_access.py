@@ -264,5 +264,5 @@ async def test_a_text_leaves_room_for_a_long_question(
 ) -> None:
     question = "Does it name a dose? " * 40
     policy = f'[[criteria]]\nname = "doses"\nquestion = "{question}"'
-    found = await post(client, "/verdicts", adapter="base", texts=["word " * 900], policy=policy)
-    assert found["verdicts"][0]["criteria"] == {"doses": pytest.approx(0.9)}
+    reply = await post(client, "/verdicts", adapter="base", texts=["word " * 900], policy=policy)
+    assert reply["verdicts"][0]["criteria"] == {"doses": pytest.approx(0.9)}
