@@ -65,6 +65,10 @@ class Criterion:
             return f"{self.question} {prompts.YES_OR_NO}"
         return prompts.CRITERION.replace("{description}", self.description)
 
+    def asked_about(self, subject: str) -> str:
+        """Returns the question about an "answer" or a "text"."""
+        return prompts.about(subject, self.asked)
+
     @property
     def explained(self) -> str:
         """The question why it applies, which the model answers before it revises its answer."""

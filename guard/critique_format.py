@@ -79,15 +79,14 @@ def _worded_question(
     """Returns a question in words, as a turn of its own; the model's reply begins with `reply`."""
     before, _, after = prompts.TEXT.partition("{text}")
     return Question(
-        chat_format.question_after_answer(_about("answer", question), _about("answer", reply)),
-        chat_format.text_frame(before, after + _about("text", question), _about("text", reply)),
+        chat_format.question_after_answer(
+            prompts.about("answer", question), prompts.about("answer", reply)
+        ),
+        chat_format.text_frame(
+            before, after + prompts.about("text", question), prompts.about("text", reply)
+        ),
         labels,
     )
-
-
-def _about(subject: str, words: str) -> str:
-    """Returns words about a subject. Other braces, which an operator may write, stay."""
-    return words.replace("{subject}", subject)
 
 
 def _label_format(tokenizer: Tokenizer, chat_format: ChatFormat) -> CritiqueFormat:

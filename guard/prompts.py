@@ -139,6 +139,12 @@ FORMS = {
 }
 
 
+def about(subject: str, words: str) -> str:
+    """Returns words about a subject: "answer" or "text". Other braces, which an operator may write,
+    stay."""
+    return words.replace("{subject}", subject)
+
+
 def version_of(style: CritiqueStyle) -> str:
     """Returns VERSION, with the style unless it is YES_NO: only equal versions compare."""
     return VERSION if style is CritiqueStyle.YES_NO else f"{VERSION}-{style}"

@@ -10,12 +10,15 @@ from guard import prompts
 from guard.prompts import CritiqueStyle
 from guard.store.flags import StoredFlag
 from guard.store.runs import StoredRun
+from refine.criteria import criterion_series
+from refine.criterion_examples import examples_of_cases
 from refine.critic import Critic
 from refine.files import cache_key, cached
 from refine.run import Run, RunContext, begin, run_folder
 from refine.served import answered
 from refine.stages.analyse import TOKENS_AFTER_ANSWER, Analysed, analyse
-from refine.stages.collect import Collection, case_of, collect
+from refine.stages.collect import Collection, collect
+from refine.stages.criterion_cases import collect_criteria
 from refine.stages.dataset import (
     DatasetFile,
     Dismissed,
@@ -26,10 +29,13 @@ from refine.stages.dataset import (
     write_dataset,
 )
 from refine.stages.evaluate import GateInputs, GateResult, check_sets, evaluate_candidate
+from refine.stages.flagged import case_of
 from refine.stages.replay import REQUESTS_PER_ANSWER, replay
 from refine.world import EvaluationData
 
 _MAX_FLAGS_READ = 10_000
+_RULES_PER_REHEARSAL = 2
+"""One example of a rule for so many of the verdict."""
 _EPOCHS, _FURTHER_EPOCHS = 3, 1.5
 """Passes for a new adapter, and to train on from one; the second was measured on SmolLM2."""
 
@@ -48,7 +54,7 @@ async def run_cycle(context: RunContext, data: EvaluationData) -> StoredRun:
 
 async def _run_stages(run: Run, data: EvaluationData) -> GateResult | StoredRun:
     collection = await run.stage("collect", Collection, lambda: _collect(run))
-    if len(collection.learn) < run.context.options.min_flags:
+    if collection.lessons < run.context.options.min_flags:
         return await _too_few(run, collection)
     analysed = await run.stage("analyse", Analysed, lambda: _analyse(run, data, collection))
     dataset = await run.stage(
@@ -61,10 +67,13 @@ async def _run_stages(run: Run, data: EvaluationData) -> GateResult | StoredRun:
 
 
 async def _collect(run: Run) -> Collection:
-    stored = run.context.stores.flags
+    stored, options = run.context.stores.flags, run.context.options
     flags = await stored.unlearned(_MAX_FLAGS_READ)
     unusable = await _unusable(run, flags)
-    collection = collect(flags, await stored.held_out(), run.context.options, unusable)
+    held_out = await stored.held_out()
+    names = {one.name for one in run.context.criteria}
+    criterion_cases = collect_criteria(flags, held_out, names, options, unusable)
+    collection = collect(flags, held_out, options, unusable, criterion_cases)
     await run.context.stores.runs.set_flags(run.record.id, collection.uses)
     await run.count("collect", collection.counts)
     return collection
@@ -116,6 +125,12 @@ async def _dataset(
         seed=options.seed,
         style=run.info.learned_style,
     )
+    examples += examples_of_cases(
+        run.context.criteria,
+        collection.criteria.learn,
+        [answered(item.messages, item.answer) for item in ordinary],
+        options.seed,
+    )
     max_earlier = options.rehearsal if options.start == "active" else None
     reviews = await stores.flags.reviews()
     # This run's flags replace what earlier runs trained from them.
@@ -131,11 +146,14 @@ async def _dataset(
 
 def _first_examples(run: Run, data: EvaluationData) -> list[Example]:
     """Returns examples of the corpus that the adapter was aligned with, whose verdicts a few flags
-    would blur. They are in the label style, as aligned adapters are."""
+    would blur. They are in the label style, as aligned adapters are. Where a policy has criteria,
+    examples of other rules come in addition."""
     options = run.context.options
     if run.info.learned_style is not CritiqueStyle.LABEL:
         return []
-    return data.rehearsal(options.rehearsal, options.seed)
+    rules = options.rehearsal // _RULES_PER_REHEARSAL if run.context.criteria else 0
+    rehearsed = data.rehearsal(options.rehearsal, options.seed)
+    return [*rehearsed, *data.rules(rules, options.seed)]
 
 
 async def _ordinary(run: Run, data: EvaluationData, reminder_share: float) -> list[Ordinary]:
@@ -188,12 +206,18 @@ async def _gate(
     context = run.context
     await run.count("gate", data.counts)
     await run.publish(trained, run.info.learned_style)
-    candidate = await run.calibrate(data.sets.pairs)
+    candidate, active = await run.calibrate(data.sets.pairs), await _active_critic(run)
     inputs = GateInputs(
         candidate,
-        active=await _active_critic(run),
+        active=active,
         held_out=collection.held_out,
         margin=context.options.gate_margin,
+        on_criteria={
+            critic.adapter: await criterion_series(
+                context.model, context.criteria, collection.criteria.held_out, critic.adapter
+            )
+            for critic in (active, candidate)
+        },
     )
     cache = context.options.work_dir / "measures"
     result = await evaluate_candidate(context.model, data, run.info, inputs, cache=cache)
@@ -210,5 +234,5 @@ async def _active_critic(run: Run) -> Critic:
 async def _too_few(run: Run, collection: Collection) -> StoredRun:
     min_flags = run.context.options.min_flags
     counts = ", ".join(f"{name}: {n}" for name, n in collection.counts.items())
-    reason = f"{len(collection.learn)} flags to learn from and {min_flags} needed ({counts})"
+    reason = f"{collection.lessons} flags to learn from and {min_flags} needed ({counts})"
     return await run.finish("too_few", [reason], None)

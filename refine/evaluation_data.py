@@ -18,7 +18,7 @@ from refine.evaluation.truth import ReferenceTruth, Reliability, Truth, reliabil
 from refine.files import cache_key, cached, read_lines
 from refine.options import RefineOptions
 from refine.room import sets_that_fit
-from refine.seed import corpus, examples
+from refine.seed import corpus, criteria, examples
 from refine.seed.sets import corpus_sets
 from refine.served import Model, ServedInfo
 from refine.world import EvaluationData, find_world
@@ -75,6 +75,7 @@ async def _default_data(
         best_reliability,
         on_drafts,
         rehearsal=examples.rehearsal,
+        rules=criteria.of_corpus,
     )
 
 

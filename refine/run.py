@@ -19,6 +19,7 @@ from guard.store.flags import FlagStore
 from guard.store.runs import RunStatus, RunStore, Source, StoredRun
 from refine.attempts import attempt
 from refine.cancel import run_unless_cancelled
+from refine.criteria import CriterionInForce
 from refine.critic import Critic
 from refine.errors import RunCancelled, RunGivenUp
 from refine.evaluation.sets import Labelled
@@ -47,7 +48,8 @@ class Stores:
 class RunContext:
     """What all runs of a job share.
 
-    folder: where published adapters are stored. report: called with each progress line.
+    folder: where published adapters are stored. report: called with each progress line. criteria:
+    in force, as far as the model reads them of answers.
     """
 
     stores: Stores
@@ -55,6 +57,7 @@ class RunContext:
     options: RefineOptions
     folder: AdapterFolder
     report: Callable[[str], None]
+    criteria: Sequence[CriterionInForce] = ()
 
 
 @dataclass(frozen=True)

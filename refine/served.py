@@ -133,6 +133,19 @@ class PolicyText:
 class Server(Model, Protocol):
     """A running server whose model can be used."""
 
+    async def verdicts(
+        self,
+        kind: Literal["conversations", "texts"],
+        items: Sequence[Any],
+        *,
+        adapter: Adapter,
+        policy: PolicyText | None = None,
+    ) -> list[ServedVerdict]:
+        """Returns verdicts with categories, on conversations that end with an answer or on texts.
+
+        policy: its criteria are read too. Raises ServerUnavailable.
+        """
+
     async def info(self) -> ServedInfo:
         """Returns information about the served model."""
 
@@ -197,10 +210,7 @@ class ServedModel:
         adapter: Adapter,
         policy: PolicyText | None = None,
     ) -> list[ServedVerdict]:
-        """Returns verdicts with categories, on conversations that end with an answer or on texts.
-
-        policy: its criteria are read too. Raises ServerUnavailable.
-        """
+        """See Server."""
         options: dict[str, Any] = {"adapter": adapter, "categories": True}
         if policy is not None:
             options |= {"policy": policy.text, "policy_name": policy.name}

@@ -27,7 +27,7 @@ class EvaluationData:
     about harm in written answers. on_drafts: the same for a model's own, which are less clear; None
     where none are labelled. too_long: the number of cases that were dropped because the context has
     no room. rehearsal: draws that many examples of what an adapter was first aligned with, by a
-    seed.
+    seed. rules: the same of criteria of all kinds.
     """
 
     ordinary: Callable[[int, int], list[str]]
@@ -39,6 +39,7 @@ class EvaluationData:
     on_drafts: Reliability | None = None
     too_long: int = 0
     rehearsal: Callable[[int, int], list[Example]] = lambda n, seed: []
+    rules: Callable[[int, int], list[Example]] = lambda n, seed: []
 
     @property
     def counts(self) -> dict[str, int]:

@@ -9,7 +9,7 @@ from functools import partial
 from refine.compare.lab import Flags, Lab, file_name
 from refine.compare.methods import METHODS, OURS, Method
 from refine.compare.trial import Trainee, Trial
-from refine.stages.collect import FlaggedCase
+from refine.stages.flagged import FlaggedCase
 
 PROLIFERATED = 16
 NOTHING = "nothing"

@@ -26,7 +26,7 @@ from refine.seed import corpus
 from refine.seed.corpus import OrdinaryRequest, Pair, Wrapper
 from refine.seed.sets import harmful_cases, harmless_cases, labelled_answers
 from refine.served import GenerationParams, Message, Model
-from refine.stages.collect import FlaggedCase
+from refine.stages.flagged import FlaggedCase
 
 _ANSWER_TOKENS = 128
 _CASES = 120

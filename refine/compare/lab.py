@@ -22,8 +22,8 @@ from refine.compare.trial import Start
 from refine.files import cached
 from refine.options import RefineOptions
 from refine.stages.analyse import Analysed, analyse
-from refine.stages.collect import FlaggedCase
 from refine.stages.dataset import Example, Lesson, Ordinary, write_dataset
+from refine.stages.flagged import FlaggedCase
 from refine.stages.replay import REQUESTS_PER_ANSWER, replay
 from refine.stages.train import train
 from refine.stages.training import TrainPlan

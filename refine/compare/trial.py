@@ -11,7 +11,7 @@ from typing import Protocol
 from guard.prompts import CritiqueStyle
 from refine.critic import BASE_ALONE, Critic
 from refine.served import Adapter, Model
-from refine.stages.collect import FlaggedCase
+from refine.stages.flagged import FlaggedCase
 
 
 @dataclass(frozen=True)

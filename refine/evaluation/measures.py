@@ -15,6 +15,9 @@ HARMLESS = "harmless: "
 HELP = "help: "
 OVER_REFUSAL = "over-refusal"
 CAUGHT, PASSED = ": harmful caught", ": harmless passed"
+CRITERION = "criterion "
+"""The prefix of series on one criterion of the policy."""
+CRITERION_CAUGHT, CRITERION_PASSED = ": caught", ": passed"
 INJECTION = "injection success"
 HELD_OUT = "harmless: held-out flags"
 LOWER_IS_BETTER = frozenset({OVER_REFUSAL, INJECTION})
@@ -117,5 +120,6 @@ def _figures(series: Mapping[str, Series]) -> Iterator[Figure]:
     for name in series:
         if name.endswith((CAUGHT, PASSED)):
             yield series[name].figure(name)
+    yield from (series[name].figure(name) for name in series if name.startswith(CRITERION))
     if INJECTION in series:
         yield series[INJECTION].figure(INJECTION)

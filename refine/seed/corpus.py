@@ -117,6 +117,16 @@ class Injection:
 
 
 @dataclass(frozen=True)
+class RuleText:
+    """A criterion in words. about: a category, a kind of ordinary request, or an attack or refusal;
+    rows of that are what it is true of (refine/seed/criteria.py)."""
+
+    split: Split
+    about: str
+    description: str
+
+
+@dataclass(frozen=True)
 class Draft:
     """SmolLM2's own answer to a request of a pair, in some wrapper or none, with its label.
 
@@ -235,6 +245,16 @@ def injections(split: Split) -> tuple[Injection, ...]:
 def critic_injections(split: Split) -> tuple[Wrapper, ...]:
     """Returns instructions to the critic around a judged text; the report split has none."""
     return tuple(_wrappers("critic_injections.jsonl", split))
+
+
+@cache
+def criteria(split: Split) -> tuple[RuleText, ...]:
+    """Returns criteria in words, several for each thing that they are about; the gate split has
+    none."""
+    return tuple(
+        RuleText(split, row["about"], row["description"])
+        for row in _rows(_DATA / "criteria.jsonl", split)
+    )
 
 
 @cache

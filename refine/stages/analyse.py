@@ -18,8 +18,8 @@ from guard.sentences import whole_sentences
 from refine.critic import Critic
 from refine.room import QUESTION_TOKENS
 from refine.served import Adapter, Conversation, GenerationParams, Model, answered, user_turn
-from refine.stages.collect import FlaggedCase
 from refine.stages.dataset import NO_HARM, Lesson, critique_of, guided_analysis_of, revision_of
+from refine.stages.flagged import FlaggedCase
 from refine.usable import is_about, repeats_itself
 
 _ANALYSIS_TOKENS = 128

@@ -39,6 +39,7 @@ class Kind(StrEnum):
     HELP = "help"
     HELP_CRITIQUE = "help_critique"
     LABEL = "label"
+    CRITERION = "criterion"
     GUIDED = "guided_analysis"
     REVISION = "revision"
 
@@ -270,6 +271,8 @@ def _is_valid(example: Example, reviews: Mapping[int, str | None]) -> bool:
     if example.flag_id is None or example.flag_id not in reviews:
         return False
     fine = reviews[example.flag_id] == "dismissed"
+    if example.kind is Kind.CRITERION:
+        return fine == (example.completion == prompts.NO_WORDS[0])
     return fine == (example.kind is Kind.FINE_CRITIQUE)
 
 

@@ -3,8 +3,8 @@ Owns what is measured and what is stored of it. Does not define the sets and the
 (evaluation_data.py) or the gate's rule (gate.py).
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +12,10 @@ from refine.critic import Critic
 from refine.errors import DataInvalid
 from refine.evaluation.fingerprint import fingerprint
 from refine.evaluation.measure import Evaluator
-from refine.evaluation.measures import Measures
+from refine.evaluation.measures import Measures, Series
 from refine.evaluation.sets import Case, Sets
-from refine.served import Model, ServedInfo
-from refine.stages.collect import FlaggedCase
+from refine.served import Adapter, Model, ServedInfo
+from refine.stages.flagged import FlaggedCase
 from refine.stages.gate import GateDecision, Margins, decide, looks, too_small
 from refine.world import EvaluationData
 
@@ -27,13 +27,20 @@ class GateInputs:
     """What the gate compares, and how strictly.
 
     active: the adapter that was active when the run began, or the base model. held_out: flags that
-    were not trained on. margin: how much worse the candidate may be, as a share.
+    were not trained on. margin: how much worse the candidate may be, as a share. on_criteria: what
+    each of them does on the cases of the policy's criteria, measured by criterion_series.
     """
 
     candidate: Critic
     active: Critic
     held_out: Sequence[FlaggedCase]
     margin: float
+    on_criteria: Mapping[Adapter, Mapping[str, Series]] = field(default_factory=dict)
+
+    def with_criteria(self, measures: Measures, critic: Critic) -> Measures:
+        """Returns a critic's measures with those on criteria."""
+        on_criteria = self.on_criteria.get(critic.adapter, {})
+        return replace(measures, series={**measures.series, **on_criteria})
 
 
 @dataclass(frozen=True)
@@ -97,8 +104,10 @@ async def evaluate_candidate(
 
     looked = looks(data.sets, inputs.margin, informedness)
     some, rest = data.sets.split(looked[0].share)
-    active = await measured(inputs.active, some, flagged)
-    candidate = await measured(inputs.candidate, some, flagged)
+    active = inputs.with_criteria(await measured(inputs.active, some, flagged), inputs.active)
+    candidate = inputs.with_criteria(
+        await measured(inputs.candidate, some, flagged), inputs.candidate
+    )
     decision = decide(active, candidate, base, margins, informedness, looked[0])
     if not decision.undecided:
         return GateResult(decision, active, candidate, looked[0].share)

@@ -4,8 +4,8 @@ decision with reasons. Owns the conditions and their margins. Does not measure (
 Candidate and active adapter are compared case by case in a test of non-inferiority: the 95%
 interval of each difference must lie above the negative margin. So a candidate that is truly worse
 by the margin passes at most once in forty, and with too little evidence nothing is promoted. There
-are too few held-out flags for this test, so on them the candidate must only not be shown to be
-worse. Any missing measure rejects the candidate.
+are too few held-out flags for this test, and too few cases of an operator's own criteria, so on
+them the candidate must only not be shown to be worse. Any missing measure rejects the candidate.
 
 Large sets are looked at twice, first at a share of their cases, which is often enough. Each look
 takes half of the allowed error.
@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from refine.evaluation.fingerprint import distance
 from refine.evaluation.measures import (
     CAUGHT,
+    CRITERION,
     HARMLESS,
     HELD_OUT,
     HELP,
@@ -154,9 +155,10 @@ def decide(
     }
     for comparison, margin in _comparisons(pairs, margins, informedness, look):
         _check_not_worse(comparison, margin, findings)
-    if HELD_OUT in pairs:
-        # These do not grow with the share of the cases.
-        _check_not_shown_worse(_comparison(HELD_OUT, *pairs[HELD_OUT], Look()), findings)
+    for name in pairs:
+        if name == HELD_OUT or name.startswith(CRITERION):
+            # These do not grow with the share of the cases.
+            _check_not_shown_worse(_comparison(name, *pairs[name], Look()), findings)
     return GateDecision(
         not findings.failed,
         (*findings.failed, *findings.passed),

@@ -109,7 +109,7 @@ def encode(
             prompt = chat_format.in_system_turn(prompt, prompts.REMINDER) or prompt
         completion = chat_format.encode(example.completion)
         # A label may be followed by more text, so it has no end of turn.
-        if example.kind is not Kind.LABEL:
+        if example.kind not in (Kind.LABEL, Kind.CRITERION):
             completion.append(chat_format.end_of_turn)
         if len(prompt) + len(completion) <= max_length:
             labels = [_IGNORE_INDEX] * len(prompt) + completion

@@ -4,8 +4,16 @@ overrides what it needs of `reply` and `harm_of`.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any, Literal
 
-from refine.served import GREEDY, Adapter, Conversation, GenerationParams
+from refine.served import (
+    GREEDY,
+    Adapter,
+    Conversation,
+    GenerationParams,
+    PolicyText,
+    ServedVerdict,
+)
 
 ROLES = frozenset({"system", "user", "assistant"})
 
@@ -56,6 +64,26 @@ class ScriptedModel:
         """Judges by `harm_of`."""
         self.calls.append(("text harm", adapter, len(texts)))
         return [self.harm_of(text, adapter) for text in texts]
+
+    def criteria_of(self, text: str, adapter: Adapter) -> dict[str, float]:
+        """The probability that each criterion applies to an answer or a text."""
+        return {}
+
+    async def verdicts(
+        self,
+        kind: Literal["conversations", "texts"],
+        items: Sequence[Any],
+        *,
+        adapter: Adapter,
+        policy: PolicyText | None = None,
+    ) -> list[ServedVerdict]:
+        """Judges by `harm_of` and `criteria_of`, without categories."""
+        self.calls.append(("verdicts", adapter, len(items)))
+        texts = [item[-1]["content"] if kind == "conversations" else item for item in items]
+        return [
+            ServedVerdict(self.harm_of(text, adapter), {}, self.criteria_of(text, adapter))
+            for text in texts
+        ]
 
     async def lengths(self, conversations: Sequence[Conversation]) -> list[int | None]:
         """Counts a token per word; None for an unknown role."""

@@ -14,7 +14,7 @@ from refine.practice.traffic import draw_traffic
 from refine.practice.world import Kind, Request, build_request, draw_task
 from refine.practice.wrappers import WRAPPERS
 from refine.served import GenerationParams, Model, answered
-from refine.stages.collect import FlaggedCase
+from refine.stages.flagged import FlaggedCase
 
 _TRAFFIC = {Kind.HARMFUL: 120, Kind.EVERYDAY: 60, Kind.BORDERLINE: 20}
 """Requests per batch."""

@@ -16,7 +16,7 @@ from refine.practice.reader_model import ReaderModel
 from refine.practice.recipe import CONTEXT_LENGTH, MANIFEST
 from refine.practice.training_wrappers import TRAINING_WRAPPERS
 from refine.served import Model
-from refine.stages.collect import FlaggedCase
+from refine.stages.flagged import FlaggedCase
 
 
 def practice_start(folder: Path) -> Start:

@@ -37,8 +37,8 @@ from refine.practice.traffic import draw_traffic
 from refine.practice.world import Kind as WorldKind
 from refine.practice.wrappers import WRAPPERS
 from refine.served import Conversation
-from refine.stages.collect import FlaggedCase
 from refine.stages.dataset import Kind, Lesson, Ordinary
+from refine.stages.flagged import FlaggedCase
 from tests.refine.scripted_model import ScriptedModel
 
 SMALL = Sizes(harmful_per_split=12, everyday=4, borderline=4, pairs=8, injections=4)

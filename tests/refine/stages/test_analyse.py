@@ -9,8 +9,8 @@ from guard.prompts import CritiqueStyle
 from refine.critic import Critic
 from refine.served import Adapter, Conversation
 from refine.stages.analyse import analyse
-from refine.stages.collect import FlaggedCase
 from refine.stages.dataset import Kind, build
+from refine.stages.flagged import FlaggedCase
 from refine.stages.replay import replay
 from tests.refine.scripted_model import ScriptedModel
 

@@ -16,8 +16,8 @@ from refine.evaluation.sets import (
 )
 from refine.evaluation.truth import ReferenceTruth
 from refine.served import Adapter, Conversation, ServedInfo, answered, user_turn
-from refine.stages.collect import FlaggedCase
 from refine.stages.evaluate import GateInputs, GateResult, evaluate_candidate
+from refine.stages.flagged import FlaggedCase
 from refine.world import EvaluationData
 from tests.refine.scripted_model import ScriptedModel
 
