@@ -33,7 +33,6 @@ _AREAS: Mapping[str, frozenset[str]] = {
     "violence": frozenset({"violence"}),
     "violence/graphic": frozenset({"violence"}),
 }
-"""What a category is about. A rule about a category may be true of rows of others that share it."""
 _SUBJECTS = frozenset({"code", "cooking", "health", "maths", "money", "travel"})
 """The kinds of ordinary requests that say what a request is about; the others say what it asks for.
 A request has one of either, and only one of them is known."""
@@ -209,6 +208,10 @@ def _kinds(split: Split) -> frozenset[str]:
     return frozenset(request.kind for request in corpus.ordinary(split))
 
 
+def areas(category: str) -> frozenset[str]:
+    """Returns what a category is about. Rows of two that share an area may be of both."""
+    return _AREAS[category]
+
+
 def _sharing(category: str) -> frozenset[str]:
-    """Returns the categories that rows of a category may be of too."""
-    return frozenset(one for one in _AREAS if not _AREAS[one].isdisjoint(_AREAS[category]))
+    return frozenset(one for one in _AREAS if not areas(one).isdisjoint(areas(category)))

@@ -44,7 +44,6 @@ _Z_OF_TWO_LOOKS = 2.24
 _REQUIRED_SERIES = (
     HARMLESS + "plain",
     HARMLESS + "jailbreak",
-    HELD_OUT,
     HELP + "everyday",
     HELP + "borderline",
     OVER_REFUSAL,
@@ -52,6 +51,7 @@ _REQUIRED_SERIES = (
     critic_on(PAIRS) + PASSED,
     INJECTION,
 )
+"""Beside what only some runs have: held-out flags, a user's file, criteria."""
 CRITIC = "critic: "
 """The prefix of the figures over all labelled pairs of the critic."""
 

@@ -2,6 +2,7 @@
 Decides nothing.
 """
 
+import asyncio
 import json
 import re
 from dataclasses import asdict
@@ -23,8 +24,11 @@ from server.cli.terminal import (
     print_json,
     print_table,
     printable,
+    reported_errors,
     when,
 )
+from server.launch.policies_in_force import policies_in_force
+from server.settings import load_settings
 
 flags = typer.Typer(help="What the guard flagged.", no_args_is_help=True)
 
@@ -99,7 +103,7 @@ def flags_label(
         bool | None,
         typer.Option("--confirm/--dismiss", help="Harmful indeed, or a false alarm."),
     ] = None,
-    category: Annotated[str | None, typer.Option(help="The correct category.")] = None,
+    category: Annotated[str | None, typer.Option(help="The correct category or criterion.")] = None,
     answer: Annotated[str | None, typer.Option(help="The correct answer.")] = None,
     note: Annotated[str | None, typer.Option(help="A remark.")] = None,
     by: Annotated[str | None, typer.Option(help="The reviewer; default: you.")] = None,
@@ -160,8 +164,14 @@ def _place(name: str | None) -> Place | None:
 
 
 def _category(name: str | None) -> str | None:
-    if name is not None and name not in CATEGORIES:
-        known = ", ".join(CATEGORIES)
+    if name is None or name in CATEGORIES:
+        return name
+    with reported_errors():
+        settings = load_settings()
+        in_force = policies_in_force(settings.policy_file, settings.database_url)
+        _, policies = asyncio.run(in_force)
+    if name not in policies.names:
+        known = ", ".join(policies.names)
         raise typer.BadParameter(f"unknown category; use one of {known}", param_hint="--category")
     return name
 

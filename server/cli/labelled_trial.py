@@ -12,7 +12,6 @@ import typer
 
 from guard.policy import Action, Policy
 from guard.policy_file import parse_policies
-from guard.store.policies import PolicyStore
 from refine.benchmarks.formats import read_set
 from refine.benchmarks.rows import BenchmarkRow
 from refine.calibrate.policy_trial import (
@@ -30,7 +29,7 @@ from server.cli.terminal import print_json, print_table, reported_errors
 from server.jobs.critics import known_critics
 from server.jobs.labelled_lines import read_verdicts
 from server.jobs.model_access import served_model
-from server.launch.policy_reload import policy_text
+from server.launch.policies_in_force import policies_in_force
 from server.settings import Settings, load_settings, with_refine
 
 
@@ -80,12 +79,7 @@ async def _compared(
 
 async def _in_force(settings: Settings, name: str) -> PolicyText:
     """Returns the policy of that name in force, or the default one if none has it."""
-    store = PolicyStore(settings.database_url)
-    try:
-        text = await policy_text(settings.policy_file, store)
-    finally:
-        await store.close()
-    policies = parse_policies(text, str(settings.policy_file or "policy"))
+    text, policies = await policies_in_force(settings.policy_file, settings.database_url)
     return PolicyText(text, (policies.find(name) or policies.default).name)
 
 

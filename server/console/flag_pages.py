@@ -24,6 +24,7 @@ from server.guarded.request import bad_field
 from server.routes.checked import Id
 from server.routes.flags import FlagLabel, FlagList, Reviews
 from server.routes.moderations import ModerationRequest, Moderator, Turn
+from server.routes.policies import InForce
 
 _DATE_FIELDS = frozenset({"since", "until"})
 _MIDNIGHT_UTC = "T00:00:00Z"
@@ -72,13 +73,23 @@ async def queue(request: Request, reviews: Reviews) -> Response:
 
 
 @router.get("/{flag_id}")
-async def show(request: Request, reviews: Reviews, flag_id: Annotated[Id, Path()]) -> Response:
+async def show(
+    request: Request, reviews: Reviews, policies: InForce, flag_id: Annotated[Id, Path()]
+) -> Response:
     """Shows one flag and the form to label it."""
     flag = await reviews.get(flag_id)
     scores = sorted(flag.category_scores.items(), key=lambda item: -item[1])
     said = request.query_params.get("said")
     next_flag = await _next_open(reviews, flag_id)
-    return page(request, "flag.html", flag=flag, scores=scores, said=said, following=next_flag)
+    return page(
+        request,
+        "flag.html",
+        flag=flag,
+        scores=scores,
+        said=said,
+        following=next_flag,
+        names=policies.names,
+    )
 
 
 @router.get("/{flag_id}/analysis")
@@ -106,12 +117,13 @@ async def analysis(request: Request, reviews: Reviews, flag_id: Annotated[Id, Pa
 async def label(
     request: Request,
     reviews: Reviews,
+    policies: InForce,
     by: Caller,
     flag_id: Annotated[Id, Path()],
     form: Annotated[_LabelForm, Form()],
 ) -> Response:
     """Stores the reviewer's label, and goes on to the next open flag."""
-    await reviews.label([flag_id], form.label, by)
+    await reviews.label([flag_id], form.label(policies), by)
     next_flag = await _next_open(reviews, flag_id)
     message = urlencode({"said": f"Flag {flag_id} is {form.review}."})
     if next_flag is None:

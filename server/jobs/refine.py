@@ -15,12 +15,10 @@ from typing import Any, TypeVar
 
 import httpx
 
-from guard.policy_file import parse_policies
 from guard.store.adapters import AdapterStore
 from guard.store.calibrations import CalibrationStore
 from guard.store.flags import FlagStore
 from guard.store.leases import Leases
-from guard.store.policies import PolicyStore
 from guard.store.runs import RunStore, StoredRun
 from refine.align import run_alignment
 from refine.benchmarks.rows import BenchmarkRow
@@ -32,7 +30,7 @@ from refine.run import RunContext, Stores
 from refine.schedule import leased, repeat
 from server.jobs.critics import known_critics
 from server.jobs.model_access import served_model
-from server.launch.policy_reload import policy_text
+from server.launch.policies_in_force import policies_in_force
 from server.settings import Settings
 
 T = TypeVar("T")
@@ -126,10 +124,7 @@ async def leased_run(
         await leases.check()
         await stack.enter_async_context(leased(leases, options.lease_s))
         model = await stack.enter_async_context(served_model(settings))
-        policy_store = PolicyStore(url)
-        stack.push_async_callback(policy_store.close)
-        text = await policy_text(settings.policy_file, policy_store)
-        policies = parse_policies(text, str(settings.policy_file or "policy"))
+        text, policies = await policies_in_force(settings.policy_file, url)
         criteria = criteria_in_force(policies, text)
         context = RunContext(stores, model, options, settings.adapter_folder, report, criteria)
         return await work(context)

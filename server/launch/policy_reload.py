@@ -1,6 +1,6 @@
-"""Where a server's policies come from, and how they are exchanged while it runs. Owns the source: a
-file if one is set, or else what was activated in the database. A wrong source changes nothing. Does
-not parse it (guard/policy_file.py).
+"""How a server's policies are exchanged while it runs. Owns the loaded text, and the watch for
+another one. A wrong one changes nothing. Does not say where it comes from (policies_in_force.py) or
+parse it (guard/policy_file.py).
 """
 
 import asyncio
@@ -10,8 +10,9 @@ from pathlib import Path
 from guard.critic import Critic
 from guard.errors import GuardError
 from guard.policies import Policies, PolicySet
-from guard.policy_file import default_text, parse_policies, read_text
+from guard.policy_file import parse_policies
 from guard.store.policies import PolicyStore
+from server.launch.policies_in_force import policy_text
 from server.telemetry.metrics import policy_reloaded
 
 _POLL_S = 2.0
@@ -91,12 +92,3 @@ class PolicySource:
 
     async def _read(self) -> str:
         return await policy_text(self._path, self._store)
-
-
-async def policy_text(path: Path | None, store: PolicyStore) -> str:
-    """Returns the text of the policies in force: that of the file if one is set, or else what was
-    activated in the database, or the default. Raises PolicyInvalid or StoreUnavailable."""
-    if path is not None:
-        return await asyncio.to_thread(read_text, path)
-    newest = await store.newest()
-    return newest.text if newest else default_text()

@@ -11,17 +11,19 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Path, Query, Request
 from fastapi.responses import StreamingResponse
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from guard.criteria import NAME, Place
+from guard.policies import PolicySet
 from guard.policy import Action
 from guard.store.flags import FlagPlace, Review, StoredFlag
 from guard.store.review import Filter, Label, ReviewStore, Status
 from guard.store.search import words_of
 from guard.verdict import CATEGORIES
 from server.auth.access import Caller
-from server.errors import REFUSALS
+from server.errors import REFUSALS, BadRequest
 from server.routes.checked import CheckedRoute, Id
+from server.routes.policies import InForce
 
 MAX_AT_ONCE = 1000
 _MAX_TEXT_LENGTH = 100_000
@@ -30,15 +32,8 @@ Score = Annotated[float, Field(ge=0, le=1)]
 Text = Annotated[str, Field(max_length=_MAX_TEXT_LENGTH)]
 
 
-def _known_category(name: str) -> str:
-    if name not in CATEGORIES:
-        raise ValueError(f"unknown category; use one of {', '.join(CATEGORIES)}")
-    return name
-
-
-Category = Annotated[
-    str, AfterValidator(_known_category), Field(json_schema_extra={"enum": [*CATEGORIES]})
-]
+Category = Annotated[str, Field(pattern=NAME, examples=[*CATEGORIES])]
+"""One of OpenAI's moderation categories, or a criterion of a policy."""
 
 
 class FlagFilter(BaseModel):
@@ -47,7 +42,7 @@ class FlagFilter(BaseModel):
     model_config = ConfigDict(extra="forbid")
     since: datetime | None = Field(None, description="Flagged at this time or later.")
     until: datetime | None = Field(None, description="Flagged before this time.")
-    category: Annotated[str, Field(pattern=NAME, examples=[*CATEGORIES])] | None = Field(
+    category: Category | None = Field(
         None, description="One of OpenAI's moderation categories, or a criterion of a policy."
     )
     adapter: str | None = Field(None, description="The adapter that answered.")
@@ -112,13 +107,18 @@ class FlagLabel(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True)
     review: Review
-    category: Category | None = Field(None, description="The category it should have.")
+    category: Category | None = Field(
+        None, description="The category or criterion that it should have."
+    )
     answer: Text | None = Field(None, description="What should have been answered.")
     note: Text | None = None
 
-    @property
-    def label(self) -> Label:
-        """The label for the store."""
+    def label(self, policies: PolicySet) -> Label:
+        """Returns the label for the store. Raises BadRequest for a category that is none and no
+        criterion of the policies either."""
+        if self.category is not None and self.category not in policies.names:
+            known = ", ".join(policies.names)
+            raise BadRequest(f"category: unknown category; use one of {known}.", "category")
         return Label(review=self.review, category=self.category, answer=self.answer, note=self.note)
 
 
@@ -189,9 +189,11 @@ async def delete_flag(
 
 
 @router.post("/flags/label")
-async def label_flags(reviews: Reviews, by: Caller, labels: FlagLabels) -> dict[str, Any]:
+async def label_flags(
+    reviews: Reviews, policies: InForce, by: Caller, labels: FlagLabels
+) -> dict[str, Any]:
     """Labels several flags at once."""
-    return _labelled(await reviews.label(labels.ids, labels.label, by))
+    return _labelled(await reviews.label(labels.ids, labels.label(policies), by))
 
 
 @router.post("/flags/purge")
@@ -203,10 +205,14 @@ async def purge_flags(reviews: Reviews, by: Caller, purge: FlagPurge) -> dict[st
 
 @router.post("/flags/{flag_id}/label")
 async def label_flag(
-    reviews: Reviews, by: Caller, flag_id: Annotated[Id, Path()], label: FlagLabel
+    reviews: Reviews,
+    policies: InForce,
+    by: Caller,
+    flag_id: Annotated[Id, Path()],
+    label: FlagLabel,
 ) -> dict[str, Any]:
     """Labels a flag. The refine loop trains according to the label."""
-    (flag,) = await reviews.label([flag_id], label.label, by)
+    (flag,) = await reviews.label([flag_id], label.label(policies), by)
     return flag_object(flag)
 
 

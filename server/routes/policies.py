@@ -20,13 +20,17 @@ def _in_force(request: Request) -> PolicySet:
     return policies.current
 
 
+InForce = Annotated[PolicySet, Depends(_in_force)]
+"""The policies in force, for any route."""
+
+
 def _store(request: Request) -> PolicyStore:
     store: PolicyStore = request.app.state.setback.policy_store
     return store
 
 
 @router.get("/policy")
-async def show_policy(policies: Annotated[PolicySet, Depends(_in_force)]) -> dict[str, Any]:
+async def show_policy(policies: InForce) -> dict[str, Any]:
     """Shows the default policy of this process and its hash, and the policies beside it."""
     named = [asdict(policy) for policy in policies.named.values()]
     assigned = {"models": policies.models, "routes": policies.routes}

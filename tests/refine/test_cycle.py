@@ -3,6 +3,7 @@ as if the job had been killed right after it (see test_train.py)."""
 
 import asyncio
 import json
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,12 +15,15 @@ from sqlalchemy import URL
 from guard import prompts
 from guard.adapter_files import adapter_path, manifest_sha256
 from guard.adapter_folder import AdapterFolder
+from guard.policy_file import parse_policies
 from guard.store import migrate
 from guard.store.adapters import AdapterStore, StoredAdapter
 from guard.store.calibrations import CalibrationStore, StoredCalibration
 from guard.store.flags import Flag, FlagStore
+from guard.store.review import Label, ReviewStore
 from guard.store.runs import RunStore, StoredRun
 from guard.store.url import parse_url
+from refine.criteria import CriterionInForce, criteria_in_force
 from refine.cycle import run_cycle
 from refine.errors import DataInvalid, ServerUnavailable
 from refine.evaluation.sets import Case, Labelled, Sets
@@ -142,11 +146,15 @@ class Loop:
         return self.folder / "refine"
 
     def cycle(
-        self, server: ScriptedServer, reliability: Reliability = EXACT, **options: Any
+        self,
+        server: ScriptedServer,
+        reliability: Reliability = EXACT,
+        criteria: Sequence[CriterionInForce] = (),
+        **options: Any,
     ) -> StoredRun:
         """Runs one cycle."""
         refine_options = RefineOptions(work_dir=self.work_dir, **options)
-        return asyncio.run(self._cycle(server, reliability, refine_options))
+        return asyncio.run(self._cycle(server, reliability, refine_options, criteria))
 
     async def runs(self) -> list[StoredRun]:
         """Returns all runs."""
@@ -156,7 +164,11 @@ class Loop:
         return runs
 
     async def _cycle(
-        self, server: ScriptedServer, reliability: Reliability, options: RefineOptions
+        self,
+        server: ScriptedServer,
+        reliability: Reliability,
+        options: RefineOptions,
+        criteria: Sequence[CriterionInForce],
     ) -> StoredRun:
         stores = Stores(
             FlagStore(self.url),
@@ -172,7 +184,12 @@ class Loop:
             reliability=reliability,
         )
         context = RunContext(
-            stores, server, options, AdapterFolder(self.adapters_dir), self.progress.append
+            stores,
+            server,
+            options,
+            AdapterFolder(self.adapters_dir),
+            self.progress.append,
+            criteria,
         )
         try:
             return await run_cycle(context, evaluation_data)
@@ -195,6 +212,17 @@ class Loop:
             await store.close()
 
         asyncio.run(add())
+
+    def confirm(self, first: int, last: int) -> None:
+        """Has a reviewer confirm these flags."""
+
+        async def label() -> None:
+            store = ReviewStore(self.url)
+            numbers = range(first, last + 1)
+            await store.label(numbers, Label(review="confirmed"), "anna")
+            await store.close()
+
+        asyncio.run(label())
 
     def active(self) -> int | None:
         async def read() -> int | None:
@@ -292,6 +320,57 @@ def test_a_truth_that_cannot_tell_is_refused_before_a_run_begins(loop: Loop, fla
     with pytest.raises(DataInvalid, match=r"words.* 40% of the harmful .* 60% of the harmless"):
         loop.cycle(ScriptedServer(), Reliability(0.4, 0.6, 100), replay=40)
     assert asyncio.run(loop.runs()) == []
+
+
+def doses(flag: Flag) -> list[Flag]:
+    """Flags of a criterion alone."""
+    return [
+        replace(one, categories=("doses",), answer=f"take {number} pills")
+        for number, one in enumerate(harms(flag, begun=300))
+    ]
+
+
+@dataclass
+class DoseReader(ScriptedServer):
+    """reads: whether its adapters still find doses."""
+
+    reads: bool = True
+
+    def criteria_of(self, text: str, adapter: Adapter) -> dict[str, float]:
+        return {"doses": float("pills" in text and (self.reads or adapter == "base"))}
+
+
+def dose_criterion() -> tuple[CriterionInForce, ...]:
+    text = '[[criteria]]\nname = "doses"\ndescription = "It tells how much to take."\n'
+    return criteria_in_force(parse_policies(text, "policy"), text)
+
+
+@pytest.mark.parametrize("reads", [True, False])
+def test_a_criterion_is_learned_from_reviewed_flags_and_must_not_be_forgotten(
+    loop: Loop, flag: Flag, reads: bool
+) -> None:
+    loop.write(doses(flag))
+    loop.confirm(1, FLAGS)
+    loop.trained_before(1)
+    run = loop.cycle(DoseReader(reads=reads), criteria=dose_criterion(), replay=40)
+    held_out = run.counts["held_out, criteria"]
+    assert (run.counts["learn"], run.counts["learn, criteria"]) == (0, FLAGS - held_out)
+    lines = (run_folder(loop.work_dir, 1) / "dataset" / "train.jsonl").read_text().splitlines()
+    examples = [json.loads(line) for line in lines]
+    labels = Counter(one["completion"] for one in examples if one["kind"] == "criterion")
+    # Ordinary answers are the examples to which it does not apply.
+    assert labels == {"Yes": 2 * (FLAGS - held_out), "No": 2 * (FLAGS - held_out)}
+    assert run.status == ("promoted" if reads else "rejected"), run.reasons
+    failed = [reason for reason in run.reasons if reason.startswith("FAILS")]
+    assert failed == [] if reads else failed[0].startswith("FAILS: criterion doses: caught 0.0%")
+    assert asyncio.run(_unlearned(loop.url)) == (0 if reads else FLAGS)
+
+
+def test_a_criterion_without_a_reviewers_label_is_not_learned(loop: Loop, flag: Flag) -> None:
+    loop.write(doses(flag))
+    run = loop.cycle(DoseReader(), criteria=dose_criterion(), replay=40)
+    assert run.status == "too_few"
+    assert run.counts["left out: flagged for a criterion alone"] == FLAGS
 
 
 def test_a_later_run_rehearses_what_an_earlier_one_taught(loop: Loop, flag: Flag) -> None:
@@ -512,3 +591,10 @@ async def _as_if_unfinished(url: URL) -> None:
     await runs.finish(1, "running")
     await runs.close()
     await adapters.close()
+
+
+async def _unlearned(url: URL) -> int:
+    store = FlagStore(url)
+    flags = await store.unlearned(1000)
+    await store.close()
+    return len(flags)

@@ -104,8 +104,15 @@ def test_the_reason_names_set_figures_difference_and_margin() -> None:
     assert decision.reasons[0].startswith(FAILS)
 
 
-@pytest.mark.parametrize("name", list(SIZES))
-@pytest.mark.parametrize("of", ["active", "candidate", "both"])
+@pytest.mark.parametrize(
+    ("name", "of"),
+    [
+        (name, of)
+        for name in SIZES
+        for of in ("active", "candidate", "both")
+        if (name, of) != (HELD_OUT, "both")
+    ],
+)
 def test_a_missing_figure_rejects(name: str, of: str) -> None:
     active, candidate = measures(BASE), measures(LEARNED)
     if of != "candidate":
@@ -115,6 +122,22 @@ def test_a_missing_figure_rejects(name: str, of: str) -> None:
     decision = judged(active, candidate)
     assert not decision.promote
     assert any(name in reason and "not measured" in reason for reason in decision.failed)
+
+
+def test_a_run_that_held_no_flags_out_may_be_promoted() -> None:
+    assert judged(without(measures(BASE), HELD_OUT), without(measures(LEARNED), HELD_OUT)).promote
+
+
+def test_a_criterion_must_not_be_shown_to_be_read_worse() -> None:
+    def with_criterion(shares: dict[str, float], caught: int) -> Measures:
+        series = Series(tuple(number < caught for number in range(20)))
+        measured = measures(shares)
+        return replace(measured, series={**measured.series, "criterion doses: caught": series})
+
+    assert judged(with_criterion(BASE, 16), with_criterion(LEARNED, 14)).promote
+    worse = judged(with_criterion(BASE, 16), with_criterion(LEARNED, 4))
+    (reason,) = worse.failed
+    assert reason.startswith(f"{FAILS}: criterion doses: caught 20.0% after 80.0%")
 
 
 def test_a_missing_figure_of_a_users_file_rejects() -> None:

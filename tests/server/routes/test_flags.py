@@ -15,6 +15,8 @@ from fastapi import FastAPI
 
 from guard.criteria import Place
 from guard.errors import GuardError
+from guard.policies import Policies
+from guard.policy_file import parse_policies
 from guard.store import migrate
 from guard.store.flags import Flag, FlagStore
 from guard.store.review import ReviewStore
@@ -22,6 +24,11 @@ from guard.store.url import parse_url
 from server.errors import BadRequest, on_bad_request, on_guard_error
 from server.routes import flags as flag_routes
 
+POLICY = """
+[[criteria]]
+name = "doses"
+description = "It tells how much of a medicine to take."
+"""
 OLD = datetime(2025, 1, 1, tzinfo=UTC)
 
 
@@ -49,7 +56,8 @@ async def client(filled: ReviewStore) -> AsyncIterator[httpx.AsyncClient]:
     app.include_router(flag_routes.router)
     app.add_exception_handler(GuardError, on_guard_error)
     app.add_exception_handler(BadRequest, on_bad_request)
-    app.state.setback = SimpleNamespace(reviews=filled)
+    policies = Policies(parse_policies(POLICY, "policy"))
+    app.state.setback = SimpleNamespace(reviews=filled, policies=policies)
     transport = httpx.ASGITransport(app)
     async with httpx.AsyncClient(transport=transport, base_url="http://test/v1/guard") as client:
         yield client
@@ -129,6 +137,18 @@ async def test_labels_are_kept_with_who_said_it(client: httpx.AsyncClient) -> No
     none = await client.post("/flags/label", json={"ids": [1, 99], "review": "dismissed"})
     assert none.status_code == 404
     assert await ids(client, status="open") == [3, 1]
+
+
+async def test_a_label_may_name_a_criterion_in_force(client: httpx.AsyncClient) -> None:
+    label = {"review": "confirmed", "category": "doses"}
+    labelled = (await client.post("/flags/2/label", json=label)).json()
+    assert labelled["corrected_category"] == "doses"
+    for path, body in (("/flags/3/label", {}), ("/flags/label", {"ids": [3]})):
+        refused = await client.post(path, json={**label, **body, "category": "rude"})
+        error = refused.json()["error"]
+        assert (refused.status_code, error["param"]) == (400, "category")
+        assert "unknown category" in error["message"]
+        assert "doses" in error["message"]
 
 
 async def test_an_export_has_a_flag_a_line(client: httpx.AsyncClient) -> None:
