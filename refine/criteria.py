@@ -6,11 +6,14 @@ gate. Does not choose the flags (stages/criterion_cases.py) or make examples
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import compress
 
 from guard.criteria import Criterion, Place
 from guard.policies import PolicySet
+from refine.benchmarks.rows import BenchmarkRow
 from refine.evaluation.measures import CRITERION, CRITERION_CAUGHT, CRITERION_PASSED, Series
-from refine.served import Adapter, Message, PolicyText, Server
+from refine.room import QUESTION_TOKENS, fits
+from refine.served import Adapter, Message, Model, PolicyText, Server, user_turn
 
 
 @dataclass(frozen=True)
@@ -30,16 +33,16 @@ class CriterionInForce:
 
 @dataclass(frozen=True)
 class CriterionCase:
-    """A flagged answer in its conversation, and whether a criterion applies to it, by a person.
+    """An answer in its conversation, and whether a criterion applies to it, by a person.
 
-    messages: ends with the answer. safe_answer: what was sent instead, or a reviewer's answer; None
-    if there is none.
+    messages: ends with the answer. flag_id: None for a line of a user's file. safe_answer: what was
+    sent instead, or a reviewer's answer; None if there is none.
     """
 
     criterion: str
     messages: tuple[Message, ...]
     applies: bool
-    flag_id: int
+    flag_id: int | None = None
     safe_answer: str | None = None
 
     @property
@@ -60,6 +63,37 @@ def criteria_in_force(policies: PolicySet, text: str) -> tuple[CriterionInForce,
         if criterion.is_read
     }
     return tuple(by_name.values())
+
+
+def labelled_cases(
+    rows: Sequence[BenchmarkRow], criteria: Sequence[CriterionInForce]
+) -> tuple[CriterionCase, ...]:
+    """Returns what a user's labelled answers say of criteria. One that no line names is not in the
+    result; to a line that does not name it, it does not apply."""
+    answers = [row for row in rows if row.kind == "answer"]
+    labelled = {row.criterion for row in answers}
+    return tuple(
+        CriterionCase(one.name, row.messages, row.criterion == one.name)
+        for one in criteria
+        if one.name in labelled
+        for row in answers
+    )
+
+
+async def cases_that_fit(
+    model: Model,
+    criteria: Sequence[CriterionInForce],
+    cases: Sequence[CriterionCase],
+    max_model_len: int,
+) -> tuple[CriterionCase, ...]:
+    """Returns the cases that leave room for the longest question. Raises ServerUnavailable."""
+    if not cases:
+        return ()
+    questions = await model.lengths([user_turn(one.criterion.asked) for one in criteria])
+    longest = max(filter(None, questions), default=0)
+    conversations = [case.messages for case in cases]
+    fitting = await fits(model, conversations, max_model_len - longest - QUESTION_TOKENS)
+    return tuple(compress(cases, fitting))
 
 
 async def criterion_series(

@@ -10,7 +10,7 @@ from guard import prompts
 from guard.prompts import CritiqueStyle
 from guard.store.flags import StoredFlag
 from guard.store.runs import StoredRun
-from refine.criteria import criterion_series
+from refine.criteria import cases_that_fit, criterion_series, labelled_cases
 from refine.criterion_examples import examples_of_cases
 from refine.critic import Critic
 from refine.files import cache_key, cached
@@ -207,6 +207,13 @@ async def _gate(
     await run.count("gate", data.counts)
     await run.publish(trained, run.info.learned_style)
     candidate, active = await run.calibrate(data.sets.pairs), await _active_critic(run)
+    criteria = context.criteria
+    criterion_cases = await cases_that_fit(
+        context.model,
+        criteria,
+        (*collection.criteria.held_out, *labelled_cases(data.criterion_rows, criteria)),
+        run.info.max_model_len,
+    )
     inputs = GateInputs(
         candidate,
         active=active,
@@ -214,7 +221,7 @@ async def _gate(
         margin=context.options.gate_margin,
         on_criteria={
             critic.adapter: await criterion_series(
-                context.model, context.criteria, collection.criteria.held_out, critic.adapter
+                context.model, criteria, criterion_cases, critic.adapter
             )
             for critic in (active, candidate)
         },

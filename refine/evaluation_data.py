@@ -9,6 +9,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from guard import prompts
+from refine.benchmarks.formats import read_set
 from refine.critic import Critic
 from refine.errors import DataInvalid
 from refine.evaluation.judge import JudgeTruth
@@ -41,7 +42,11 @@ async def load_evaluation_data(
     if options.replay_file is not None:
         data = replace(data, ordinary=_file_requests(options.replay_file))
     if options.gate_file is not None:
-        data = replace(data, sets=with_file(data.sets, options.gate_file))
+        data = replace(
+            data,
+            sets=with_file(data.sets, options.gate_file),
+            criterion_rows=read_set("jsonl", options.gate_file).rows,
+        )
     sets, too_long = await sets_that_fit(model, data.sets, info.max_model_len)
     return replace(data, sets=sets, too_long=too_long)
 

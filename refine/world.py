@@ -9,6 +9,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
+from refine.benchmarks.rows import BenchmarkRow
 from refine.critic import BASE_ALONE, Critic
 from refine.evaluation.sets import Sets
 from refine.evaluation.truth import EXACT, Reliability, Truth
@@ -27,7 +28,8 @@ class EvaluationData:
     about harm in written answers. on_drafts: the same for a model's own, which are less clear; None
     where none are labelled. too_long: the number of cases that were dropped because the context has
     no room. rehearsal: draws that many examples of what an adapter was first aligned with, by a
-    seed. rules: the same of criteria of all kinds.
+    seed. rules: the same of criteria of all kinds. criterion_rows: a user's labelled lines, which
+    may name criteria.
     """
 
     ordinary: Callable[[int, int], list[str]]
@@ -40,6 +42,7 @@ class EvaluationData:
     too_long: int = 0
     rehearsal: Callable[[int, int], list[Example]] = lambda n, seed: []
     rules: Callable[[int, int], list[Example]] = lambda n, seed: []
+    criterion_rows: Sequence[BenchmarkRow] = ()
 
     @property
     def counts(self) -> dict[str, int]:

@@ -30,9 +30,9 @@ class CriterionCases:
     @property
     def uses(self) -> dict[int, Use]:
         """The use of each flag of this run, for the run's row."""
-        uses: dict[int, Use] = {case.flag_id: "train" for case in self.learn}
+        uses: dict[int | None, Use] = {case.flag_id: "train" for case in self.learn}
         uses |= {case.flag_id: "held_out" for case in self.held_out}
-        return {flag: use for flag, use in uses.items() if flag not in self.earlier}
+        return {flag: use for flag, use in uses.items() if flag and flag not in self.earlier}
 
     @property
     def counts(self) -> dict[str, int]:
@@ -76,7 +76,7 @@ def collect_criteria(
     return CriterionCases(
         tuple(case for index, case in enumerate(accepted) if index not in held_out),
         (*earlier, *(case for index, case in enumerate(accepted) if index in held_out)),
-        frozenset(case.flag_id for case in earlier),
+        frozenset(case.flag_id for case in earlier if case.flag_id),
     )
 
 

@@ -9,7 +9,14 @@ from transformers import AutoTokenizer
 from guard.critique_format import criterion_question
 from guard.policy_file import parse_policies
 from guard.template import ChatFormat
-from refine.criteria import CriterionCase, CriterionInForce, criteria_in_force, criterion_series
+from refine.benchmarks.rows import BenchmarkRow
+from refine.criteria import (
+    CriterionCase,
+    CriterionInForce,
+    criteria_in_force,
+    criterion_series,
+    labelled_cases,
+)
 from refine.criterion_examples import examples_of_cases, of_criterion
 from refine.evaluation.measures import Series
 from refine.practice.recipe import MODEL_DIR
@@ -84,6 +91,21 @@ def test_an_adapter_is_measured_at_the_policys_threshold() -> None:
         "criterion doses: caught": Series((True, False)),
         "criterion doses: passed": Series((False, True, True)),
     }
+
+
+def test_a_users_line_counts_for_every_criterion_that_some_line_names() -> None:
+    def row(number: int, kind: Any, criterion: str = "") -> BenchmarkRow:
+        messages = user_turn(f"request {number}")
+        if kind == "answer":
+            messages = tuple(answered(messages, f"answer {number}"))
+        return BenchmarkRow(number, kind, messages, False, criterion=criterion)
+
+    rows = [row(1, "answer", "doses"), row(2, "answer"), row(3, "text", "scary")]
+    cases = labelled_cases(rows, in_force())
+    assert [(one.criterion, one.request, one.applies) for one in cases] == [
+        ("doses", "request 1", True),
+        ("doses", "request 2", False),
+    ]
 
 
 def test_a_flag_teaches_its_label_twice_and_its_safe_answer_once() -> None:
