@@ -11,7 +11,6 @@ from typing import Any
 import typer
 
 from guard.policy import Action, Policy
-from guard.policy_file import parse_policies
 from refine.benchmarks.formats import read_set
 from refine.benchmarks.rows import BenchmarkRow
 from refine.calibrate.policy_trial import (
@@ -43,13 +42,13 @@ class _Compared:
 
 
 def try_on_labelled_lines(
-    tried: PolicyText, files: Sequence[Path], server: str | None, *, as_json: bool
+    policy: Policy, text: str, files: Sequence[Path], server: str | None, *, as_json: bool
 ) -> None:
-    """Prints what a policy does to the lines of the files."""
+    """Prints what a policy does to the lines of the files. text: of the file that it is from."""
     with reported_errors():
         settings = with_refine(load_settings(), server_url=server)
         rows = [row for path in files for row in read_set("jsonl", path).rows]
-        compared = asyncio.run(_compared(settings, tried, rows))
+        compared = asyncio.run(_compared(settings, policy, text, rows))
     if as_json:
         trials = {"tried": compared.tried, "in_force": compared.in_force}
         fields = {name: _trial_fields(trial) for name, trial in trials.items()}
@@ -59,10 +58,12 @@ def try_on_labelled_lines(
 
 
 async def _compared(
-    settings: Settings, tried: PolicyText, rows: Sequence[BenchmarkRow]
+    settings: Settings, policy: Policy, tried_text: str, rows: Sequence[BenchmarkRow]
 ) -> _Compared:
-    in_force = await _in_force(settings, tried.name)
-    policy, current = _policy(tried), _policy(in_force)
+    """Compares a policy of a file with the one of its name in force, or else the default one."""
+    text, policies = await policies_in_force(settings.policy_file, settings.database_url)
+    current = policies.find(policy.name) or policies.default
+    tried, in_force = PolicyText(tried_text, policy.name), PolicyText(text, current.name)
     async with served_model(settings) as model:
         info = await model.info()
         critic = (await known_critics(settings, info)).of(info.active)
@@ -75,18 +76,6 @@ async def _compared(
         _trial(policy, critic, rows, verdicts),
         _trial(current, critic, rows, others),
     )
-
-
-async def _in_force(settings: Settings, name: str) -> PolicyText:
-    """Returns the policy of that name in force, or the default one if none has it."""
-    text, policies = await policies_in_force(settings.policy_file, settings.database_url)
-    return PolicyText(text, (policies.find(name) or policies.default).name)
-
-
-def _policy(text: PolicyText) -> Policy:
-    policy = parse_policies(text.text, "policy").find(text.name)
-    assert policy is not None
-    return policy
 
 
 def _trial(

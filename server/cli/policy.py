@@ -17,7 +17,6 @@ from guard.policy_trial import Trial, try_policy
 from guard.store.policies import PolicyStore
 from guard.store.review import Filter, ReviewStore
 from refine.schedule import parse_duration
-from refine.served import PolicyText
 from server.cli.terminal import (
     AsJson,
     ask,
@@ -102,7 +101,7 @@ def policy_try(
         # Imported here because it imports vLLM's metrics, which other commands do not need.
         from server.cli.labelled_trial import try_on_labelled_lines
 
-        try_on_labelled_lines(PolicyText(text, name), labelled, server, as_json=as_json)
+        try_on_labelled_lines(tried, text, labelled, server, as_json=as_json)
         return
     if server is not None:
         raise typer.BadParameter("it needs --labelled", param_hint="--server")
