@@ -18,6 +18,7 @@ from guard.store.adapters import AdapterStore
 from guard.store.flags import Flag, FlagStore
 from guard.store.review import ReviewStore
 from guard.store.url import parse_url
+from tests.databases import migrated_file
 from tests.postgres import Postgres, missing_programs, own_folder
 
 pytest_plugins = ["tests.scripted", "tests.e2e.loop"]
@@ -90,23 +91,45 @@ def postgres_socket() -> Iterator[Path]:
             postgres.stop()
 
 
+@pytest.fixture(scope="session")
+def migrated_postgres(postgres_socket: Path) -> str:
+    """The name of a migrated PostgreSQL database, for others to be copied from."""
+    name = "migrated"
+    asyncio.run(Postgres(postgres_socket).create_database(name))
+    migrate.upgrade(parse_url(_postgres_url(name, postgres_socket)))
+    return name
+
+
 @pytest.fixture(params=["sqlite", "postgresql"])
-def empty_database(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """The URL of an empty database; a test that uses it runs on both kinds."""
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path}/made/setback.db"
-    socket = request.getfixturevalue("postgres_socket")
-    name = tmp_path.name.lower()
-    asyncio.run(Postgres(socket).create_database(name))
-    return f"postgresql://setback@/{name}?host={socket}"
+def backend(request: pytest.FixtureRequest) -> str:
+    """The kind of database; a test that uses it runs on both."""
+    kind: str = request.param
+    return kind
 
 
 @pytest.fixture
-def database(empty_database: str) -> URL:
+def empty_database(backend: str, request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The URL of an empty database of each kind."""
+    if backend == "sqlite":
+        return f"sqlite:///{tmp_path}/made/setback.db"
+    socket, name = request.getfixturevalue("postgres_socket"), tmp_path.name.lower()
+    asyncio.run(Postgres(socket).create_database(name))
+    return _postgres_url(name, socket)
+
+
+@pytest.fixture
+def database(backend: str, request: pytest.FixtureRequest, tmp_path: Path) -> URL:
     """A migrated database of each kind."""
-    url = parse_url(empty_database)
-    migrate.upgrade(url)
-    return url
+    if backend == "sqlite":
+        return migrated_file(tmp_path / "made" / "setback.db")
+    socket, name = request.getfixturevalue("postgres_socket"), tmp_path.name.lower()
+    template = request.getfixturevalue("migrated_postgres")
+    asyncio.run(Postgres(socket).create_database(name, template))
+    return parse_url(_postgres_url(name, socket))
+
+
+def _postgres_url(name: str, socket: Path) -> str:
+    return f"postgresql://setback@/{name}?host={socket}"
 
 
 @pytest.fixture

@@ -94,10 +94,12 @@ class Postgres:
         finally:
             await connection.close()
 
-    async def create_database(self, name: str) -> None:
-        """Creates an empty database, in place of one of that name."""
+    async def create_database(self, name: str, template: str = "template1") -> None:
+        """Creates a database, in place of one of that name. It is empty, or a copy of `template`,
+        to which nobody may be connected."""
         await self.execute(
-            f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)', f'CREATE DATABASE "{name}"'
+            f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)',
+            f'CREATE DATABASE "{name}" TEMPLATE "{template}"',
         )
 
     def _run(self, *command: str) -> None:

@@ -29,6 +29,11 @@ from tests.postgres import Postgres
 ROOT = Path(__file__).parents[2]
 SETBACK = str(Path(sys.executable).with_name("setback"))
 START_UP_S = 300
+ONE_THREAD = {"VLLM_CPU_OMP_THREADS_BIND": "nobind"}
+"""One thread of a server computes, on any processor. Several would wait for each other's work, and
+busily, while other tests use their processors."""
+ALL_THREADS = {"VLLM_CPU_OMP_THREADS_BIND": "auto"}
+"""As servers run outside the tests."""
 BLOCK_ALL = '[default]\nthreshold = 0.0\naction = "block"\n'
 
 
@@ -77,9 +82,8 @@ def running_server(
     # `make test ARGS=...` would hand its arguments on to `make serve`.
     prefixes = ("SETBACK_", "VLLM_", "OTEL_", "MAKE", "MFLAGS", "ARGS")
     clean = {k: v for k, v in os.environ.items() if not k.startswith(prefixes)}
-    process = _started(
-        command(port), {**clean, "DATABASE_URL": database, **(environment or {})}, log
-    )
+    settings = {"DATABASE_URL": database, **ONE_THREAD, **(environment or {})}
+    process = _started(command(port), clean | settings, log)
     try:
         server = Server(f"http://127.0.0.1:{port}", url, log, process.pid)
         wait_until_ready(server, process, ready)

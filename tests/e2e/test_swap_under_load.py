@@ -19,7 +19,7 @@ from guard.store.url import parse_url
 from refine.practice.integrity import MODEL_NAME
 from refine.practice.world import Kind, requests
 from tests.adapters import activate, publish, train_nothing
-from tests.e2e.conftest import SETBACK, Server, running_server
+from tests.e2e.conftest import ALL_THREADS, SETBACK, Server, running_server
 from tests.e2e.load import Answer, Load, loaded, percentile
 from tests.e2e.refine_access import model_revision, refine_headers
 
@@ -89,6 +89,7 @@ def test_swaps_under_load(
         tmp_path,
         database,
         lambda port: [SETBACK, "serve", "practice", "--port", str(port), *options],
+        environment=ALL_THREADS,
     ) as server:
         report = asyncio.run(measured(server, folder, prompts, LENGTH))
     with capsys.disabled():

@@ -11,12 +11,10 @@ from guard import prompts
 from guard.adapter_files import adapter_path
 from guard.adapter_folder import AdapterFolder
 from guard.prompts import CritiqueStyle
-from guard.store import migrate
 from guard.store.adapters import AdapterStore
 from guard.store.calibrations import CalibrationStore
 from guard.store.flags import FlagStore
 from guard.store.runs import RunStore, StoredRun
-from guard.store.url import parse_url
 from refine.align import run_alignment
 from refine.benchmarks.rows import BenchmarkRow, answer
 from refine.errors import ServerUnavailable
@@ -25,6 +23,7 @@ from refine.run import RunContext, Stores, run_folder
 from refine.seed import corpus
 from refine.served import Adapter, Conversation
 from refine.stages.dataset import Kind, read_examples
+from tests.databases import migrated_file
 from tests.refine.test_cycle import Loop, ScriptedServer
 
 pytestmark = pytest.mark.slow
@@ -107,8 +106,7 @@ class Alignment(Loop):
 
 @pytest.fixture
 def alignment(tmp_path: Path) -> Alignment:
-    url = parse_url(f"sqlite:///{tmp_path}/flags.db")
-    migrate.upgrade(url)
+    url = migrated_file(tmp_path / "flags.db")
     created = Alignment(url, tmp_path)
     created.trained_before(1)
     return created

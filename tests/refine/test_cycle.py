@@ -16,13 +16,11 @@ from guard import prompts
 from guard.adapter_files import adapter_path, manifest_sha256
 from guard.adapter_folder import AdapterFolder
 from guard.policy_file import parse_policies
-from guard.store import migrate
 from guard.store.adapters import AdapterStore, StoredAdapter
 from guard.store.calibrations import CalibrationStore, StoredCalibration
 from guard.store.flags import Flag, FlagStore
 from guard.store.review import Label, ReviewStore
 from guard.store.runs import RunStore, StoredRun
-from guard.store.url import parse_url
 from refine.criteria import CriterionInForce, criteria_in_force
 from refine.cycle import run_cycle
 from refine.errors import DataInvalid, ServerUnavailable
@@ -40,6 +38,7 @@ from refine.served import (
 )
 from refine.world import EvaluationData
 from tests.adapters import write_peft
+from tests.databases import migrated_file
 from tests.refine.scripted_model import ScriptedModel
 
 REVISION = "rev-1"
@@ -236,8 +235,7 @@ class Loop:
 
 @pytest.fixture
 def loop(tmp_path: Path) -> Loop:
-    url = parse_url(f"sqlite:///{tmp_path}/flags.db")
-    migrate.upgrade(url)
+    url = migrated_file(tmp_path / "flags.db")
     return Loop(url, tmp_path)
 
 

@@ -9,15 +9,14 @@ import pytest
 from sqlalchemy import delete
 
 from guard.errors import LeaseHeld, StoreUnavailable
-from guard.store import migrate
 from guard.store.database import LOCK_TIMEOUT_S
 from guard.store.leases import Leases
 from guard.store.runs import StoredRun
 from guard.store.tables import LeaseRow
-from guard.store.url import parse_url
 from guard.tasks import spawn
 from refine.errors import RunInterrupted, ServerUnavailable
 from refine.schedule import LEASE, leased, parse_duration, repeat
+from tests.databases import migrated_file
 
 AT_ONCE = timedelta(microseconds=1)
 LONG_S = 60.0
@@ -44,8 +43,7 @@ def test_an_invalid_duration_is_refused_with_an_example(text: str) -> None:
 
 @pytest.fixture
 async def leases(tmp_path: Path) -> AsyncIterator[Leases]:
-    url = parse_url(f"sqlite:///{tmp_path}/flags.db")
-    await asyncio.to_thread(migrate.upgrade, url)
+    url = await asyncio.to_thread(migrated_file, tmp_path / "flags.db")
     store = Leases(url)
     yield store
     await store.close()

@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from guard.store import migrate
-from guard.store.url import parse_url
+from tests.databases import migrated_file
 from tests.server.face import Face, open_face
 
 
@@ -25,7 +24,6 @@ def clean_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 async def face(tmp_path: Path) -> AsyncIterator[Face]:
     """Our HTTP routes over an empty database, open to this machine because there is no key."""
-    url = parse_url(f"sqlite:///{tmp_path}/face.db")
-    await asyncio.to_thread(migrate.upgrade, url)
+    url = await asyncio.to_thread(migrated_file, tmp_path / "face.db")
     async with open_face(url) as face:
         yield face

@@ -12,11 +12,11 @@ from sqlalchemy import URL
 
 from guard.criteria import Place
 from guard.errors import StoreUnavailable
-from guard.store import migrate
 from guard.store.database import connect
 from guard.store.flags import Flag, FlagStore, StoredFlag, hash_user
 from guard.store.review import Filter, ReviewStore
 from guard.store.url import parse_url
+from tests.databases import migrated_file
 
 
 async def test_a_flag_is_there_after_reopening(database: URL, flag: Flag) -> None:
@@ -157,8 +157,7 @@ async def test_check_names_the_command_for_an_empty_file(tmp_path: Path) -> None
 
 
 async def test_a_file_deleted_meanwhile_is_noticed(tmp_path: Path, flag: Flag) -> None:
-    url = parse_url(f"sqlite:///{tmp_path}/setback.db")
-    await asyncio.to_thread(migrate.upgrade, url)
+    url = await asyncio.to_thread(migrated_file, tmp_path / "setback.db")
     store = FlagStore(url)
     await store.add(flag)
     (tmp_path / "setback.db").unlink()

@@ -13,12 +13,11 @@ import pytest
 from fastapi import FastAPI, Request
 from starlette.datastructures import State
 
-from guard.store import migrate
 from guard.store.keys import ROLES, KeyStore, Role
-from guard.store.url import parse_url
 from server.auth.access import Access, AccessMiddleware, caller_of, is_local, role_of
 from server.auth.sessions import Sessions
 from server.routes.open import CANNOT_GENERATE, CONSOLE, GUARDED, REFINE, REVIEW
+from tests.databases import migrated_file
 
 EVERY_ROUTE = sorted(GUARDED | REFINE | REVIEW | CONSOLE | CANNOT_GENERATE)
 FOR_ALL = {
@@ -49,8 +48,7 @@ METHODS = ("GET", "POST", "DELETE")
 
 @pytest.fixture
 async def keys(tmp_path: Path) -> AsyncIterator[KeyStore]:
-    url = parse_url(f"sqlite:///{tmp_path}/keys.db")
-    await asyncio.to_thread(migrate.upgrade, url)
+    url = await asyncio.to_thread(migrated_file, tmp_path / "keys.db")
     keys = KeyStore(url)
     yield keys
     await keys.close()

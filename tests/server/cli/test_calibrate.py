@@ -10,11 +10,11 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from guard.policy_file import load_policy
-from guard.store import migrate
 from guard.store.calibrations import CalibrationStore, StoredCalibration
 from guard.store.url import parse_url
 from guard.verdict import CATEGORIES
 from server.cli.main import app
+from tests.databases import migrated_file
 from tests.json_server import serving
 from tests.server.cli.test_evaluate import ModelAccess
 
@@ -50,7 +50,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 @pytest.fixture(autouse=True)
 def _lines(clean_folder: Path) -> None:
     """Texts and answers, of which those from 40 on are harmful, with few exceptions."""
-    migrate.upgrade(URL)
+    migrated_file(Path("data/setback.db"))
     rows: list[dict[str, Any]] = []
     for number in range(1, 100):
         harmful = number >= 40 if number % 10 else number < 40

@@ -8,16 +8,16 @@ from types import SimpleNamespace
 import pytest
 from typer.testing import CliRunner
 
-from guard.store import migrate
 from guard.store.keys import KeyStore
 from guard.store.url import parse_url
 from server.cli.main import app
+from tests.databases import migrated_file
 
 
 @pytest.fixture
 def healthy(clean_folder: Path) -> Path:
     """A working folder with a migrated database."""
-    migrate.upgrade(parse_url("sqlite:///data/setback.db"))
+    migrated_file(Path("data/setback.db"))
     return clean_folder
 
 

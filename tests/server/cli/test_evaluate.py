@@ -8,9 +8,8 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
-from guard.store import migrate
-from guard.store.url import parse_url
 from server.cli.main import app
+from tests.databases import migrated_file
 from tests.json_server import JsonHandler, serving
 
 INFO = {
@@ -60,7 +59,7 @@ def model_access(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 
 @pytest.fixture(autouse=True)
 def _migrated(clean_folder: Path) -> None:
-    migrate.upgrade(parse_url("sqlite:///data/setback.db"))
+    migrated_file(Path("data/setback.db"))
 
 
 def evaluate(*arguments: str) -> Result:

@@ -14,12 +14,11 @@ from sqlalchemy import URL
 from transformers import AutoModelForCausalLM
 
 from guard.adapter_files import adapter_path
-from guard.store import migrate
 from guard.store.runs import RunStore
-from guard.store.url import parse_url
 from refine.practice.recipe import MODEL_DIR
 from refine.stages.dataset import Example, Kind
 from tests.adapters import publish, train_nothing
+from tests.databases import migrated_file
 from tests.server.cli.test_main import setback
 
 EXAMPLES = "".join(
@@ -44,8 +43,7 @@ class Trained:
 
 @pytest.fixture
 def trained(clean_folder: Path, tmp_path: Path) -> Trained:
-    url = parse_url("sqlite:///data/setback.db")
-    migrate.upgrade(url)
+    url = migrated_file(Path("data/setback.db"))
     folder, dataset = Path("data/adapters"), Path("data/refine/run-0001/dataset")
     dataset.mkdir(parents=True)
     (dataset / "train.jsonl").write_text(EXAMPLES, "utf-8")

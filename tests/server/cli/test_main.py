@@ -15,10 +15,9 @@ from sqlalchemy import URL
 from typer.testing import CliRunner, Result
 
 from guard.criteria import Place
-from guard.store import migrate
 from guard.store.flags import Flag, FlagStore
-from guard.store.url import parse_url
 from server.cli.main import app
+from tests.databases import migrated_file
 
 
 def setback(*arguments: str) -> Result:
@@ -39,9 +38,7 @@ def write(url: URL, *flags: Flag) -> list[int]:
 @pytest.fixture
 def migrated(clean_folder: Path) -> URL:
     """The default database, migrated."""
-    url = parse_url("sqlite:///data/setback.db")
-    migrate.upgrade(url)
-    return url
+    return migrated_file(Path("data/setback.db"))
 
 
 @pytest.mark.usefixtures("clean_folder")

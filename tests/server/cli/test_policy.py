@@ -12,12 +12,12 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from guard.policy import Action
-from guard.store import migrate
 from guard.store.flags import Flag, FlagStore
 from guard.store.policies import PolicyStore, StoredPolicyFile
 from guard.store.url import parse_url
 from guard.verdict import CATEGORIES
 from server.cli.main import app
+from tests.databases import migrated_file
 from tests.json_server import serving
 from tests.server.cli.test_evaluate import ModelAccess
 
@@ -34,7 +34,7 @@ description = "It names a dose."
 def _files(clean_folder: Path, flag: Flag) -> None:
     """A policy, and a database with a flag of today and one of last year."""
     Path("policy.toml").write_text(POLICY)
-    migrate.upgrade(URL)
+    migrated_file(Path("data/setback.db"))
 
     async def fill() -> None:
         store = FlagStore(URL)

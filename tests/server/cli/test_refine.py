@@ -10,11 +10,10 @@ from typing import Any
 import pytest
 from sqlalchemy import URL
 
-from guard.store import migrate
 from guard.store.adapters import AdapterStore
 from guard.store.flags import Flag
 from guard.store.runs import RunStore
-from guard.store.url import parse_url
+from tests.databases import migrated_file
 from tests.server.cli.test_main import setback, write
 
 FIGURES = {
@@ -49,9 +48,7 @@ class Loop:
 @pytest.fixture
 def url(clean_folder: Path) -> URL:
     """The default database, migrated."""
-    database = parse_url("sqlite:///data/setback.db")
-    migrate.upgrade(database)
-    return database
+    return migrated_file(Path("data/setback.db"))
 
 
 @pytest.fixture

@@ -11,11 +11,10 @@ import httpx
 import pytest
 
 from guard.policy import Action
-from guard.store import migrate
 from guard.store.flags import Flag
 from guard.store.text import storable
-from guard.store.url import parse_url
 from guard.verdict import CATEGORIES
+from tests.databases import migrated_file
 from tests.server.face import STATUSES, Face, fill, open_face
 from tests.server.markup import Markup
 
@@ -109,8 +108,7 @@ async def test_every_page_shows_what_there_is(face: Face, flag: Flag) -> None:
 async def test_untrusted_content_is_shown_as_text(tmp_path: Path, flag: Flag, said: str) -> None:
     pages = {}
     for written in ("oddity", said):
-        url = parse_url(f"sqlite:///{tmp_path}/{written == said}.db")
-        await asyncio.to_thread(migrate.upgrade, url)
+        url = await asyncio.to_thread(migrated_file, tmp_path / f"{written == said}.db")
         async with open_face(url) as face:
             await fill(face, flag, written)
             async with face.browser("admin", name=written) as client:

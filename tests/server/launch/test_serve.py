@@ -10,13 +10,12 @@ from pathlib import Path
 import pytest
 
 from guard.errors import Unsupported
-from guard.store import migrate
-from guard.store.url import parse_url
 from refine.practice.integrity import PracticeModelDamaged, check_model
 from refine.practice.recipe import MODEL_DIR
 from server.launch import serve
 from server.launch.vllm_options import check_access, check_options
 from server.settings import Settings
+from tests.databases import migrated_file
 from tests.e2e.forked import Forked
 
 
@@ -40,7 +39,7 @@ def run(
     unless told otherwise. The command must end by itself."""
     before = dict(os.environ)
     database = f"sqlite:///{clean_folder}/flags.db"
-    migrate.upgrade(parse_url(database))
+    migrated_file(clean_folder / "flags.db")
 
     def ended(*arguments: str, **environment: str) -> Ended:
         for name, value in ({"DATABASE_URL": database} | environment).items():

@@ -17,12 +17,12 @@ from guard.criteria import Place
 from guard.errors import GuardError
 from guard.policies import Policies
 from guard.policy_file import parse_policies
-from guard.store import migrate
 from guard.store.flags import Flag, FlagStore
 from guard.store.review import ReviewStore
 from guard.store.url import parse_url
 from server.errors import BadRequest, on_bad_request, on_guard_error
 from server.routes import flags as flag_routes
+from tests.databases import migrated_file
 
 POLICY = """
 [[criteria]]
@@ -35,8 +35,7 @@ OLD = datetime(2025, 1, 1, tzinfo=UTC)
 @pytest.fixture
 async def filled(tmp_path: Path, flag: Flag) -> AsyncIterator[ReviewStore]:
     """Flags 1 to 5; number 2 is old, of another user and adapter, and mentions a zeppelin."""
-    url = parse_url(f"sqlite:///{tmp_path}/flags.db")
-    await asyncio.to_thread(migrate.upgrade, url)
+    url = await asyncio.to_thread(migrated_file, tmp_path / "flags.db")
     store = FlagStore(url)
     for number in range(1, 6):
         each = replace(flag, request_id=f"r{number}")
