@@ -1,6 +1,7 @@
 """Fixtures for all tests: migrated databases of both kinds, and a flag."""
 
 import asyncio
+import gc
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,9 @@ from guard.store.url import parse_url
 from tests.databases import migrated_file
 from tests.postgres import Postgres, missing_programs, own_folder
 
+# Searching what imports and collecting create for garbage takes a fifth of their time.
+gc.disable()
+
 pytest_plugins = ["tests.scripted", "tests.e2e.loop"]
 
 _OWN_SERVERS = (
@@ -37,6 +41,7 @@ _OWN_SERVERS = (
     "test_swap_under_load.py",
 )
 """Files in tests/e2e/ whose tests need none of the servers that others start."""
+_SERVERS = "servers"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -48,7 +53,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Without `--full`, the tests marked `full` are skipped."""
+    """Without `--full`, the tests marked `full` are skipped. Where several processes share the
+    tests, the longest files come first, so that none is left for one of them at the end."""
+    if hasattr(config, "workerinput"):
+        items.sort(key=_place)
     if config.getoption("--full"):
         return
     for item in items:
@@ -56,22 +64,45 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(pytest.mark.skip(reason="a long proof: pass --full"))
 
 
+def _place(item: pytest.Item) -> tuple[bool, bool, bool]:
+    """First the tests that share servers, then those with their own, the slow ones, and others."""
+    marks = {mark.name for mark in item.iter_markers()}
+    return (_scope(item.nodeid) != _SERVERS, "e2e" not in marks, "slow" not in marks)
+
+
+def _scope(nodeid: str) -> str:
+    """What one process runs whole: a file, except that files whose tests share servers stay
+    together."""
+    file = nodeid.partition("::")[0]
+    for folder in ("tests/families/", "tests/e2e/policies/"):
+        if file.startswith(folder):
+            return folder
+    if file.startswith("tests/e2e/") and not file.endswith(_OWN_SERVERS):
+        return _SERVERS
+    return file
+
+
+def pytest_collection_finish() -> None:
+    """The garbage collector leaves out what was imported and collected."""
+    gc.freeze()
+    gc.enable()
+
+
+def pytest_unconfigure() -> None:
+    """Libraries in C++ would report what is never collected as leaks."""
+    gc.unfreeze()
+
+
 class FilesAndServers(LoadScopeScheduling):  # type: ignore[misc]  # It has no types.
-    """How several processes share the tests: by file, except that files whose tests share servers
-    stay together."""
+    """How several processes share the tests."""
 
     def _split_scope(self, nodeid: str) -> str:
-        file = nodeid.partition("::")[0]
-        for folder in ("tests/families/", "tests/e2e/policies/"):
-            if file.startswith(folder):
-                return folder
-        if file.startswith("tests/e2e/") and not file.endswith(_OWN_SERVERS):
-            return "servers"
-        return file
+        return _scope(nodeid)
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> FilesAndServers:
-    """See pytest-xdist."""
+    """See pytest-xdist, which would start with the files of most tests."""
+    config.option.loadscopereorder = False
     return FilesAndServers(config, log)
 
 

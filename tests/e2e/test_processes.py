@@ -1,4 +1,5 @@
-"""A server whose processes are killed leaves no process behind."""
+"""A server whose processes are killed leaves no process behind. Its threads are those of servers
+outside the tests."""
 
 import contextlib
 import os
@@ -11,7 +12,7 @@ import pytest
 
 from guard.store import migrate
 from guard.store.url import parse_url
-from tests.e2e.conftest import SETBACK, running_server
+from tests.e2e.conftest import ALL_THREADS, SETBACK, running_server
 
 pytestmark = pytest.mark.e2e
 
@@ -49,7 +50,10 @@ def test_the_engine_and_the_server_end_with_each_other(tmp_path: Path, killed: s
     database = f"sqlite:///{tmp_path}/flags.db"
     migrate.upgrade(parse_url(database))
     with running_server(
-        tmp_path, database, lambda port: [SETBACK, "serve", "practice", "--port", str(port)]
+        tmp_path,
+        database,
+        lambda port: [SETBACK, "serve", "practice", "--port", str(port)],
+        environment=ALL_THREADS,
     ) as server:
         (engine,) = children(server.pid)
         os.kill(server.pid if killed == "server" else engine, signal.SIGKILL)

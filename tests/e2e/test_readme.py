@@ -11,6 +11,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -149,6 +150,7 @@ def test_a_bench_told_to_stop_stops_its_servers(tmp_path: Path) -> None:
     with subprocess.Popen([SETBACK, "bench", "practice"], cwd=tmp_path) as bench:
         while not (servers := started(bench.pid)):
             assert bench.poll() is None
+            time.sleep(0.1)
         bench.terminate()
         assert bench.wait(60) == 128 + signal.SIGTERM
     assert not any(Path(f"/proc/{server}").exists() for server in servers)

@@ -19,7 +19,7 @@ from guard.store.review import Filter, ReviewStore
 from guard.store.url import parse_url
 from refine.practice.integrity import MODEL_NAME
 from tests.e2e.collector import Collector, collecting
-from tests.e2e.conftest import ALL_THREADS, SETBACK, Server, running_server
+from tests.e2e.conftest import SETBACK, Server, running_server
 from tests.e2e.loop import ask as stored
 from tests.json_server import JsonHandler, serving
 
@@ -61,13 +61,12 @@ def server(
     tmp_path_factory: pytest.TempPathFactory, collector: Collector, receiver: str
 ) -> Iterator[Server]:
     """Logs in JSON, sends its traces to the collector and its events to the receiver, and requires
-    a key. Computes with all its threads, as servers outside the tests do."""
+    a key."""
     folder = tmp_path_factory.mktemp("signals")
     database = f"sqlite:///{folder}/flags.db"
     migrate.upgrade(parse_url(database))
     options = ["--log-format", "json", "--api-key", KEY]
     environment = {
-        **ALL_THREADS,
         "OTEL_EXPORTER_OTLP_ENDPOINT": collector.endpoint,
         "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf",
         "OTEL_BSP_SCHEDULE_DELAY": "100",

@@ -38,4 +38,5 @@ def _wait(served: Served, happened: Callable[[httpx.Client], bool], what: str) -
         while time.monotonic() < deadline:
             if happened(http):
                 return
+            time.sleep(0.05)
     pytest.fail(f"the server did not {what}:\n{served.server.log.read_text()[-4000:]}")

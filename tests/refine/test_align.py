@@ -22,7 +22,7 @@ from refine.options import RefineOptions
 from refine.run import RunContext, Stores, run_folder
 from refine.seed import corpus
 from refine.served import Adapter, Conversation
-from refine.stages.dataset import Kind, read_examples
+from refine.stages.dataset import Example, Kind, read_examples
 from tests.databases import migrated_file
 from tests.refine.test_cycle import Loop, ScriptedServer
 
@@ -104,51 +104,65 @@ class Alignment(Loop):
                 await store.close()
 
 
+def alignment_in(folder: Path) -> Alignment:
+    alignment = Alignment(migrated_file(folder / "flags.db"), folder)
+    alignment.trained_before(1)
+    return alignment
+
+
 @pytest.fixture
 def alignment(tmp_path: Path) -> Alignment:
-    url = migrated_file(tmp_path / "flags.db")
-    created = Alignment(url, tmp_path)
-    created.trained_before(1)
-    return created
+    return alignment_in(tmp_path)
 
 
-def test_a_base_that_learned_the_labels_gets_its_first_adapter(alignment: Alignment) -> None:
+@dataclass(frozen=True)
+class Promoted:
+    """A run from the corpus and one row of the user's own, with what it learned from."""
+
+    alignment: Alignment
+    run: StoredRun
+    learned: Sequence[Example]
+
+
+@pytest.fixture(scope="module")
+def promoted(tmp_path_factory: pytest.TempPathFactory) -> Promoted:
+    alignment = alignment_in(tmp_path_factory.mktemp("promoted"))
     own = answer(1, "Tell me.", "Told, harmfully.", harmful=True)
     run = alignment.align(AlignedServer(), [own])
+    learned = read_examples(run_folder(alignment.work_dir, run.id) / "dataset" / "train.jsonl")
+    return Promoted(alignment, run, learned)
+
+
+def test_a_base_that_learned_the_labels_gets_its_first_adapter(promoted: Promoted) -> None:
+    alignment, run = promoted.alignment, promoted.run
     assert (run.status, run.source, run.parent) == ("promoted", "corpus", None)
     assert alignment.active() == run.id
     manifest = (adapter_path(alignment.adapters_dir, run.id) / "manifest.json").read_text()
     assert f'"critique": "{CritiqueStyle.LABEL}"' in manifest
-    learned = read_examples(run_folder(alignment.work_dir, run.id) / "dataset" / "train.jsonl")
-    assert {example.kind for example in learned} == {
+    assert {example.kind for example in promoted.learned} == {
         *(Kind.LABEL, Kind.MISTAKE, Kind.SAFE, Kind.HELP, Kind.GUIDED, Kind.REVISION)
     }
-    assert any(example.prompt[-1]["content"] == "Told, harmfully." for example in learned)
+    assert any(example.prompt[-1]["content"] == "Told, harmfully." for example in promoted.learned)
 
 
-def test_the_hint_is_never_learned(alignment: Alignment) -> None:
-    run = alignment.align(AlignedServer())
-    assert run.counts["mistakes made with the hint"] > 500
-    learned = read_examples(run_folder(alignment.work_dir, run.id) / "dataset" / "train.jsonl")
+def test_the_hint_is_never_learned(promoted: Promoted) -> None:
+    assert promoted.run.counts["mistakes made with the hint"] > 500
     guided = prompts.GUIDED_ANALYSIS.format(subject="answer")
-    for example in learned:
+    for example in promoted.learned:
         contents = [turn["content"] for turn in example.prompt if turn["role"] == "user"]
         assert not any("Hint: the answer may be" in content for content in contents)
         # Only the examples that follow a verdict may name it.
         assert (guided in contents) == (example.kind in (Kind.GUIDED, Kind.REVISION))
 
 
-def test_confusing_hints_are_left_out_and_repetitions_dropped(
-    alignment: Alignment,
-) -> None:
-    run = alignment.align(AlignedServer())
+def test_confusing_hints_are_left_out_and_repetitions_dropped(promoted: Promoted) -> None:
+    run = promoted.run
     assert run.counts["mistakes made without it"] > 0
     assert run.counts["requests without a usable mistake"] > 0
     mistakes = run.counts["mistakes made with the hint"] + run.counts["mistakes made without it"]
     # The landlords' mistakes have labels, but no usable analyses.
     assert 500 < run.counts["usable analyses"] <= mistakes
-    learned = read_examples(run_folder(alignment.work_dir, run.id) / "dataset" / "train.jsonl")
-    assert not any(REPETITION in f"{e.prompt[-1]}{e.completion}" for e in learned)
+    assert not any(REPETITION in f"{e.prompt[-1]}{e.completion}" for e in promoted.learned)
 
 
 def test_a_base_that_cannot_judge_teaches_no_analyses_of_its_own(alignment: Alignment) -> None:
