@@ -1,5 +1,6 @@
 """Migrated SQLite files for tests, each a copy of one that was migrated once, because a migration
-takes a tenth of a second. Tests of migrations run them themselves.
+takes a tenth of a second. The copies have the same secrets. Tests of migrations run them
+themselves.
 """
 
 from functools import cache

@@ -70,6 +70,8 @@ def server(
         "OTEL_EXPORTER_OTLP_ENDPOINT": collector.endpoint,
         "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf",
         "OTEL_BSP_SCHEDULE_DELAY": "100",
+        # Slow machines get enough time to finish a revision.
+        "SETBACK_REVISION_TIMEOUT_S": "120",
         "SETBACK_WEBHOOK_URL": receiver,
         "SETBACK_WEBHOOK_SECRET": f"whsec_{b64encode(bytes(32)).decode()}",
     }
