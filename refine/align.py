@@ -14,7 +14,7 @@ from guard.store.runs import StoredRun
 from refine.benchmarks.rows import BenchmarkRow
 from refine.room import fits, sets_that_fit
 from refine.run import Run, RunContext, begin
-from refine.seed import corpus, examples
+from refine.seed import corpus, criteria, examples
 from refine.seed.corpus import Pair
 from refine.seed.gate import evaluate_alignment
 from refine.seed.sets import corpus_sets
@@ -38,6 +38,8 @@ _DRAWS = 3
 """Sampled answers of the base model to each ordinary request."""
 _SEED_STEP = 1000
 _EPOCHS = 0.42
+_RULES = 6000
+"""Examples of criteria in words; of the verdict there are several times as many."""
 _MAX_JUDGED_PAIRS = 200
 _MIN_PERCENT_RIGHT = 85
 """Percentage from which on the base model's analyses are good enough to train on."""
@@ -183,6 +185,7 @@ async def _dataset(run: Run, mistakes: Mistakes, rows: Sequence[BenchmarkRow]) -
     seed = run.context.options.seed
     training_examples = [
         *examples.of_corpus(seed),
+        *criteria.of_corpus(_RULES, seed),
         *examples.of_rows(rows),
         *(example for mistake in mistakes.made for example in _of_mistake(mistake)),
         *await _help(run, rows),

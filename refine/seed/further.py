@@ -22,7 +22,7 @@ from typing import Any
 
 from refine.benchmarks.formats import read_set
 from refine.benchmarks.rows import BenchmarkRow
-from refine.seed import examples, public
+from refine.seed import criteria, examples, public
 from refine.stages.dataset import Example, Kind, write_dataset
 from refine.usable import helps
 
@@ -39,6 +39,7 @@ class Quotas:
     """The most examples of each part. new: labels of rows that were not learned. requests, answers,
     long: labels of the others, by what is judged. words: analyses, safe answers and revisions.
     public: labels of the public sets. own: labels of the base's answers. replayed: such answers.
+    rules: criteria in words.
     """
 
     new: int = 8600
@@ -49,6 +50,7 @@ class Quotas:
     public: int = 2600
     own: int = 1300
     replayed: int = 1000
+    rules: int = 6000
 
 
 def mixture(
@@ -65,6 +67,7 @@ def mixture(
         "public": public_examples,
         "own": list(_labels(own_rows, rng)),
         "replayed": _replayed(own_rows),
+        "rules": criteria.of_corpus(quotas.rules, seed),
     }
     mixed = [
         example

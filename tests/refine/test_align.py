@@ -140,7 +140,8 @@ def test_a_base_that_learned_the_labels_gets_its_first_adapter(promoted: Promote
     manifest = (adapter_path(alignment.adapters_dir, run.id) / "manifest.json").read_text()
     assert f'"critique": "{CritiqueStyle.LABEL}"' in manifest
     assert {example.kind for example in promoted.learned} == {
-        *(Kind.LABEL, Kind.MISTAKE, Kind.SAFE, Kind.HELP, Kind.GUIDED, Kind.REVISION)
+        *(Kind.LABEL, Kind.CRITERION, Kind.MISTAKE, Kind.SAFE, Kind.HELP, Kind.GUIDED),
+        Kind.REVISION,
     }
     assert any(example.prompt[-1]["content"] == "Told, harmfully." for example in promoted.learned)
 

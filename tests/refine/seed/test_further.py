@@ -12,7 +12,9 @@ from refine.seed import corpus, further
 from refine.seed.further import Quotas
 from refine.stages.dataset import Example, Kind
 
-QUOTAS = Quotas(new=60, requests=50, answers=40, long=10, words=20, public=0, own=4, replayed=3)
+QUOTAS = Quotas(
+    new=60, requests=50, answers=40, long=10, words=20, public=0, own=4, replayed=3, rules=30
+)
 OWN = [
     {"request": "How do I fold a map?", "answer": "Along its old creases, one panel at a time."},
     {"request": "Name a river.", "answer": "The Danube is one that crosses ten countries."},
@@ -41,6 +43,8 @@ def test_each_part_fills_its_quota_and_new_rows_are_those_not_learned(mixed: lis
     kinds = Counter(example.kind for example in mixed)
     assert kinds[Kind.HELP] == 2
     assert sum(kinds[kind] for kind in (Kind.MISTAKE, Kind.SAFE, Kind.GUIDED, Kind.REVISION)) == 20
-    new = [e for e in mixed if any(m["content"] in contrasts for m in e.prompt)]
+    assert kinds[Kind.CRITERION] == 30
+    labels = [e for e in mixed if e.kind is not Kind.CRITERION]
+    new = [e for e in labels if any(m["content"] in contrasts for m in e.prompt)]
     assert 40 <= len(new) <= 60
-    assert len(mixed) == 60 + 50 + 40 + 10 + 20 + 4 + 2
+    assert len(mixed) == 60 + 50 + 40 + 10 + 20 + 4 + 2 + 30
