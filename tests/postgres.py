@@ -7,7 +7,7 @@ import pwd
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +15,7 @@ from typing import Any
 
 import asyncpg
 
+_PORT = 5432
 PROGRAMS = ("initdb", "pg_ctl", "postgres")
 
 
@@ -39,10 +40,12 @@ class Postgres:
     """One server. Its socket and its log are in `folder`; with a port it also listens on loopback.
 
     folder: from own_folder, because pytest's are closed to the user that PostgreSQL has to run as.
+    settings: PostgreSQL's, such as "ssl=on".
     """
 
     folder: Path
     port: int | None = None
+    settings: Sequence[str] = ()
 
     @property
     def _data(self) -> str:
@@ -59,6 +62,7 @@ class Postgres:
         options = f"-k {self.folder} {tcp} -c fsync=off -c max_connections=100"
         # Standbys try again soon after their primary was gone.
         options += " -c wal_retrieve_retry_interval=200ms"
+        options += "".join(f" -c {setting}" for setting in self.settings)
         self._run("pg_ctl", "-D", self._data, "-w", "-o", options, "start")
 
     def stop(self, mode: str = "immediate") -> None:
@@ -84,10 +88,9 @@ class Postgres:
 
     async def execute(self, *statements: str, database: str = "postgres") -> None:
         """Executes statements as the owner."""
-        options: dict[str, Any] = {"host": str(self.folder)}
-        if self.port:
-            options = {"host": "127.0.0.1", "port": self.port}
-        connection = await asyncpg.connect(user="setback", database=database, **options)
+        connection = await asyncpg.connect(
+            user="setback", database=database, host=str(self.folder), port=self.port or _PORT
+        )
         try:
             for statement in statements:
                 await connection.execute(statement)

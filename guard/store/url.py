@@ -1,5 +1,5 @@
 """The database URL: what users may write and what the driver gets. Owns its forms, options and
-validation. Opens no connection (database.py).
+validation, less TLS (tls.py). Opens no connection (database.py).
 
 URLs from PostgreSQL hosting services work as pasted. asyncpg parses libpq's options from a DSN, so
 they are passed to it in one; those it does not know are translated here.
@@ -7,14 +7,16 @@ they are passed to it in one; those it does not know are translated here.
 
 import math
 import re
-import ssl
 from collections.abc import Mapping, Set
+from ssl import SSLError
 from typing import Any
 from urllib.parse import urlencode
 from uuid import uuid4
 
 from sqlalchemy import URL, make_url
 from sqlalchemy.exc import ArgumentError
+
+from guard.store.tls import SYSTEM, check_tls, take_system_context
 
 CONNECT_TIMEOUT_S = 5
 LARGEST_PORT = 65535
@@ -83,9 +85,8 @@ def engine_arguments(url: URL) -> tuple[URL, dict[str, Any]]:
     if session:
         arguments["server_settings"] = session
     dsn = {name: options[name] for name in _DSN_OPTIONS if name in options}
-    if dsn.get("sslrootcert") == "system":
-        del dsn["sslrootcert"], dsn["sslmode"]
-        arguments["ssl"] = ssl.create_default_context()
+    if dsn.get("sslrootcert") == SYSTEM:
+        arguments["ssl"] = take_system_context(dsn)
     if dsn:
         arguments["dsn"] = f"postgresql://?{urlencode(dsn)}"
     if options.get("pgbouncer") == "true":
@@ -143,11 +144,12 @@ def _postgres_url(url: URL) -> URL:
         options["sslmode"] = _OLD_SSL.get(value, value)
     if "sslrootcert" in options:
         # Naming root certificates implies verifying the server against them.
-        system = options["sslrootcert"] == "system"
+        system = options["sslrootcert"] == SYSTEM
         options.setdefault("sslmode", "verify-full" if system else "verify-ca")
     for name, choices in _CHOICES.items():
         if name in options and options[name] not in choices:
             raise ValueError(f"{name} in the database URL is one of {', '.join(sorted(choices))}")
+    check_tls(options)
     if "connect_timeout" in options and not str(options["connect_timeout"]).isdecimal():
         raise ValueError("connect_timeout in the database URL is a whole number of seconds")
     if url.port is not None and url.port > LARGEST_PORT:
@@ -155,7 +157,7 @@ def _postgres_url(url: URL) -> URL:
     url = url.set(drivername="postgresql+asyncpg", query=options)
     try:
         url.get_dialect()().create_connect_args(engine_arguments(url)[0])
-    except (ArgumentError, ValueError) as error:
+    except (ArgumentError, ValueError, SSLError) as error:
         raise ValueError(f"wrong option in the database URL: {error}") from error
     return url
 

@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -24,6 +23,7 @@ from refine.practice.world import Kind, requests
 from tests import pgbouncer
 from tests.e2e.forked import Forked
 from tests.e2e.plants import JSON_SCHEMA, compact_json
+from tests.ports import free_port
 from tests.postgres import Postgres
 
 ROOT = Path(__file__).parents[2]
@@ -55,14 +55,6 @@ class Server:
         return openai.OpenAI(
             base_url=f"{self.base_url}/v1", api_key="none", max_retries=0, timeout=120
         )
-
-
-def free_port() -> int:
-    """Returns a port that is free at this moment."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 @contextmanager

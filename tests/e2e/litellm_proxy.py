@@ -9,8 +9,9 @@ from pathlib import Path
 
 import openai
 
-from tests.e2e.conftest import Server, free_port, wait_until_ready
+from tests.e2e.conftest import Server, wait_until_ready
 from tests.e2e.other_clients import LITELLM_OFFLINE, client_python
+from tests.ports import free_port
 
 _ALIVE = "/health/liveliness"
 

@@ -21,9 +21,10 @@ import pytest
 from guard.store import migrate
 from guard.store.url import parse_url
 from tests.e2e.callers import Callers, calling, leaked, lost
-from tests.e2e.conftest import SETBACK, Server, free_port, running_server
+from tests.e2e.conftest import SETBACK, Server, running_server
 from tests.e2e.listening import flags_by_request, until_idle
 from tests.e2e.test_processes import wait_until_gone
+from tests.ports import free_port
 from tests.postgres import Postgres, missing_programs, own_folder
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(3600)]

@@ -23,9 +23,10 @@ from refine.practice.world import Kind
 from server.launch.ray_serve import guarded_deployment
 from server.launch.revision import folder_revision
 from tests.adapters import activate, publish, train_nothing
-from tests.e2e.conftest import ROOT, free_port
+from tests.e2e.conftest import ROOT
 from tests.e2e.fleet import served_by, wait_for
 from tests.e2e.loop import ask
+from tests.ports import free_port
 from tests.postgres import Postgres
 
 pytestmark = [

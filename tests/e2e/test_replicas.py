@@ -24,11 +24,12 @@ from refine.practice.traffic import draw_traffic
 from refine.practice.world import Kind
 from tests import haproxy
 from tests.adapters import activate, publish, train_nothing
-from tests.e2e.conftest import SETBACK, Server, free_port, running_server
+from tests.e2e.conftest import SETBACK, Server, running_server
 from tests.e2e.fleet import served_by, wait_for
 from tests.e2e.loop import ask
 from tests.e2e.refine_access import model_revision
 from tests.e2e.test_processes import children, wait_until_gone
+from tests.ports import free_port
 from tests.postgres import Postgres
 
 pytestmark = [pytest.mark.e2e, pytest.mark.full]

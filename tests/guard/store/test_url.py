@@ -1,7 +1,9 @@
 """Database URLs as people and hosting services write them: what the driver gets, and refusals."""
 
 import ssl
+from pathlib import Path
 from typing import Any
+from urllib.parse import quote_plus
 
 import pytest
 
@@ -41,8 +43,11 @@ def test_usual_forms_get_the_async_driver(text: str, driver: str, database: str)
             "target_session_attrs=read-write",
             {"dsn": "postgresql://?target_session_attrs=read-write"},
         ),
-        # The driver cannot bind channels, so this is not enforced.
-        ("channel_binding=require", {"timeout": 5}),
+        ("channel_binding=prefer", {"timeout": 5}),
+        (
+            "sslmode=verify-full&channel_binding=require",
+            {"dsn": "postgresql://?sslmode=verify-full"},
+        ),
         ("pgbouncer=true", {"statement_cache_size": 0, "prepared_statement_cache_size": 0}),
     ],
 )
@@ -54,10 +59,12 @@ def test_urls_from_postgresql_hosting_services_are_accepted(
     assert url.render_as_string(hide_password=False) == "postgresql+asyncpg://me:pw@h/d"
 
 
-def test_named_roots_check_the_server() -> None:
-    _, kwargs = engine_arguments(parse_url("postgres://h/d?sslrootcert=/etc/roots.pem"))
+def test_named_roots_check_the_server(tmp_path: Path) -> None:
+    roots = tmp_path / "roots.pem"
+    roots.touch()
+    _, kwargs = engine_arguments(parse_url(f"postgres://h/d?sslrootcert={roots}"))
     assert "sslmode=verify-ca" in kwargs["dsn"]
-    assert "sslrootcert=%2Fetc%2Froots.pem" in kwargs["dsn"]
+    assert f"sslrootcert={quote_plus(str(roots))}" in kwargs["dsn"]
     _, kwargs = engine_arguments(parse_url("postgres://h/d?sslmode=verify-full&sslrootcert=system"))
     assert "dsn" not in kwargs
     assert kwargs["ssl"].verify_mode is ssl.CERT_REQUIRED
@@ -90,6 +97,15 @@ def test_statements_behind_a_pooler_have_names_of_their_own() -> None:
         ("postgres://h/d?sslmode=bogus", "sslmode .* is one of allow, disable"),
         ("postgres://h/d?target_session_attrs=all", "target_session_attrs .* is one of any"),
         ("postgres://h/d?connect_timeout=soon", "connect_timeout .* whole number of seconds"),
+        ("postgres://h/d?sslrootcert=/absent.pem", "sslrootcert .* cannot be read: /absent.pem"),
+        ("postgres://h/d?sslmode=require&sslkey=/absent.key", "sslkey .* cannot be read"),
+        ("postgres://h/d?sslrootcert=system&sslcert=/dev/null", "wrong option .*PEM"),
+        (
+            "postgres://h/d?sslrootcert=system&ssl_min_protocol_version=TLSv1.3",
+            "ssl_min_protocol_version .* does not work with sslrootcert=system",
+        ),
+        ("postgres://h/d?channel_binding=require", "verify the server instead"),
+        ("postgres://h/d?sslmode=require&channel_binding=require", "with sslmode=verify-full"),
         ("postgres://h:port/d", "sqlite:///file.db"),
         ("postgres://h:99999/d", "at most 65535"),
         ("postgres:///d?host=/run&port=abc", "wrong option.*'abc'"),
