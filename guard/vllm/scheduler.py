@@ -3,7 +3,9 @@ request's tokens in groups, because no answer is released token by token. And wh
 it reads the critique's labels in the same session: the KV cache is reused in full and no round trip
 to the server is needed. Owns both; session.py defines the plan that turns them on.
 
-Depends on how vLLM resumes a streaming-input session. Works with the synchronous scheduler only.
+Depends on how vLLM resumes a streaming-input session. There is one class for each of vLLM's two
+schedulers. The asynchronous one schedules a step before it knows the tokens of the last, so that an
+answer's end is known one step late; vLLM drops what that step computes for it.
 """
 
 from collections import deque
@@ -13,6 +15,7 @@ from typing import Any
 
 import numpy as np
 from vllm.sampling_params import SamplingParams
+from vllm.v1.core.sched.async_scheduler import AsyncScheduler
 from vllm.v1.core.sched.output import SchedulerOutput
 from vllm.v1.core.sched.scheduler import Scheduler
 from vllm.v1.engine import EngineCoreOutput, EngineCoreOutputs
@@ -39,7 +42,7 @@ class _RequestState:
 
 
 class GuardedScheduler(Scheduler):
-    """Passed to vLLM as --scheduler-cls."""
+    """Passed to vLLM as --scheduler-cls where it schedules synchronously."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
@@ -122,8 +125,12 @@ class GuardedScheduler(Scheduler):
 
     def _can_critique(self, request: Request, plan: CritiquePlan) -> bool:
         longest = request.num_tokens + len(plan.question_ids) + 1
+        # Nothing is computed of an answer whose last token came after it was preempted.
         return bool(
-            plan.question_ids and request.status in _ENDED and longest <= self.max_model_len
+            plan.question_ids
+            and request.status in _ENDED
+            and request.num_computed_tokens
+            and longest <= self.max_model_len
         )
 
     def _output_to_send(self, output: EngineCoreOutput) -> EngineCoreOutput | None:
@@ -149,6 +156,10 @@ class GuardedScheduler(Scheduler):
         return answer
 
 
+class AsyncGuardedScheduler(GuardedScheduler, AsyncScheduler):
+    """Passed to vLLM as --scheduler-cls where it schedules asynchronously, as on a GPU."""
+
+
 def _is_group(state: _RequestState, held: EngineCoreOutput) -> bool:
     """Whether to send what is held. The first token is its own group; later groups end at multiples
     of the group size."""
@@ -157,8 +168,10 @@ def _is_group(state: _RequestState, held: EngineCoreOutput) -> bool:
 
 
 def _critique(request: Request, plan: CritiquePlan) -> StreamingUpdate:
-    # The last sampled token is not computed yet, and a session would go on without it.
-    last = request.all_token_ids[request.num_computed_tokens :]
+    # The last sampled token is not computed yet, or in a step whose outcome vLLM drops, and a
+    # session would go on without it.
+    computed = request.num_computed_tokens - request.num_output_placeholders
+    last = request.all_token_ids[computed:]
     if last and last[-1] in plan.stop_ids:
         last = last[:-1]
     params = SamplingParams(

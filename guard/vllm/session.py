@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from vllm.sampling_params import SamplingParams
 
 SCHEDULER = "guard.vllm.scheduler.GuardedScheduler"
+ASYNC_SCHEDULER = "guard.vllm.scheduler.AsyncGuardedScheduler"
 _KEY = "setback"
 
 

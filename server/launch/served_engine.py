@@ -23,7 +23,7 @@ from guard.revise import RevisionOptions
 from guard.store.leases import this_process
 from guard.store.replicas import Replica
 from guard.template import ChatFormat
-from guard.vllm.session import SCHEDULER
+from guard.vllm.session import ASYNC_SCHEDULER, SCHEDULER
 from guard.windows import DEFAULT_VERDICT_TOKENS, Windows
 from server.launch.preflight import check_answer_format
 from server.launch.revision import model_revision
@@ -113,7 +113,7 @@ def guard_options(settings: Settings, engine_client: Any) -> GuardOptions:
     """Returns how the guard behaves, by the settings and by what the engine can do."""
     scheduler = engine_client.vllm_config.scheduler_config.scheduler_cls
     return GuardOptions(
-        in_session=scheduler == SCHEDULER,
+        in_session=scheduler in (SCHEDULER, ASYNC_SCHEDULER),
         parses_reasoning=bool(engine_client.vllm_config.structured_outputs_config.reasoning_parser),
         reminder=settings.reminder,
         fail_open=settings.on_failure == "open",

@@ -1,4 +1,4 @@
-"""The guard's scheduler in a real engine on the practice model: a session's critique equals a
+"""The guard's schedulers in a real engine on the practice model: a session's critique equals a
 separate request's, answers are unchanged, and nothing stays behind."""
 
 import gc
@@ -19,16 +19,22 @@ from guard import prompts
 from guard.labels import LabelSet, harm_labels
 from guard.template import ChatFormat
 from guard.vllm.scheduler import GuardedScheduler
-from guard.vllm.session import SCHEDULER, CritiquePlan, attach_plan, take_label_logprobs
+from guard.vllm.session import (
+    ASYNC_SCHEDULER,
+    SCHEDULER,
+    CritiquePlan,
+    attach_plan,
+    take_label_logprobs,
+)
 from refine.practice.recipe import MODEL_DIR
 from refine.practice.world import Kind, requests
+from tests.guard.vllm.asynchronous import schedule_asynchronously
 
 SETTINGS: dict[str, Any] = {
     "model": str(MODEL_DIR),
     "enforce_eager": True,
     "block_size": 32,
     "kv_cache_memory_bytes": 64 * 1024**2,
-    "scheduler_cls": SCHEDULER,
 }
 EVERY = 8
 TOLERANCE = 0.02
@@ -55,6 +61,12 @@ class Session:
         scheduler = core.engine_core.scheduler
         assert isinstance(scheduler, GuardedScheduler)
         return scheduler
+
+    @property
+    def is_asynchronous(self) -> bool:
+        """Whether a step is scheduled before the last one's tokens are known."""
+        core: Any = self.engine.engine_core
+        return core.engine_core.batch_queue is not None
 
     @property
     def plan(self) -> CritiquePlan:
@@ -129,14 +141,18 @@ class Answer:
         self.reads = [take_label_logprobs(output) for output in outputs]
 
 
-@pytest.fixture(scope="module")
-def session() -> Iterator[Session]:
+@pytest.fixture(scope="module", params=[SCHEDULER, ASYNC_SCHEDULER])
+def session(request: pytest.FixtureRequest) -> Iterator[Session]:
     with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
         # vLLM walks through all of torch's names, also those that warn.
         warnings.simplefilter("ignore", FutureWarning)
         patch.setenv("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
         patch.setenv("VLLM_PLUGINS", "setback_cpu")
-        session = Session(LLMEngine.from_engine_args(EngineArgs(**SETTINGS)))
+        if request.param == ASYNC_SCHEDULER:
+            schedule_asynchronously(patch)
+        arguments = EngineArgs(**SETTINGS, scheduler_cls=request.param)
+        session = Session(LLMEngine.from_engine_args(arguments))
+        assert session.is_asynchronous == (request.param == ASYNC_SCHEDULER)
         yield session
         del session
         gc.collect()
