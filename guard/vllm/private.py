@@ -52,9 +52,12 @@ def _application(name: str, parameters: tuple[str, ...], reason: str) -> Private
     )
 
 
+def _session(path: str, parameters: tuple[str, ...], reason: str) -> PrivatePiece:
+    return PrivatePiece(f"vllm.v1.{path}", parameters, "guard/vllm/scheduler.py", reason, _RFC)
+
+
 def _scheduler(name: str, parameters: tuple[str, ...], reason: str) -> PrivatePiece:
-    path = f"vllm.v1.core.sched.scheduler:Scheduler.{name}"
-    return PrivatePiece(path, parameters, "guard/vllm/scheduler.py", reason, _RFC, only_on_cpu=True)
+    return _session(f"core.sched.scheduler:Scheduler.{name}", parameters, reason)
 
 
 def _cpu(path: str, parameters: tuple[str, ...], file: str, reason: str, fix: str) -> PrivatePiece:
@@ -207,33 +210,30 @@ PIECES = (
     _scheduler("make_stats", (), "statistics are sent with tokens only"),
     _scheduler("_handle_stopped_request", ("request",), "goes on with the critique"),
     _scheduler("_free_request_blocks", ("request",), "frees the cache that a critique holds"),
-    _cpu(
-        "vllm.v1.request:StreamingUpdate",
+    _session(
+        "core.sched.async_scheduler:AsyncScheduler",
+        (),
+        "schedules a step before the last one's end",
+    ),
+    _session(
+        "request:StreamingUpdate",
         ("mm_features", "prompt_token_ids", "max_tokens", "arrival_time", "sampling_params"),
-        "../scheduler.py",
         "the critique as a session's next input",
-        _RFC,
     ),
-    _cpu(
-        "vllm.v1.engine:EngineCoreOutput",
+    _session(
+        "engine:EngineCoreOutput",
         ("request_id", "new_token_ids", "new_logprobs", "finish_reason", "kv_transfer_params"),
-        "../scheduler.py",
         "outputs are held back and merged",
-        _RFC,
     ),
-    _cpu(
-        "vllm.v1.engine:EngineCoreOutputs",
+    _session(
+        "engine:EngineCoreOutputs",
         ("outputs", "scheduler_stats", "finished_requests"),
-        "../scheduler.py",
         "outputs are held back and merged",
-        _RFC,
     ),
-    _cpu(
-        "vllm.v1.outputs:LogprobsLists",
+    _session(
+        "outputs:LogprobsLists",
         ("logprob_token_ids", "logprobs", "sampled_token_ranks"),
-        "../scheduler.py",
         "merges the log-probabilities of outputs held back",
-        _RFC,
     ),
     _cpu(
         "vllm.v1.outputs:LogprobsTensors",

@@ -279,6 +279,29 @@ def test_critiques_survive_when_the_cache_is_too_small_for_all(session: Session)
         assert session.harm(answer.reads[-1]) == pytest.approx(expected, abs=TOLERANCE)
 
 
+def test_an_answer_whose_last_token_comes_after_its_cache_was_taken_ends_without_a_critique(
+    session: Session,
+) -> None:
+    """As when another request needs the blocks. The server then asks for the critique itself."""
+    if not session.is_asynchronous:
+        pytest.skip("no step is under way when a request is preempted")
+    (prompt,) = session.prompts(Kind.EVERYDAY, 1)
+    name = session.add(prompt, session.plan, max_tokens=12, ignore_eos=True)
+    scheduler = session.scheduler
+    outputs: list[Any] = []
+    session.engine.step()
+    (request,) = scheduler.requests.values()
+    while request.num_output_tokens < 11 or not request.num_in_flight_tokens:
+        outputs += session.engine.step()
+    scheduler.running.remove(request)
+    scheduler._preempt_request(request, 0.0)
+    outputs += session.finish()[name]
+    answer = Answer(outputs)
+    assert (len(answer.token_ids), answer.finish_reason) == (12, "length")
+    assert not any(answer.reads)
+    assert nothing_left(session)
+
+
 def test_a_caller_cannot_ask_the_scheduler() -> None:
     slipped = SamplingParams(extra_args={"setback": {"group_size": 1_000_000}, "other": 1})
     assert attach_plan(slipped, None).extra_args == {"other": 1}
