@@ -18,6 +18,7 @@ import httpx
 
 from guard.store.migrate import upgrade
 from guard.store.url import parse_url
+from guard.vllm.session import ASYNC_SCHEDULER
 from refine.seed import corpus
 from refine.stages.dataset import Example, Kind, write_dataset
 from refine.stages.training import TrainPlan
@@ -121,22 +122,39 @@ def tests(check: GpuCheck) -> dict[str, Any]:
 
 def price(check: GpuCheck) -> dict[str, Any]:
     """Returns what the guard costs beside bare vLLM, one kind and length after another."""
-    policy = _policy(check)
-    cells = []
-    for tokens in check.tokens:
-        for kind in ("plain", "streamed"):
-            out = check.out / f"price-{kind}-{tokens}"
-            command = [SETBACK, "bench", str(check.model), "--out", str(out), "--past-end"]
-            command += ["--kind", kind, "--output-tokens", str(tokens), "--rounds", "1"]
-            for clients in check.clients:
-                command += ["--clients", str(clients)]
-            subprocess.run(
-                [*command, "--", *_half_the_memory(check.vllm_options)],
-                env=os.environ | {"SETBACK_POLICY_FILE": str(policy)},
-                check=True,
-            )
-            cells.append(json.loads((out / "bench.json").read_text()))
-    return {"cells": cells}
+    return {
+        "cells": [
+            _priced(check, "price", kind, tokens)
+            for tokens in check.tokens
+            for kind in ("plain", "streamed")
+        ]
+    }
+
+
+def session(check: GpuCheck) -> dict[str, Any]:
+    """Returns the price with critiques in the answers' own sessions, to compare with the price of
+    critiques that are requests."""
+    options = ("--scheduler-cls", ASYNC_SCHEDULER)
+    tokens = check.tokens[0]
+    return {
+        "cells": [
+            _priced(check, "session", kind, tokens, *options) for kind in ("plain", "streamed")
+        ]
+    }
+
+
+def _priced(check: GpuCheck, part: str, kind: str, tokens: int, *options: str) -> Any:
+    out = check.out / f"{part}-{kind}-{tokens}"
+    command = [SETBACK, "bench", str(check.model), "--out", str(out), "--past-end"]
+    command += ["--kind", kind, "--output-tokens", str(tokens), "--rounds", "1"]
+    for clients in check.clients:
+        command += ["--clients", str(clients)]
+    subprocess.run(
+        [*command, "--", *_half_the_memory(check.vllm_options), *options],
+        env=os.environ | {"SETBACK_POLICY_FILE": str(_policy(check))},
+        check=True,
+    )
+    return json.loads((out / "bench.json").read_text())
 
 
 def swaps(check: GpuCheck) -> dict[str, Any]:
@@ -254,7 +272,8 @@ def verdicts(check: GpuCheck) -> dict[str, Any]:
 
 
 PARTS = {
-    part.__name__: part for part in (machine, model, serve, tests, price, swaps, training, verdicts)
+    part.__name__: part
+    for part in (machine, model, serve, tests, price, session, swaps, training, verdicts)
 }
 
 

@@ -22,6 +22,7 @@ def test_every_part_ends_with_its_figures(tmp_path: Path) -> None:
     results = {part: json.loads((tmp_path / f"{part}.json").read_text()) for part in PARTS}
     assert results["serve"]["chunks"] > 1
     assert results["price"]["cells"]
+    assert results["session"]["cells"]
     assert not results["swaps"]["failures"]
     assert len(results["swaps"]["by_adapter"]) == 4
     assert results["training"]["status"] == 0

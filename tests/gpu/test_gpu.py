@@ -1,4 +1,5 @@
-"""What is different on a GPU: vLLM's own scheduler and kernels, with the guard in front of them."""
+"""What is different on a GPU: vLLM's asynchronous scheduling and kernels, with critiques that are
+requests and critiques in the answers' own sessions."""
 
 import asyncio
 import shutil
@@ -10,6 +11,7 @@ import pytest
 from guard.store.migrate import upgrade
 from guard.store.url import parse_url
 from guard.vllm.private import PIECES, difference
+from guard.vllm.session import ASYNC_SCHEDULER
 from tests.adapters import activate, publish
 from tests.e2e.conftest import BLOCK_ALL, SETBACK, Server, running_server
 from tests.e2e.refine_access import model_revision
@@ -25,8 +27,10 @@ pytestmark = [
 ]
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+@pytest.fixture(scope="module", params=[(), ("--scheduler-cls", ASYNC_SCHEDULER)], ids=len)
+def server(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Server]:
     """A server that withholds every answer."""
     folder = tmp_path_factory.mktemp("gpu")
     model = write_model(folder / "model", SIZE)
@@ -36,6 +40,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     command = [SETBACK, "serve", str(model), "--served-model-name", "random"]
     command += ["--gpu-memory-utilization", "0.2", "--policy-file", str(folder / "policy.toml")]
     command += ["--adapters-dir", str(folder / "adapters"), "--adapter-poll-s", "0.2"]
+    command += request.param
     with running_server(folder, database, lambda port: [*command, "--port", str(port)]) as it:
         yield it
 
