@@ -41,6 +41,7 @@ def add_middlewares(options: Namespace) -> None:
 def check_options(options: Namespace) -> None:
     """Raises Unsupported for options that would bypass the guard or starve it."""
     _refuse_unguarded_modes(options)
+    _refuse_pipelines_on_a_cpu(options)
     _refuse_too_few_loras(options)
     if options.scheduling_policy != "priority":
         raise Unsupported(
@@ -78,6 +79,20 @@ def _refuse_unguarded_modes(options: Namespace) -> None:
             raise Unsupported(f"{flag} would bypass the guard; leave it out.", flag)
     if os.environ.get("VLLM_USE_RUST_FRONTEND", "0") not in ("", "0"):
         raise Unsupported("VLLM_USE_RUST_FRONTEND would bypass the guard; unset it.")
+
+
+def _refuse_pipelines_on_a_cpu(options: Namespace) -> None:
+    """Raises Unsupported for pipelines with which vLLM starts and ends with the first request."""
+    from vllm.platforms import current_platform
+
+    # Only what compiles a model makes the tensors that a later stage receives into.
+    compiled = not (options.enforce_eager or options.enable_lora)
+    if current_platform.is_cpu() and options.pipeline_parallel_size > 1 and not compiled:
+        raise Unsupported(
+            "--pipeline-parallel-size needs a compiled model on a CPU, or vLLM ends with the first "
+            "request; use --tensor-parallel-size, or --no-enable-lora --no-enforce-eager.",
+            "--pipeline-parallel-size",
+        )
 
 
 def _refuse_too_few_loras(options: Namespace) -> None:

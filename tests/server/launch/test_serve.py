@@ -129,6 +129,11 @@ def test_modes_that_bypass_the_guard_are_refused(flag: str) -> None:
         check_options(serve.parse([flag]))
 
 
+def test_a_pipeline_that_would_end_with_the_first_request_is_refused() -> None:
+    with pytest.raises(Unsupported, match="use --tensor-parallel-size"):
+        check_options(serve.parse(["--pipeline-parallel-size", "2"]))
+
+
 def test_the_rust_frontend_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VLLM_USE_RUST_FRONTEND", "1")
     with pytest.raises(Unsupported, match="VLLM_USE_RUST_FRONTEND"):
