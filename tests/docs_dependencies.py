@@ -35,7 +35,7 @@ REASONS = {
     "peft": "LoRA training, and which adapters are valid",
     "phonenumbers": "finds telephone numbers to redact",
     "prometheus-client": "metrics",
-    "psutil": "how much memory the machine has, before a model is loaded",
+    "psutil": "how much memory the machine has; the processes of a server",
     "py3langid": "tells which language a text is in",
     "pydantic": "requests, settings and files with their errors",
     "pydantic-settings": "settings from options, variables and a file",

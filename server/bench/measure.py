@@ -24,6 +24,8 @@ from urllib.error import URLError
 from urllib.request import urlopen
 from uuid import uuid4
 
+import psutil
+
 from guard.vllm.cpu import FEW_PROCESSORS, PLUGIN
 from server.bench.report import Cell, Figures
 from server.launch.models import NamedModel
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
     from server.bench.load import LoadSettings
 
 _START_UP_S = 600
+_STOP_S = 20
 _ADAPTER = "bench"
 _SERVER = "import sys; from server.bench.measure import serve_bare; serve_bare(sys.argv[1:])"
 _MAX_PROMPTS = 1500
@@ -269,7 +272,19 @@ def _server(
         _wait_until_ready(f"{url}/{ready_path}", process, log)
         yield url
     finally:
-        process.terminate()
+        _stop(process)
+
+
+def _stop(process: "subprocess.Popen[bytes]") -> None:
+    """Ends a server and its engine."""
+    process.terminate()
+    try:
+        process.wait(_STOP_S)
+    except subprocess.TimeoutExpired:
+        # vLLM can miss the signal while it starts its engine.
+        server = psutil.Process(process.pid)
+        for one in (*server.children(recursive=True), server):
+            one.kill()
         process.wait()
 
 
