@@ -146,7 +146,6 @@ def test_an_unknown_id_is_a_clear_error(migrated: URL) -> None:
         (["flags", "show", "0"], "ID"),
         (["flags", "show", "99999999999999999999"], "ID"),
         (["flags", "list", "--limit", "0"], "--limit"),
-        (["flags", "label", "1", "--confirm", "--category", "rudeness"], "harassment"),
         (["flags", "burn"], "burn"),
     ],
 )
@@ -154,6 +153,21 @@ def test_wrong_arguments_are_named(clean_folder: Path, arguments: list[str], mes
     result = setback(*arguments)
     assert result.exit_code == 2
     assert message in result.stderr
+
+
+def test_a_label_names_a_category_or_a_criterion_in_force(
+    migrated: URL, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    policy = tmp_path / "policy.toml"
+    policy.write_text('[[criteria]]\nname = "doses"\ndescription = "It tells a dose."\n')
+    monkeypatch.setenv("SETBACK_POLICY_FILE", str(policy))
+    unknown = setback("flags", "label", "1", "--confirm", "--category", "rudeness")
+    assert unknown.exit_code == 2
+    assert "harassment" in unknown.stderr
+    assert "doses" in unknown.stderr
+    known = setback("flags", "label", "42", "--confirm", "--category", "doses")
+    assert (known.exit_code, known.stdout) == (1, "")
+    assert "no flag 42" in known.stderr
 
 
 @pytest.mark.parametrize(
